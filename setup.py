@@ -1,0 +1,73 @@
+"""Builds the compiled core: every .pyx under zswap_core is an extension.  All other metadata is in pyproject.toml.
+
+Switches, read from the environment:
+    ZSWAP_DEBUG=1       bounds checks, C assertions, no optimisation
+    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer
+    ZSWAP_COVERAGE=1    line tracing, for coverage of the .pyx files
+    ZSWAP_WERROR=1      compiler warnings are errors
+    ZSWAP_ANNOTATE=1    keep Cython's annotated .html beside the .c
+"""
+
+import os
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+
+def switch(name):
+    return os.environ.get(f"ZSWAP_{name}", "0") not in ("", "0")
+
+
+DEBUG, SANITIZE, COVERAGE = switch("DEBUG"), switch("SANITIZE"), switch("COVERAGE")
+
+cflags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+ldflags = []
+macros = []
+if switch("WERROR"):
+    cflags += ["-Werror"]
+if DEBUG:
+    cflags += ["-Og", "-g", "-UNDEBUG"]
+    macros += [("ZSW_DEBUG", "1")]
+if SANITIZE:
+    cflags += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+    ldflags += ["-fsanitize=address,undefined"]
+if COVERAGE:
+    macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+
+directives = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "cdivision": True,
+    "embedsignature": True,
+    "linetrace": COVERAGE,
+}
+
+sources = sorted(glob("zswap_core/**/*.pyx", recursive=True))
+extensions = [
+    Extension(
+        path.removesuffix(".pyx").replace(os.sep, "."),
+        [path],
+        include_dirs=["zswap_core/include"],
+        depends=sorted(glob("zswap_core/include/zswap/*.h")),
+        define_macros=macros,
+        extra_compile_args=cflags,
+        extra_link_args=ldflags,
+        libraries=["dl", "pthread"],
+    )
+    for path in sources
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        build_dir="build/cython",
+        nthreads=2,
+        compiler_directives=directives,
+        annotate=switch("ANNOTATE"),
+        show_all_warnings=False,
+    )
+)

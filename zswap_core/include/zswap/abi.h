@@ -1,0 +1,116 @@
+/* zswap/abi.h: what a plug-in is to the engine, and nothing else.
+ *
+ * A compressor, a zpool and a backing store each fill one table of functions.  No function takes the GIL, raises, or keeps
+ * a pointer it was given after it returns.  Results are 0 or a positive count; failures are -errno.
+ * Tables only ever grow at their end: `struct_size` says how much of one its author knew.
+ */
+#ifndef ZSWAP_ABI_H
+#define ZSWAP_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ZSW_ABI_VERSION 1u
+
+#define ZSW_PAGE_SIZE_MIN 4096u
+#define ZSW_PAGE_SIZE_MAX 65536u
+/* The engine keeps a handle in 40 bits of an entry. */
+#define ZSW_HANDLE_BITS 40
+#define ZSW_HANDLE_MAX ((((uint64_t)1) << ZSW_HANDLE_BITS) - 1)
+
+#define ZSW_COMPRESSOR_CAPSULE "zswap_core.compressor.v1"
+
+/* ---- compressors ------------------------------------------------------------------------------------------------- */
+
+/* decompress() works with ctx == NULL, so a load needs no context. */
+#define ZSW_COMPRESSOR_STATELESS_DECOMPRESS 1u
+
+typedef struct zsw_compressor_ops {
+    uint32_t abi_version;
+    uint32_t struct_size;
+    const char *name;
+    uint32_t flags;
+    /* Scratch that compress() wants as `cap` so that it never has to check its output: >= n. */
+    size_t (*bound)(void *state, size_t n);
+    /* A context serves one call at a time; the engine keeps one a CPU.  0 or -errno.  Both may be NULL: no context. */
+    int (*ctx_new)(void *state, void **ctx);
+    void (*ctx_free)(void *state, void *ctx);
+    /* Bytes written to dst (<= cap), 0 when the result does not fit in cap, or -errno. */
+    int64_t (*compress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
+    /* Bytes written to dst, never more than cap whatever src holds; -EBADMSG when src is damaged; or -errno. */
+    int64_t (*decompress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
+    /* Ends `state`; called once, after the last context is gone.  May be NULL. */
+    void (*destroy)(void *state);
+} zsw_compressor_ops;
+
+/* One compressor with its level and dictionary chosen.  `state` is read-only once built, so any thread may use it. */
+typedef struct zsw_compressor {
+    const zsw_compressor_ops *ops;
+    void *state;
+} zsw_compressor;
+
+/* ---- zpools (allocators) ----------------------------------------------------------------------------------------- */
+
+typedef struct zsw_zpool_config {
+    uint32_t page_size;   /* the allocator's page, a power of two in ZSW_PAGE_SIZE_MIN .. ZSW_PAGE_SIZE_MAX */
+    uint32_t chain;       /* zsmalloc: most pages in a zspage; 0: the allocator's default */
+    uint32_t kernel;      /* zsmalloc: the kernel's classes, 8-byte handle in each object, whole zspages counted */
+    int32_t numa_node;    /* bind memory to this node; -1: leave it to the system */
+} zsw_zpool_config;
+
+typedef struct zsw_zpool_stats {
+    uint64_t total_pages;     /* pages that hold, held or are kept for objects: what the limit counts */
+    uint64_t idle_pages;      /* of these, pages with no object, kept for reuse until trim() */
+    uint64_t objects;         /* live objects */
+    uint64_t object_bytes;    /* sum of the sizes asked for by live objects' size classes (slot size x objects) */
+    uint64_t metadata_bytes;  /* memory of the allocator's own that lies outside total_pages */
+    uint64_t pages_compacted; /* pages that compaction freed, ever */
+} zsw_zpool_stats;
+
+/* Any thread may call any function at any time, but for create/destroy, and: an object is freed or relocated by one caller
+ * at a time, and by none while another still reads it (the engine's references see to that). */
+typedef struct zsw_zpool_ops {
+    uint32_t abi_version;
+    uint32_t struct_size;
+    const char *name;
+    uint32_t flags;
+    int (*create)(const zsw_zpool_config *config, void **pool);
+    void (*destroy)(void *pool);
+    /* -EINVAL for size 0, -ENOSPC for a size this allocator never takes, -ENOMEM.  *object is where to write `size` bytes. */
+    int (*malloc)(void *pool, size_t size, uint64_t *handle, uint8_t **object);
+    void (*free)(void *pool, uint64_t handle);
+    /* The object's bytes: contiguous, and in place until it is freed or relocated. */
+    uint8_t *(*map)(void *pool, uint64_t handle);
+    uint64_t (*total_pages)(void *pool);
+    /* The largest object that takes less than a whole page: a larger one is better kept raw. */
+    size_t (*max_saving_size)(void *pool);
+    /* Compaction, one at a time, driven by the owner of the handles:
+     *   compact_begin picks the pages to empty and returns how many objects are to move (0: nothing to win);
+     *   relocate      moves one object if it lies on such a page (1, *new_handle set), else leaves it (0), or -ENOMEM;
+     *   compact_end   frees what got empty and returns the number of pages freed. */
+    uint64_t (*compact_begin)(void *pool);
+    int (*relocate)(void *pool, uint64_t handle, uint64_t *new_handle);
+    uint64_t (*compact_end)(void *pool);
+    /* Gives idle pages back to the system; returns how many. */
+    uint64_t (*trim)(void *pool);
+    void (*stats)(void *pool, zsw_zpool_stats *out);
+    /* 0 when every structure agrees with every other, else a negative number that names the check that failed. */
+    int (*validate)(void *pool);
+} zsw_zpool_ops;
+
+/* ---- backing stores ---------------------------------------------------------------------------------------------- */
+
+typedef struct zsw_backing_ops {
+    uint32_t abi_version;
+    uint32_t struct_size;
+    const char *name;
+    uint32_t flags;
+    /* n pages at page numbers offsets[0..n), ascending, lying one after another in pages.  0 when all are written; on
+     * -errno none of them counts as written. */
+    int (*write_pages)(void *store, const uint64_t *offsets, const uint8_t *pages, size_t n);
+    int (*read_pages)(void *store, const uint64_t *offsets, uint8_t *pages, size_t n);
+    /* The pages are no longer wanted; a hint. */
+    void (*discard)(void *store, const uint64_t *offsets, size_t n);
+} zsw_backing_ops;
+
+#endif

@@ -1,0 +1,150 @@
+/* zswap/os.h: the only place where the core meets the operating system and the compiler.
+ *
+ * Atomics, a 4-byte mutex, memory from mmap, clocks, CPUs.  Everything returns 0 or -errno, or cannot fail.
+ */
+#ifndef ZSWAP_OS_H
+#define ZSWAP_OS_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define zsw_likely(x) __builtin_expect(!!(x), 1)
+#define zsw_unlikely(x) __builtin_expect(!!(x), 0)
+
+/* ---- atomics: acquire loads, release stores, the rest acquire-release unless the name says relaxed ------------------ */
+
+#define ZSW_ATOMICS(suffix, type)                                                                                          \
+    static inline type zsw_load_##suffix(const type *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }                   \
+    static inline type zsw_peek_##suffix(const type *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }                   \
+    static inline void zsw_store_##suffix(type *p, type v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }                   \
+    static inline void zsw_poke_##suffix(type *p, type v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }                    \
+    static inline type zsw_add_##suffix(type *p, type v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }            \
+    static inline type zsw_swap_##suffix(type *p, type v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }          \
+    static inline int zsw_cas_##suffix(type *p, type from, type to) {                                                      \
+        return __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);                           \
+    }
+ZSW_ATOMICS(u32, uint32_t)
+ZSW_ATOMICS(u64, uint64_t)
+ZSW_ATOMICS(i64, int64_t)
+#undef ZSW_ATOMICS
+
+static inline void *zsw_load_ptr(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void zsw_store_ptr(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void zsw_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+static inline void zsw_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+static inline void zsw_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
+
+static inline void zsw_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static inline int zsw_popcount(uint64_t v) { return __builtin_popcountll(v); }
+/* Undefined for 0. */
+static inline int zsw_ctz(uint64_t v) { return __builtin_ctzll(v); }
+static inline int zsw_clz(uint64_t v) { return __builtin_clzll(v); }
+
+/* ---- mutex: 0 free, 1 held, 2 held and somebody sleeps.  All-zero memory is a free mutex. -------------------------- */
+
+typedef struct zsw_mutex {
+    uint32_t word;
+} zsw_mutex;
+
+static inline void zsw_futex_wait(uint32_t *word, uint32_t seen) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+static inline void zsw_futex_wake(uint32_t *word, int count) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+}
+
+static inline int zsw_trylock(zsw_mutex *m) {
+    uint32_t from = 0;
+    return __atomic_compare_exchange_n(&m->word, &from, 1u, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+static __attribute__((noinline, unused)) void zsw_lock_slow(zsw_mutex *m) {
+    /* What these locks guard takes well under a microsecond: spin for about that long before sleeping. */
+    for (int i = 0; i < 100; i++) {
+        zsw_pause();
+        if (__atomic_load_n(&m->word, __ATOMIC_RELAXED) == 0 && zsw_trylock(m)) return;
+    }
+    while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0) zsw_futex_wait(&m->word, 2u);
+}
+
+static inline void zsw_lock(zsw_mutex *m) {
+    if (zsw_unlikely(!zsw_trylock(m))) zsw_lock_slow(m);
+}
+
+static inline void zsw_unlock(zsw_mutex *m) {
+    if (zsw_unlikely(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2u)) zsw_futex_wake(&m->word, 1);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* Address space that costs memory only where it is touched; zero-filled.  NULL when there is none. */
+static inline void *zsw_map(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+static inline void zsw_unmap(void *p, size_t bytes) {
+    if (p != NULL) munmap(p, bytes);
+}
+/* Gives the memory back to the system; the range reads as zeros afterwards. */
+static inline int zsw_release(void *p, size_t bytes) {
+    return madvise(p, bytes, MADV_DONTNEED) == 0 ? 0 : -errno;
+}
+
+/* ---- clocks, CPUs, threads --------------------------------------------------------------------------------------- */
+
+static inline uint64_t zsw_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+/* Cheap, and good to a few milliseconds: what access times are made of. */
+static inline uint64_t zsw_now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint64_t)t.tv_sec;
+}
+static inline unsigned zsw_cpu(void) {
+    int cpu = sched_getcpu();
+    return cpu < 0 ? 0u : (unsigned)cpu;
+}
+static inline unsigned zsw_cpu_count(void) {
+    long n = sysconf(_SC_NPROCESSORS_CONF);
+    return n < 1 ? 1u : (unsigned)n;
+}
+static inline void zsw_yield(void) { sched_yield(); }
+
+typedef void *(*zsw_thread_main)(void *);
+
+/* A thread that takes no signals: those belong to the program. */
+static inline int zsw_thread_start(pthread_t *thread, zsw_thread_main body, void *arg) {
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(thread, NULL, body, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return -rc;
+}
+static inline void zsw_thread_join(pthread_t thread) { pthread_join(thread, NULL); }
+
+#endif

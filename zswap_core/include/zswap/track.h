@@ -1,0 +1,14 @@
+/* zswap/track.h: tells a memory checker what is inside our own mappings, which it would take for one big allocation. */
+#ifndef ZSWAP_TRACK_H
+#define ZSWAP_TRACK_H
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define ZSW_POISON(p, n) ASAN_POISON_MEMORY_REGION((p), (n))
+#define ZSW_UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION((p), (n))
+#else
+#define ZSW_POISON(p, n) ((void)(p), (void)(n))
+#define ZSW_UNPOISON(p, n) ((void)(p), (void)(n))
+#endif
+
+#endif

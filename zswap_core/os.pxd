@@ -1,0 +1,67 @@
+# cython: language_level=3
+"""The Cython mirror of zswap/os.h and zswap/track.h: atomics, the mutex, memory, clocks, threads."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "zswap/os.h" nogil:
+    bint zsw_likely(bint x)
+    bint zsw_unlikely(bint x)
+
+    uint32_t zsw_load_u32(const uint32_t *p)
+    uint32_t zsw_peek_u32(const uint32_t *p)
+    void zsw_store_u32(uint32_t *p, uint32_t v)
+    void zsw_poke_u32(uint32_t *p, uint32_t v)
+    uint32_t zsw_add_u32(uint32_t *p, uint32_t v)
+    uint32_t zsw_swap_u32(uint32_t *p, uint32_t v)
+    bint zsw_cas_u32(uint32_t *p, uint32_t expected, uint32_t desired)
+
+    uint64_t zsw_load_u64(const uint64_t *p)
+    uint64_t zsw_peek_u64(const uint64_t *p)
+    void zsw_store_u64(uint64_t *p, uint64_t v)
+    void zsw_poke_u64(uint64_t *p, uint64_t v)
+    uint64_t zsw_add_u64(uint64_t *p, uint64_t v)
+    bint zsw_cas_u64(uint64_t *p, uint64_t expected, uint64_t desired)
+
+    int64_t zsw_load_i64(const int64_t *p)
+    int64_t zsw_peek_i64(const int64_t *p)
+    void zsw_store_i64(int64_t *p, int64_t v)
+    void zsw_poke_i64(int64_t *p, int64_t v)
+    int64_t zsw_add_i64(int64_t *p, int64_t v)
+
+    void *zsw_load_ptr(void **p)
+    void zsw_store_ptr(void **p, void *v)
+    void zsw_fence()
+    void zsw_prefetch(const void *p)
+    void zsw_prefetch_write(const void *p)
+    void zsw_pause()
+    int zsw_popcount(uint64_t v)
+    int zsw_ctz(uint64_t v)
+    int zsw_clz(uint64_t v)
+
+    ctypedef struct zsw_mutex:
+        uint32_t word
+    void zsw_lock(zsw_mutex *m)
+    bint zsw_trylock(zsw_mutex *m)
+    void zsw_unlock(zsw_mutex *m)
+    void zsw_futex_wait(uint32_t *word, uint32_t seen)
+    void zsw_futex_wake(uint32_t *word, int count)
+
+    void *zsw_map(size_t size)
+    void zsw_unmap(void *p, size_t size)
+    int zsw_release(void *p, size_t size)
+
+    uint64_t zsw_now_ns()
+    uint64_t zsw_now_s()
+    unsigned int zsw_cpu()
+    unsigned int zsw_cpu_count()
+    void zsw_yield()
+
+    ctypedef unsigned long pthread_t
+    ctypedef void *(*zsw_thread_main)(void *) noexcept nogil
+    int zsw_thread_start(pthread_t *thread, zsw_thread_main body, void *arg)
+    void zsw_thread_join(pthread_t thread)
+
+
+cdef extern from "zswap/track.h" nogil:
+    void ZSW_POISON(const void *p, size_t n)
+    void ZSW_UNPOISON(const void *p, size_t n)
