@@ -11,6 +11,7 @@ cdef extern from "zswap/abi.h" nogil:
     const uint64_t ZSW_HANDLE_MAX
     const char *ZSW_COMPRESSOR_CAPSULE
     const uint32_t ZSW_COMPRESSOR_STATELESS_DECOMPRESS
+    const uint32_t ZSW_COMPRESSOR_SLOW
 
     ctypedef struct zsw_compressor_ops:
         uint32_t abi_version

@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef extern from "zswap/os.h" nogil:
+    const int EDEADLK               # libc.errno lacks it
+
     bint zsw_likely(bint x)
     bint zsw_unlikely(bint x)
 
@@ -49,12 +51,17 @@ cdef extern from "zswap/os.h" nogil:
     void *zsw_map(size_t size)
     void zsw_unmap(void *p, size_t size)
     int zsw_release(void *p, size_t size)
+    void zsw_release_inside(void *p, size_t size)
+    void zsw_no_huge_pages(void *p, size_t size)
 
     uint64_t zsw_now_ns()
     uint64_t zsw_now_s()
     unsigned int zsw_cpu()
     unsigned int zsw_cpu_count()
     void zsw_yield()
+    void zsw_sleep_ns(uint64_t ns)
+    int zsw_depth()
+    void zsw_depth_add(int by)
 
     ctypedef unsigned long pthread_t
     ctypedef void *(*zsw_thread_main)(void *) noexcept nogil

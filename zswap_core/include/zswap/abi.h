@@ -24,6 +24,8 @@
 
 /* decompress() works with ctx == NULL, so a load needs no context. */
 #define ZSW_COMPRESSOR_STATELESS_DECOMPRESS 1u
+/* compress() takes tens of microseconds a page: worth giving up the GIL for, even for one page. */
+#define ZSW_COMPRESSOR_SLOW 2u
 
 typedef struct zsw_compressor_ops {
     uint32_t abi_version;

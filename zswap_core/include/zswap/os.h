@@ -110,6 +110,15 @@ static inline void zsw_unmap(void *p, size_t bytes) {
 static inline int zsw_release(void *p, size_t bytes) {
     return madvise(p, bytes, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
+/* The same for a range whose ends may share a system page with a neighbour: what is whole inside goes. */
+static inline void zsw_release_inside(void *p, size_t bytes) {
+    uintptr_t mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+    uintptr_t start = ((uintptr_t)p + mask) & ~mask;
+    uintptr_t end = ((uintptr_t)p + bytes) & ~mask;
+    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
+}
+/* For memory whose untouched parts are to stay without cost. */
+static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
 
 /* ---- clocks, CPUs, threads --------------------------------------------------------------------------------------- */
 
@@ -133,6 +142,15 @@ static inline unsigned zsw_cpu_count(void) {
     return n < 1 ? 1u : (unsigned)n;
 }
 static inline void zsw_yield(void) { sched_yield(); }
+static inline void zsw_sleep_ns(uint64_t ns) {
+    struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    nanosleep(&t, NULL);
+}
+
+/* How deep this thread is inside the engine.  One counter for each file that includes this: the engine is the only user. */
+static __thread int zsw_depth_;
+static inline int zsw_depth(void) { return zsw_depth_; }
+static inline void zsw_depth_add(int by) { zsw_depth_ += by; }
 
 typedef void *(*zsw_thread_main)(void *);
 

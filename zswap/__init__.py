@@ -1,0 +1,31 @@
+"""The Linux kernel's compressed swap cache as a library: pages kept in RAM, compressed, and given back bit for bit."""
+
+from zswap.core import ZSwap
+from zswap.parameters import Parameters
+from zswap.stats import PoolInfo, Stats
+from zswap.zpools import zpools
+from zswap_core.compressors.base import Compressor
+from zswap_core.compressors.registry import CompressorInfo, compressors, register_compressor, unregister_compressor
+from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError
+from zswap_core.status import Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackingError",
+    "Compressor",
+    "CompressorInfo",
+    "CompressorNotFound",
+    "Error",
+    "PageCorruptError",
+    "Parameters",
+    "PoolInfo",
+    "PoolLimitError",
+    "Stats",
+    "Status",
+    "ZSwap",
+    "compressors",
+    "register_compressor",
+    "unregister_compressor",
+    "zpools",
+]

@@ -1,0 +1,284 @@
+"""The command line: ``zswap analyze``, ``zswap capture``, ``zswap compressors``.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage, or a target that cannot be read; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zswap.pages import PageSource
+
+__all__ = ["cli", "main"]
+
+_PIPE_WIDTH = 120
+
+
+class Refusal(click.ClickException):
+    """Something that the user can set right: one line, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"zswap: {self.message}", file=file, err=True)
+
+
+class Failure(Refusal):
+    """The work failed: one line, exit code 1."""
+
+    exit_code = 1
+
+
+class PageCount(click.ParamType):
+    """A positive number of pages, or ``all`` (None)."""
+
+    name = "pages"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or isinstance(value, int):
+            return value
+        if value == "all":
+            return None
+        try:
+            pages = int(value.replace(",", "").replace("_", ""))
+        except ValueError:
+            pages = 0
+        if pages <= 0:
+            self.fail(f"{value!r} is neither a positive number of pages nor 'all'", param, ctx)
+        return pages
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn what a user can meet into one line and an exit code."""
+    from zswap import CompressorNotFound, Error
+    from zswap.pages import SourceError
+    from zswap.plot import PlotError
+
+    try:
+        yield
+    except (SourceError, PlotError, CompressorNotFound) as error:
+        raise Refusal(str(error)) from error
+    except (Error, MemoryError) as error:
+        raise Failure(str(error) or "not enough memory: ask for fewer pages with --pages") from error
+
+
+def _console(*, err: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=err)
+    if not console.is_terminal:
+        console = Console(stderr=err, width=max(_PIPE_WIDTH, int(os.environ.get("COLUMNS", "0") or 0)))
+    return console
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int, str], object] | None]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console(err=True), transient=True) as bar:
+        task = bar.add_task("reading pages", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+def _open_target(pid: int | None, files: tuple[str, ...], core: str | None, more: tuple[str, ...]) -> PageSource:
+    from zswap import pages
+
+    if more and not files:
+        raise click.UsageError(f"unexpected {more[0]!r}: say --file {more[0]} to analyse a file, or --pid for a process")
+    if sum((pid is not None, bool(files), core is not None)) > 1:
+        raise click.UsageError("--pid, --file and --core exclude each other: name one target")
+    if files:
+        return pages.open_files(files + more)
+    if core is not None:
+        return pages.open_core(core)
+    if pid is not None:
+        return pages.open_process(pid)
+    chosen = pages.largest_process()
+    click.echo(f"no target named; process {chosen.pid} has the most anonymous memory of those that may be read", err=True)
+    return pages.open_process(chosen.pid)
+
+
+def _check_compressors(specs: tuple[str, ...]) -> None:
+    import zswap
+
+    for spec in specs:
+        try:
+            zswap.ZSwap(compressor=spec, max_pool_bytes=1 << 20, shrinker_enabled=False).close()
+        except (ValueError, zswap.Error) as error:
+            raise Refusal(f"cannot use compressor {spec!r}: {error}; see `zswap compressors`") from error
+
+
+def _check_zpools(names: tuple[str, ...]) -> None:
+    import zswap
+
+    known = [*zswap.zpools(), "zsmalloc-kernel"]
+    for name in names:
+        base, colon, chain = name.partition(":")
+        if base not in known or (colon and (not base.startswith("zsmalloc") or not chain.isdigit() or not 1 <= int(chain) <= 16)):
+            raise Refusal(f"unknown zpool {name!r}: choose from {', '.join(known)} (zsmalloc with a chain of 1 to 16: {known[-1]}:4)")
+
+
+def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses the sample."),
+        click.option("--core", metavar="PATH", help="An ELF core dump (gcore PID, coredumpctl dump)."),
+        click.option("--file", "files", metavar="PATH...", multiple=True, help="Files, read as pages; several may follow."),
+        click.option("--pid", type=click.IntRange(min=1), metavar="N", help="A running process."),
+        click.argument("more", nargs=-1, metavar=""),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zswap", prog_name="zswap", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Compressed swap as a library: see what it would save."""
+
+
+@cli.command()
+@_target_options
+@click.option("--pages", type=PageCount(), default="20000", show_default=True, help="Pages to sample, or 'all'.")
+@click.option("--compressor", "compressors", metavar="SPEC", multiple=True, help="Try this one (lz4, zstd:3); may be repeated.")
+@click.option("--zpool", "zpools", metavar="NAME", multiple=True, help="Try this allocator (zsmalloc, zsmalloc-kernel:4).")
+@click.option("--maps", is_flag=True, help="Break the target down by mapping.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", metavar="PATH", help="Draw the report to a .png, .svg or .pdf.")
+def analyze(
+    pid: int | None,
+    files: tuple[str, ...],
+    core: str | None,
+    more: tuple[str, ...],
+    pages: int | None,
+    seed: int,
+    compressors: tuple[str, ...],
+    zpools: tuple[str, ...],
+    maps: bool,
+    as_json: bool,
+    plot: str | None,
+) -> None:
+    """Estimate what zswap would save on a process, on files, or on a core dump.
+
+    Without a target it takes the process with the most anonymous memory.  Nothing is stopped, swapped or changed.
+    """
+    with _plain_errors():
+        from zswap import analyze as measuring
+        from zswap import plot as drawing
+        from zswap import report
+
+        if plot is not None:
+            drawing.check_path(plot)
+        _check_compressors(compressors)
+        _check_zpools(zpools)
+        with _open_target(pid, files, core, more) as source, _progress() as progress:
+            analysis = measuring.analyze(
+                source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
+            )
+        if as_json:
+            click.echo(json.dumps(report.analysis_json(analysis), indent=2, allow_nan=False))
+        else:
+            report.print_analysis(analysis, _console(), maps=maps)
+        if plot is not None:
+            drawing.save(analysis, plot)
+            click.echo(f"drawn: {plot}", err=True)
+
+
+@cli.command()
+@_target_options
+@click.option("--pages", type=PageCount(), default="all", show_default=True, help="Pages to sample at random, or 'all'.")
+@click.option("-o", "--output", metavar="FILE", required=True, help="Where to write; readable by you alone.")
+def capture(
+    pid: int | None,
+    files: tuple[str, ...],
+    core: str | None,
+    more: tuple[str, ...],
+    pages: int | None,
+    seed: int,
+    output: str,
+) -> None:
+    """Write the pages of a target to a file, one after another, for `zswap analyze --file`."""
+    with _plain_errors():
+        from zswap import pages as reading
+        from zswap.report import size_text
+
+        with _open_target(pid, files, core, more) as source, _progress() as progress:
+            try:
+                written, vanished = reading.capture(
+                    source,
+                    output,
+                    pages=pages,
+                    seed=seed,
+                    progress=None if progress is None else lambda done, total: progress(done, total, "writing pages"),
+                )
+            except OSError as error:
+                raise Refusal(f"cannot write {output}: {error.strerror}; name a file in a directory you may write to") from error
+        lost = f" ({vanished:,} had vanished)" if vanished else ""
+        click.echo(f"{written:,} pages of {source.title}{lost}, {size_text(written * source.page_size)}: {output}", err=True)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compressors(as_json: bool) -> None:
+    """List the compressors, their libraries, and where these were found."""
+    with _plain_errors():
+        from zswap import report
+
+        if as_json:
+            click.echo(json.dumps(report.compressors_json(), indent=2))
+        else:
+            report.print_compressors(_console())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        ``sys.argv[1:]`` unless given.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        result = cli.main(args=arguments, prog_name="zswap", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("zswap: stopped", err=True)
+        return 130
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output has gone: not an error, but nothing more can be said
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        click.echo(f"zswap: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

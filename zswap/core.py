@@ -1,0 +1,163 @@
+"""The engine as Python programs use it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+from zswap.memory import format_bytes, total_ram
+from zswap.parameters import Parameters
+from zswap.stats import PoolInfo, Stats
+from zswap.zpools import parse_zpool
+from zswap_core.binding import FLAGS, Engine
+from zswap_core.compressors.base import Compressor
+from zswap_core.compressors.registry import open_compressor
+
+
+class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
+    """A compressed cache of pages, keyed by offset.
+
+    It is a mutable mapping from offsets of swap area 0 to pages, and a context manager.  Every method may be called from any
+    thread.  After a fork the child's copy is closed.
+
+    Parameters
+    ----------
+    compressor : str, default "lz4"
+        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.
+    zpool : str, default "zsmalloc"
+        The allocator; `zswap.zpools` lists them.
+    page_size : int, default 4096
+        4096, 16384 or 65536 bytes.
+    max_pool_percent : int, default 20
+        How much of the memory (the machine's, or the cgroup's limit where that is less) the allocators may take.
+    max_pool_bytes : int or str, optional
+        The same in bytes, or as ``"512MiB"``; wins over the percentage.
+    accept_threshold_percent : int, default 90
+        After the limit was hit, pages are refused until the allocators are down to this share of the limit.
+    same_filled_pages_enabled : bool, default True
+        Hold a page whose 8-byte words are all equal as that one word.
+
+    Raises
+    ------
+    CompressorNotFound
+        For an unknown compressor, or one whose library is missing.
+    ValueError
+        For any other argument out of range.
+
+    Examples
+    --------
+    >>> with ZSwap("lz4", max_pool_bytes="64MiB") as z:
+    ...     z[7] = b"swap" * 1024
+    ...     z[7][:8]
+    b'swapswap'
+    """
+
+    def __init__(
+        self,
+        compressor: str | Compressor = "lz4",
+        zpool: str = "zsmalloc",
+        page_size: int = 4096,
+        *,
+        max_pool_percent: int = 20,
+        max_pool_bytes: int | str | None = None,
+        accept_threshold_percent: int = 90,
+        same_filled_pages_enabled: bool = True,
+    ) -> None:
+        self._lock = threading.Lock()  # one change of configuration at a time
+        opened = open_compressor(compressor)
+        self.parameters = Parameters(
+            self,
+            {
+                "enabled": True,
+                "compressor": opened.spec,
+                "zpool": zpool,
+                "max_pool_percent": max_pool_percent,
+                "max_pool_bytes": max_pool_bytes,
+                "accept_threshold_percent": accept_threshold_percent,
+                "same_filled_pages_enabled": same_filled_pages_enabled,
+                "exclusive_loads": False,
+                "reject_compress_poor": False,
+            },
+        )
+        self._use_pool(opened, *parse_zpool(zpool), -1)
+        for key in ("max_pool_bytes", *FLAGS):
+            self._apply(self.parameters, key)
+        self.swapon(0)
+
+    def _apply(self, values: Any, key: str) -> None:
+        """Make the engine follow one parameter."""
+        with self._lock:
+            if key in ("compressor", "zpool"):
+                self._use_pool(open_compressor(values["compressor"]), *parse_zpool(values["zpool"]), -1)
+            elif key in FLAGS:
+                self._set_flag(key, values[key])
+            else:
+                limit = values["max_pool_bytes"]
+                if limit is None:
+                    limit = total_ram() * values["max_pool_percent"] // 100
+                pages = limit // self.page_size
+                self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
+                self._max_pool_bytes = pages * self.page_size
+
+    @property
+    def compressor(self) -> str:
+        """The current pool's compressor.  Setting it starts a new pool; pages held stay readable and move when stored anew."""
+        return str(self.parameters["compressor"])
+
+    @compressor.setter
+    def compressor(self, spec: str | Compressor) -> None:
+        self.parameters["compressor"] = open_compressor(spec).spec
+
+    @property
+    def zpool(self) -> str:
+        """The current pool's allocator.  Setting it starts a new pool."""
+        return str(self.parameters["zpool"])
+
+    @zpool.setter
+    def zpool(self, name: str) -> None:
+        self.parameters["zpool"] = name
+
+    def stats(self) -> Stats:
+        """Take a snapshot of every counter."""
+        totals = self._totals()
+        return Stats(
+            page_size=self.page_size,
+            max_pool_bytes=self._max_pool_bytes,
+            pool_total_size=totals.pop("pool_pages") * self.page_size,
+            idle_bytes=totals.pop("idle_pages") * self.page_size,
+            **totals,
+        )
+
+    def pools(self) -> list[PoolInfo]:
+        """List the pools that exist, the current one first."""
+        return [
+            PoolInfo(compressor, zpool, current, entries, pages * self.page_size, entries + current)
+            for compressor, zpool, current, entries, pages in self._pools()
+        ]
+
+    def clear(self) -> None:
+        """Free every page of area 0."""
+        self.invalidate_area(0)
+
+    def __iter__(self) -> Iterator[int]:
+        for number in self._shards():
+            yield from self._shard_offsets(number)
+
+    def __enter__(self) -> ZSwap:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<ZSwap closed>"
+        return (
+            f"<ZSwap {self.compressor} on {self.zpool}: {self.stats().stored_pages} pages, "
+            f"limit {format_bytes(self._max_pool_bytes)}>"
+        )
+
+    # A store is an object with an identity, not a value: two engines with equal pages are still two.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__

@@ -1,0 +1,76 @@
+"""How much memory there is, and how people write amounts of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS[_letter] = _UNITS[_letter + "ib"] = 1024**_power
+    _UNITS[_letter + "b"] = 1000**_power
+
+
+def parse_bytes(amount: int | str) -> int:
+    """Read an amount of memory: an int, or text such as ``"512MiB"``, ``"1.5 GB"`` or ``"64k"`` (a bare letter is binary).
+
+    Raises
+    ------
+    ValueError
+        When the text is no amount, or the amount is negative.
+    """
+    if isinstance(amount, str):
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", amount)
+        if match is None or match[2].lower() not in _UNITS:
+            raise ValueError(f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'")
+        return int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
+    if amount < 0:
+        raise ValueError(f"{amount} is no amount of memory: it is negative")
+    return amount
+
+
+def format_bytes(amount: float) -> str:
+    """Write an amount of memory for a person: ``"1.5 GiB"``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _cgroup_limit(root: Path) -> int | None:
+    """The smallest memory limit of this process's cgroups and all above them, versions 1 and 2; None when there is none."""
+    limits = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = PurePosixPath(path)
+        for folder in (group, *group.parents):
+            text = _read(base / str(folder).lstrip("/") / name)
+            if text.isdigit():
+                limits.append(int(text))
+    return min(limits, default=None)
+
+
+def total_ram(root: Path = Path("/")) -> int:
+    """Memory that this process may use, in bytes: the machine's, or its cgroup's limit where that is less."""
+    match = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    if match is None:
+        raise OSError(f"no MemTotal in {root / 'proc/meminfo'}; give max_pool_bytes instead of max_pool_percent")
+    total = int(match[1]) * 1024
+    limit = _cgroup_limit(root)
+    return total if limit is None else min(total, limit)

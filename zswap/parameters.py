@@ -1,0 +1,96 @@
+"""The parameters, named as in /sys/module/zswap/parameters, as a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from zswap.memory import parse_bytes
+from zswap_core.errors import CompressorNotFound
+
+if TYPE_CHECKING:
+    from zswap.core import ZSwap
+
+
+def boolean(value: object) -> bool:
+    """Read a switch: a bool, 0 or 1, or the kernel's Y and N."""
+    if isinstance(value, str) and value.upper() in ("Y", "N", "1", "0"):
+        return value.upper() in ("Y", "1")
+    if value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{value!r} is no switch; give True or False (or 'Y', 'N')")
+
+
+def percent(value: object) -> int:
+    """Read a whole number from 0 to 100."""
+    number = int(value) if isinstance(value, str) and value.isdigit() else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 100:
+        raise ValueError(f"{value!r} is no percentage; give a whole number from 0 to 100")
+    return number
+
+
+def optional_bytes(value: object) -> int | None:
+    """Read an amount of memory, or None."""
+    return None if value is None else parse_bytes(value)  # type: ignore[arg-type]
+
+
+def name(value: object) -> str:
+    """Read a name."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no name; give a str")
+    return value
+
+
+READERS: dict[str, Callable[[object], Any]] = {
+    "enabled": boolean,
+    "compressor": name,
+    "zpool": name,
+    "max_pool_percent": percent,
+    "max_pool_bytes": optional_bytes,
+    "accept_threshold_percent": percent,
+    "same_filled_pages_enabled": boolean,
+    "exclusive_loads": boolean,
+    "reject_compress_poor": boolean,
+}
+
+
+class Parameters(MutableMapping[str, Any]):
+    """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError and changes nothing.
+
+    ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``, ``same_filled_pages_enabled``
+    and ``exclusive_loads`` are the kernel's.  Ours are ``max_pool_bytes`` (None: the percentage counts) and
+    ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw).
+    """
+
+    def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
+        self._engine = engine
+        self._values = {key: READERS[key](value) for key, value in values.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in READERS:
+            raise KeyError(f"{key!r} is no parameter; there are {', '.join(READERS)}")
+        before = dict(self._values)
+        try:
+            self._values[key] = READERS[key](value)
+            self._engine._apply(self._values, key)
+        except BaseException as error:
+            self._values.clear()
+            self._values.update(before)
+            if isinstance(error, (CompressorNotFound, TypeError)):
+                raise ValueError(f"parameter {key!r}: {error}") from error
+            raise
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("a parameter can be set, not deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Parameters({self._values})"

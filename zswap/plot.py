@@ -1,0 +1,251 @@
+"""The report as a picture: ratio against load time, and the distribution of compressed sizes."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zswap import Error
+from zswap.analyze import Analysis, CompressorResult
+from zswap.report import size_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FORMATS", "PlotError", "check_path", "draw", "save"]
+
+#: File formats by the ending of the name.
+FORMATS = ("png", "svg", "pdf")
+
+_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")  # Okabe and Ito: told apart by everybody
+_BINS = 64
+
+
+class PlotError(Error):
+    """The picture cannot be made; the message says what to do."""
+
+
+def check_path(path: str) -> None:
+    """Find out before the measurement whether a picture can be made and written.
+
+    Raises
+    ------
+    PlotError
+    """
+    ending = os.path.splitext(path)[1].lstrip(".").lower()
+    if ending not in FORMATS:
+        raise PlotError(f"cannot draw {path}: its name must end in {', '.join('.' + f for f in FORMATS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PlotError("drawing needs matplotlib: pip install 'zswap[plot]'") from error
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise PlotError(f"cannot write {path}: name a file in a directory that exists and that you may write to")
+
+
+def save(analysis: Analysis, path: str) -> None:
+    """Draw the report and write it to a file.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    path : str
+        Ends in one of `FORMATS`.
+
+    Raises
+    ------
+    PlotError
+        When matplotlib is missing or the file cannot be written.
+    """
+    check_path(path)
+    import matplotlib
+
+    with matplotlib.rc_context({"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "svg.hashsalt": "zswap"}):
+        figure = draw(analysis)
+        try:
+            figure.savefig(path, dpi=160)
+        except OSError as error:
+            raise PlotError(f"cannot write {path}: {error.strerror}") from error
+
+
+def draw(analysis: Analysis) -> Figure:
+    """Draw the report.
+
+    Parameters
+    ----------
+    analysis : Analysis
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not tied to pyplot: nothing needs to be closed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6.2), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12, wspace=0.04)  # type: ignore[union-attr]
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_FAINT)
+        axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=11)
+        axes.grid(True, which="major", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+    colours = {r.name: _COLOURS[i % len(_COLOURS)] for i, r in enumerate(analysis.compressors)}
+    _draw_ratio(left, analysis, colours)
+    _draw_sizes(right, analysis, colours)
+    figure.suptitle(f"What zswap would save: {_shorten(analysis.title, 75)}", fontsize=17, fontweight="bold", color=_INK, x=0.012, ha="left")
+    best = analysis.estimate(analysis.advice.balanced, analysis.advice.zpool)
+    margin = f" ± {size_text(best.margin_bytes)}" if best.margin_bytes else ""
+    subtitle = (
+        f"{size_text(analysis.target_bytes)}, {analysis.sampled_pages:,} of {analysis.total_pages:,} pages measured, "
+        f"{100 * analysis.same_filled:.1f} % same-filled.  {best.compressor} would save {size_text(best.saved_bytes)}{margin}"
+        f" ({100 * best.saved:.0f} %)"
+    )
+    figure.supxlabel(subtitle, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
+    _label_points(figure, left, analysis, colours)
+    return figure
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _points(analysis: Analysis) -> list[tuple[CompressorResult, float, float, float, float]]:
+    """Compressor, load time in µs, effective ratio, and the ends of its interval."""
+    points = []
+    for result in analysis.compressors:
+        e = analysis.estimate(result.name, analysis.advice.zpool)
+        if math.isfinite(result.load.median) and math.isfinite(e.effective_ratio):
+            low, high = (e.target_bytes / max(e.target_bytes - saved, 1) for saved in (e.saved_low, e.saved_high))
+            points.append((result, result.load.median / 1000, e.effective_ratio, low, high))
+    return points
+
+
+def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    points = _points(analysis)
+    for result, load, ratio, low, high in points:
+        axes.plot([load, result.load.p99 / 1000], [ratio, ratio], color=colours[result.name], alpha=0.35, linewidth=2, zorder=2)
+        axes.errorbar(
+            load, ratio, yerr=[[max(ratio - low, 0)], [max(high - ratio, 0)]], color=colours[result.name], capsize=3, zorder=3
+        )
+        axes.plot(load, ratio, "o", markersize=10, color=colours[result.name], markeredgecolor="white", zorder=4)
+    axes.set_xscale("log")
+    if points:
+        times = [load for _, load, *_ in points] + [r.load.p99 / 1000 for r, *_ in points]
+        axes.set_xlim(min(times) / 1.5, max(times) * 1.5)
+        lowest, highest = min(p[3] for p in points), max(p[4] for p in points)
+        room = 0.18 * max(highest - lowest, 0.25)
+        axes.set_ylim(max(lowest - room, 0), highest + room)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("µs to load a page (median; the line reaches to the 99th percentile)", color=_INK, fontsize=11.5)
+    axes.set_ylabel("effective ratio, allocator and metadata counted", color=_INK, fontsize=11.5)
+    axes.set_title(f"Density against speed ({analysis.advice.zpool})", loc="left", fontsize=13, color=_INK, pad=10)
+
+
+def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:
+    """Put each name beside its point, where it covers neither another point, its lines, nor another name."""
+    points = _points(analysis)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    at = axes.transData.transform
+    taken: list[tuple[float, float, float, float]] = []
+    for result, load, ratio, low, high in points:
+        x, y = at((load, ratio))
+        end = at((result.load.p99 / 1000, ratio))[0]
+        taken += [(x - 12, y - 12, x + 12, y + 12), (x, y - 3, end, y + 3), (x - 6, at((load, low))[1], x + 6, at((load, high))[1])]
+    frame = axes.get_window_extent(renderer)
+    sides = ((0, 1), (0, -1), (-1, 0), (-0.8, 0.8), (0.8, 0.8), (-0.8, -0.8), (0.8, -0.8), (1, 0))
+    steps = [(dx * reach, dy * reach) for reach in (1, 2, 3, 4.5, 6) for dx, dy in sides]
+    for result, load, ratio, *_ in points:
+        best: tuple[float, Any, tuple[float, float, float, float]] | None = None
+        for dx, dy in steps:
+            label = axes.annotate(
+                result.name,
+                (load, ratio),
+                xytext=(dx * 13, dy * 13),
+                textcoords="offset points",
+                ha="center" if abs(dx) < 0.1 else "left" if dx > 0 else "right",
+                va="center" if abs(dy) < 0.1 else "bottom" if dy > 0 else "top",
+                fontsize=12,
+                fontweight="bold",
+                color=colours[result.name],
+                zorder=5,
+            )
+            box = label.get_window_extent(renderer)
+            mine = (box.x0 - 2, box.y0 - 1, box.x1 + 2, box.y1 + 1)
+            badness = sum(_overlap(mine, other) for other in taken)
+            badness += 10 * ((box.x1 - box.x0) * (box.y1 - box.y0) - _overlap((box.x0, box.y0, box.x1, box.y1), frame.extents))
+            if best is None or badness < best[0] - 1e-6:
+                if best is not None:
+                    best[1].remove()
+                best = (badness, label, mine)
+            else:
+                label.remove()
+            if badness <= 1e-6:
+                break
+        if best is not None:
+            taken.append(best[2])
+
+
+def _overlap(a: Any, b: Any) -> float:
+    return float(max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1])))
+
+
+def _shown_sizes(analysis: Analysis) -> list[CompressorResult]:
+    """At most three distributions fit one picture: those of the advice, and the first."""
+    advice = analysis.advice
+    names = list(dict.fromkeys((advice.fastest, advice.balanced, advice.densest, analysis.compressors[0].name)))[:3]
+    return [result for result in analysis.compressors if result.name in names]
+
+
+def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    size = analysis.page_size
+    edges = np.linspace(0, size, _BINS + 1)
+    top = 0.0
+    for result in _shown_sizes(analysis):
+        bins = result.histogram[1:].reshape(_BINS, -1).sum(axis=1)
+        share = 100 * bins / result.pages
+        top = max(top, float(share.max()))
+        axes.stairs(share, edges, color=colours[result.name], linewidth=2, label=result.name, zorder=3)
+        axes.stairs(share, edges, color=colours[result.name], fill=True, alpha=0.10, zorder=2)
+    top = top or 1.0
+    slots = analysis.zpool_slots.get(analysis.advice.zpool)
+    if slots is not None and slots.size > 1:
+        saving = slots[:-1]
+        axes.vlines(saving, -0.055 * top, -0.015 * top, color=_FAINT, linewidth=0.9, clip_on=False, zorder=4)
+        axes.axvspan(float(saving[-1]), size, color="#b00020", alpha=0.07, linewidth=0, zorder=0)
+        axes.annotate(
+            f"over {int(saving[-1]):,} bytes:\na whole page, nothing saved",
+            (float(saving[-1]), 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-8, -6),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=10.5,
+            color="#9a2234",
+        )
+    axes.set_xlim(0, size)
+    axes.set_ylim(-0.07 * top, top * 1.12)
+    axes.xaxis.set_major_locator(MultipleLocator(size / 8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 0 else ""))
+    axes.set_xlabel("bytes of a compressed page (ticks: the allocator's size classes)", color=_INK, fontsize=11.5)
+    axes.set_ylabel(f"% of pages, in bins of {size // _BINS} bytes", color=_INK, fontsize=11.5)
+    axes.set_title("What pages compress to (same-filled pages left out)", loc="left", fontsize=13, color=_INK, pad=10)
+    axes.legend(loc="upper left", frameon=False, fontsize=12)

@@ -1,0 +1,408 @@
+"""What was found, as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import zswap
+from zswap.analyze import LARGEST_POOL_PERCENT, Analysis, Estimate, MappingResult, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors", "size_text"]
+
+#: Raised when a key changes its meaning or goes away; new keys may come at any time.
+JSON_VERSION = 1
+
+_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+_WIDE = 100  # columns from which on there is room for more
+
+
+def size_text(nbytes: float) -> str:
+    """Write a number of bytes as people do: ``1.5 GiB``."""
+    for unit, factor in _UNITS:
+        if abs(nbytes) >= factor:
+            return f"{nbytes / factor:.1f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def _size_and_margin(nbytes: int, margin: int) -> str:
+    unit, factor = next(((u, f) for u, f in _UNITS if abs(nbytes) >= f), ("B", 1))
+    if not margin:
+        return f"{nbytes / factor:.1f} {unit}"
+    digits = 1 if factor == 1 or margin / factor >= 0.05 else 2
+    return f"{nbytes / factor:.{digits}f} ± {max(margin / factor, 0.01):.{digits}f} {unit}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _ratio(ratio: float) -> str:
+    return "∞" if math.isinf(ratio) else f"{ratio:.2f}"
+
+
+def _ns(ns: float) -> str:
+    return "?" if math.isnan(ns) else f"{ns:.0f}"
+
+
+def _microseconds(timing: float) -> str:
+    return f"{timing / 1000:.1f} µs"
+
+
+# ---- text -------------------------------------------------------------------------------------------------------------
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    """A table without frame, the first `left` columns flush left, the others right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def print_analysis(analysis: Analysis, console: Console, *, maps: bool = False, top: int = 12) -> None:
+    """Print the report on a target.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    console : rich.console.Console
+    maps : bool
+        Break it down by mapping.
+    top : int
+        The largest mappings to show; the rest becomes one line.
+    """
+
+    def say(text: str = "", style: str | None = None) -> None:
+        whole = not console.is_terminal or text.startswith("  ")  # what is to be copied is not wrapped
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=whole)
+
+    say(_heading(analysis), "bold")
+    say(_sampling(analysis))
+    say()
+    say("Compressors on these pages (times: ns a page, same-filled ones left out)")
+    console.print(_compressor_table(analysis))
+    say()
+    exact = analysis.sampled_pages == analysis.total_pages
+    say(f"Saved on the whole target ({'' if exact else '± 95 % confidence; '}allocator and metadata counted)")
+    console.print(_estimate_table(analysis, console.width >= _WIDE))
+    say()
+    for line in _notes(analysis):
+        say(line, "dim")
+    if maps:
+        say()
+        say(f"Mapping by mapping, with {analysis.compressors[0].name}")
+        console.print(_mapping_table(analysis, top))
+    say()
+    for number, line in enumerate(advice_lines(analysis)):
+        say(line, "bold" if number == 0 else None)
+
+
+def _heading(analysis: Analysis) -> str:
+    what = {"process": "of anonymous memory in RAM", "file": "", "core": "of memory in the dump"}[analysis.kind]
+    text = f"{analysis.title}: {size_text(analysis.target_bytes)} {what}".rstrip()
+    if analysis.kind == "process":
+        text += f", {size_text(analysis.swapped_pages * analysis.page_size)} more in swap"
+    return text
+
+
+def _sampling(analysis: Analysis) -> str:
+    read, total = analysis.sampled_pages, analysis.total_pages
+    text = f"All {total:,} pages read" if read == total else f"{read:,} of {total:,} pages read, chosen at random (seed {analysis.seed})"
+    if analysis.vanished_pages:
+        text += f"; {analysis.vanished_pages:,} vanished meanwhile"
+    if analysis.hole_pages:
+        text += f"; {analysis.hole_pages:,} that are holes in the file left out"
+    return f"{text}. {_percent(analysis.same_filled)} are same-filled."
+
+
+def _compressor_table(analysis: Analysis) -> Table:
+    table = _table("\ncompressor", "payload\nratio", "store ns\nmedian", "\np99", "load ns\nmedian", "\np99")
+    for result in analysis.compressors:
+        table.add_row(
+            result.name,
+            _ratio(result.payload_ratio),
+            _ns(result.store.median),
+            _ns(result.store.p99),
+            _ns(result.load.median),
+            _ns(result.load.p99),
+        )
+    return table
+
+
+def _estimate_table(analysis: Analysis, wide: bool) -> Table:
+    columns = ["\ncompressor", "\nzpool", "incom-\npressible", "effective\nratio", "\nsaves", ""]
+    if wide:
+        columns[4:4] = ["\npool", "\nmetadata"]
+    table = _table(*columns, left=2)
+    before = None
+    for e in analysis.estimates:
+        cells = [
+            e.compressor if e.compressor != before else "",
+            e.zpool,
+            _percent(e.incompressible),
+            _ratio(e.effective_ratio),
+            _size_and_margin(e.saved_bytes, e.margin_bytes),
+            _percent(e.saved),
+        ]
+        if wide:
+            cells[4:4] = [size_text(e.allocator_bytes), size_text(e.metadata_bytes)]
+        table.add_row(*cells)
+        before = e.compressor
+    return table
+
+
+def _notes(analysis: Analysis) -> Iterable[str]:
+    zpools = {e.zpool for e in analysis.estimates}
+    if "zsmalloc" in zpools:
+        yield "zsmalloc: this library.  Incompressible: takes a whole page there."
+    if any(name.startswith("zsmalloc-kernel") for name in zpools):
+        yield "zsmalloc-kernel: Linux zswap (zram is alike), 8-byte handles, 64 bytes a page beside."
+
+
+def _mapping_table(analysis: Analysis, top: int) -> Table:
+    from rich.markup import escape
+
+    table = _table("\nmapping", "\nsize", "pages\nread", "same-\nfilled", "incom-\npressible", "payload\nratio")
+    shown = [m for m in analysis.mappings[:top] if m.sampled]
+    rest = [m for m in analysis.mappings if m not in shown]
+    if len(rest) == 1 and rest[0].sampled:
+        shown, rest = analysis.mappings, []
+    if rest:
+        shown = [*shown, MappingResult.together(f"{len(rest)} smaller ones", rest)]
+    for m in shown:
+        n = max(m.sampled, 1)
+        share = [f"{m.sampled:,}", _percent(m.same_filled / n), _percent(m.raw / n), _ratio(m.payload_ratio)]
+        table.add_row(escape(_short(m.name)), size_text(m.pages * m.page_size), *(share if m.sampled else ["0", "", "", ""]))
+    return table
+
+
+def _short(name: str, width: int = 26) -> str:
+    """Cut a path down to its last part, and that to `width`."""
+    name = name.rpartition("/")[2] if name.startswith("/") else name
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def advice_lines(analysis: Analysis) -> list[str]:
+    """Write the advice: one sentence, then what to tell a kernel, a line each.
+
+    Parameters
+    ----------
+    analysis : Analysis
+
+    Returns
+    -------
+    list of str
+    """
+    advice = analysis.advice
+    if not advice.worthwhile:
+        best = analysis.estimate(advice.densest, advice.zpool)
+        return [
+            f"Not worth it: {_gain(best)}; these pages hardly compress, and the processor time would be lost.",
+            "Leave zswap off for this workload, or give it real swap or more RAM.",
+        ]
+    lines = [_sentence(analysis)]
+    if advice.kernel_compressor is None or advice.kernel_measured is None:
+        return [*lines, "None of the compressors measured is one of the kernel's (lz4, lz4hc, zstd, lzo, deflate)."]
+    return lines + _kernel_lines(analysis)
+
+
+def _gain(e: Estimate) -> str:
+    return f"{e.compressor} saves {100 * e.saved:.0f} %" if e.saved > 0 else f"even {e.compressor} saves nothing"
+
+
+def _sentence(analysis: Analysis) -> str:
+    advice = analysis.advice
+
+    def praise(name: str) -> str:
+        result, saved = analysis.compressor(name), analysis.estimate(name, advice.zpool).saved
+        return f"{name} (saves {100 * saved:.0f} %, store {_microseconds(result.store.median)}, load {_microseconds(result.load.median)})"
+
+    if advice.fastest == advice.densest:
+        return f"Take {praise(advice.fastest)}: nothing measured is faster, and nothing saves more."
+    if advice.balanced == advice.densest:
+        return f"For speed take {praise(advice.fastest)}; for most memory, and on balance, {praise(advice.densest)}."
+    if advice.balanced == advice.fastest:
+        return f"For speed, and on balance, take {praise(advice.fastest)}; for most memory {praise(advice.densest)}."
+    return (
+        f"For speed take {praise(advice.fastest)}, for most memory {praise(advice.densest)},"
+        f" on balance {praise(advice.balanced)}."
+    )
+
+
+def _kernel_lines(analysis: Analysis) -> list[str]:
+    advice = analysis.advice
+    name, percent, needed = advice.kernel_compressor, advice.max_pool_percent, advice.pool_percent_needed
+    assert name is not None
+    assert percent is not None
+    assert needed is not None
+    assert advice.kernel_pool_bytes is not None
+    why = f"all of this target compressed: at most {size_text(advice.kernel_pool_bytes)}, {needed} % of RAM"
+    if needed > LARGEST_POOL_PERCENT:
+        why += "; more would crowd out what runs, so part of it goes to disk"
+    elif needed < percent:
+        why += f"; {percent} is the default"
+    megabytes = -(-analysis.target_bytes >> 20)
+    return [
+        "",
+        "For the kernel's zswap, as root:",
+        f"  echo {name} > /sys/module/zswap/parameters/compressor",
+        f"  echo {percent} > /sys/module/zswap/parameters/max_pool_percent",
+        "  echo Y > /sys/module/zswap/parameters/enabled",
+        f"({why}.  zswap needs a swap area behind it, here of {megabytes} MiB or more; without a disk for one, use zram instead:",
+        f"  dev=$(zramctl --find --algorithm {name} --size {megabytes}M) && mkswap $dev && swapon --priority 100 $dev)",
+    ]
+
+
+def print_compressors(console: Console) -> None:
+    """Print the compressors that this library knows, and where each was found."""
+    table = _table("compressor", "available", "library", "version", "levels", "found in", left=6)
+    for info in zswap.compressors():
+        table.add_row(
+            info.name, "yes" if info.available else "no", info.library or "", info.version or "", "", info.path or info.error or ""
+        )
+    console.print(table)
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _timing_json(timing: Timing) -> dict[str, float | None]:
+    return {"median": _number(timing.median), "p99": _number(timing.p99), "mean": _number(timing.mean)}
+
+
+def analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """Turn an analysis into what ``zswap analyze --json`` prints.
+
+    Parameters
+    ----------
+    analysis : Analysis
+
+    Returns
+    -------
+    dict
+        ``schema``, ``version`` (`JSON_VERSION`) and ``zswap`` (this library's version), then
+
+        target
+            ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``, ``page_size``, ``pages`` and ``bytes``
+            (what the estimates are for), ``swapped_pages``, ``hole_pages``.
+        sample
+            ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
+            ``same_filled`` (a share; all shares are 0 to 1).
+        compressors
+            For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by this library), ``store_ns`` and
+            ``load_ns`` with ``median``, ``p99``, ``mean`` over pages not same-filled, and ``histogram``: pages of the sample in
+            64 (page_size / 64 bytes each) bins of payload, same-filled pages not among them.
+        estimates
+            For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share that takes
+            a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
+            ``saved_bytes``, ``saved``, and ``saved_bytes_95`` = [low, high].
+        mappings
+            For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``, ``same_filled_pages``,
+            ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
+        advice
+            ``worthwhile``, ``fastest``, ``balanced``, ``densest``, ``judged_by`` (a zpool), ``text`` (lines), and ``kernel``:
+            ``compressor``, ``measured_as``, ``max_pool_percent``, ``pool_percent_needed``, ``pool_bytes``, ``ram_bytes``.
+
+        A number that is not defined (a ratio over nothing) is null.
+    """
+    advice = analysis.advice
+    bins = 64
+    return {
+        "schema": "zswap.analyze",
+        "version": JSON_VERSION,
+        "zswap": zswap.__version__,
+        "target": {
+            "kind": analysis.kind,
+            "title": analysis.title,
+            "pid": analysis.pid,
+            "command": analysis.command,
+            "paths": analysis.paths,
+            "page_size": analysis.page_size,
+            "pages": analysis.total_pages,
+            "bytes": analysis.target_bytes,
+            "swapped_pages": analysis.swapped_pages,
+            "hole_pages": analysis.hole_pages,
+        },
+        "sample": {
+            "pages": analysis.sampled_pages,
+            "vanished_pages": analysis.vanished_pages,
+            "seed": analysis.seed,
+            "exact": analysis.sampled_pages == analysis.total_pages,
+            "same_filled_pages": analysis.same_filled_pages,
+            "same_filled": analysis.same_filled,
+        },
+        "compressors": [
+            {
+                "name": result.name,
+                "payload_bytes": result.payload_bytes,
+                "payload_ratio": _number(result.payload_ratio),
+                "raw_pages": result.raw_pages,
+                "store_ns": _timing_json(result.store),
+                "load_ns": _timing_json(result.load),
+                "histogram": result.histogram[1:].reshape(bins, -1).sum(axis=1).tolist(),
+            }
+            for result in analysis.compressors
+        ],
+        "estimates": [
+            {
+                "compressor": e.compressor,
+                "zpool": e.zpool,
+                "incompressible": e.incompressible,
+                "allocator_bytes": e.allocator_bytes,
+                "metadata_bytes": e.metadata_bytes,
+                "memory_bytes": e.memory_bytes,
+                "effective_ratio": _number(e.effective_ratio),
+                "saved_bytes": e.saved_bytes,
+                "saved": e.saved,
+                "saved_bytes_95": [e.saved_low, e.saved_high],
+            }
+            for e in analysis.estimates
+        ],
+        "mappings": [
+            {
+                "name": m.name,
+                "pages": m.pages,
+                "sampled_pages": m.sampled,
+                "same_filled_pages": m.same_filled,
+                "raw_pages": m.raw,
+                "payload_bytes": m.payload_bytes,
+                "payload_ratio": _number(m.payload_ratio) if m.sampled else None,
+            }
+            for m in analysis.mappings
+        ],
+        "advice": {
+            "worthwhile": advice.worthwhile,
+            "fastest": advice.fastest,
+            "balanced": advice.balanced,
+            "densest": advice.densest,
+            "judged_by": advice.zpool,
+            "text": advice_lines(analysis),
+            "kernel": {
+                "compressor": advice.kernel_compressor,
+                "measured_as": advice.kernel_measured,
+                "max_pool_percent": advice.max_pool_percent,
+                "pool_percent_needed": advice.pool_percent_needed,
+                "pool_bytes": advice.kernel_pool_bytes,
+                "ram_bytes": advice.ram_bytes,
+            },
+        },
+    }
+
+
+def compressors_json() -> dict[str, Any]:
+    """Turn the list of compressors into what ``zswap compressors --json`` prints."""
+    return {}

@@ -1,0 +1,136 @@
+"""What an engine can say about itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zswap.memory import format_bytes
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of an engine at one moment.  Counts are exact when no call is in flight.
+
+    Attributes
+    ----------
+    page_size, max_pool_bytes : int
+        The page size, and the limit that `pool_total_size` is held against, in bytes.
+    stored_pages, same_filled_pages, stored_incompressible_pages : int
+        Pages held; of these, held as one word; of these, held raw because they did not compress.
+    compressed_bytes : int
+        Payload: the sum of the compressed sizes (a raw page counts whole, a same-filled page nothing).
+    pool_total_size, idle_bytes : int
+        Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without holding anything.
+    metadata_bytes : int
+        Memory for entries, index, allocator bookkeeping and contexts' scratch, in bytes.
+    pages_compacted : int
+        Allocator pages that compaction has freed.
+    pool_limit_hit, reject_accept_threshold : int
+        Stores refused at the limit; stores refused after it, until the accept threshold was reached.
+    reject_disabled, reject_area, reject_compress_poor, reject_compress_fail, reject_alloc_fail, reject_kmemcache_fail : int
+        Stores refused because: storing is off; no such area or offset; the page does not compress and such pages are
+        refused; the compressor failed; no memory for the object; no memory for the entry or index.
+    decompress_fail : int
+        Loads that failed because a page could not be decompressed.
+    duplicate_entry : int
+        Stores that replaced a held page.
+    loads, load_misses, invalidates : int
+        Pages loaded, loads that found nothing, pages invalidated (refused stores' stale copies included).
+    """
+
+    page_size: int
+    max_pool_bytes: int
+    stored_pages: int
+    same_filled_pages: int
+    stored_incompressible_pages: int
+    compressed_bytes: int
+    pool_total_size: int
+    idle_bytes: int
+    metadata_bytes: int
+    pages_compacted: int
+    pool_limit_hit: int
+    reject_accept_threshold: int
+    reject_disabled: int
+    reject_area: int
+    reject_compress_poor: int
+    reject_compress_fail: int
+    reject_alloc_fail: int
+    reject_kmemcache_fail: int
+    decompress_fail: int
+    duplicate_entry: int
+    loads: int
+    load_misses: int
+    invalidates: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the held pages before compression, in bytes."""
+        return self.stored_pages * self.page_size
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory the engine takes in all, in bytes: allocators and metadata."""
+        return self.pool_total_size + self.metadata_bytes
+
+    @property
+    def payload_ratio(self) -> float:
+        """Bytes of the pages that were compressed over their payload; 0.0 when there are none."""
+        pages = self.stored_pages - self.same_filled_pages
+        return pages * self.page_size / self.compressed_bytes if self.compressed_bytes else 0.0
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bytes of all held pages over all memory taken; 0.0 when nothing is held."""
+        return self.stored_bytes / self.resident_bytes if self.stored_pages else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every figure, the computed ones included."""
+        computed = ("stored_bytes", "resident_bytes", "payload_ratio", "compression_ratio")
+        return asdict(self) | {name: getattr(self, name) for name in computed}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.stored_pages} pages ({format_bytes(self.stored_bytes)}) in {format_bytes(self.resident_bytes)}: "
+            f"ratio {self.compression_ratio:.2f}",
+            f"  pool      {format_bytes(self.pool_total_size)} of {format_bytes(self.max_pool_bytes)} allowed, "
+            f"payload {format_bytes(self.compressed_bytes)} (ratio {self.payload_ratio:.2f})",
+            f"  metadata  {format_bytes(self.metadata_bytes)}",
+            f"  pages     {self.same_filled_pages} same-filled, {self.stored_incompressible_pages} incompressible",
+            f"  calls     {self.loads} loads, {self.load_misses} misses, {self.duplicate_entry} replaced, "
+            f"{self.invalidates} invalidated",
+        ]
+        refusals = {
+            name.removeprefix("reject_"): value
+            for name, value in asdict(self).items()
+            if value and (name.startswith("reject_") or name in ("pool_limit_hit", "decompress_fail"))
+        }
+        if refusals:
+            lines.append("  refused   " + ", ".join(f"{value} {name}" for name, value in refusals.items()))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PoolInfo:
+    """One pool: a compressor and a zpool with its memory.
+
+    Attributes
+    ----------
+    compressor, zpool : str
+        What it is made of.
+    current : bool
+        Whether stores go here.
+    stored_pages : int
+        Entries that live in it (same-filled pages live in none).
+    total_size : int
+        Memory of its allocator in bytes.
+    references : int
+        What keeps it alive: its entries, and being current.
+    """
+
+    compressor: str
+    zpool: str
+    current: bool
+    stored_pages: int
+    total_size: int
+    references: int

@@ -1,0 +1,35 @@
+"""Allocators by name: ``"zsmalloc"``, ``"zsmalloc:16"`` (longest chain), ``"zsmalloc-kernel"`` (the kernel's geometry)."""
+
+from __future__ import annotations
+
+from zswap_core.binding import zpool_names
+
+_KERNEL_SUFFIX = "-kernel"
+_KERNEL_CHAINS = (4, 16)
+
+
+def parse_zpool(spec: str) -> tuple[str, int, bool]:
+    """Split a zpool spec into allocator name, chain (0: the default) and whether it follows the kernel's geometry.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a chain that the allocator cannot have.
+    """
+    name, colon, chain_text = spec.partition(":")
+    kernel = name.endswith(_KERNEL_SUFFIX)
+    base = name.removesuffix(_KERNEL_SUFFIX)
+    if name not in zpools():
+        raise ValueError(f"unknown zpool {name!r}; there are {', '.join(zpools())}")
+    if not colon:
+        return base, 0, kernel
+    low, high = _KERNEL_CHAINS if kernel else (1, 32)
+    if base != "zsmalloc" or not chain_text.isdigit() or not low <= int(chain_text) <= high:
+        raise ValueError(f"zpool {spec!r}: only zsmalloc takes a chain, a whole number from {low} to {high}")
+    return base, int(chain_text), kernel
+
+
+def zpools() -> list[str]:
+    """List the names of the allocators."""
+    names = zpool_names()
+    return names + ["zsmalloc" + _KERNEL_SUFFIX]

@@ -1,0 +1,669 @@
+# cython: language_level=3
+"""The binding: the only place where Python objects, buffers and exceptions meet the engine.
+
+Every method has one shape: check what can be checked and take raw pointers, enter the engine, work without touching a Python
+object, leave, and turn the result into a value or an exception.
+
+A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one: giving the GIL away and
+getting it back costs more than the microsecond or two it would buy (docs/design.md has the figures).
+"""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport ENOMEM, ENOSPC
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.compressors.base cimport Compressor
+from zswap_core.engine cimport (MAX_AREAS, MAX_OFFSET_SHIFT, engine_area_pages, engine_close, engine_compact, engine_contains,
+                                engine_create, engine_enter, engine_free, engine_invalidate, engine_invalidate_many,
+                                engine_leave, engine_length, engine_load, engine_load_many, engine_shard_offsets,
+                                engine_shards, engine_store, engine_store_many, engine_swapoff, engine_swapon, engine_totals,
+                                engine_use_pool, engine_validate, zsw_engine, zsw_totals, zsw_worker)
+from zswap_core.os cimport EDEADLK, zsw_peek_i64, zsw_poke_u32, zsw_poke_u64
+from zswap_core.pool cimport MAX_POOLS, zsw_pool
+from zswap_core.stats cimport COUNTERS
+from zswap_core.status cimport Status
+from zswap_core.zpools.registry cimport zpool_at, zpool_find
+
+import numpy as np
+
+from zswap_core.errors import PageCorruptError, PoolLimitError
+from zswap_core.stats import Counter as _Counter
+
+cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
+COUNTER_NAMES = tuple(c.name for c in sorted(_Counter) if c.name != "COUNTERS")
+FLAGS = ("enabled", "same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor")
+
+
+def zpool_names():
+    """Names of the allocators, in order of preference."""
+    cdef const zsw_zpool_ops *ops
+    names = []
+    while True:
+        ops = zpool_at(len(names))
+        if ops == NULL:
+            return names
+        names.append(ops.name.decode())
+
+
+# ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
+    cdef int64_t value
+    try:
+        value = offset
+    except OverflowError:
+        value = -1
+    if value < 0 or <uint64_t> value >= OFFSET_LIMIT:
+        raise ValueError(f"offset {offset} is out of range: a page number from 0 to 2**{MAX_OFFSET_SHIFT} - 1 is needed")
+    return <uint64_t> value
+
+
+cdef uint32_t as_type(object swap_type) except? 0xffffffff:
+    cdef int64_t value = swap_type
+    if value < 0 or value >= MAX_AREAS:
+        raise ValueError(f"swap_type {swap_type} is out of range: 0 to {MAX_AREAS - 1} is needed")
+    return <uint32_t> value
+
+
+cdef class View:
+    """A C-contiguous buffer, held as long as this is."""
+    cdef Py_buffer buffer
+    cdef bint held
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.buffer)
+
+
+cdef View view_of(object obj, str name, Py_ssize_t size, bint writable):
+    """The buffer of `obj`, checked to be C-contiguous, of `size` bytes and, where asked, writable."""
+    cdef View view = View.__new__(View)
+    try:
+        PyObject_GetBuffer(obj, &view.buffer, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+    except (BufferError, ValueError) as error:
+        # numpy says ValueError, memoryview BufferError.
+        need = "a writable C-contiguous" if writable else "a C-contiguous"
+        raise ValueError(f"{name} must be {need} buffer: {error}") from None
+    view.held = True
+    if view.buffer.len != size:
+        raise ValueError(f"{name} is {view.buffer.len} bytes long; {size} are needed")
+    return view
+
+
+cdef object offset_array(object offsets):
+    """`offsets` as a contiguous uint64 array, every one checked."""
+    array = np.asarray(offsets)
+    if array.ndim != 1:
+        raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}")
+    if array.size == 0:
+        return np.empty(0, np.uint64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"offsets must be integers, not {array.dtype}")
+    for bad in (array.min(), array.max()):
+        as_offset(int(bad))
+    return np.ascontiguousarray(array, np.uint64)
+
+
+cdef int thread_count(object threads) except -1:
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; at least 1 is needed")
+    return <int> min(threads, 64)
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+cdef object error_for(int status, object offset, object swap_type, Engine engine):
+    """The exception for one page that was refused: the one table from status to exception."""
+    where = f"page at offset {offset}" + (f" of swap area {swap_type}" if swap_type else "")
+    if status == Status.ABSENT:
+        return KeyError(offset)
+    if status == Status.NO_AREA:
+        return ValueError(f"{where}: no such swap area, or the offset lies beyond its end")
+    if status == Status.CORRUPT:
+        return PageCorruptError(f"{where} cannot be decompressed: its memory is damaged; the entry is kept")
+    if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
+        limit = engine.e.params.max_pages * engine.e.page_size
+        why = ("the pool is at its limit" if status == Status.POOL_LIMIT
+               else "the pool was at its limit and is still above the accept threshold")
+        return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise max_pool_bytes")
+    if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
+        return MemoryError(f"{where}: no memory")
+    if status == Status.DISABLED:
+        return engine.error(f"{where} refused: the parameter 'enabled' is off")
+    if status == Status.COMPRESS_POOR:
+        return engine.error(f"{where} refused: it does not compress, and the parameter 'reject_compress_poor' is on")
+    error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
+    error.__cause__ = engine.compressor_.last_error
+    return error
+
+
+# ---- the engine -----------------------------------------------------------------------------------------------------
+
+
+cdef class Engine:
+    """The compiled half of `zswap.ZSwap`, which documents it."""
+    cdef zsw_engine *e
+    cdef set compressors            # all that pools may still use; kept until close
+    cdef Compressor compressor_     # the current one
+    cdef object error               # zswap_core.errors.Error
+    cdef bint slow                  # single stores release the GIL
+    cdef object __weakref__
+
+    def __cinit__(self, *args, page_size=4096, **kwargs):
+        cdef int rc
+        from zswap_core.errors import Error
+        self.error = Error
+        self.compressors = set()
+        if page_size not in (4096, 16384, 65536):
+            raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
+        rc = engine_create(page_size, &self.e)
+        if rc != 0:
+            raise MemoryError("no memory for the engine")
+
+    def __dealloc__(self):
+        if self.e != NULL:
+            engine_close(self.e)
+            engine_free(self.e)
+
+    cdef zsw_worker *enter(self) except NULL:
+        cdef int rc = 0
+        cdef zsw_worker *w = engine_enter(self.e, &rc)
+        if w == NULL:
+            if rc == -ENOMEM:
+                raise MemoryError("no memory for one more call")
+            if self.e.forked:
+                raise ValueError("this ZSwap belongs to the parent process; a forked child needs one of its own")
+            raise ValueError("the ZSwap is closed")
+        return w
+
+    def close(self):
+        """Wait for calls in flight and free everything.  Closing twice is fine; anything else after it is a ValueError."""
+        cdef int rc
+        with nogil:
+            rc = engine_close(self.e)
+        if rc == -EDEADLK:
+            raise RuntimeError("close() was called from inside a call of the same engine, which it would wait for")
+
+    @property
+    def closed(self):
+        """Whether close() was called (or this process was forked off the one that made the engine)."""
+        return self.e.closing != 0
+
+    @property
+    def page_size(self):
+        """Bytes in a page."""
+        return self.e.page_size
+
+    # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
+
+    def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
+        cdef zsw_zpool_config config
+        cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
+        cdef zsw_worker *w
+        cdef int rc
+        if ops == NULL:
+            raise ValueError(f"unknown zpool {zpool!r}")
+        config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
+        w = self.enter()
+        with nogil:
+            rc = engine_use_pool(self.e, &compressor.c, ops, &config)
+            engine_leave(self.e, w)
+        if rc == -ENOSPC:
+            raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
+        if rc == -ENOMEM:
+            raise MemoryError("no memory for the pool")
+        if rc != 0:
+            raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {zpool!r} (error {-rc})")
+        self.compressors.add(compressor)
+        self.compressor_ = compressor
+        self.slow = compressor.c.ops.flags & ZSW_COMPRESSOR_SLOW != 0
+
+    def _set_flag(self, str name, bint value):
+        cdef uint32_t *flag
+        if name == "enabled":
+            flag = &self.e.params.enabled
+        elif name == "same_filled_pages_enabled":
+            flag = &self.e.params.same_filled_pages_enabled
+        elif name == "exclusive_loads":
+            flag = &self.e.params.exclusive_loads
+        else:
+            flag = &self.e.params.reject_compress_poor
+        zsw_poke_u32(flag, value)
+
+    def _set_limits(self, uint64_t max_pages, uint64_t accept_pages):
+        zsw_poke_u64(&self.e.params.max_pages, max_pages)
+        zsw_poke_u64(&self.e.params.accept_pages, accept_pages)
+
+    def swapon(self, swap_type, nr_pages=None):
+        """Bring a swap area online.
+
+        Parameters
+        ----------
+        swap_type : int
+            The area's number, 0 to 255.  Area 0 is online from the start.
+        nr_pages : int, optional
+            Offsets 0 to ``nr_pages - 1`` are the area's.  By default any offset up to ``2**47 - 1``.
+
+        Raises
+        ------
+        ValueError
+            When the area is online already, or a number is out of range.
+        """
+        cdef uint32_t type = as_type(swap_type)
+        cdef uint64_t pages
+        cdef zsw_worker *w
+        cdef int rc
+        if nr_pages is None:
+            nr_pages = OFFSET_LIMIT
+        if not 0 < nr_pages <= OFFSET_LIMIT:
+            raise ValueError(f"nr_pages is {nr_pages}; 1 to 2**{MAX_OFFSET_SHIFT} is needed")
+        pages = nr_pages
+        w = self.enter()
+        rc = engine_swapon(self.e, type, pages)
+        engine_leave(self.e, w)
+        if rc == -ENOMEM:
+            raise MemoryError("no memory for the swap area")
+        if rc != 0:
+            raise ValueError(f"swap area {swap_type} is online already")
+
+    def swapoff(self, swap_type):
+        """Take a swap area offline and free every page it held.
+
+        Raises
+        ------
+        ValueError
+            When the area is not online.
+        """
+        cdef uint32_t type = as_type(swap_type)
+        cdef zsw_worker *w = self.enter()
+        cdef int rc
+        with nogil:
+            rc = engine_swapoff(self.e, w, type)
+            engine_leave(self.e, w)
+        if rc != 0:
+            raise ValueError(f"swap area {swap_type} is not online")
+
+    # ---- single pages -----------------------------------------------------------------------------------------------
+
+    def store(self, offset, page, *, swap_type=0):
+        """Hold a copy of a page, in place of what was held at that offset.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        page : buffer
+            Any C-contiguous buffer of `page_size` bytes.
+        swap_type : int, optional
+            The swap area.
+
+        Raises
+        ------
+        PoolLimitError
+            When the pool is at its limit.
+        ValueError
+            For a wrong length, a negative offset, an area that is not online, or a closed engine.
+        Error
+            When the page is refused for another reason.  After any refusal nothing is held at `offset`.
+        """
+        cdef uint64_t at = as_offset(offset)
+        cdef uint32_t type = as_type(swap_type)
+        cdef const uint8_t *data
+        cdef Py_buffer buffer
+        cdef View view
+        cdef zsw_worker *w
+        cdef int status
+        if PyBytes_CheckExact(page) and PyBytes_GET_SIZE(page) == self.e.page_size:
+            data = <const uint8_t *> PyBytes_AS_STRING(page)
+        else:
+            view = view_of(page, "page", self.e.page_size, False)
+            data = <const uint8_t *> view.buffer.buf
+        w = self.enter()
+        if self.slow:
+            with nogil:
+                status = engine_store(self.e, w, type, at, data)
+                engine_leave(self.e, w)
+        else:
+            status = engine_store(self.e, w, type, at, data)
+            engine_leave(self.e, w)
+        if status < 0:
+            raise error_for(status, offset, swap_type, self)
+
+    def load(self, offset, out=None, *, swap_type=0):
+        """Get a page back.  It stays held.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        out : buffer, optional
+            A writable C-contiguous buffer of `page_size` bytes to fill.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        bytes or buffer
+            The page, or `out`.
+
+        Raises
+        ------
+        KeyError
+            When nothing is held at `offset`.
+        PageCorruptError
+            When the page cannot be decompressed.  The entry is kept; the content of `out` is undefined.
+        """
+        cdef uint64_t at = as_offset(offset)
+        cdef uint32_t type = as_type(swap_type)
+        cdef uint8_t *data
+        cdef View view = None
+        cdef zsw_worker *w
+        cdef int status
+        if out is None:
+            result = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+            data = <uint8_t *> PyBytes_AS_STRING(result)
+        else:
+            view = view_of(out, "out", self.e.page_size, True)
+            data = <uint8_t *> view.buffer.buf
+            result = out
+        w = self.enter()
+        status = engine_load(self.e, w, type, at, data)
+        engine_leave(self.e, w)
+        if status < 0:
+            raise error_for(status, offset, swap_type, self)
+        return result
+
+    def invalidate(self, offset, *, swap_type=0):
+        """Free the page at `offset`.  Returns whether one was held."""
+        cdef uint64_t at = as_offset(offset)
+        cdef uint32_t type = as_type(swap_type)
+        cdef zsw_worker *w = self.enter()
+        cdef uint64_t freed = engine_invalidate(self.e, w, type, at, at)
+        engine_leave(self.e, w)
+        return freed != 0
+
+    # ---- the mapping over area 0; collections.abc supplies the rest --------------------------------------------------
+
+    def __getitem__(self, offset):
+        return self.load(offset)
+
+    def __setitem__(self, offset, page):
+        self.store(offset, page)
+
+    def __delitem__(self, offset):
+        if not self.invalidate(offset):
+            raise KeyError(offset)
+
+    def __contains__(self, offset):
+        cdef uint64_t at
+        cdef zsw_worker *w = self.enter()
+        cdef bint held = False
+        try:
+            at = as_offset(offset)
+            held = engine_contains(self.e, 0, at)
+        except (TypeError, ValueError):         # no page can be held there
+            pass
+        finally:
+            engine_leave(self.e, w)
+        return held
+
+    def __len__(self):
+        return self._page_count()
+
+    # ---- batches ----------------------------------------------------------------------------------------------------
+
+    def store_many(self, offsets, pages, *, swap_type=0, threads=1, ns=None):
+        """Store many pages with one release of the GIL.
+
+        Parameters
+        ----------
+        offsets : array_like of int, shape (n,)
+            Page numbers.  Where one occurs twice the later page wins with one thread, either with more.
+        pages : buffer of n * page_size bytes
+            The pages, one after another.
+        swap_type : int, optional
+            The swap area.
+        threads : int, optional
+            Threads that share the work.
+        ns : ndarray of uint32, shape (n,), optional
+            Filled with the nanoseconds each page took.
+
+        Returns
+        -------
+        ndarray of int8, shape (n,)
+            A `zswap.Status` for each page: held where >= 0.  No exception is raised for a page.
+        """
+        return self._many(offsets, pages, swap_type, threads, ns, None, True)
+
+    def load_many(self, offsets, out=None, *, swap_type=0, threads=1, status=None, ns=None):
+        """Load many pages with one release of the GIL.
+
+        Parameters
+        ----------
+        offsets : array_like of int, shape (n,)
+            Page numbers.
+        out : buffer of n * page_size bytes, optional
+            Where to put the pages, one after another.
+        swap_type, threads, ns
+            As for `store_many`.
+        status : ndarray of int8, shape (n,), optional
+            Filled with a `zswap.Status` for each page.  With it nothing is raised for a page; what `out` holds for a page
+            with a negative status is undefined.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, page_size), or `out`
+
+        Raises
+        ------
+        KeyError
+            Without `status`: for the first of `offsets` at which nothing is held.  The other pages are loaded all the same.
+        PageCorruptError
+            Without `status`: for the first page that cannot be decompressed.
+        """
+        return self._many(offsets, out, swap_type, threads, ns, status, False)
+
+    cdef _many(self, offsets, pages, swap_type, threads, ns, status, bint storing):
+        cdef uint32_t type = as_type(swap_type)
+        cdef int workers = thread_count(threads)
+        cdef View offset_view, page_view, status_view, ns_view
+        cdef uint64_t n
+        cdef uint32_t *ns_data = NULL
+        cdef zsw_worker *w
+        array = offset_array(offsets)
+        n = len(array)
+        if pages is None:
+            if storing:
+                raise TypeError("pages must be a buffer, not None")
+            pages = np.empty((n, self.e.page_size), np.uint8)
+        codes = np.empty(n, np.int8) if status is None else status
+        offset_view = view_of(array, "offsets", n * 8, False)
+        page_view = view_of(pages, "pages" if storing else "out", n * self.e.page_size, not storing)
+        status_view = view_of(codes, "status", n, True)
+        if ns is not None:
+            ns_view = view_of(ns, "ns", n * 4, True)
+            ns_data = <uint32_t *> ns_view.buffer.buf
+        w = self.enter()
+        with nogil:
+            if storing:
+                engine_store_many(self.e, w, type, <const uint64_t *> offset_view.buffer.buf,
+                                  <const uint8_t *> page_view.buffer.buf, n, workers,
+                                  <int8_t *> status_view.buffer.buf, ns_data)
+            else:
+                engine_load_many(self.e, w, type, <const uint64_t *> offset_view.buffer.buf,
+                                 <uint8_t *> page_view.buffer.buf, n, workers,
+                                 <int8_t *> status_view.buffer.buf, ns_data)
+            engine_leave(self.e, w)
+        if storing:
+            return codes
+        if status is None and n and codes.min() < 0:
+            first = int((codes < 0).argmax())
+            raise error_for(int(codes[first]), int(array[first]), swap_type, self)
+        return pages
+
+    def invalidate_many(self, offsets, *, swap_type=0):
+        """Free the pages at `offsets`.  Returns how many were held."""
+        cdef uint32_t type = as_type(swap_type)
+        cdef uint64_t n, freed
+        cdef View view
+        cdef zsw_worker *w
+        array = offset_array(offsets)
+        n = len(array)
+        view = view_of(array, "offsets", n * 8, False)
+        w = self.enter()
+        with nogil:
+            freed = engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf, n)
+            engine_leave(self.e, w)
+        return freed
+
+    def invalidate_range(self, start, stop, *, swap_type=0):
+        """Free the pages at ``start <= offset < stop``.  Returns how many were held."""
+        cdef uint32_t type = as_type(swap_type)
+        cdef uint64_t first = as_offset(start), freed = 0, last
+        cdef zsw_worker *w
+        if stop < 0 or stop > OFFSET_LIMIT:
+            raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
+        w = self.enter()
+        if stop > start:
+            last = stop
+            last -= 1
+            with nogil:
+                freed = engine_invalidate(self.e, w, type, first, last)
+        engine_leave(self.e, w)
+        return freed
+
+    def invalidate_area(self, swap_type=0):
+        """Free every page of an area, which stays online.  Returns how many were held."""
+        return self.invalidate_range(0, OFFSET_LIMIT, swap_type=swap_type)
+
+    def compressed_sizes(self, offsets, *, swap_type=0):
+        """What each page takes, before the allocator's rounding.
+
+        Returns
+        -------
+        ndarray of int32, shape (n,)
+            Compressed bytes; 0 for a same-filled page, `page_size` for one kept raw, -1 where nothing is held.
+        """
+        cdef uint32_t type = as_type(swap_type)
+        cdef uint64_t i, n
+        cdef View view, size_view
+        cdef const uint64_t *at
+        cdef int32_t *size
+        cdef zsw_worker *w
+        array = offset_array(offsets)
+        n = len(array)
+        sizes = np.empty(n, np.int32)
+        view = view_of(array, "offsets", n * 8, False)
+        size_view = view_of(sizes, "sizes", n * 4, True)
+        at = <const uint64_t *> view.buffer.buf
+        size = <int32_t *> size_view.buffer.buf
+        w = self.enter()
+        with nogil:
+            for i in range(n):
+                size[i] = <int32_t> engine_length(self.e, type, at[i])
+            engine_leave(self.e, w)
+        return sizes
+
+    # ---- iteration --------------------------------------------------------------------------------------------------
+
+    def _page_count(self, swap_type=0):
+        cdef uint32_t type = as_type(swap_type)
+        cdef zsw_worker *w = self.enter()
+        cdef uint64_t pages = engine_area_pages(self.e, type)
+        engine_leave(self.e, w)
+        return pages
+
+    def _shards(self, swap_type=0):
+        """Numbers of the area's shards, in order."""
+        cdef uint32_t type = as_type(swap_type)
+        cdef uint64_t found, room = 0
+        cdef View view
+        cdef zsw_worker *w
+        while True:
+            numbers = np.empty(room, np.uint64)
+            view = view_of(numbers, "numbers", room * 8, True)
+            w = self.enter()
+            found = engine_shards(self.e, type, <uint64_t *> view.buffer.buf, room)
+            engine_leave(self.e, w)
+            if found <= room:
+                return np.sort(numbers[:found]).tolist()
+            room = found + found // 4
+
+    def _shard_offsets(self, uint64_t number, swap_type=0):
+        """Offsets held in one shard, in order."""
+        cdef uint32_t type = as_type(swap_type), found
+        cdef zsw_worker *w
+        cdef View view
+        offsets = np.empty(1 << 14, np.uint64)
+        view = view_of(offsets, "offsets", 8 << 14, True)
+        w = self.enter()
+        found = engine_shard_offsets(self.e, type, number, 0, <uint64_t *> view.buffer.buf, 1 << 14)
+        engine_leave(self.e, w)
+        return offsets[:found].tolist()
+
+    # ---- memory and figures -----------------------------------------------------------------------------------------
+
+    def compact(self):
+        """Move pages together in every pool and give the memory freed back to the system.
+
+        Returns
+        -------
+        int
+            Allocator pages freed.
+        """
+        cdef uint64_t freed
+        cdef zsw_worker *w = self.enter()
+        with nogil:
+            freed = engine_compact(self.e, w)
+            engine_leave(self.e, w)
+        return freed
+
+    def _totals(self):
+        """Every counter, and pool_pages, idle_pages, pages_compacted, metadata_bytes."""
+        cdef zsw_totals totals
+        cdef zsw_worker *w = self.enter()
+        cdef int i
+        engine_totals(self.e, &totals)
+        engine_leave(self.e, w)
+        result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
+        result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages, pages_compacted=totals.pages_compacted,
+                      metadata_bytes=totals.metadata_bytes)
+        return result
+
+    def _pools(self):
+        """(compressor, zpool, chain, kernel, current, entries, total pages) of each pool, the current one first."""
+        cdef zsw_worker *w = self.enter()
+        cdef zsw_pool *pool
+        cdef Compressor compressor
+        cdef uint64_t pages
+        rows = []
+        try:
+            for i in range(MAX_POOLS):
+                pool = self.e.pools[i]
+                if pool == NULL:
+                    continue
+                spec = "?"
+                for candidate in self.compressors:
+                    compressor = candidate
+                    if compressor.c.ops == pool.compressor.ops and compressor.c.state == pool.compressor.state:
+                        spec = compressor.spec
+                pages = pool.ops.total_pages(pool.zpool)
+                rows.append((spec, pool.ops.name.decode(), pool.config.chain, bool(pool.config.kernel),
+                             pool == self.e.current, zsw_peek_i64(&pool.entries), pages))
+        finally:
+            engine_leave(self.e, w)
+        return sorted(rows, key=lambda row: not row[4])
+
+    def _validate(self):
+        """Walk every structure and compare it with the counters; AssertionError names what does not agree.  For tests: no
+        other call may be in flight."""
+        cdef zsw_worker *w = self.enter()
+        cdef int rc
+        engine_leave(self.e, w)
+        with nogil:
+            rc = engine_validate(self.e)
+        if rc != 0:
+            raise AssertionError(f"validate: check {rc} failed")

@@ -1,0 +1,79 @@
+# cython: language_level=3
+"""The index: (swap area, offset) -> entry id, in shards of 64 MiB of address space."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from zswap_core.os cimport zsw_mutex
+from zswap_core.slab cimport slab_at, zsw_slab
+
+cdef enum:
+    SHARD_SHIFT = 14                # 2^14 pages of 4 KiB: 64 MiB
+    SHARD_PAGES = 1 << SHARD_SHIFT
+    RUN_SHIFT = 6
+    RUN_PAGES = 1 << RUN_SHIFT      # pages in a run: what one bitmap word covers
+    SHARD_RUNS = 1 << (SHARD_SHIFT - RUN_SHIFT)
+    POS_RUN_MAX = (1 << 26) - 1     # an entry names its place in 32 bits: run:26 | slot:6
+    ARRAY_KINDS = 4                 # arrays of 4, 16, 64 and 256 ids
+
+
+# One cache line.  A shard lives as long as its area, so a pointer to one never dangles.
+cdef struct zsw_shard:
+    zsw_mutex lock                  # guards all below it, and the runs, slots and entries found through it
+    uint32_t type                   # the area's swap type
+    uint64_t number                 # offset >> SHARD_SHIFT
+    uint64_t present[4]             # which of its 256 runs hold pages
+    uint32_t runs                   # array of run ids, in order, packed
+    uint32_t runs_kind
+    uint32_t pages                  # held in this shard
+    uint32_t id                     # its own, for the runs
+
+
+cdef struct zsw_run:
+    uint64_t present                # which of its 64 pages are held
+    uint32_t shard                  # 0 while the run is free
+    uint32_t slots                  # array of entry ids, in order, packed
+    uint8_t number                  # in its shard
+    uint8_t slots_kind
+
+
+cdef struct shard_table:
+    uint64_t mask
+    uint64_t count
+    shard_table *older              # superseded, but readers may still be in it: kept until the area goes
+    size_t map_bytes
+    uint32_t slots[1]               # mask + 1 shard ids, open addressing, 0: free
+
+
+cdef struct zsw_area:
+    zsw_mutex grow                  # serialises adding shards
+    uint32_t type
+    uint32_t online                 # between swapon and swapoff
+    uint64_t nr_pages               # offsets are below this
+    shard_table *table
+
+
+# Lock order: area.grow, then shard.lock, then the slabs' own.
+cdef struct zsw_index:
+    zsw_slab shards
+    zsw_slab runs
+    zsw_slab arrays[ARRAY_KINDS]
+
+
+cdef int index_init(zsw_index *ix) noexcept nogil
+cdef void index_destroy(zsw_index *ix) noexcept nogil
+cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil
+cdef void area_destroy(zsw_area *area) noexcept nogil
+cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
+cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shard **out) noexcept nogil
+cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
+                          uint64_t *numbers, uint64_t capacity) noexcept nogil
+
+cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t *pos) noexcept nogil
+cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil
+cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
+cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
+                            uint32_t *ids, uint32_t capacity) noexcept nogil
+cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil
+
+cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil
+cdef uint64_t area_bytes(zsw_area *area) noexcept nogil
+cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages) noexcept nogil

@@ -1,0 +1,432 @@
+# cython: language_level=3
+"""The sharded interval index.
+
+An area maps offsets to entries in three steps: a hash table finds the shard of 64 MiB that an offset lies in; the shard knows
+by a bitmap which of its 256 runs exist; a run knows by a bitmap which of its 64 pages are held.  Behind each bitmap lies an
+array with one id for each set bit, in order, so the place of an id is the number of set bits before its own.  Arrays come in
+four sizes and grow fourfold, so a lone page costs about 150 bytes and a dense page 4.4.
+
+Newer kernels moved from a red-black tree a shard to a radix tree for the same reason that there is no tree here: four
+dependent loads find any entry, however many there are, with nothing to rebalance, while ranges and order stay natural.
+docs/design.md has the comparison.
+
+Shards are added under `area.grow` and found without a lock: the table only ever gains shards, each published by one store of
+its id, and a table that got too small stays readable until the area ends.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+
+from zswap_core.os cimport (zsw_ctz, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32, zsw_popcount,
+                            zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_take, slab_validate, zsw_slab
+
+cdef enum:
+    TABLE_FIRST = 64        # shards that the first table holds before it doubles: its slots are twice that
+
+
+# ---- set-up ---------------------------------------------------------------------------------------------------------
+
+
+cdef int index_init(zsw_index *ix) noexcept nogil:
+    cdef int kind, rc
+    memset(ix, 0, sizeof(zsw_index))
+    rc = slab_init(&ix.shards, sizeof(zsw_shard))
+    if rc == 0:
+        rc = slab_init(&ix.runs, sizeof(zsw_run))
+    for kind in range(ARRAY_KINDS):
+        if rc == 0:
+            rc = slab_init(&ix.arrays[kind], <size_t> 16 << 2 * kind)
+    if rc != 0:
+        index_destroy(ix)
+    return rc
+
+
+cdef void index_destroy(zsw_index *ix) noexcept nogil:
+    cdef int kind
+    slab_destroy(&ix.shards)
+    slab_destroy(&ix.runs)
+    for kind in range(ARRAY_KINDS):
+        slab_destroy(&ix.arrays[kind])
+
+
+# ---- arrays of ids --------------------------------------------------------------------------------------------------
+
+
+cdef inline uint32_t kind_capacity(uint32_t kind) noexcept nogil:
+    return <uint32_t> 4 << 2 * kind
+
+
+cdef inline uint32_t *array_at(const zsw_index *ix, uint32_t kind, uint32_t array) noexcept nogil:
+    return <uint32_t *> slab_at(&ix.arrays[kind], array)
+
+
+cdef int array_resize(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t to, uint32_t count) noexcept nogil:
+    """Moves `count` ids to an array of kind `to`."""
+    cdef uint32_t fresh
+    if slab_take(&ix.arrays[to], &fresh, 1) != 1:
+        return -ENOMEM
+    memcpy(array_at(ix, to, fresh), array_at(ix, kind[0], array[0]), count * sizeof(uint32_t))
+    slab_give(&ix.arrays[kind[0]], array, 1)
+    array[0] = fresh
+    kind[0] = to
+    return 0
+
+
+cdef int array_insert(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t count, uint32_t rank,
+                      uint32_t value) noexcept nogil:
+    """Puts `value` before place `rank` of an array of `count` ids; an array of none is allocated."""
+    cdef uint32_t *ids
+    if count == 0:
+        if slab_take(&ix.arrays[0], array, 1) != 1:
+            return -ENOMEM
+        kind[0] = 0
+    elif count == kind_capacity(kind[0]) and array_resize(ix, array, kind, kind[0] + 1, count) != 0:
+        return -ENOMEM
+    ids = array_at(ix, kind[0], array[0])
+    memmove(ids + rank + 1, ids + rank, (count - rank) * sizeof(uint32_t))
+    ids[rank] = value
+    return 0
+
+
+cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t count, uint32_t rank) noexcept nogil:
+    """Takes the id at `rank` out of `count` ids; the last one frees the array."""
+    cdef uint32_t *ids = array_at(ix, kind[0], array[0])
+    memmove(ids + rank, ids + rank + 1, (count - rank - 1) * sizeof(uint32_t))
+    if count == 1:
+        slab_give(&ix.arrays[kind[0]], array, 1)
+        array[0] = 0
+    elif kind[0] and count - 1 <= kind_capacity(kind[0] - 1) // 2:
+        # Half of the smaller size, so that an insert does not grow it again; without memory the large one stays.
+        array_resize(ix, array, kind, kind[0] - 1, count - 1)
+
+
+# ---- areas: number -> shard -----------------------------------------------------------------------------------------
+
+
+cdef shard_table *table_new(uint64_t slots) noexcept nogil:
+    cdef size_t size = sizeof(shard_table) + slots * sizeof(uint32_t)
+    cdef shard_table *table = <shard_table *> zsw_map(size)
+    if table != NULL:
+        table.mask = slots - 1
+        table.map_bytes = size
+    return table
+
+
+cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil:
+    memset(area, 0, sizeof(zsw_area))
+    area.type = type
+    area.table = table_new(2 * TABLE_FIRST)
+    return 0 if area.table != NULL else -ENOMEM
+
+
+cdef void area_destroy(zsw_area *area) noexcept nogil:
+    cdef shard_table *table = area.table
+    cdef shard_table *older
+    while table != NULL:
+        older = table.older
+        zsw_unmap(table, table.map_bytes)
+        table = older
+    area.table = NULL
+
+
+cdef inline uint64_t first_slot(const shard_table *table, uint64_t number) noexcept nogil:
+    # Neighbouring shards take neighbouring slots; the high bits only stir far-apart ones.
+    return (number ^ (number >> 21) * <uint64_t> 0x9e3779b97f4a7c15) & table.mask
+
+
+cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil:
+    """The shard of that number, or NULL.  Needs no lock."""
+    cdef shard_table *table = <shard_table *> zsw_load_ptr(<void **> &area.table)
+    cdef uint64_t slot = first_slot(table, number)
+    cdef uint32_t id
+    cdef zsw_shard *shard
+    while True:
+        id = zsw_load_u32(&table.slots[slot])
+        if id == 0:
+            return NULL
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if shard.number == number:
+            return shard
+        slot = (slot + 1) & table.mask
+
+
+cdef void table_put(shard_table *table, uint64_t number, uint32_t id) noexcept nogil:
+    cdef uint64_t slot = first_slot(table, number)
+    while zsw_peek_u32(&table.slots[slot]) != 0:
+        slot = (slot + 1) & table.mask
+    zsw_store_u32(&table.slots[slot], id)       # publishes: the shard is complete by now
+    table.count += 1
+
+
+cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shard **out) noexcept nogil:
+    """Finds or makes the shard of that number."""
+    cdef shard_table *table
+    cdef shard_table *larger
+    cdef uint64_t slot
+    cdef uint32_t id
+    cdef zsw_shard *shard
+    cdef int rc = 0
+    zsw_lock(&area.grow)
+    shard = area_shard(ix, area, number)
+    if shard == NULL:
+        table = area.table
+        if table.count * 2 > table.mask:
+            larger = table_new((table.mask + 1) * 2)
+            if larger != NULL:
+                for slot in range(table.mask + 1):
+                    id = zsw_peek_u32(&table.slots[slot])
+                    if id:
+                        table_put(larger, (<zsw_shard *> slab_at(&ix.shards, id)).number, id)
+                larger.older = table
+                zsw_store_ptr(<void **> &area.table, larger)
+                table = larger
+            elif table.count == table.mask:     # one slot must stay free, or a search would not end
+                rc = -ENOMEM
+        if rc == 0 and slab_take(&ix.shards, &id, 1) != 1:
+            rc = -ENOMEM
+        if rc == 0:
+            shard = <zsw_shard *> slab_at(&ix.shards, id)
+            memset(shard, 0, sizeof(zsw_shard))
+            shard.type = area.type
+            shard.number = number
+            shard.id = id
+            table_put(table, number, id)
+    zsw_unlock(&area.grow)
+    out[0] = shard
+    return rc
+
+
+cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
+                          uint64_t *numbers, uint64_t capacity) noexcept nogil:
+    """Numbers of the shards in first..last (inclusive), unsorted; returns how many there are, though it writes no more than
+    `capacity`."""
+    cdef shard_table *table
+    cdef uint64_t slot, count = 0, number
+    cdef uint32_t id
+    zsw_lock(&area.grow)
+    table = area.table
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        if id:
+            number = (<zsw_shard *> slab_at(&ix.shards, id)).number
+            if first <= number <= last:
+                if count < capacity:
+                    numbers[count] = number
+                count += 1
+    zsw_unlock(&area.grow)
+    return count
+
+
+# ---- shards: where (the offset's low 14 bits) -> entry id.  All under the shard's lock. -----------------------------
+
+
+cdef inline uint32_t run_rank(const zsw_shard *shard, uint32_t run) noexcept nogil:
+    """How many runs come before this one."""
+    cdef uint32_t word = run >> 6, rank = 0, i
+    for i in range(word):
+        rank += zsw_popcount(shard.present[i])
+    return rank + zsw_popcount(shard.present[word] & ((<uint64_t> 1 << (run & 63)) - 1))
+
+
+cdef inline uint32_t run_count(const zsw_shard *shard) noexcept nogil:
+    return (zsw_popcount(shard.present[0]) + zsw_popcount(shard.present[1])
+            + zsw_popcount(shard.present[2]) + zsw_popcount(shard.present[3]))
+
+
+cdef inline uint32_t shard_run(const zsw_index *ix, const zsw_shard *shard, uint32_t run) noexcept nogil:
+    """The id of run number `run`, or 0."""
+    if not shard.present[run >> 6] >> (run & 63) & 1:
+        return 0
+    return array_at(ix, shard.runs_kind, shard.runs)[run_rank(shard, run)]
+
+
+cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t *pos) noexcept nogil:
+    """The slot that holds the entry id at `where`, and its name for the entry; NULL when there is none."""
+    cdef uint32_t id = shard_run(ix, shard, where >> RUN_SHIFT)
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
+    cdef zsw_run *run
+    if id == 0:
+        return NULL
+    run = <zsw_run *> slab_at(&ix.runs, id)
+    if not run.present & bit:
+        return NULL
+    pos[0] = id << RUN_SHIFT | where & (RUN_PAGES - 1)
+    return array_at(ix, run.slots_kind, run.slots) + zsw_popcount(run.present & (bit - 1))
+
+
+cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil:
+    """As shard_find, but makes a slot, holding 0, where there is none.  On -ENOMEM nothing has changed."""
+    cdef uint32_t number = where >> RUN_SHIFT, kind, id, rank
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
+    cdef zsw_run *run
+    cdef bint fresh = False
+    id = shard_run(ix, shard, number)
+    if id == 0:
+        if slab_take(&ix.runs, &id, 1) != 1:
+            return -ENOMEM
+        if id > POS_RUN_MAX:
+            slab_give(&ix.runs, &id, 1)
+            return -ENOMEM
+        fresh = True
+        run = <zsw_run *> slab_at(&ix.runs, id)
+        memset(run, 0, sizeof(zsw_run))
+        run.number = <uint8_t> number
+        if array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0:
+            slab_give(&ix.runs, &id, 1)
+            return -ENOMEM
+        shard.present[number >> 6] |= <uint64_t> 1 << (number & 63)
+        zsw_store_u32(&run.shard, shard.id)
+    run = <zsw_run *> slab_at(&ix.runs, id)
+    rank = zsw_popcount(run.present & (bit - 1))
+    if not run.present & bit:
+        kind = run.slots_kind
+        if array_insert(ix, &run.slots, &kind, zsw_popcount(run.present), rank, 0) != 0:
+            if fresh:
+                drop_run(ix, shard, number, id)
+            return -ENOMEM
+        run.slots_kind = <uint8_t> kind
+        run.present |= bit
+        shard.pages += 1
+    slot[0] = array_at(ix, run.slots_kind, run.slots) + rank
+    pos[0] = id << RUN_SHIFT | where & (RUN_PAGES - 1)
+    return 0
+
+
+cdef void drop_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint32_t id) noexcept nogil:
+    zsw_store_u32(&(<zsw_run *> slab_at(&ix.runs, id)).shard, 0)
+    array_remove(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number))
+    shard.present[number >> 6] &= ~(<uint64_t> 1 << (number & 63))
+    slab_give(&ix.runs, &id, 1)
+
+
+cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil:
+    """Removes the slot at `where`, which must exist."""
+    cdef uint32_t number = where >> RUN_SHIFT, id = shard_run(ix, shard, number), kind
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
+    kind = run.slots_kind
+    array_remove(ix, &run.slots, &kind, zsw_popcount(run.present), zsw_popcount(run.present & (bit - 1)))
+    run.slots_kind = <uint8_t> kind
+    run.present &= ~bit
+    shard.pages -= 1
+    if run.present == 0:
+        drop_run(ix, shard, number, id)
+
+
+cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
+                            uint32_t *ids, uint32_t capacity) noexcept nogil:
+    """The held pages in first..last (inclusive), in order, up to `capacity` of them: their places and entry ids."""
+    cdef uint32_t count = 0, run, lo, hi, bit
+    cdef uint32_t id
+    cdef uint32_t *slots
+    cdef uint64_t left
+    cdef zsw_run *r
+    cdef uint64_t runs
+    run = first >> RUN_SHIFT
+    while run <= last >> RUN_SHIFT and count < capacity:
+        runs = shard.present[run >> 6] >> (run & 63)
+        if runs == 0:
+            run = (run | 63) + 1
+            continue
+        run += zsw_ctz(runs)
+        if run > last >> RUN_SHIFT:
+            break
+        id = shard_run(ix, shard, run)
+        r = <zsw_run *> slab_at(&ix.runs, id)
+        slots = array_at(ix, r.slots_kind, r.slots)
+        lo = first - (run << RUN_SHIFT) if first > run << RUN_SHIFT else 0
+        hi = last - (run << RUN_SHIFT) if last < (run << RUN_SHIFT | (RUN_PAGES - 1)) else RUN_PAGES - 1
+        left = r.present & (<uint64_t> -1 << lo) & (<uint64_t> -1 >> (63 - hi))
+        while left and count < capacity:
+            bit = zsw_ctz(left)
+            where[count] = run << RUN_SHIFT | bit
+            ids[count] = slots[zsw_popcount(r.present & ((<uint64_t> 1 << bit) - 1))]
+            count += 1
+            left &= left - 1
+        run += 1
+    return count
+
+
+cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil:
+    """The shard and place an entry's `pos` names, or NULL.  Without the shard's lock it is only a hint: the run may have gone
+    and come back elsewhere, so lock the shard and look again."""
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)
+    cdef uint32_t shard = zsw_peek_u32(&run.shard)
+    if pos == 0 or shard == 0:
+        return NULL
+    where[0] = <uint32_t> run.number << RUN_SHIFT | pos & (RUN_PAGES - 1)
+    return <zsw_shard *> slab_at(&ix.shards, shard)
+
+
+# ---- figures and checks ---------------------------------------------------------------------------------------------
+
+
+cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil:
+    cdef uint64_t size = slab_bytes(&ix.shards) + slab_bytes(&ix.runs)
+    cdef int kind
+    for kind in range(ARRAY_KINDS):
+        size += slab_bytes(&ix.arrays[kind])
+    return size
+
+
+cdef uint64_t area_bytes(zsw_area *area) noexcept nogil:
+    cdef uint64_t size = sizeof(zsw_area)
+    cdef shard_table *table
+    zsw_lock(&area.grow)
+    table = area.table
+    while table != NULL:
+        size += table.map_bytes
+        table = table.older
+    zsw_unlock(&area.grow)
+    return size
+
+
+cdef int shard_validate(zsw_index *ix, zsw_shard *shard) noexcept nogil:
+    cdef uint32_t number, pages = 0, rank = 0
+    cdef uint32_t id
+    cdef zsw_run *run
+    for number in range(SHARD_RUNS):
+        id = shard_run(ix, shard, number)
+        if id == 0:
+            continue
+        run = <zsw_run *> slab_at(&ix.runs, id)
+        if run.shard != shard.id or run.number != number or run.present == 0:
+            return -21
+        if zsw_popcount(run.present) > <int> kind_capacity(run.slots_kind):
+            return -22
+        pages += zsw_popcount(run.present)
+        rank += 1
+    if rank != run_count(shard) or (rank and rank > kind_capacity(shard.runs_kind)):
+        return -23
+    if pages != shard.pages:
+        return -24
+    return 0
+
+
+cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages) noexcept nogil:
+    """Checks every shard of the area and counts its pages.  At rest only."""
+    cdef shard_table *table = area.table
+    cdef uint64_t slot, shards = 0
+    cdef uint32_t id
+    cdef int rc
+    cdef zsw_shard *shard
+    pages[0] = 0
+    for slot in range(table.mask + 1):
+        id = table.slots[slot]
+        if id == 0:
+            continue
+        shards += 1
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if shard.id != id or area_shard(ix, area, shard.number) != shard or shard.type != area.type:
+            return -20
+        rc = shard_validate(ix, shard)
+        if rc != 0:
+            return rc
+        pages[0] += shard.pages
+    if shards != table.count:
+        return -25
+    rc = slab_validate(&ix.shards)
+    if rc == 0:
+        rc = slab_validate(&ix.runs)
+    return rc

@@ -1,0 +1,40 @@
+# cython: language_level=3
+"""Fixed-size items named by 32-bit ids, in chunks that never move and go back to the system when they empty."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from zswap_core.os cimport zsw_mutex
+
+
+cdef struct slab_chunk:
+    uint8_t *base           # published before the first id of the chunk is
+    uint32_t free_head      # 1 + index of the first freed item; 0: none
+    uint32_t bump           # items from here on are untouched, and read as zeros
+    uint32_t inuse
+    uint32_t prev           # neighbours among the chunks that have room, 1 + chunk number; 0: none
+    uint32_t next
+
+
+cdef struct zsw_slab:
+    slab_chunk *chunks      # address space for all there can be, so that a reader needs no lock
+    size_t item_size
+    uint32_t shift          # log2 of the items in a chunk
+    uint32_t chunk_count    # chunks mapped so far
+    uint32_t room           # head of the list of chunks with room, 1 + chunk number
+    zsw_mutex lock          # a leaf: nothing is locked under it
+    uint64_t inuse          # items handed out
+    uint64_t touched        # items whose memory has been touched since it last came from the system
+
+
+cdef int slab_init(zsw_slab *s, size_t item_size) noexcept nogil
+cdef void slab_destroy(zsw_slab *s) noexcept nogil
+cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil
+cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept nogil
+cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil
+cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil
+cdef int slab_validate(zsw_slab *s) noexcept nogil
+
+
+cdef inline void *slab_at(const zsw_slab *s, uint32_t id) noexcept nogil:
+    """The item `id` names.  Any id that slab_take ever gave is safe to look at, even after it was given back."""
+    cdef uint32_t mask = (<uint32_t> 1 << s.shift) - 1
+    return s.chunks[id >> s.shift].base + <size_t> (id & mask) * s.item_size

@@ -1,0 +1,201 @@
+# cython: language_level=3
+"""Slabs: where entries and index nodes live.
+
+An id is `chunk << shift | index`; id 0 is never handed out, so 0 can mean "none".  A chunk's freed items form a list through
+their own first four bytes.  When a chunk's last item comes back its memory goes to the system at once, unless it is the
+only chunk with room: that one is kept warm.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
+
+cdef enum:
+    CHUNK_BYTES = 256 << 10
+    MAX_CHUNKS = 1 << 19
+    OS_PAGE = 4096
+
+
+cdef inline size_t chunk_bytes(const zsw_slab *s) noexcept nogil:
+    cdef size_t size = s.item_size << s.shift
+    return (size + OS_PAGE - 1) & ~(<size_t> OS_PAGE - 1)
+
+
+cdef int slab_init(zsw_slab *s, size_t item_size) noexcept nogil:
+    """Prepares an empty slab.  `item_size` is at least 4 and at most CHUNK_BYTES."""
+    s.chunks = NULL
+    s.item_size = item_size
+    s.shift = 0
+    while (item_size << (s.shift + 1)) <= <size_t> CHUNK_BYTES:
+        s.shift += 1
+    s.chunk_count = 0
+    s.room = 0
+    s.lock.word = 0
+    s.inuse = 0
+    s.touched = 0
+    s.chunks = <slab_chunk *> zsw_map(MAX_CHUNKS * sizeof(slab_chunk))
+    return 0 if s.chunks != NULL else -ENOMEM
+
+
+cdef void slab_destroy(zsw_slab *s) noexcept nogil:
+    cdef uint32_t i
+    if s.chunks == NULL:
+        return
+    for i in range(s.chunk_count):
+        zsw_unmap(s.chunks[i].base, chunk_bytes(s))
+    zsw_unmap(s.chunks, MAX_CHUNKS * sizeof(slab_chunk))
+    s.chunks = NULL
+    s.chunk_count = 0
+    s.room = 0
+    s.inuse = 0
+    s.touched = 0
+
+
+cdef void room_push(zsw_slab *s, uint32_t number) noexcept nogil:
+    cdef slab_chunk *c = &s.chunks[number]
+    c.prev = 0
+    c.next = s.room
+    if s.room:
+        s.chunks[s.room - 1].prev = number + 1
+    s.room = number + 1
+
+
+cdef void room_remove(zsw_slab *s, uint32_t number) noexcept nogil:
+    cdef slab_chunk *c = &s.chunks[number]
+    if c.prev:
+        s.chunks[c.prev - 1].next = c.next
+    else:
+        s.room = c.next
+    if c.next:
+        s.chunks[c.next - 1].prev = c.prev
+    c.prev = 0
+    c.next = 0
+
+
+cdef int add_chunk(zsw_slab *s) noexcept nogil:
+    cdef uint32_t number = s.chunk_count
+    cdef slab_chunk *c
+    cdef void *base
+    # An id has 32 bits: with small items it is they that run out, not the chunk table.
+    if number == MAX_CHUNKS or (<uint64_t> (number + 1) << s.shift) > <uint64_t> 0xffffffff:
+        return -ENOMEM
+    base = zsw_map(chunk_bytes(s))
+    if base == NULL:
+        return -ENOMEM
+    c = &s.chunks[number]
+    c.free_head = 0
+    c.bump = 0
+    if number == 0:
+        c.bump = 1                      # id 0 means "none"
+        s.touched += 1
+    c.inuse = 0
+    zsw_store_ptr(<void **> &c.base, base)
+    s.chunk_count = number + 1
+    room_push(s, number)
+    return 0
+
+
+cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil:
+    """Hands out up to `count` items; returns how many: fewer only when there is no memory.  Their content is undefined."""
+    cdef uint32_t got = 0, number, index, size = <uint32_t> 1 << s.shift
+    cdef slab_chunk *c
+    zsw_lock(&s.lock)
+    while got < count:
+        if s.room == 0 and add_chunk(s) != 0:
+            break
+        number = s.room - 1
+        c = &s.chunks[number]
+        while got < count:
+            if c.free_head:
+                index = c.free_head - 1
+                c.free_head = (<uint32_t *> (c.base + <size_t> index * s.item_size))[0]
+            elif c.bump < size:
+                index = c.bump
+                c.bump += 1
+                s.touched += 1
+            else:
+                break
+            c.inuse += 1
+            ids[got] = number << s.shift | index
+            got += 1
+        if c.free_head == 0 and c.bump == size:
+            room_remove(s, number)
+    s.inuse += got
+    zsw_unlock(&s.lock)
+    return got
+
+
+cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept nogil:
+    """Takes items back.  Their first four bytes become the slab's."""
+    cdef uint32_t i, number, index, first, size = <uint32_t> 1 << s.shift
+    cdef slab_chunk *c
+    zsw_lock(&s.lock)
+    for i in range(count):
+        number = ids[i] >> s.shift
+        index = ids[i] & (size - 1)
+        c = &s.chunks[number]
+        if c.free_head == 0 and c.bump == size:
+            room_push(s, number)        # it was full, so it was on no list
+        (<uint32_t *> (c.base + <size_t> index * s.item_size))[0] = c.free_head
+        c.free_head = index + 1
+        c.inuse -= 1
+        if c.inuse == 0 and (s.room != number + 1 or c.next):
+            if zsw_release(c.base, chunk_bytes(s)) == 0:
+                first = 1 if number == 0 else 0
+                s.touched -= c.bump - first
+                c.bump = first
+                c.free_head = 0
+    s.inuse -= count
+    zsw_unlock(&s.lock)
+
+
+cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil:
+    """Memory that the slab occupies, its table of chunks included."""
+    cdef uint64_t size
+    zsw_lock(&s.lock)
+    size = s.touched * s.item_size + s.chunk_count * sizeof(slab_chunk)
+    zsw_unlock(&s.lock)
+    return size
+
+
+cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil:
+    """One past the greatest id that may be in use: for a walk over all items."""
+    cdef uint32_t limit
+    zsw_lock(&s.lock)
+    limit = s.chunk_count << s.shift
+    zsw_unlock(&s.lock)
+    return limit
+
+
+cdef int slab_validate(zsw_slab *s) noexcept nogil:
+    """0 when the lists, the counts and the chunks agree; else a negative number naming the check.  At rest only."""
+    cdef uint64_t inuse = 0, touched = 0
+    cdef uint32_t i, free, link, on_list = 0, with_room = 0, previous = 0, size = <uint32_t> 1 << s.shift
+    cdef slab_chunk *c
+    for i in range(s.chunk_count):
+        c = &s.chunks[i]
+        free = 0
+        link = c.free_head
+        while link:
+            free += 1
+            if link > c.bump or free > size:
+                return -1
+            link = (<uint32_t *> (c.base + <size_t> (link - 1) * s.item_size))[0]
+        if c.inuse + free + (1 if i == 0 else 0) != c.bump:
+            return -2
+        if free or c.bump < size:
+            with_room += 1
+        inuse += c.inuse
+        touched += c.bump
+    link = s.room
+    while link:
+        on_list += 1
+        if link > s.chunk_count or on_list > s.chunk_count or s.chunks[link - 1].prev != previous:
+            return -3
+        previous = link
+        link = s.chunks[link - 1].next
+    if on_list != with_room:
+        return -4
+    if inuse != s.inuse or touched != s.touched:
+        return -5
+    return 0

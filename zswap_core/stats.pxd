@@ -1,0 +1,36 @@
+# cython: language_level=3
+"""The counters: one list, one array a worker, summed when somebody asks.
+
+A worker is used by one thread at a time, so counting is a plain add; it is published with a relaxed store because stats()
+may read it meanwhile.  A gauge is the sum of what was added and taken away, by whichever worker.
+"""
+from libc.stdint cimport int64_t
+
+from zswap_core.os cimport zsw_poke_i64
+
+
+cpdef enum Counter:
+    # gauges
+    stored_pages
+    same_filled_pages
+    stored_incompressible_pages
+    compressed_bytes
+    # events
+    pool_limit_hit
+    reject_disabled
+    reject_area
+    reject_accept_threshold
+    reject_compress_poor
+    reject_compress_fail
+    reject_alloc_fail
+    reject_kmemcache_fail
+    decompress_fail
+    duplicate_entry
+    loads
+    load_misses
+    invalidates
+    COUNTERS                    # how many there are
+
+
+cdef inline void count(int64_t *counters, Counter which, int64_t by) noexcept nogil:
+    zsw_poke_i64(&counters[<int> which], counters[<int> which] + by)

@@ -1,0 +1,18 @@
+# cython: language_level=3
+"""What became of one page.  The only list of these codes; Python sees it as zswap.Status."""
+
+
+cpdef enum Status:
+    STORED = 0              # held, compressed
+    SAME_FILLED = 1         # held as one word
+    INCOMPRESSIBLE = 2      # held raw
+    DISABLED = -1           # the `enabled` parameter is off
+    NO_AREA = -2            # no such swap area, or the offset lies beyond its end
+    POOL_LIMIT = -3         # the pool is at its limit
+    ACCEPT_THRESHOLD = -4   # the pool was at its limit and has not fallen to the accept threshold since
+    COMPRESS_POOR = -5      # would take a whole page, and `reject_compress_poor` is on; or the allocator has no room that large
+    COMPRESS_FAIL = -6      # the compressor failed
+    ALLOC_FAIL = -7         # no memory for the page
+    ENTRY_FAIL = -8         # no memory for its entry or the index
+    ABSENT = -9             # nothing held at that offset
+    CORRUPT = -10           # decompression failed; the entry is kept
