@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zswap import CompressorNotFound, Error, __version__
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -62,7 +64,6 @@ class PageCount(click.ParamType):
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
     """Turn what a user can meet into one line and an exit code."""
-    from zswap import CompressorNotFound, Error
     from zswap.pages import SourceError
     from zswap.plot import PlotError
 
@@ -120,19 +121,19 @@ def _check_compressors(specs: tuple[str, ...]) -> None:
 
     for spec in specs:
         try:
-            zswap.ZSwap(compressor=spec, max_pool_bytes=1 << 20, shrinker_enabled=False).close()
+            zswap.ZSwap(spec, max_pool_bytes=1 << 20).close()
         except (ValueError, zswap.Error) as error:
             raise Refusal(f"cannot use compressor {spec!r}: {error}; see `zswap compressors`") from error
 
 
 def _check_zpools(names: tuple[str, ...]) -> None:
-    import zswap
+    from zswap.zpools import parse_zpool
 
-    known = [*zswap.zpools(), "zsmalloc-kernel"]
     for name in names:
-        base, colon, chain = name.partition(":")
-        if base not in known or (colon and (not base.startswith("zsmalloc") or not chain.isdigit() or not 1 <= int(chain) <= 16)):
-            raise Refusal(f"unknown zpool {name!r}: choose from {', '.join(known)} (zsmalloc with a chain of 1 to 16: {known[-1]}:4)")
+        try:
+            parse_zpool(name)
+        except ValueError as error:
+            raise Refusal(str(error)) from error
 
 
 def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,15 +149,17 @@ def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="zswap", prog_name="zswap", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="zswap", message="%(prog)s %(version)s")
 def cli() -> None:
     """Compressed swap as a library: see what it would save."""
 
 
-@cli.command()
+@cli.command(short_help="Estimate what zswap would save.")
 @_target_options
 @click.option("--pages", type=PageCount(), default="20000", show_default=True, help="Pages to sample, or 'all'.")
-@click.option("--compressor", "compressors", metavar="SPEC", multiple=True, help="Try this one (lz4, zstd:3); may be repeated.")
+@click.option(
+    "--compressor", "compressors", metavar="SPEC", multiple=True, help="Try this one (lz4, zstd:3); may be repeated."
+)
 @click.option("--zpool", "zpools", metavar="NAME", multiple=True, help="Try this allocator (zsmalloc, zsmalloc-kernel:4).")
 @click.option("--maps", is_flag=True, help="Break the target down by mapping.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -200,7 +203,7 @@ def analyze(
             click.echo(f"drawn: {plot}", err=True)
 
 
-@cli.command()
+@cli.command(short_help="Write the pages of a target to a file.")
 @_target_options
 @click.option("--pages", type=PageCount(), default="all", show_default=True, help="Pages to sample at random, or 'all'.")
 @click.option("-o", "--output", metavar="FILE", required=True, help="Where to write; readable by you alone.")
@@ -216,7 +219,7 @@ def capture(
     """Write the pages of a target to a file, one after another, for `zswap analyze --file`."""
     with _plain_errors():
         from zswap import pages as reading
-        from zswap.report import size_text
+        from zswap.memory import format_bytes
 
         with _open_target(pid, files, core, more) as source, _progress() as progress:
             try:
@@ -228,12 +231,16 @@ def capture(
                     progress=None if progress is None else lambda done, total: progress(done, total, "writing pages"),
                 )
             except OSError as error:
-                raise Refusal(f"cannot write {output}: {error.strerror}; name a file in a directory you may write to") from error
+                raise Refusal(
+                    f"cannot write {output}: {error.strerror}; name a file in a directory you may write to"
+                ) from error
         lost = f" ({vanished:,} had vanished)" if vanished else ""
-        click.echo(f"{written:,} pages of {source.title}{lost}, {size_text(written * source.page_size)}: {output}", err=True)
+        click.echo(
+            f"{written:,} pages of {source.title}{lost}, {format_bytes(written * source.page_size)}: {output}", err=True
+        )
 
 
-@cli.command()
+@cli.command(short_help="List the compressors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compressors(as_json: bool) -> None:
     """List the compressors, their libraries, and where these were found."""
@@ -265,6 +272,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = cli.main(args=arguments, prog_name="zswap", standalone_mode=False)
         sys.stdout.flush()
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and newer: `zswap` alone
+            error.show()
+        else:
+            where = error.ctx.command_path if error.ctx is not None else "zswap"
+            click.echo(f"zswap: {error.format_message()} (see `{where} --help`)", err=True)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

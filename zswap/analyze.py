@@ -5,17 +5,17 @@ works out for each allocator (zpool) what the whole target would take.
 
 The estimate
 ------------
-The sample is drawn uniformly at random without replacement: ``n`` of ``N`` pages.  A page with a payload of ``s`` bytes costs
-``c(s)`` bytes: its share of the allocator's pages plus its metadata.  The mean cost of the sample estimates that of the target
-without bias, with the variance ``(1 - n/N) * S**2 / n``, where ``S**2`` is the sample variance of ``c`` and ``1 - n/N`` the
-finite population correction (W. G. Cochran, Sampling Techniques, 3rd ed., 1977, theorem 2.2 and equation 2.20).  The interval is
-the mean -+ t standard errors, t being the quantile of Student's distribution (Cochran 2.24).  When all pages are read it is a
-point.  It says how far a sample may mislead; that the process goes on changing is not in it.
+The sample is drawn uniformly at random without replacement: ``n`` of ``N`` pages.  A page with a payload of ``s`` bytes
+costs ``c(s)`` bytes: its share of the allocator's pages plus its metadata.  The mean cost of the sample estimates that of
+the target without bias, with the variance ``(1 - n/N) * S**2 / n``, where ``S**2`` is the sample variance of ``c`` and
+``1 - n/N`` the finite population correction (W. G. Cochran, Sampling Techniques, 3rd ed., 1977, theorem 2.2 and equation
+2.20).  The interval is the mean -+ t standard errors, t being the quantile of Student's distribution (Cochran 2.24).  When
+all pages are read it is a point.  It says how far a sample may mislead; that the process goes on changing is not in it.
 
-An allocator hands memory out in whole zspages, so the estimate itself scales the number of objects in each size class from the
-sample to the target and rounds that up to zspages, as the allocator would.  For all pages of a target the result is therefore
-what the allocator reports, not an approximation.  (Rounding up is at most one zspage a class: it moves the middle of the
-interval, not its width.)
+An allocator hands memory out in zspages, so the estimate itself scales the number of objects in each size class from the
+sample to the target and counts the zspages for that many, as the allocator would fill them.  For all pages of a target the result is
+therefore what the allocator reports, not an approximation.  (Rounding up is at most one zspage a class: it moves the middle
+of the interval, not its width.)
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 import zswap
 from zswap.pages import PageSource, SourceError, sample
+from zswap.zpools import parse_zpool
 
 __all__ = [
     "DEFAULT_COMPRESSORS",
@@ -66,6 +67,7 @@ NEARLY_DENSEST = 0.90
 #: The kernel's default, and a bound above which the pool would crowd out what runs.
 DEFAULT_POOL_PERCENT, LARGEST_POOL_PERCENT = 20, 50
 
+_NO_LIMIT = 1 << 40  # for engines that hold no more than a part of the sample
 _BATCH = 1024  # pages between two looks at Ctrl-C
 _TIMED_PAGES = 4096
 _REPEATS = 5
@@ -318,6 +320,8 @@ class SlotTable:
         Bytes that the allocator puts in front of an object; an object too large for that has them elsewhere.
     page_metadata, object_metadata : float
         Metadata bytes of every page, and of every page with an object.
+    whole : bool
+        Whether a zspage takes all of its pages from its first object on, as in the kernel; this library's grows page by page.
     """
 
     name: str
@@ -327,6 +331,7 @@ class SlotTable:
     header: int
     page_metadata: float
     object_metadata: float
+    whole: bool
 
     @property
     def slots(self) -> Int64Array:
@@ -345,12 +350,17 @@ class SlotTable:
 
     def allocator_bytes(self, histogram: Int64Array, population: int) -> int:
         page_size, measured = histogram.size - 1, int(histogram.sum())
-        counts = np.bincount(self._class_of(page_size)[1:], weights=histogram[1:], minlength=self.sizes.size).astype(np.int64)
-        zspages = [
-            -(-count * population // (measured * objects))  # exact: Python's integers do not overflow
-            for count, objects in zip(counts.tolist(), self.objects.tolist(), strict=True)
-        ]
-        return sum(z * p for z, p in zip(zspages, self.pages.tolist(), strict=True)) * page_size
+        of_class = self._class_of(page_size)[1:]
+        counts = np.bincount(of_class, weights=histogram[1:], minlength=self.sizes.size).astype(np.int64)
+        columns = (self.sizes.tolist(), self.pages.tolist(), self.objects.tolist())
+        total = 0
+        for count, size, pages, objects in zip(counts.tolist(), *columns, strict=True):
+            there = -(-count * population // measured)  # exact: Python's integers do not overflow
+            zspages, rest = divmod(there, objects)
+            total += zspages * pages
+            if rest:
+                total += pages if self.whole else -(-rest * size // page_size)
+        return total * page_size
 
     def metadata_costs(self, page_size: int) -> FloatArray:
         costs = np.full(page_size + 1, self.page_metadata + self.object_metadata)
@@ -396,10 +406,10 @@ class FedZpool:
         return costs
 
 
-def kernel_zsmalloc(chain: int = 8, *, page_size: int = 4096) -> SlotTable:
-    """Model the Linux kernel's zsmalloc under zswap: `chain` is CONFIG_ZSMALLOC_CHAIN_SIZE (8 unless set otherwise)."""
-    name = "zsmalloc-kernel" if chain == 8 else f"zsmalloc-kernel:{chain}"
-    return _slot_table(name, chain, True, page_size, KERNEL_OBJECT_HEADER, KERNEL_ENTRY_BYTES, KERNEL_HANDLE_BYTES)
+def kernel_zsmalloc(chain: int = 0, *, page_size: int = 4096) -> SlotTable:
+    """Model the Linux kernel's zsmalloc under zswap; `chain` is CONFIG_ZSMALLOC_CHAIN_SIZE, 0 for the default of 8."""
+    name = f"zsmalloc-kernel:{chain}" if chain else "zsmalloc-kernel"
+    return _slot_table(name, chain or 8, True, page_size, KERNEL_OBJECT_HEADER, KERNEL_ENTRY_BYTES, KERNEL_HANDLE_BYTES)
 
 
 def zpool_model(name: str, *, page_size: int = 4096) -> ZpoolModel:
@@ -408,24 +418,24 @@ def zpool_model(name: str, *, page_size: int = 4096) -> ZpoolModel:
     Parameters
     ----------
     name : str
-        ``zsmalloc``, ``zsmalloc-kernel[:CHAIN]``, or another of ``zswap.zpools()``.
+        One of ``zswap.zpools()``; of zsmalloc also with its chain, as in ``zsmalloc-kernel:4``.
     page_size : int
 
     Returns
     -------
     ZpoolModel
     """
-    base, _, chain = name.partition(":")
-    if base == "zsmalloc-kernel":
-        return kernel_zsmalloc(int(chain or 8), page_size=page_size)
+    base, chain, kernel = parse_zpool(name)
+    if kernel:
+        return kernel_zsmalloc(chain, page_size=page_size)
     page, item = _library_metadata(name, page_size)
     if base == "zsmalloc":
-        return _slot_table(name, int(chain or 0), False, page_size, 0, page, item)
+        return _slot_table(name, chain, False, page_size, 0, page, item)
 
     def malloc_pages(sizes: Int64Array) -> int:
         pool = Zpool(name, page_size=page_size)
-        pool.malloc_many(sizes)
-        return int(pool.stats().total_pages)
+        pool.malloc_many(sizes.astype(np.uint32))
+        return int(pool.total_pages)
 
     from zswap_core.testing_zpool import Zpool
 
@@ -439,7 +449,7 @@ def _slot_table(
 
     table = np.array(Zpool("zsmalloc", chain=chain, kernel=kernel, page_size=page_size).classes(), np.int64)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    return SlotTable(name, table[:, 0], table[:, 1], table[:, 2], header, page_metadata, object_metadata)
+    return SlotTable(name, table[:, 0], table[:, 1], table[:, 2], header, page_metadata, object_metadata, kernel)
 
 
 def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
@@ -454,9 +464,7 @@ def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
     other[:, ::512] = 1
     growth = []
     for pages in (same, other):
-        with zswap.ZSwap(
-            compressor="lz4", zpool=zpool, page_size=page_size, max_pool_bytes=1 << 40, shrinker_enabled=False
-        ) as engine:
+        with zswap.ZSwap("lz4", zpool, page_size=page_size, max_pool_bytes=_NO_LIMIT) as engine:
             for number in range(2 * batches):
                 if number == batches:
                     before = engine.stats().metadata_bytes
@@ -505,7 +513,7 @@ def estimate(result: CompressorResult, model: ZpoolModel, population: int) -> Es
 
 
 def _student_t95(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution (Cornish-Fisher; Abramowitz and Stegun 26.7.5); good to 2 % from 3 on."""
+    """The 97.5 % quantile of Student's distribution, good to 2 % from 3 on (Abramowitz and Stegun 26.7.5)."""
     z, v = 1.959963984540054, max(freedom, 1)
     return (
         z
@@ -541,7 +549,7 @@ def analyze(
     compressors : sequence of str, optional
         Compressors to try, such as ``zstd:3``; `default_compressors` unless given.
     zpools : sequence of str, optional
-        Allocators to try; unless given, all of this library and the kernel's zsmalloc.
+        Allocators to try; unless given, all that `zswap.zpools` lists.
     pages : int or None
         Pages to sample; None for all of the target.
     seed : int
@@ -564,10 +572,7 @@ def analyze(
     if not names:
         raise zswap.CompressorNotFound("no compressor is available: pip install lz4 zstd")
     size = source.page_size
-    models = [
-        zpool_model(name, page_size=size)
-        for name in dict.fromkeys(zpools if zpools is not None else [*zswap.zpools(), "zsmalloc-kernel"])
-    ]
+    models = [zpool_model(name, page_size=size) for name in dict.fromkeys(zpools if zpools is not None else zswap.zpools())]
     measured = _measure(source, names, pages, seed, progress)
     estimates = [estimate(result, model, len(source)) for result in measured.results for model in models]
     return Analysis(
@@ -667,11 +672,7 @@ class _Engines:
         self.all: list[zswap.ZSwap] = []
         try:
             for name in names:
-                self.all.append(
-                    zswap.ZSwap(
-                        compressor=name, zpool="zsmalloc", page_size=page_size, max_pool_bytes=1 << 40, shrinker_enabled=False
-                    )
-                )
+                self.all.append(zswap.ZSwap(name, "zsmalloc", page_size=page_size, max_pool_bytes=_NO_LIMIT))
         except BaseException:
             self.close()
             raise
@@ -701,9 +702,8 @@ class _Engines:
         status = self.all[number].store_many(offsets, pages, threads=threads, ns=ns)
         if (status < 0).any():
             refused = status[status < 0]
-            raise zswap.Error(
-                f"{self.names[number]}: {refused.size} of {status.size} pages were not stored ({zswap.Status(int(refused[0])).name})"
-            )
+            why = zswap.Status(int(refused[0])).name
+            raise zswap.Error(f"{self.names[number]}: {refused.size} of {status.size} pages were not stored ({why})")
 
 
 def _time(
@@ -711,9 +711,10 @@ def _time(
 ) -> list[tuple[Timing, Timing]]:
     """Time storing and loading page by page.
 
-    The compressors take turns, so that a slow moment of the machine hits all of them; of each page the median of all rounds
-    counts.  Everything has run before (the sizes were taken with the same engines), so nothing is timed cold.  Pages are stored
-    and loaded in random order, as reclaim and faults would come, not in the order that prefetching likes.
+    The compressors take turns, so that a slow moment of the machine hits all of them; of each page the median of all
+    rounds counts.  Everything has run before (the sizes were taken with the same engines), so nothing is timed cold.
+    Pages are stored and loaded in random order, as reclaim and faults would come, not in the order that prefetching
+    likes.
     """
     if not len(pages):  # all that were to be timed have vanished
         nothing = Timing(math.nan, math.nan, math.nan)

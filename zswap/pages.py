@@ -1,14 +1,15 @@
 """Where pages come from: a live process, files, or a core dump.
 
-Every source is a list of *runs*: stretches of pages that lie one after another in a file that can be read with preadv(2).  For
-a process that file is /proc/PID/mem and the offset is the address; the process is not stopped, so a page may vanish between
-the look at the page tables and the read.  It is then left out and counted.
+Every source is a list of *runs*: stretches of pages that lie one after another in a file that can be read with
+preadv(2).  For a process that file is /proc/PID/mem and the offset is the address; the process is not stopped, so a page
+may vanish between the look at the page tables and the read.  It is then left out and counted.
 
 What counts as anonymous memory of a process is what the kernel would have to swap for it: pages present in its private
-mappings that belong to no file, so heap, stacks and anonymous mmap, and also those pages of a privately mapped file that the
-process has written to.  Left out: pages of files (dropped, not swapped), shared memory (it belongs to no single process), the
-kernel's one zero page wherever it is mapped (it takes no memory; told apart from Linux 6.7 on, by PAGEMAP_SCAN), devices,
-hugetlb pages and the vdso.  Pages in swap already are counted apart and not read, as reading them would bring them back.
+mappings that belong to no file, so heap, stacks and anonymous mmap, and also those pages of a privately mapped file that
+the process has written to.  Left out: pages of files (dropped, not swapped), shared memory (it belongs to no single
+process), the kernel's one zero page wherever it is mapped (it takes no memory; told apart from Linux 6.7 on, by
+PAGEMAP_SCAN), devices, hugetlb pages and the vdso.  Pages in swap already are counted apart and not read, as reading them
+would bring them back.
 """
 
 from __future__ import annotations
@@ -202,19 +203,18 @@ class PageSource:
             except OSError as error:
                 if self.kind != "process" or error.errno not in (errno.EIO, errno.EFAULT, errno.ENOMEM):
                     raise SourceError(f"cannot read {self.paths[path]}: {error.strerror}") from error
-                got = 0
             else:
-                if got == 0:
+                if self.kind == "process" and got == 0:
                     raise SourceError(
                         f"process {self.pid} ended while its memory was read; choose another, or a core dump of it (--core)"
-                        if self.kind == "process"
-                        else f"{self.paths[path]} became shorter while it was read; try again when nothing writes to it"
                     )
-            done += got // size
-            if done < end and (self.kind == "process" or got % size):
-                if self.kind != "process":
-                    raise SourceError(f"{self.paths[path]} became shorter while it was read; try again when nothing writes to it")
-                lost.append(done)  # the page after the last whole one is gone; go on behind it
+                if self.kind != "process" and got < size:
+                    raise SourceError(
+                        f"{self.paths[path]} became shorter while it was read; try again when nothing writes to it"
+                    )
+                done += got // size
+            if self.kind == "process" and done < end:  # the page behind the last whole one is gone; go on behind that
+                lost.append(done)
                 done += 1
 
     def _descriptor(self, path: int) -> int:
@@ -228,7 +228,7 @@ class PageSource:
         return self._open[1]
 
 
-def sample(total: int, wanted: int | None, seed: int = 0, chunk: int = CHUNK_PAGES) -> Iterator[Int64Array]:
+def sample(total: int, wanted: int | None, seed: int = 0, chunk: int | None = None) -> Iterator[Int64Array]:
     """Choose pages uniformly at random without replacement, and give them out in ascending chunks.
 
     Parameters
@@ -239,13 +239,14 @@ def sample(total: int, wanted: int | None, seed: int = 0, chunk: int = CHUNK_PAG
         How many to choose; None, or `total` and more, for all of them.
     seed : int
         The same seed gives the same pages.
-    chunk : int
-        Most pages in one chunk.
+    chunk : int, optional
+        Most pages in one chunk; `CHUNK_PAGES` unless given.
 
     Yields
     ------
     ndarray of int64
     """
+    chunk = CHUNK_PAGES if chunk is None else chunk
     if wanted is None or wanted >= total:
         for begin in range(0, total, chunk):
             yield np.arange(begin, min(begin + chunk, total), dtype=np.int64)
@@ -291,7 +292,9 @@ def largest_process(candidates: Iterable[Process] | None = None) -> Process:
         except OSError:
             continue
         return process
-    raise SourceError("no other process may be read by this user; run as root, or name a target with --pid, --file or --core")
+    raise SourceError(
+        "no other process may be read by this user; run as root, or name a target with --pid, --file or --core"
+    )
 
 
 def open_process(pid: int, *, page_size: int = mmap.PAGESIZE) -> PageSource:
@@ -374,6 +377,10 @@ def _process_error(pid: int, error: OSError) -> SourceError:
         return SourceError(
             f"may not read the memory of process {pid} ({_command(pid)}): run as root or as its owner (and see"
             " /proc/sys/kernel/yama/ptrace_scope)"
+        )
+    if os.path.exists(f"/proc/{pid}") and error.errno in (errno.ENOENT, errno.ESRCH):
+        return SourceError(
+            f"process {pid} ({_command(pid)}) has no memory of its own: it is a kernel thread, or has just ended"
         )
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return SourceError(f"no process {pid}: it has ended or never was; see `ps` for those that run")
@@ -465,11 +472,9 @@ def _scan_area(pagemap: int, area: _Area) -> Iterator[_Ranges]:
     unwanted, wanted = _IS_FILE | _IS_PFNZERO, _IS_PRESENT | _IS_SWAPPED
     at = area.start
     while at < area.end:
-        argument = bytearray(
-            _PM_SCAN_ARG.pack(
-                _PM_SCAN_ARG.size, 0, at, area.end, 0, regions.ctypes.data, _SCAN_REGIONS, 0, unwanted, unwanted, wanted, wanted
-            )
-        )
+        to = (regions.ctypes.data, _SCAN_REGIONS, 0)
+        request = _PM_SCAN_ARG.pack(_PM_SCAN_ARG.size, 0, at, area.end, 0, *to, unwanted, unwanted, wanted, wanted)
+        argument = bytearray(request)
         found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
         walked = _PM_SCAN_ARG.unpack(argument)[4]
         part = regions[:found].astype(np.int64)
@@ -528,7 +533,7 @@ def _file_size(path: str) -> int:
         status = os.stat(path)
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except FileNotFoundError as error:
-        raise SourceError(f"no such file: {path}") from error
+        raise SourceError(f"no such file: {path} (seen from {os.getcwd()})") from error
     except PermissionError as error:
         raise SourceError(f"may not read {path}: run as a user who may, or change its permissions") from error
     except OSError as error:
@@ -745,9 +750,9 @@ def _without_holes(path: str, begin: int, end: int, page_size: int) -> tuple[Int
 def open_core(path: str | os.PathLike[str], *, page_size: int = mmap.PAGESIZE) -> PageSource:
     """Open the memory in an ELF core dump: every PT_LOAD segment with data in the file.
 
-    Holes in the file are left out and counted (`hole_pages`): the kernel leaves one for each page that was never touched, and
-    newer versions of gdb for each page of zeros too.  A dump may hold pages of mapped files, which the kernel would not swap;
-    their mapping names tell them apart.
+    Holes in the file are left out and counted (`hole_pages`): the kernel leaves one for each page that was never touched,
+    and newer versions of gdb for each page of zeros too.  A dump may hold pages of mapped files, which the kernel would
+    not swap; their mapping names tell them apart.
 
     Parameters
     ----------

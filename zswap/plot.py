@@ -10,7 +10,7 @@ import numpy as np
 
 from zswap import Error
 from zswap.analyze import Analysis, CompressorResult
-from zswap.report import size_text
+from zswap.memory import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,13 +102,20 @@ def draw(analysis: Analysis) -> Figure:
     colours = {r.name: _COLOURS[i % len(_COLOURS)] for i, r in enumerate(analysis.compressors)}
     _draw_ratio(left, analysis, colours)
     _draw_sizes(right, analysis, colours)
-    figure.suptitle(f"What zswap would save: {_shorten(analysis.title, 75)}", fontsize=17, fontweight="bold", color=_INK, x=0.012, ha="left")
+    figure.suptitle(
+        f"What zswap would save: {_shorten(analysis.title, 75)}",
+        fontsize=17,
+        fontweight="bold",
+        color=_INK,
+        x=0.012,
+        ha="left",
+    )
     best = analysis.estimate(analysis.advice.balanced, analysis.advice.zpool)
-    margin = f" ± {size_text(best.margin_bytes)}" if best.margin_bytes else ""
+    margin = f" ± {format_bytes(best.margin_bytes)}" if best.margin_bytes else ""
     subtitle = (
-        f"{size_text(analysis.target_bytes)}, {analysis.sampled_pages:,} of {analysis.total_pages:,} pages measured, "
-        f"{100 * analysis.same_filled:.1f} % same-filled.  {best.compressor} would save {size_text(best.saved_bytes)}{margin}"
-        f" ({100 * best.saved:.0f} %)"
+        f"{format_bytes(analysis.target_bytes)}, {analysis.sampled_pages:,} of {analysis.total_pages:,} pages measured, "
+        f"{100 * analysis.same_filled:.1f} % same-filled.  "
+        f"{best.compressor} would save {format_bytes(best.saved_bytes)}{margin} ({100 * best.saved:.0f} %)"
     )
     figure.supxlabel(subtitle, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
     _label_points(figure, left, analysis, colours)
@@ -135,9 +142,16 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
 
     points = _points(analysis)
     for result, load, ratio, low, high in points:
-        axes.plot([load, result.load.p99 / 1000], [ratio, ratio], color=colours[result.name], alpha=0.35, linewidth=2, zorder=2)
+        axes.plot(
+            [load, result.load.p99 / 1000], [ratio, ratio], color=colours[result.name], alpha=0.35, linewidth=2, zorder=2
+        )
         axes.errorbar(
-            load, ratio, yerr=[[max(ratio - low, 0)], [max(high - ratio, 0)]], color=colours[result.name], capsize=3, zorder=3
+            load,
+            ratio,
+            yerr=[[max(ratio - low, 0)], [max(high - ratio, 0)]],
+            color=colours[result.name],
+            capsize=3,
+            zorder=3,
         )
         axes.plot(load, ratio, "o", markersize=10, color=colours[result.name], markeredgecolor="white", zorder=4)
     axes.set_xscale("log")
@@ -165,7 +179,11 @@ def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[
     for result, load, ratio, low, high in points:
         x, y = at((load, ratio))
         end = at((result.load.p99 / 1000, ratio))[0]
-        taken += [(x - 12, y - 12, x + 12, y + 12), (x, y - 3, end, y + 3), (x - 6, at((load, low))[1], x + 6, at((load, high))[1])]
+        taken += [
+            (x - 12, y - 12, x + 12, y + 12),
+            (x, y - 3, end, y + 3),
+            (x - 6, at((load, low))[1], x + 6, at((load, high))[1]),
+        ]
     frame = axes.get_window_extent(renderer)
     sides = ((0, 1), (0, -1), (-1, 0), (-0.8, 0.8), (0.8, 0.8), (-0.8, -0.8), (0.8, -0.8), (1, 0))
     steps = [(dx * reach, dy * reach) for reach in (1, 2, 3, 4.5, 6) for dx, dy in sides]
@@ -187,7 +205,9 @@ def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[
             box = label.get_window_extent(renderer)
             mine = (box.x0 - 2, box.y0 - 1, box.x1 + 2, box.y1 + 1)
             badness = sum(_overlap(mine, other) for other in taken)
-            badness += 10 * ((box.x1 - box.x0) * (box.y1 - box.y0) - _overlap((box.x0, box.y0, box.x1, box.y1), frame.extents))
+            badness += 10 * (
+                (box.x1 - box.x0) * (box.y1 - box.y0) - _overlap((box.x0, box.y0, box.x1, box.y1), frame.extents)
+            )
             if best is None or badness < best[0] - 1e-6:
                 if best is not None:
                     best[1].remove()

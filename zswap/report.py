@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import zswap
 from zswap.analyze import LARGEST_POOL_PERCENT, Analysis, Estimate, MappingResult, Timing
+from zswap.memory import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,29 +15,22 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors", "size_text"]
+__all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors"]
 
 #: Raised when a key changes its meaning or goes away; new keys may come at any time.
 JSON_VERSION = 1
 
-_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 _WIDE = 100  # columns from which on there is room for more
 
 
-def size_text(nbytes: float) -> str:
-    """Write a number of bytes as people do: ``1.5 GiB``."""
-    for unit, factor in _UNITS:
-        if abs(nbytes) >= factor:
-            return f"{nbytes / factor:.1f} {unit}"
-    return f"{nbytes:.0f} B"
-
-
 def _size_and_margin(nbytes: int, margin: int) -> str:
-    unit, factor = next(((u, f) for u, f in _UNITS if abs(nbytes) >= f), ("B", 1))
+    """Write an amount and how far it may be off, in the same unit: ``12.3 ± 0.4 MiB``."""
     if not margin:
-        return f"{nbytes / factor:.1f} {unit}"
-    digits = 1 if factor == 1 or margin / factor >= 0.05 else 2
-    return f"{nbytes / factor:.{digits}f} ± {max(margin / factor, 0.01):.{digits}f} {unit}"
+        return format_bytes(nbytes)
+    unit = format_bytes(nbytes).partition(" ")[2]
+    factor = parse_bytes(f"1{unit}")
+    digits = 0 if factor == 1 else 1 if margin / factor >= 0.05 else 2
+    return f"{nbytes / factor:.{digits}f} ± {margin / factor:.{digits}f} {unit}"
 
 
 def _percent(share: float) -> str:
@@ -109,15 +103,19 @@ def print_analysis(analysis: Analysis, console: Console, *, maps: bool = False, 
 
 def _heading(analysis: Analysis) -> str:
     what = {"process": "of anonymous memory in RAM", "file": "", "core": "of memory in the dump"}[analysis.kind]
-    text = f"{analysis.title}: {size_text(analysis.target_bytes)} {what}".rstrip()
+    text = f"{analysis.title}: {format_bytes(analysis.target_bytes)} {what}".rstrip()
     if analysis.kind == "process":
-        text += f", {size_text(analysis.swapped_pages * analysis.page_size)} more in swap"
+        text += f", {format_bytes(analysis.swapped_pages * analysis.page_size)} more in swap"
     return text
 
 
 def _sampling(analysis: Analysis) -> str:
     read, total = analysis.sampled_pages, analysis.total_pages
-    text = f"All {total:,} pages read" if read == total else f"{read:,} of {total:,} pages read, chosen at random (seed {analysis.seed})"
+    text = (
+        f"All {total:,} pages read"
+        if read == total
+        else f"{read:,} of {total:,} pages read, chosen at random (seed {analysis.seed})"
+    )
     if analysis.vanished_pages:
         text += f"; {analysis.vanished_pages:,} vanished meanwhile"
     if analysis.hole_pages:
@@ -155,7 +153,7 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
             _percent(e.saved),
         ]
         if wide:
-            cells[4:4] = [size_text(e.allocator_bytes), size_text(e.metadata_bytes)]
+            cells[4:4] = [format_bytes(e.allocator_bytes), format_bytes(e.metadata_bytes)]
         table.add_row(*cells)
         before = e.compressor
     return table
@@ -182,7 +180,9 @@ def _mapping_table(analysis: Analysis, top: int) -> Table:
     for m in shown:
         n = max(m.sampled, 1)
         share = [f"{m.sampled:,}", _percent(m.same_filled / n), _percent(m.raw / n), _ratio(m.payload_ratio)]
-        table.add_row(escape(_short(m.name)), size_text(m.pages * m.page_size), *(share if m.sampled else ["0", "", "", ""]))
+        table.add_row(
+            escape(_short(m.name)), format_bytes(m.pages * m.page_size), *(share if m.sampled else ["0", "", "", ""])
+        )
     return table
 
 
@@ -224,8 +224,9 @@ def _sentence(analysis: Analysis) -> str:
     advice = analysis.advice
 
     def praise(name: str) -> str:
-        result, saved = analysis.compressor(name), analysis.estimate(name, advice.zpool).saved
-        return f"{name} (saves {100 * saved:.0f} %, store {_microseconds(result.store.median)}, load {_microseconds(result.load.median)})"
+        saved, result = analysis.estimate(name, advice.zpool).saved, analysis.compressor(name)
+        store, load = _microseconds(result.store.median), _microseconds(result.load.median)
+        return f"{name} (saves {100 * saved:.0f} %, store {store}, load {load})"
 
     if advice.fastest == advice.densest:
         return f"Take {praise(advice.fastest)}: nothing measured is faster, and nothing saves more."
@@ -246,7 +247,7 @@ def _kernel_lines(analysis: Analysis) -> list[str]:
     assert percent is not None
     assert needed is not None
     assert advice.kernel_pool_bytes is not None
-    why = f"all of this target compressed: at most {size_text(advice.kernel_pool_bytes)}, {needed} % of RAM"
+    why = f"all of this target compressed: at most {format_bytes(advice.kernel_pool_bytes)}, {needed} % of RAM"
     if needed > LARGEST_POOL_PERCENT:
         why += "; more would crowd out what runs, so part of it goes to disk"
     elif needed < percent:
@@ -258,18 +259,34 @@ def _kernel_lines(analysis: Analysis) -> list[str]:
         f"  echo {name} > /sys/module/zswap/parameters/compressor",
         f"  echo {percent} > /sys/module/zswap/parameters/max_pool_percent",
         "  echo Y > /sys/module/zswap/parameters/enabled",
-        f"({why}.  zswap needs a swap area behind it, here of {megabytes} MiB or more; without a disk for one, use zram instead:",
-        f"  dev=$(zramctl --find --algorithm {name} --size {megabytes}M) && mkswap $dev && swapon --priority 100 $dev)",
+        f"({why})",
+        "",
+        f"zswap needs a swap area behind it, here of {megabytes} MiB or more.  Without a disk for one, use zram instead:",
+        f"  dev=$(zramctl --find --algorithm {name} --size {megabytes}M) && mkswap $dev && swapon --priority 100 $dev",
     ]
 
 
 def print_compressors(console: Console) -> None:
     """Print the compressors that this library knows, and where each was found."""
-    table = _table("compressor", "available", "library", "version", "levels", "found in", left=6)
+    from rich.markup import escape
+
+    table = _table("compressor", "available", "library", "version", "levels", "default", "found in", left=4)
+    table.columns[-1].justify = "left"
+    table.columns[-1].no_wrap = False
+    table.columns[-1].overflow = "fold"
     for info in zswap.compressors():
-        table.add_row(
-            info.name, "yes" if info.available else "no", info.library or "", info.version or "", "", info.path or info.error or ""
+        low, default, high = info.levels or ("", "", "")
+        levels = f"{low} to {high}" if info.levels else ""
+        found = (info.path or "").rpartition("/site-packages/")[2] if info.available else info.error or ""
+        cells = (
+            "yes" if info.available else "no",
+            info.library or "",
+            info.version or "",
+            levels,
+            str(default),
+            escape(found),
         )
+        table.add_row(info.name, *cells)
     console.print(table)
 
 
@@ -297,25 +314,26 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         ``schema``, ``version`` (`JSON_VERSION`) and ``zswap`` (this library's version), then
 
         target
-            ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``, ``page_size``, ``pages`` and ``bytes``
-            (what the estimates are for), ``swapped_pages``, ``hole_pages``.
+            ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``, ``page_size``, ``pages`` and
+            ``bytes`` (what the estimates are for), ``swapped_pages``, ``hole_pages``.
         sample
             ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
             ``same_filled`` (a share; all shares are 0 to 1).
         compressors
-            For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by this library), ``store_ns`` and
-            ``load_ns`` with ``median``, ``p99``, ``mean`` over pages not same-filled, and ``histogram``: pages of the sample in
-            64 (page_size / 64 bytes each) bins of payload, same-filled pages not among them.
+            For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by this library),
+            ``store_ns`` and ``load_ns`` with ``median``, ``p99``, ``mean`` over pages not same-filled, and ``histogram``:
+            pages of the sample in 64 (page_size / 64 bytes each) bins of payload, same-filled pages not among them.
         estimates
-            For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share that takes
-            a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
+            For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share
+            that takes a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
             ``saved_bytes``, ``saved``, and ``saved_bytes_95`` = [low, high].
         mappings
             For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``, ``same_filled_pages``,
             ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
         advice
-            ``worthwhile``, ``fastest``, ``balanced``, ``densest``, ``judged_by`` (a zpool), ``text`` (lines), and ``kernel``:
-            ``compressor``, ``measured_as``, ``max_pool_percent``, ``pool_percent_needed``, ``pool_bytes``, ``ram_bytes``.
+            ``worthwhile``, ``fastest``, ``balanced``, ``densest``, ``judged_by`` (a zpool), ``text`` (lines), and
+            ``kernel``: ``compressor``, ``measured_as``, ``max_pool_percent``, ``pool_percent_needed``, ``pool_bytes``,
+            ``ram_bytes``.
 
         A number that is not defined (a ratio over nothing) is null.
     """
@@ -404,5 +422,26 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def compressors_json() -> dict[str, Any]:
-    """Turn the list of compressors into what ``zswap compressors --json`` prints."""
-    return {}
+    """Turn the list of compressors into what ``zswap compressors --json`` prints.
+
+    Returns
+    -------
+    dict
+        ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``, ``library``, ``version`` (its),
+        ``path``, ``origin`` (wheel, system, ...), ``levels`` = [lowest, default, highest] or null, and ``error`` where it is
+        not available.
+    """
+    compressors = [
+        {
+            "name": info.name,
+            "available": info.available,
+            "library": info.library,
+            "version": info.version,
+            "path": info.path,
+            "origin": info.origin,
+            "levels": list(info.levels) if info.levels else None,
+            "error": info.error,
+        }
+        for info in zswap.compressors()
+    ]
+    return {"schema": "zswap.compressors", "version": JSON_VERSION, "zswap": zswap.__version__, "compressors": compressors}

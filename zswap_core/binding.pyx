@@ -13,16 +13,22 @@ from libc.errno cimport ENOMEM, ENOSPC
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
+from zswap_core.area cimport engine_swapoff, engine_swapon
+from zswap_core.check cimport engine_validate
+from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
-from zswap_core.engine cimport (MAX_AREAS, MAX_OFFSET_SHIFT, engine_area_pages, engine_close, engine_compact, engine_contains,
-                                engine_create, engine_enter, engine_free, engine_invalidate, engine_invalidate_many,
-                                engine_leave, engine_length, engine_load, engine_load_many, engine_shard_offsets,
-                                engine_shards, engine_store, engine_store_many, engine_swapoff, engine_swapon, engine_totals,
-                                engine_use_pool, engine_validate, zsw_engine, zsw_totals, zsw_worker)
+from zswap_core.engine cimport engine_close, engine_create, engine_free
+from zswap_core.figures cimport engine_totals, zsw_totals
+from zswap_core.invalidate cimport engine_invalidate
+from zswap_core.load cimport engine_contains, engine_length, engine_load
 from zswap_core.os cimport EDEADLK, zsw_peek_i64, zsw_poke_u32, zsw_poke_u64
-from zswap_core.pool cimport MAX_POOLS, zsw_pool
-from zswap_core.stats cimport COUNTERS
+from zswap_core.pool cimport engine_use_pool, pool_at
+from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
+from zswap_core.store cimport engine_store
+from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
+from zswap_core.worker cimport engine_enter, engine_leave
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 
 import numpy as np
@@ -642,7 +648,7 @@ cdef class Engine:
         rows = []
         try:
             for i in range(MAX_POOLS):
-                pool = self.e.pools[i]
+                pool = pool_at(self.e, i)
                 if pool == NULL:
                     continue
                 spec = "?"

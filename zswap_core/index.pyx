@@ -386,7 +386,7 @@ cdef int shard_validate(zsw_index *ix, zsw_shard *shard) noexcept nogil:
     cdef uint32_t number, pages = 0, rank = 0
     cdef uint32_t id
     cdef zsw_run *run
-    for number in range(SHARD_RUNS):
+    for number in range(<uint32_t> SHARD_RUNS):
         id = shard_run(ix, shard, number)
         if id == 0:
             continue

@@ -1,9 +1,21 @@
 # cython: language_level=3
-from libc.errno cimport EINVAL, ENOMEM
+"""Pools: made, made current, emptied and freed; and the limit on what they take together.
+
+A pool needs no reference a call.  Calls use pools only while their worker is busy, so once every worker that was busy has
+been given back, an empty pool that is not current has no user left.  The maintenance thread waits for that.
+"""
+from libc.errno cimport EINVAL, ENOMEM, ENOSPC
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN, zsw_compressor, zsw_compressor_ops,
-                             zsw_zpool_config, zsw_zpool_ops)
+from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
+                             zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
+from zswap_core.os cimport (zsw_add_u32, zsw_futex_wait, zsw_futex_wake, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32,
+                            zsw_peek_u64, zsw_store_ptr, zsw_store_u32, zsw_thread_start, zsw_unlikely, zsw_unlock)
+from zswap_core.state cimport MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport count, Counter
+from zswap_core.status cimport Status
+from zswap_core.worker cimport drop_contexts, wait_calls
 
 
 cdef int pool_create(const zsw_compressor *compressor, const zsw_zpool_ops *ops, const zsw_zpool_config *config,
@@ -42,3 +54,130 @@ cdef bint pool_matches(const zsw_pool *pool, const zsw_compressor *compressor, c
     return (pool.compressor.ops == compressor.ops and pool.compressor.state == compressor.state and pool.ops == ops
             and pool.config.chain == config.chain and pool.config.kernel == config.kernel
             and pool.config.numa_node == config.numa_node)
+
+
+cdef zsw_pool *find_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
+                         const zsw_zpool_config *config) noexcept nogil:
+    cdef uint32_t i
+    for i in range(e.pool_limit):
+        if e.pools[i] != NULL and not e.pools[i].retired and pool_matches(e.pools[i], compressor, ops, config):
+            return e.pools[i]
+    return NULL
+
+
+cdef void make_current(zsw_engine *e, zsw_pool *pool) noexcept nogil:
+    zsw_store_ptr(<void **> &e.current, pool)
+    zsw_add_u32(&e.work, 1)                     # the one that was current may be empty
+    zsw_futex_wake(&e.work, 1)
+
+
+cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
+                         const zsw_zpool_config *config) noexcept nogil:
+    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On failure nothing changes."""
+    cdef zsw_pool *pool
+    cdef uint32_t id
+    cdef int rc = 0
+    zsw_lock(&e.pools_lock)
+    if e.current != NULL and not e.thread_started:
+        rc = zsw_thread_start(&e.thread, maintain, e)
+        e.thread_started = 1 if rc == 0 else 0
+    pool = find_pool(e, compressor, ops, config) if rc == 0 else NULL
+    if rc == 0 and pool == NULL:
+        id = 0
+        while id < MAX_POOLS and e.pool_claimed[id]:
+            id += 1
+        rc = pool_create(compressor, ops, config, &pool) if id < MAX_POOLS else -ENOSPC
+        if rc == 0:
+            pool.id = id
+            e.pool_claimed[id] = 1
+            zsw_store_ptr(<void **> &e.pools[id], pool)
+            if id >= e.pool_limit:
+                zsw_store_u32(&e.pool_limit, id + 1)
+    if rc == 0:
+        make_current(e, pool)
+    zsw_unlock(&e.pools_lock)
+    return rc
+
+
+cdef void retire_pools(zsw_engine *e) noexcept nogil:
+    """Frees the pools that are empty and not current."""
+    cdef uint32_t id
+    cdef zsw_pool *pool
+    cdef zsw_zpool_stats stats
+    for id in range(<uint32_t> MAX_POOLS):
+        zsw_lock(&e.pools_lock)
+        pool = e.pools[id]
+        if pool != NULL and pool != e.current and zsw_load_i64(&pool.entries) == 0:
+            pool.retired = 1
+        else:
+            pool = NULL
+        zsw_unlock(&e.pools_lock)
+        if pool == NULL:
+            continue
+        # A store that took this pool while it was current may still be about to publish, and entries it has published may
+        # not be counted yet: both are over when the calls of this moment are.
+        wait_calls(e)
+        if zsw_load_i64(&pool.entries) != 0:
+            continue                            # it drains, and its last entry wakes us again
+        zsw_lock(&e.pools_lock)
+        zsw_store_ptr(<void **> &e.pools[id], NULL)
+        zsw_unlock(&e.pools_lock)
+        wait_calls(e)                           # those that walk all pools may hold the pointer
+        pool.ops.stats(pool.zpool, &stats)
+        e.pages_compacted += stats.pages_compacted
+        drop_contexts(e, pool)
+        pool_destroy(pool)
+        zsw_lock(&e.pools_lock)
+        e.pool_claimed[id] = 0                  # only now: a new pool of that id would have met the old one's contexts
+        zsw_unlock(&e.pools_lock)
+
+
+cdef void *maintain(void *arg) noexcept nogil:
+    """The maintenance thread."""
+    cdef zsw_engine *e = <zsw_engine *> arg
+    cdef uint32_t seen
+    while True:
+        seen = zsw_load_u32(&e.work)
+        if zsw_load_u32(&e.stop):
+            return NULL
+        retire_pools(e)
+        if not zsw_load_u32(&e.stop):
+            zsw_futex_wait(&e.work, seen)
+
+
+cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil:
+    cdef uint64_t pages = 0
+    cdef uint32_t i
+    cdef zsw_pool *pool
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        if pool != NULL:
+            pages += pool.ops.total_pages(pool.zpool)
+    return pages
+
+
+cdef void trim_pools(zsw_engine *e) noexcept nogil:
+    cdef uint32_t i
+    cdef zsw_pool *pool
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        if pool != NULL:
+            pool.ops.trim(pool.zpool)
+
+
+cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """STORED when a page may come in, else the reason why not."""
+    cdef uint64_t pages = pool_pages(e), limit = zsw_peek_u64(&e.params.max_pages)
+    if zsw_unlikely(pages >= limit):
+        trim_pools(e)                           # memory that only waits for reuse is no reason to refuse
+        pages = pool_pages(e)
+        if pages >= limit:
+            zsw_store_u32(&e.reached_full, 1)
+            count(w.counters, Counter.pool_limit_hit, 1)
+            return Status.POOL_LIMIT
+    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
+        if pages > zsw_peek_u64(&e.params.accept_pages):
+            count(w.counters, Counter.reject_accept_threshold, 1)
+            return Status.ACCEPT_THRESHOLD
+        zsw_store_u32(&e.reached_full, 0)
+    return Status.STORED

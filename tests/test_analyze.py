@@ -1,0 +1,331 @@
+"""The measurement and the estimate: against the allocators, against lz4 itself, and against whole populations."""
+
+import mmap
+from dataclasses import replace
+
+import lz4.block
+import numpy as np
+import pytest
+
+import zswap
+from zswap.analyze import (
+    Advice,
+    CompressorResult,
+    Timing,
+    advise,
+    analyze,
+    default_compressors,
+    estimate,
+    zpool_model,
+)
+from zswap.pages import PageSource, SourceError, open_files
+from zswap.zpools import parse_zpool
+from zswap_core.testing_zpool import Zpool
+
+PAGE = 4096
+ZPOOLS = ("zsmalloc", "zsmalloc-kernel", "zsmalloc-kernel:4")
+
+pytestmark = pytest.mark.skipif(mmap.PAGESIZE != PAGE, reason="figures are for pages of 4096 bytes")
+
+
+def result_of(sizes, name="lz4", store=1000.0, load=500.0):
+    """A result as if pages with these payloads had been measured."""
+    histogram = np.bincount(sizes, minlength=PAGE + 1)
+    return CompressorResult(name, len(sizes), histogram, Timing(store, store, store), Timing(load, load, load))
+
+
+def payloads(count, seed=0):
+    """Payloads as processes have them: same-filled, small, middling, raw."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(4, count, p=(0.2, 0.3, 0.4, 0.1))
+    return np.choose(kinds, (0, rng.integers(30, 600, count), rng.integers(600, 3700, count), PAGE))
+
+
+def page_mix(each, seed=0):
+    """`each` pages of zeros, of one repeated word, of text, and of random bytes, shuffled."""
+    rng = np.random.default_rng(seed)
+    text = b"".join(b"%d bottles of beer on the wall, %d bottles of beer;\n" % (i, i * 7) for i in range(each * PAGE // 40))
+    pages = np.concatenate(
+        [
+            np.zeros((each, PAGE), np.uint8),
+            np.full((each, PAGE // 8), 0x0102030405060708, np.uint64).view(np.uint8),
+            np.frombuffer(text[: each * PAGE], np.uint8).reshape(each, PAGE),
+            rng.integers(0, 256, (each, PAGE), np.uint8),
+        ]
+    )
+    return rng.permutation(pages)
+
+
+@pytest.fixture
+def mix(tmp_path):
+    """A source of 4 x 300 pages of four kinds."""
+    (tmp_path / "mix").write_bytes(page_mix(300).tobytes())
+    with open_files([tmp_path / "mix"]) as source:
+        yield source
+
+
+# ---- allocators -------------------------------------------------------------------------------------------------------
+
+
+def test_kernel_costs_are_the_kernels():
+    costs = zpool_model("zsmalloc-kernel").costs(np.zeros(PAGE + 1, np.int64))
+    known = {
+        0: 0,
+        500: 512,
+        1000: 1024,
+        1365: 1424.7,
+        2048: 2184.5,
+        2500: 2520.6,
+        3000: 3072,
+        3400: 3413.3,
+        3624: 3640.9,
+        3625: PAGE,
+    }
+    assert {size: round(float(costs[size]), 1) for size in known} == known
+    tighter = zpool_model("zsmalloc-kernel:4").costs(np.zeros(PAGE + 1, np.int64))
+    assert (tighter[3256], tighter[3257]) == (4 * PAGE / 5, PAGE)
+
+
+@pytest.mark.parametrize("name", ZPOOLS)
+@pytest.mark.parametrize("count", [1, 10, 5000])
+def test_estimate_of_all_pages_is_what_the_allocator_reports(name, count):
+    sizes = payloads(count, seed=count)
+    base, chain, kernel = parse_zpool(name)
+    pool = Zpool(base, chain=chain, kernel=kernel)
+    pool.malloc_many(sizes[sizes > 0].astype(np.uint32))
+    found = estimate(result_of(sizes), zpool_model(name), count)
+    assert found.allocator_bytes == pool.total_pages * PAGE
+    assert found.saved_low == found.saved_bytes == found.saved_high
+
+
+@pytest.mark.parametrize("name", ZPOOLS)
+def test_slots_are_the_largest_payloads_of_their_class(name):
+    model = zpool_model(name)
+    costs = model.costs(np.zeros(PAGE + 1, np.int64))
+    boundaries = np.flatnonzero(np.diff(costs[1:])) + 1
+    assert set(boundaries.tolist()) <= set(model.slots.tolist())
+    assert model.slots[-1] == PAGE
+
+
+def test_engine_takes_what_the_estimate_says():
+    pages = page_mix(500)
+    with zswap.ZSwap("lz4", max_pool_bytes=1 << 30) as engine:
+        engine.store_many(np.arange(len(pages)), pages)
+        sizes = engine.compressed_sizes(np.arange(len(pages)))
+        stats = engine.stats()
+    found = estimate(result_of(sizes), zpool_model("zsmalloc"), len(pages))
+    assert found.allocator_bytes == stats.pool_total_size
+    # The engine's own metadata has a part that does not grow; the estimate is of what each page adds.
+    assert found.metadata_bytes <= stats.metadata_bytes
+    assert 20 <= found.metadata_bytes / len(pages) <= 80
+
+
+# ---- the interval -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "sampled"), [("zsmalloc", 60), ("zsmalloc-kernel", 400), ("zsmalloc-kernel", 3000)])
+def test_interval_holds_the_truth_95_times_in_100(name, sampled):
+    population = payloads(5000, seed=1)
+    model = zpool_model(name)
+    truth = estimate(result_of(population), model, population.size).saved_bytes
+    held, widths = 0, []
+    tries = 1000
+    for seed in range(tries):
+        chosen = np.random.default_rng(seed).choice(population, sampled, replace=False)
+        found = estimate(result_of(chosen), model, population.size)
+        held += found.saved_low <= truth <= found.saved_high
+        widths.append(found.margin_bytes)
+    # 950 are expected, with a standard deviation of 7.
+    assert 0.93 * tries <= held <= 0.97 * tries
+    # Neither is the interval wide: half of it is 2 standard errors of a mean that has a deviation below 1600 bytes.
+    assert np.mean(widths) < 2.1 * population.size * 1600 * (1 - sampled / population.size) ** 0.5 / sampled**0.5
+
+
+def test_estimate_does_not_lean_to_either_side():
+    population = payloads(5000, seed=2)
+    model = zpool_model("zsmalloc-kernel")
+    truth = estimate(result_of(population), model, population.size)
+    found = [
+        estimate(result_of(np.random.default_rng(seed).choice(population, 500, replace=False)), model, population.size)
+        for seed in range(300)
+    ]
+    assert np.mean([f.saved_bytes for f in found]) == pytest.approx(truth.saved_bytes, rel=0.004)
+    assert np.mean([f.metadata_bytes for f in found]) == pytest.approx(truth.metadata_bytes, rel=0.01)
+
+
+def test_partial_zspages_of_a_small_sample_are_not_multiplied():
+    sizes = np.arange(40, 3600, 40)  # one object in most classes
+    model = zpool_model("zsmalloc-kernel")
+    few = estimate(result_of(sizes), model, sizes.size)
+    many = estimate(result_of(sizes), model, 1000 * sizes.size)
+    assert few.allocator_bytes > 2 * sizes.sum()
+    assert many.allocator_bytes < 1.05 * 1000 * sizes.sum()
+
+
+@pytest.mark.parametrize("sizes", [[0], [PAGE], [0, 0, 0], [PAGE] * 3, [17]])
+def test_estimate_of_extreme_samples(sizes):
+    for name in ZPOOLS:
+        found = estimate(result_of(np.array(sizes)), zpool_model(name), 1000)
+        assert found.saved_low <= found.saved_bytes <= found.saved_high
+        assert found.memory_bytes > 0
+        if set(sizes) == {PAGE}:
+            assert found.saved_bytes < 0
+            assert found.incompressible == 1
+
+
+# ---- measuring --------------------------------------------------------------------------------------------------------
+
+
+def test_shares_and_payload_are_right(mix):
+    found = analyze(mix, compressors=["lz4"], pages=None)
+    assert (found.total_pages, found.sampled_pages, found.vanished_pages) == (1200, 1200, 0)
+    assert found.same_filled == 0.5
+    (lz4_result,) = found.compressors
+    assert lz4_result.raw_pages == 300
+    data, _ = mix.read(np.arange(1200))
+    expected = sum(
+        min(len(lz4.block.compress(page.tobytes(), store_size=False)), PAGE)
+        for page in data
+        if (page.view(np.uint64) != page.view(np.uint64)[0]).any()
+    )
+    assert lz4_result.payload_bytes == pytest.approx(expected, rel=0.01)
+    assert lz4_result.payload_ratio == 1200 * PAGE / lz4_result.payload_bytes
+    for e in found.estimates:
+        assert e.saved_low == e.saved_bytes == e.saved_high
+        assert e.incompressible == 0.25
+
+
+def test_sample_estimates_the_whole(mix):
+    everything = analyze(mix, compressors=["lz4"], pages=None)
+    part = analyze(mix, compressors=["lz4"], pages=400, seed=5)
+    again = analyze(mix, compressors=["lz4"], pages=400, seed=5)
+    other = analyze(mix, compressors=["lz4"], pages=400, seed=6)
+    assert part.sampled_pages == 400
+    assert (part.compressors[0].histogram == again.compressors[0].histogram).all()
+    assert (part.compressors[0].histogram != other.compressors[0].histogram).any()
+    for e in part.estimates:
+        truth = everything.estimate(e.compressor, e.zpool)
+        assert e.target_bytes == truth.target_bytes
+        assert abs(e.saved_bytes - truth.saved_bytes) < 2 * e.margin_bytes
+
+
+def test_more_pages_than_fit_one_chunk(mix, monkeypatch):
+    whole = analyze(mix, compressors=["lz4"], pages=None)
+    monkeypatch.setattr("zswap.pages.CHUNK_PAGES", 64)
+    monkeypatch.setattr("zswap.analyze._BATCH", 50)
+    monkeypatch.setattr("zswap.analyze._TIMED_PAGES", 100)
+    steps = []
+    parts = analyze(
+        mix, compressors=["lz4"], pages=None, progress=lambda done, total, what: steps.append((done, total, what))
+    )
+    assert (whole.compressors[0].histogram == parts.compressors[0].histogram).all()
+    assert [m.sampled for m in parts.mappings] == [1200]
+    done = [step[0] for step in steps]
+    assert done == sorted(done)
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_every_available_compressor_is_tried(mix):
+    found = analyze(mix, pages=200)
+    assert [r.name for r in found.compressors] == default_compressors()
+    assert {"lz4", "zstd:1", "zstd:3"} <= set(default_compressors())
+    assert [(e.compressor, e.zpool) for e in found.estimates] == [
+        (r.name, zpool) for r in found.compressors for zpool in zswap.zpools()
+    ]
+    for r in found.compressors:
+        assert 0 < r.store.median <= r.store.p99
+        assert 0 < r.load.median <= r.load.p99
+        assert r.same_filled_pages == found.same_filled_pages
+
+
+def test_mappings_add_up(tmp_path):
+    for name, data in (("zeros", bytes(50 * PAGE)), ("noise", np.random.default_rng(0).bytes(30 * PAGE))):
+        (tmp_path / name).write_bytes(data)
+    with open_files([tmp_path / "zeros", tmp_path / "noise"]) as source:
+        found = analyze(source, compressors=["lz4"], pages=40)
+    zeros, noise = found.mappings
+    assert (zeros.pages, noise.pages) == (50, 30)
+    assert zeros.sampled + noise.sampled == 40
+    assert (zeros.same_filled, zeros.raw) == (zeros.sampled, 0)
+    assert (noise.same_filled, noise.raw) == (0, noise.sampled)
+    assert noise.payload_bytes == noise.sampled * PAGE
+
+
+def source_with_gaps(path, counts):
+    """A source that calls itself a process, in which every second run lies behind the end of what can be read."""
+    with open(path, "wb") as file:
+        file.write(page_mix(sum(counts[::2]) // 4 + 1).tobytes())
+    return PageSource(
+        kind="process",
+        title="process 1 (gaps)",
+        paths=["/proc/self/mem"],
+        path_index=np.zeros(len(counts)),
+        offsets=[0x1000] * len(counts),
+        counts=counts,
+        mapping_index=np.zeros(len(counts)),
+        mappings=["[anon]"],
+        page_size=PAGE,
+        pid=1,
+    )
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    with source_with_gaps(tmp_path / "f", [5]) as source, pytest.raises(SourceError, match="none of the 5 pages"):
+        analyze(source, compressors=["lz4"])
+
+
+def test_unknown_names_are_errors(mix):
+    with pytest.raises(zswap.CompressorNotFound, match="no-such"):
+        analyze(mix, compressors=["no-such"])
+    with pytest.raises(ValueError, match="no-such"):
+        analyze(mix, compressors=["lz4"], zpools=["no-such"])
+
+
+# ---- advice -----------------------------------------------------------------------------------------------------------
+
+
+def advice_for(rows, ram=1 << 34, population=100_000):
+    """Advice on compressors given as name -> (payload of every page, store ns, load ns)."""
+    results = [result_of(np.full(100, size), name, store, load) for name, (size, store, load) in rows.items()]
+    model = zpool_model("zsmalloc-kernel")
+    return advise(results, [estimate(r, model, population) for r in results], ram)
+
+
+def test_advice_names_the_fastest_the_densest_and_a_balance():
+    rows = {
+        "lz4": (1500, 3000, 1000),
+        "lz4hc": (1400, 40_000, 1000),
+        "zstd:1": (1100, 9000, 3000),
+        "zstd:3": (1000, 18_000, 3300),
+    }
+    advice = advice_for(rows)
+    assert advice.worthwhile
+    assert (advice.fastest, advice.densest) == ("lz4", "zstd:3")
+    assert advice.balanced == "zstd:1"  # saves nearly as much as zstd:3 and takes half of its time
+    assert (advice.kernel_compressor, advice.kernel_measured) == ("zstd", "zstd:3")  # the kernel's zswap takes no level
+
+
+def test_advice_leaves_the_fastest_that_saves_nothing_aside():
+    advice = advice_for({"lz4": (PAGE, 1000, 100), "zstd:3": (1000, 18_000, 3300)})
+    assert advice.fastest == "zstd:3"
+
+
+def test_advice_on_what_does_not_compress():
+    advice = advice_for({"lz4": (PAGE, 1000, 100), "zstd:3": (3800, 18_000, 3300)})
+    assert not advice.worthwhile
+
+
+@pytest.mark.parametrize(("ram", "percent"), [(1 << 40, 20), (400 << 20, 32), (100 << 20, 50)])
+def test_pool_percent_follows_target_and_ram(ram, percent):
+    # 100,000 pages of 1264 bytes lie in slots of 1280 bytes: 122 MiB.
+    advice = advice_for({"lz4": (1264, 1000, 500)}, ram)
+    assert advice.max_pool_percent == percent
+    assert advice.kernel_pool_bytes == pytest.approx(122 << 20, rel=0.02)
+    assert advice.pool_percent_needed == -(-100 * advice.kernel_pool_bytes // ram)
+
+
+def test_advice_without_a_compressor_that_the_kernel_has():
+    advice = advice_for({"xor": (1264, 1000, 500)})
+    assert (advice.kernel_compressor, advice.max_pool_percent, advice.fastest) == (None, None, "xor")
+    assert isinstance(advice, Advice)
+    assert replace(advice, fastest="lz4").fastest == "lz4"

@@ -1,0 +1,410 @@
+"""Page sources: what counts as a page of a target, which are chosen, and what is read."""
+
+import mmap
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from zswap import pages
+from zswap.pages import PageSource, SourceError, open_core, open_files, open_process, sample
+
+PAGE = mmap.PAGESIZE
+MIB = 1 << 20
+
+# A process whose memory is known: `reserved` bytes of address space of which 4 pages in 1024 are touched, then one mapping
+# each of zeros that were written, random bytes, text, and pages only ever read (they are the kernel's zero page).
+CHILD = r"""
+import mmap, os, sys
+size, reserved = int(sys.argv[1]), int(sys.argv[2])
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+area = lambda: mmap.mmap(-1, size, flags=flags)  # nothing goes through buffers that malloc would keep
+zeros, random, text, shared = area(), area(), area(), mmap.mmap(-1, size)
+for at in range(0, size, mmap.PAGESIZE):
+    zeros[at] = 0
+with open('/dev/urandom', 'rb', buffering=0) as source:
+    for area_ in (random, shared):
+        view = memoryview(area_)
+        while view:
+            view = view[source.readinto(view):]
+while text.tell() + 43 <= size:
+    text.write(b'%07d: all work and no play, a dull page\n' % text.tell())
+untouched = area()
+for at in range(0, size, mmap.PAGESIZE):
+    untouched[at]
+sparse = mmap.mmap(-1, reserved, flags=flags)
+for at in range(4):
+    sparse[reserved // 4 * at] = 1
+print('ready', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def child():
+    """Starts a process of known memory: returns a function from (bytes a kind, bytes reserved) to the process."""
+    started = []
+
+    def start(size=4 * MIB, reserved=MIB):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(size), str(reserved)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+def count_kinds(data):
+    """Pages of zeros, of incompressible bytes (many values), and of the child's text."""
+    zero = ~data.any(axis=1)
+    text = np.array([b"all work and no play" in page.tobytes() for page in data])
+    random = np.array([np.unique(page).size > 230 for page in data])
+    return int(zero.sum()), int(random.sum()), int(text.sum())
+
+
+# ---- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted"), [(0, None), (1, 1), (100, None), (100, 100), (100, 500), (100, 7), (10**7, 5000)]
+)
+def test_sample_is_ascending_and_without_duplicates(total, wanted):
+    chunks = list(sample(total, wanted, seed=3, chunk=64))
+    assert all(0 < chunk.size <= 64 for chunk in chunks)
+    chosen = np.concatenate([*chunks, np.zeros(0, np.int64)])
+    assert chosen.size == (total if wanted is None else min(total, wanted))
+    assert (np.diff(chosen) > 0).all()
+    assert chosen.size == 0 or (chosen[0] >= 0 and chosen[-1] < total)
+
+
+def test_sample_follows_the_seed():
+    def chosen(seed):
+        return np.concatenate(list(sample(10_000, 100, seed))).tolist()
+
+    assert chosen(1) == chosen(1) != chosen(2)
+
+
+def test_sample_is_uniform():
+    drawn = np.bincount(np.concatenate([c for seed in range(2000) for c in sample(20, 5, seed)]), minlength=20)
+    # Each of 20 pages is expected 500 times; the standard deviation is below 20.
+    assert abs(drawn - 500).max() < 90
+
+
+# ---- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_process_pages_are_found_and_read(child):
+    process = child(4 * MIB)
+    with open_process(process.pid) as source:
+        assert source.kind == "process"
+        assert str(process.pid) in source.title
+        data, kept = source.read(np.arange(len(source)))
+        assert kept.tolist() == list(range(len(source)))
+        zero, random, text = count_kinds(data)
+        # Neither the pages that were only read nor those of the shared mapping are among them.
+        each = 4 * MIB // PAGE
+        assert each <= random <= each + each // 16
+        assert each <= text <= each + each // 16
+        assert each <= zero <= each + each // 4
+
+
+def test_present_pages_are_what_the_kernel_counts(child):
+    process = child(4 * MIB)
+    with open(f"/proc/{process.pid}/status") as status:
+        rss = next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+    with open_process(process.pid) as source:
+        # The kernel counts by batches for each CPU, and the zero page and the vdso are no anonymous memory.
+        assert abs(source.nbytes - rss) < 0.02 * rss + 64 * PAGE
+        assert source.mapping_pages().sum() == len(source)
+
+
+def test_pagemap_words_tell_the_same_as_the_scan(child, monkeypatch):
+    process = child(2 * MIB)
+    with open_process(process.pid) as source:
+        by_scan = source.mapping_pages()
+    monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC0606699)  # an older kernel: no such request
+    with open_process(process.pid) as source:
+        by_words = source.mapping_pages()
+        assert source.read(np.arange(len(source)))[1].size == len(source)
+    # The words cannot tell the kernel's zero page: 2 MiB of it were read into being.
+    assert 0 <= by_words.sum() - by_scan.sum() <= 2 * MIB // PAGE + 16
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_huge_sparse_mappings_cost_little(child, monkeypatch, scan):
+    process = child(PAGE, reserved=400 << 30)
+    if not scan:
+        monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC0606699)
+        monkeypatch.setattr(pages, "_PAGEMAP_CHUNK", 1 << 16)
+    with open_process(process.pid) as source:
+        assert len(source) < 20_000
+        runs = source._counts[source._offsets >= 0]
+        assert runs.size < 5_000
+
+
+def test_vanished_pages_are_left_out_and_counted(child):
+    process = child(PAGE)
+    with open_process(process.pid) as real:
+        first, count, *_ = real._offsets[0], int(real._counts[0])
+        # Claim pages behind the end of the address space of the process: nothing is there.
+        source = PageSource(
+            kind="process", title="t", paths=real.paths, path_index=[0, 0, 0], offsets=[first, 0x1000, first],
+            counts=[count, 3, count], mapping_index=[0, 1, 0], mappings=["a", "gone"], page_size=PAGE, pid=process.pid,
+        )  # fmt: skip
+        data, kept = source.read(np.arange(len(source)))
+        assert kept.tolist() == [*range(count), *range(count + 3, 2 * count + 3)]
+        assert (data[:count] == data[count:]).all()
+        source.close()
+
+
+def test_process_that_ends_is_said_to_have_ended(child):
+    process = child(PAGE)
+    with open_process(process.pid) as source:
+        source.read(np.arange(1))
+        process.kill()
+        process.wait()
+        with pytest.raises(SourceError, match=f"process {process.pid} ended"):
+            source.read(np.arange(len(source)))
+    with pytest.raises(SourceError, match=f"no process {process.pid}"):
+        open_process(process.pid)
+
+
+def test_largest_process_skips_ourselves_and_the_unreadable(child):
+    process = child(PAGE)
+    listed = {p.pid: p for p in pages.processes()}
+    assert listed[process.pid].rss_anon > PAGE
+    assert "python" in listed[process.pid].command
+    gone = pages.Process(2**22 + 1, "gone", 10**12)
+    assert pages.largest_process([gone, listed[os.getpid()], listed[process.pid]]).pid == process.pid
+    with pytest.raises(SourceError, match="--pid"):
+        pages.largest_process([gone])
+
+
+def test_maps_lines_are_parsed():
+    line = b"7f0000000000-7f0000021000 rw-p 00000000 00:00 0                          [heap]\n"
+    area = pages._parse_area(line)
+    assert (area.end - area.start, area.permissions, area.name) == (0x21000, "rw-p", "[heap]")
+    assert pages._parse_area(b"7f0-7f1 rw-p 0 00:00 0 \n").name == "[anon]"
+    assert pages._parse_area(b"1000-2000 r--p 0 08:01 77   /tmp/a file (deleted)\n").name == "/tmp/a file (deleted)"
+    assert pages._parse_area(b"1000-2000 r--p 0 08:01 77   /tmp/\x1b[31m\n").name == "/tmp/?[31m"
+    assert pages._parse_area(b"VmFlags: rd wr mr mw me ac sd\n") is None
+    for name, permissions, counts in [
+        ("[anon]", "rw-p", True), ("[anon]", "rw-s", False), ("/dev/zero (deleted)", "rw-p", True), ("/dev/dri/card0",
+        "rw-p", False), ("[vvar]", "r--p", False), ("[vdso]", "r-xp", False), ("/lib/libc.so.6", "rw-p", True),
+        ("/anon_hugepage (deleted)", "rw-p", False),
+    ]:  # fmt: skip
+        assert pages._may_be_swapped(pages._Area(0, PAGE, permissions, name)) is counts, name
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+
+def numbered(count, first=0):
+    """Pages that carry their number."""
+    data = np.zeros((count, PAGE // 8), np.uint64)
+    data[:] = np.arange(first, first + count)[:, None]
+    return data.view(np.uint8)
+
+
+def test_files_are_read_in_order(tmp_path):
+    for name, count, first in (("a", 3, 0), ("b", 5, 3), ("c", 1, 8)):
+        (tmp_path / name).write_bytes(numbered(count, first).tobytes())
+    with open_files([tmp_path / name for name in "abc"]) as source:
+        assert len(source) == 9
+        assert source.mapping_pages().tolist() == [3, 5, 1]
+        data, kept = source.read(np.arange(9))
+        assert (data == numbered(9)).all()
+        wanted = np.array([1, 2, 3, 6, 8])
+        data, kept = source.read(wanted)
+        assert (data == numbered(9)[wanted]).all()
+        assert kept.tolist() == wanted.tolist()
+        assert source.mapping_of(wanted).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_file_that_shrinks_is_noticed(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(bytes(8 * PAGE))
+    with open_files([path]) as source:
+        os.truncate(path, 3 * PAGE + 5)
+        with pytest.raises(SourceError, match="became shorter"):
+            source.read(np.arange(8))
+
+
+def test_wrong_files_are_refused_by_name(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "odd").write_bytes(bytes(PAGE + 1))
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in [
+        ("missing", "no such file"), ("empty", "is empty"), ("odd", f"{PAGE + 1} bytes.*truncate"), (".", "directory"),
+        ("pipe", "regular"),
+    ]:  # fmt: skip
+        with pytest.raises(SourceError, match=said) as caught:
+            open_files([tmp_path / name])
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_capture_writes_what_is_read(tmp_path):
+    (tmp_path / "in").write_bytes(numbered(100).tobytes())
+    with open_files([tmp_path / "in"]) as source:
+        assert pages.capture(source, tmp_path / "out", pages=10, seed=1) == (10, 0)
+    wanted = next(sample(100, 10, 1))
+    assert (tmp_path / "out").read_bytes() == numbered(100)[wanted].tobytes()
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+# ---- core dumps -------------------------------------------------------------------------------------------------------
+
+
+def make_core(
+    path, segments, *, order="<", wide=True, files=(), command=b"", kind=4, cut=None, phentsize=None, extended=False
+):
+    """Write an ELF core dump.
+
+    `segments` are (address, bytes, size in memory); `files` become its NT_FILE note.
+    """
+    ehdr = struct.Struct(order + "16s" + ("HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"))
+    phdr = struct.Struct(order + ("IIQQQQQQ" if wide else "IIIIIIII"))
+    word = "Q" if wide else "I"
+
+    def note(number, data):
+        return struct.pack(order + "III", 5, len(data), number) + b"CORE\0\0\0\0" + data + bytes(-len(data) % 4)
+
+    notes = b""
+    if command:
+        notes += note(3, bytes(40) + command[:15].ljust(16, b"\0") + command.ljust(80, b"\0"))
+    if files:
+        body = struct.pack(order + 2 * word, len(files), PAGE)
+        body += b"".join(struct.pack(order + 3 * word, start, end, 0) for start, end, _ in files)
+        notes += note(0x46494C45, body + b"".join(name.encode() + b"\0" for _, _, name in files))
+    count = len(segments) + bool(notes)
+    table = ehdr.size
+    at = table + count * phdr.size + (64 if extended else 0)
+    headers, data = [], b""
+
+    def header(type_, address, blob, memory):
+        nonlocal at, data
+        pad = -(at + len(data)) % PAGE if type_ == 1 else 0
+        data += bytes(pad)
+        offset = at + len(data)
+        data += blob
+        fields = (
+            (type_, 6, offset, address, 0, len(blob), memory, PAGE)
+            if wide
+            else (type_, offset, address, 0, len(blob), memory, 6, PAGE)
+        )
+        headers.append(phdr.pack(*fields))
+
+    if notes:
+        header(4, 0, notes, 0)
+    for address, blob, memory in segments:
+        header(1, address, blob, memory)
+    ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
+    section_at = table + count * phdr.size
+    number = 0xFFFF if extended else count
+    core = ehdr.pack(
+        ident, kind, 62, 1, 0, table, section_at if extended else 0, 0, ehdr.size, phentsize or phdr.size, number, 64, 1, 0
+    )
+    core += b"".join(headers)
+    if extended:
+        core += struct.pack(order + "IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, count, 0, 0)
+    path.write_bytes((core + data)[:cut])
+
+
+@pytest.mark.parametrize(("order", "wide"), [("<", True), (">", True), ("<", False)])
+def test_core_is_read(tmp_path, order, wide):
+    core = tmp_path / "core"
+    base = 0x40000000
+    segments = [
+        (base, numbered(3, 1).tobytes(), 3 * PAGE),
+        (base + 16 * PAGE, b"", 8 * PAGE),  # not dumped
+        (base + 32 * PAGE, numbered(2, 4).tobytes(), 4 * PAGE),
+    ]
+    files = [(base + 32 * PAGE, base + 40 * PAGE, "/lib/libx.so")]
+    make_core(core, segments, order=order, wide=wide, files=files, command=b"some program --with args")
+    with open_core(core) as source:
+        assert len(source) == 5
+        assert (source.read(np.arange(5))[0] == numbered(5, 1)).all()
+        assert source.command == "some program --with args"
+        assert dict(zip(source.mappings, source.mapping_pages().tolist(), strict=True)) == {"[anon]": 3, "/lib/libx.so": 2}
+
+
+def test_core_with_more_segments_than_16_bits_hold_is_read(tmp_path):
+    make_core(tmp_path / "core", [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE)], extended=True)
+    with open_core(tmp_path / "core") as source:
+        assert len(source) == 2
+
+
+def test_core_holes_are_left_out(tmp_path):
+    core = tmp_path / "core"
+    make_core(core, [(PAGE, bytes(64 * PAGE), 64 * PAGE)])
+    at = core.stat().st_size - 64 * PAGE
+    os.truncate(core, at)
+    os.truncate(core, at + 64 * PAGE)
+    with open(core, "r+b") as file:
+        for page in (0, 40, 41):
+            file.seek(at + page * PAGE)
+            file.write(numbered(1, page + 7).tobytes())
+    with open_core(core) as source:
+        if not source.hole_pages:
+            pytest.skip("this file system keeps no holes")
+        assert len(source) + source.hole_pages == 64
+        found = source.read(np.arange(len(source)))[0].view(np.uint64)[:, 0].tolist()
+        assert [number for number in found if number] == [7, 47, 48]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cut": 10}, "ELF header"),
+        ({"cut": 40}, "ELF header"),
+        ({"cut": 90}, "program headers"),
+        ({"cut": 6000}, "segment 0"),
+        ({"kind": 2}, "type is 2"),
+        ({"phentsize": 57}, "57 bytes"),
+        ({"segments": []}, "no program headers"),
+        ({"segments": [(PAGE, b"", PAGE)]}, "no memory"),
+        ({"segments": [(PAGE, bytes(PAGE), 1)]}, "segment 0"),
+        ({"segments": [(PAGE + 8, bytes(PAGE), PAGE)]}, "not made of pages"),
+        ({"segments": [(PAGE, bytes(PAGE + 8), 2 * PAGE)]}, "not made of pages"),
+    ],
+)
+def test_damaged_core_is_refused(tmp_path, change, said):
+    core = tmp_path / "core"
+    make_core(core, **({"segments": [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE)]} | change))
+    with pytest.raises(SourceError, match=said) as caught:
+        open_core(core)
+    assert str(core) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"\x7fELF", b"MZ" + bytes(200), b"\x7fELF\x07\x01\x01" + bytes(200), b"\x28\xb5\x2f\xfd" * 99]
+)
+def test_what_is_no_core_is_refused(tmp_path, head):
+    (tmp_path / "core").write_bytes(head)
+    with pytest.raises(SourceError):
+        open_core(tmp_path / "core")
+
+
+def test_every_byte_of_the_headers_may_be_damaged(tmp_path):
+    core = tmp_path / "core"
+    make_core(core, [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE)], files=[(PAGE, 3 * PAGE, "/lib/x")], command=b"x")
+    good = core.read_bytes()
+    for at in range(64 + 2 * 56 + 300):
+        for value in (0x00, 0xFF, good[at] ^ 0x40):
+            core.write_bytes(good[:at] + bytes([value]) + good[at + 1 :])
+            try:  # either it is refused, or it reads what it promised
+                with open_core(core) as source:
+                    assert source.read(np.arange(len(source)))[1].size == len(source)
+            except SourceError:
+                pass

@@ -1,0 +1,104 @@
+# cython: language_level=3
+"""Batches: many pages a call, shared among threads."""
+from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
+
+from zswap_core.invalidate cimport engine_invalidate
+from zswap_core.load cimport engine_load
+from zswap_core.os cimport pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_thread_join, zsw_thread_start
+from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
+from zswap_core.stats cimport count
+from zswap_core.store cimport engine_store
+from zswap_core.worker cimport engine_enter, engine_leave
+
+
+cdef enum:
+    CHUNK = 64                  # pages a thread takes from the batch at a time
+
+ctypedef int (*page_call)(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil
+
+
+cdef struct batch:
+    zsw_engine *e
+    page_call call
+    const uint64_t *offsets
+    uint8_t *pages
+    int8_t *status
+    uint32_t *ns
+    uint64_t total
+    uint64_t next                   # threads take CHUNK pages from here at a time
+    uint32_t type
+
+
+cdef int store_call(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
+    return engine_store(e, w, type, offset, page)
+
+
+cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
+    cdef uint64_t i, end, before = 0, after
+    while True:
+        end = zsw_add_u64(&b.next, CHUNK)
+        i = end - CHUNK
+        if i >= b.total:
+            return
+        if end > b.total:
+            end = b.total
+        w.now = zsw_now_s()
+        if b.ns != NULL:
+            before = zsw_now_ns()
+        while i < end:
+            b.status[i] = <int8_t> b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
+            if b.ns != NULL:
+                after = zsw_now_ns()
+                before = after - before
+                b.ns[i] = <uint32_t> before if before >> 32 == 0 else <uint32_t> -1
+                before = after
+            i += 1
+
+
+cdef void *batch_thread(void *arg) noexcept nogil:
+    cdef batch *b = <batch *> arg
+    cdef int rc
+    cdef zsw_worker *w = engine_enter(b.e, &rc)
+    if w != NULL:                           # else the caller's own thread does all of it
+        run_batch(b, w)
+        engine_leave(b.e, w)
+    return NULL
+
+
+cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
+    """Runs the batch on this thread and on up to threads - 1 helpers.  Fewer helpers only make it slower."""
+    cdef pthread_t helpers[MAX_THREADS]
+    cdef int started = 0, i
+    if threads > MAX_THREADS:
+        threads = MAX_THREADS
+    while started < threads - 1 and <uint64_t> (started + 1) * CHUNK < b.total:
+        if zsw_thread_start(&helpers[started], batch_thread, b) != 0:
+            break
+        started += 1
+    run_batch(b, w)
+    for i in range(started):
+        zsw_thread_join(helpers[i])
+
+
+cdef void engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
+                           uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+    cdef batch b
+    b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
+        e, store_call, offsets, <uint8_t *> pages, status, ns, count, 0, type)
+    run_threads(&b, w, threads)
+
+
+cdef void engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint8_t *pages,
+                          uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+    cdef batch b
+    b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
+        e, engine_load, offsets, pages, status, ns, count, 0, type)
+    run_threads(&b, w, threads)
+
+
+cdef uint64_t engine_invalidate_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
+                                     uint64_t count) noexcept nogil:
+    cdef uint64_t i, total = 0
+    for i in range(count):
+        total += engine_invalidate(e, w, type, offsets[i], offsets[i])
+    return total

@@ -1,0 +1,92 @@
+# cython: language_level=3
+"""validate(): one walk over index, entries, LRU and pools, against the counters."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from zswap_core.abi cimport zsw_zpool_stats
+from zswap_core.entries cimport entry_at
+from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
+from zswap_core.figures cimport engine_totals, zsw_totals
+from zswap_core.index cimport area_validate, pos_shard, shard_find, zsw_shard
+from zswap_core.slab cimport slab_limit, slab_validate
+from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool
+from zswap_core.stats cimport Counter
+
+
+cdef int engine_validate(zsw_engine *e) noexcept nogil:
+    """Walks everything and compares it with the counters.  0, or a negative number naming the check that failed.  At rest."""
+    cdef zsw_totals totals
+    cdef uint64_t pages = 0, held, same = 0, raw = 0, payload = 0, listed = 0
+    cdef int64_t by_pool[MAX_POOLS]
+    cdef uint32_t i, id, where, pos, previous = 0
+    cdef uint32_t *slot
+    cdef zsw_shard *shard
+    cdef zsw_entry *entry
+    cdef zsw_pool *pool
+    cdef zsw_zpool_stats stats
+    cdef int rc
+    memset(by_pool, 0, sizeof(by_pool))
+    for i in range(<uint32_t> MAX_AREAS):
+        if e.areas[i] != NULL:
+            rc = area_validate(&e.index, e.areas[i], &held)
+            if rc != 0:
+                return rc
+            if held and not e.areas[i].online:
+                return -101
+            pages += held
+    rc = slab_validate(&e.entries)
+    if rc != 0:
+        return rc
+    # Every entry in use is indexed where it says, by nobody else; every indexed page has such an entry (the counts agree).
+    held = 0
+    for id in range(1, slab_limit(&e.entries)):
+        entry = entry_at(e, id)
+        if entry.pos == 0:
+            continue
+        held += 1
+        shard = pos_shard(&e.index, entry.pos, &where)
+        if shard == NULL:
+            return -102
+        slot = shard_find(&e.index, shard, where, &pos)
+        if slot == NULL or slot[0] != id or pos != entry.pos:
+            return -103
+        if (entry.state & ENTRY_REFS) != 1:
+            return -104
+        if entry.state & ENTRY_SAME:
+            same += 1
+            continue
+        pool = e.pools[word_pool(entry.word)]
+        if pool == NULL:
+            return -105
+        by_pool[pool.id] += 1
+        payload += word_length(entry.word)
+        raw += word_length(entry.word) == e.page_size
+    if held != pages:
+        return -106
+    id = e.lru.oldest
+    while id:
+        entry = entry_at(e, id)
+        listed += 1
+        if listed > e.lru.count or entry.prev != previous or entry.pos == 0 or entry.state & ENTRY_SAME:
+            return -107
+        previous = id
+        id = entry.next
+    if listed != e.lru.count or previous != e.lru.newest or listed != pages - same:
+        return -108
+    for i in range(<uint32_t> MAX_POOLS):
+        pool = e.pools[i]
+        if pool == NULL:
+            continue
+        pool.ops.stats(pool.zpool, &stats)
+        if pool.entries != by_pool[i] or <int64_t> stats.objects != by_pool[i]:
+            return -109
+        rc = pool.ops.validate(pool.zpool)
+        if rc != 0:
+            return rc - 1000
+    engine_totals(e, &totals)
+    if (totals.counters[<int> Counter.stored_pages] != <int64_t> pages
+            or totals.counters[<int> Counter.same_filled_pages] != <int64_t> same
+            or totals.counters[<int> Counter.stored_incompressible_pages] != <int64_t> raw
+            or totals.counters[<int> Counter.compressed_bytes] != <int64_t> payload):
+        return -110
+    return 0

@@ -1,0 +1,54 @@
+# cython: language_level=3
+"""Compaction: offers every object to its zpool to move."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from zswap_core.entries cimport entry_at
+from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool, zsw_entry
+from zswap_core.index cimport pos_shard, shard_find, zsw_shard
+from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
+from zswap_core.pool cimport pool_at
+from zswap_core.slab cimport slab_limit
+from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+
+
+cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept nogil:
+    """Lets the zpool move the entry's object, if it is still indexed and nobody reads it."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    cdef uint32_t where, pos = zsw_peek_u32(&entry.pos)
+    cdef uint64_t word = zsw_peek_u64(&entry.word), handle
+    cdef zsw_shard *shard
+    cdef uint32_t *slot
+    if pos == 0 or zsw_peek_u32(&entry.state) & ENTRY_SAME or word_pool(word) != pool.id:
+        return
+    shard = pos_shard(&e.index, pos, &where)
+    if shard == NULL:
+        return
+    zsw_lock(&shard.lock)
+    slot = shard_find(&e.index, shard, where, &pos)
+    word = entry.word
+    # One reference is the index's own: there is no reader, and while we hold the lock none can come.
+    if (slot != NULL and slot[0] == id and not entry.state & ENTRY_SAME and word_pool(word) == pool.id
+            and (zsw_load_u32(&entry.state) & ENTRY_REFS) == 1):
+        if pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1:
+            zsw_poke_u64(&entry.word, word_pack(handle, word_length(word), pool.id))
+    zsw_unlock(&shard.lock)
+
+
+cdef uint64_t engine_compact(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """Moves objects out of sparsely filled memory in every pool; returns the allocator pages freed."""
+    cdef uint64_t freed = 0
+    cdef uint32_t i, id, limit
+    cdef zsw_pool *pool
+    zsw_lock(&e.compacting)
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        if pool == NULL:
+            continue
+        if pool.ops.compact_begin(pool.zpool) != 0:
+            limit = slab_limit(&e.entries)
+            for id in range(1, limit):
+                relocate_entry(e, pool, id)
+        freed += pool.ops.compact_end(pool.zpool)
+        pool.ops.trim(pool.zpool)
+    zsw_unlock(&e.compacting)
+    return freed

@@ -1,0 +1,130 @@
+"""Where the libraries are: which files may hold each one, best first.  Nothing is imported or opened here."""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """A C library and the places where it may be."""
+
+    library: str
+    env: str  # environment variable that names the file
+    module: str | None  # extension module, in a wheel, that exports the library's functions
+    soname: str
+    remedy: str
+    symbols: tuple[str, ...]  # without any one of these a candidate is passed over
+    version_symbol: str | None = None  # `const char *(void)`
+    minimum: tuple[int, ...] = ()
+
+
+LIBLZ4 = Source(
+    library="liblz4",
+    env="ZSWAP_LIBLZ4",
+    module="lz4.block._block",
+    soname="liblz4.so.1",
+    remedy="pip install lz4",
+    symbols=(
+        "LZ4_sizeofState",
+        "LZ4_compress_fast_extState",
+        "LZ4_decompress_safe",
+        "LZ4_sizeofStateHC",
+        "LZ4_initStreamHC",
+        "LZ4_resetStreamHC_fast",
+        "LZ4_compress_HC_continue",
+    ),
+    version_symbol="LZ4_versionString",
+    minimum=(1, 9, 0),  # the first with LZ4_resetStreamHC_fast as a public function
+)
+
+LIBZSTD = Source(
+    library="libzstd",
+    env="ZSWAP_LIBZSTD",
+    module="zstd",
+    soname="libzstd.so.1",
+    remedy="pip install zstd",
+    symbols=(
+        "ZSTD_compressBound",
+        "ZSTD_createCCtx",
+        "ZSTD_freeCCtx",
+        "ZSTD_CCtx_setParameter",
+        "ZSTD_compress2",
+        "ZSTD_createDCtx",
+        "ZSTD_freeDCtx",
+        "ZSTD_DCtx_setParameter",
+        "ZSTD_decompressDCtx",
+        "ZSTD_isError",
+        "ZSTD_getErrorCode",
+    ),
+    version_symbol="ZSTD_versionString",
+    minimum=(1, 4, 0),  # the first with ZSTD_compress2 as a stable function
+)
+
+LIBLZO2 = Source(
+    library="liblzo2",
+    env="ZSWAP_LIBLZO2",
+    module=None,
+    soname="liblzo2.so.2",
+    remedy="install the system's liblzo2 (apt install liblzo2-2), or pip install lzallright",
+    symbols=("__lzo_init_v2", "lzo_version", "lzo1x_1_compress", "lzo1x_decompress_safe"),
+    version_symbol="lzo_version_string",
+    minimum=(2, 0),
+)
+
+LIBDEFLATE = Source(
+    library="libdeflate",
+    env="ZSWAP_LIBDEFLATE",
+    module="deflate._deflate",
+    soname="libdeflate.so.0",
+    remedy="pip install deflate",
+    symbols=(
+        "libdeflate_alloc_compressor",
+        "libdeflate_free_compressor",
+        "libdeflate_deflate_compress_bound",
+        "libdeflate_deflate_compress",
+        "libdeflate_alloc_decompressor",
+        "libdeflate_free_decompressor",
+        "libdeflate_deflate_decompress_ex",
+    ),
+)
+
+
+def explicit_path(source: Source, path: str | None = None) -> str | None:
+    """Return the file the user asked for, by argument or else by environment variable."""
+    return path or os.environ.get(source.env) or None
+
+
+def candidates(source: Source, path: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (origin, what to open), best first.
+
+    A file that the user names is the only candidate: another one taken in its place would be a surprise.
+    """
+    chosen = explicit_path(source, path)
+    if chosen is not None:
+        yield "path", chosen
+        return
+    if source.module is not None:
+        wheel = module_file(source.module)
+        if wheel is not None:
+            yield "wheel", wheel
+    yield "system", source.soname
+
+
+def module_file(name: str) -> str | None:
+    """Return the file of a module, or None.  Unlike importlib.util.find_spec, this imports no parent package."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return getattr(loaded, "__file__", None)
+    parts = name.split(".")
+    path = None
+    spec = None
+    for i in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:i]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+        if path is None and i < len(parts):
+            return None
+    return spec.origin if spec is not None and spec.has_location else None

@@ -1,0 +1,229 @@
+"""`Compressor`: a zsw_compressor with its description and its lifetime."""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.errno cimport EBADMSG
+from libc.stdint cimport int64_t, uint8_t
+
+from zswap_core.abi cimport (
+    ZSW_ABI_VERSION,
+    ZSW_COMPRESSOR_CAPSULE,
+    ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+    zsw_compressor,
+    zsw_compressor_ops,
+)
+from zswap_core.compressors.library cimport Library
+
+import os
+
+from zswap_core.errors import Error, PageCorruptError
+
+
+cdef int64_t run_once(const zsw_compressor *c, bint packing, const uint8_t *src, size_t n,
+                      uint8_t *dst, size_t cap) noexcept nogil:
+    """One compress() or decompress() with a context of its own, or with none where none is needed."""
+    cdef const zsw_compressor_ops *ops = c.ops
+    cdef bint in_context = ops.ctx_new != NULL and (packing or not ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS)
+    cdef void *ctx = NULL
+    cdef int64_t rc
+    if in_context:
+        rc = ops.ctx_new(c.state, &ctx)
+        if rc < 0:
+            return rc
+    if packing:
+        rc = ops.compress(c.state, ctx, src, n, dst, cap)
+    else:
+        rc = ops.decompress(c.state, ctx, src, n, dst, cap)
+    if in_context:
+        ops.ctx_free(c.state, ctx)
+    return rc
+
+
+cdef int64_t run(Compressor self, bint packing, object data, object out) except -1:
+    cdef Py_buffer src, dst
+    cdef int64_t rc
+    check(self)
+    self.last_error = None
+    PyObject_GetBuffer(data, &src, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(out, &dst, PyBUF_WRITABLE)
+        try:
+            with nogil:
+                rc = run_once(&self.c, packing, <const uint8_t *> src.buf, <size_t> src.len,
+                              <uint8_t *> dst.buf, <size_t> dst.len)
+        finally:
+            PyBuffer_Release(&dst)
+    finally:
+        PyBuffer_Release(&src)
+    if rc == -EBADMSG:
+        raise PageCorruptError(f"{self.spec}: damaged data") from self.last_error
+    if rc < 0:
+        raise Error(f"{self.spec}: {'' if packing else 'de'}compress failed: {os.strerror(-rc)}") from self.last_error
+    return rc
+
+
+cdef int check(Compressor self) except -1:
+    """A Compressor made by __new__ alone has no functions."""
+    if self.c.ops == NULL:
+        raise ValueError("this Compressor was never opened")
+    return 0
+
+
+cdef class Compressor:
+    """A compressor with its level chosen: what `open_compressor` returns.
+
+    The engine uses the C functions behind it, without the GIL.  The methods here go through those same functions, with a
+    context made for each call: right for tests and tools, slow for anything else.
+
+    Attributes
+    ----------
+    name : str
+        "zstd".
+    spec : str
+        Name and level: "zstd:3".  Two compressors from one registry with equal specs make the same output.
+    level : int or None
+        None when this compressor has no levels.
+    library, version, path : str or None
+        The library that does the work, its version if it tells, and the file it was found in.
+    origin : str
+        How it was found: "wheel", "system", "path" (named by the user), "python" (Python callables) or "capsule".
+    last_error : BaseException or None
+        The exception behind the latest failure of a compressor written in Python.
+    """
+
+    def __init__(self):
+        raise TypeError("use zswap_core.compressors.registry.open_compressor() or Compressor.from_capsule()")
+
+    def __dealloc__(self):
+        if self.owns_state and self.c.ops.destroy != NULL:
+            self.c.ops.destroy(self.c.state)
+
+    def __repr__(self):
+        return f"<Compressor {self.spec}, origin {self.origin}, {self.library} {self.version}>"
+
+    # ---- one page at a time --------------------------------------------------------------------------------------------
+
+    def bound(self, n):
+        """Return the room that `compress_into` wants so that any n bytes fit."""
+        check(self)
+        cdef size_t size = n
+        return self.c.ops.bound(self.c.state, size)
+
+    def compress(self, data, cap=None):
+        """Compress a bytes-like object.
+
+        Parameters
+        ----------
+        data : bytes-like
+            What to compress, up to 2 GiB.
+        cap : int, optional
+            Longest result wanted; by default there is no such limit.
+
+        Returns
+        -------
+        bytes or None
+            None when the result does not fit in `cap` bytes.
+        """
+        out = bytearray(self.bound(memoryview(data).nbytes) if cap is None else cap)
+        n = self.compress_into(data, out)
+        return bytes(memoryview(out)[:n]) if n else None
+
+    def decompress(self, data, size):
+        """Decompress to exactly `size` bytes; anything else is a `PageCorruptError`."""
+        out = bytearray(size)
+        n = self.decompress_into(data, out)
+        if n != size:
+            raise PageCorruptError(f"{self.spec}: decompressed to {n} bytes, not {size}")
+        return bytes(out)
+
+    def compress_into(self, data, out):
+        """Compress into a writable buffer.  Return how many bytes were written, 0 when the result does not fit."""
+        return run(self, True, data, out)
+
+    def decompress_into(self, data, out):
+        """Decompress into a writable buffer.  Return how many bytes were written."""
+        return run(self, False, data, out)
+
+    # ---- capsules ------------------------------------------------------------------------------------------------------
+
+    @property
+    def capsule(self):
+        """A PyCapsule of the zsw_compressor, named ZSW_COMPRESSOR_CAPSULE, that keeps this object alive."""
+        check(self)
+        capsule = PyCapsule_New(&self.c, ZSW_COMPRESSOR_CAPSULE, release_owner)
+        PyCapsule_SetContext(capsule, <void *> self)
+        Py_INCREF(self)
+        return capsule
+
+    @staticmethod
+    def from_capsule(capsule, name=None, *, level=None, library=None, version=None, path=None):
+        """Make a Compressor of a capsule that another extension filled.
+
+        The capsule is kept alive and stays the owner of the state: the table's destroy() is left to whoever made it.
+
+        Parameters
+        ----------
+        capsule : PyCapsule
+            Holds a `zsw_compressor *` under the name ZSW_COMPRESSOR_CAPSULE.
+        name : str, optional
+            By default the one in the table.
+        level : int, optional
+        library, version, path : str, optional
+            What to tell about it.
+
+        Raises
+        ------
+        ValueError
+            The capsule is of another kind, or its table is incomplete or made for another ABI.
+        """
+        cdef const zsw_compressor *given = <const zsw_compressor *> PyCapsule_GetPointer(capsule, ZSW_COMPRESSOR_CAPSULE)
+        cdef const zsw_compressor_ops *ops = given.ops
+        if ops == NULL or ops.abi_version != ZSW_ABI_VERSION or ops.struct_size < sizeof(zsw_compressor_ops):
+            raise ValueError(f"the capsule's table is not of compressor ABI version {ZSW_ABI_VERSION}")
+        if ops.bound == NULL or ops.compress == NULL or ops.decompress == NULL:
+            raise ValueError("the capsule's table lacks bound, compress or decompress")
+        if (ops.ctx_new == NULL) != (ops.ctx_free == NULL):
+            raise ValueError("the capsule's table has one of ctx_new and ctx_free without the other")
+        if name is None:
+            if ops.name == NULL:
+                raise ValueError("the capsule's table has no name, and none was given")
+            name = ops.name.decode()
+
+        cdef Compressor self = Compressor.__new__(Compressor)
+        self.c.ops = ops
+        self.c.state = given.state
+        self.keep = capsule
+        self.name = name
+        self.level = level
+        self.spec = spec_of(name, level)
+        self.library = library
+        self.version = version
+        self.path = path
+        self.origin = "capsule"
+        return self
+
+
+cdef void release_owner(object capsule) noexcept:
+    Py_XDECREF(<PyObject *> PyCapsule_GetContext(capsule))
+
+
+cpdef str spec_of(str name, object level):
+    """The one way to write a name and a level."""
+    return name if level is None else f"{name}:{level}"
+
+
+cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library):
+    """For a plug-in of this package: the new object owns `state`."""
+    cdef Compressor self = Compressor.__new__(Compressor)
+    self.c.ops = ops
+    self.c.state = state
+    self.owns_state = True
+    self.keep = library
+    self.name = name
+    self.level = level
+    self.spec = spec_of(name, level)
+    self.library = library.library
+    self.version = library.version
+    self.path = library.path
+    self.origin = library.origin
+    return self

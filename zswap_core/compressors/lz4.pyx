@@ -1,0 +1,146 @@
+"""lz4 and lz4hc, from liblz4.
+
+For a page, LZ4_compress_fast_extState_fastReset would win nothing: like the plain function it clears the 16 KiB table
+for any input of 4 KiB or more.  The HC functions do differ: from a fresh start each call would clear 256 KiB; reset with
+LZ4_resetStreamHC_fast the tables stay, and old positions count as out of reach.
+"""
+from libc.errno cimport EBADMSG, EINVAL, ENOMEM
+from libc.limits cimport INT_MAX
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+
+from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
+from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.library cimport Library, open_library
+
+from zswap_core.compressors._find import LIBLZ4
+
+cdef size_t INPUT_MAX = 0x7E000000  # liblz4's own limit
+
+
+cdef struct lz4_state:
+    int level                 # lz4: acceleration
+    size_t context            # its size
+    int (*sizeof_state)() noexcept nogil
+    int (*compress)(void *ctx, const char *src, char *dst, int n, int cap, int acceleration) noexcept nogil
+    int (*decompress)(const char *src, char *dst, int n, int cap) noexcept nogil
+    void *(*hc_init)(void *ctx, size_t size) noexcept nogil
+    void (*hc_reset)(void *ctx, int level) noexcept nogil
+    int (*hc_compress)(void *ctx, const char *src, char *dst, int n, int cap) noexcept nogil
+
+
+cdef size_t bound(void *state, size_t n) noexcept nogil:
+    return n + n // 255 + 16
+
+
+cdef inline int at_most_int_max(size_t n) noexcept nogil:
+    return INT_MAX if n > <size_t> INT_MAX else <int> n
+
+
+cdef int ctx_new(void *state, void **ctx) noexcept nogil:
+    ctx[0] = malloc((<lz4_state *> state).context)
+    return 0 if ctx[0] != NULL else -ENOMEM
+
+
+cdef int hc_ctx_new(void *state, void **ctx) noexcept nogil:
+    cdef lz4_state *s = <lz4_state *> state
+    cdef int rc = ctx_new(state, ctx)
+    if rc == 0 and s.hc_init(ctx[0], s.context) == NULL:
+        free(ctx[0])
+        rc = -EINVAL
+    return rc
+
+
+cdef void ctx_free(void *state, void *ctx) noexcept nogil:
+    free(ctx)
+
+
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+    cdef lz4_state *s = <lz4_state *> state
+    if n > INPUT_MAX:
+        return -EINVAL
+    return s.compress(ctx, <const char *> src, <char *> dst, <int> n, at_most_int_max(cap), s.level)
+
+
+cdef int64_t hc_compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+    cdef lz4_state *s = <lz4_state *> state
+    cdef int done
+    if n > INPUT_MAX:
+        return -EINVAL
+    # Also after a result that did not fit: the library marks the context itself, and this call then starts afresh.
+    s.hc_reset(ctx, s.level)
+    done = s.hc_compress(ctx, <const char *> src, <char *> dst, <int> n, at_most_int_max(cap))
+    return done if done > 0 else 0
+
+
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+    cdef int done
+    if n > <size_t> INT_MAX:
+        return -EINVAL
+    done = (<lz4_state *> state).decompress(<const char *> src, <char *> dst, <int> n, at_most_int_max(cap))
+    return done if done >= 0 else -EBADMSG
+
+
+cdef void destroy(void *state) noexcept nogil:
+    free(state)
+
+
+cdef zsw_compressor_ops LZ4 = zsw_compressor_ops(
+    abi_version=ZSW_ABI_VERSION,
+    struct_size=sizeof(zsw_compressor_ops),
+    name="lz4",
+    flags=ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+    bound=bound,
+    ctx_new=ctx_new,
+    ctx_free=ctx_free,
+    compress=compress,
+    decompress=decompress,
+    destroy=destroy,
+)
+
+cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
+    abi_version=ZSW_ABI_VERSION,
+    struct_size=sizeof(zsw_compressor_ops),
+    name="lz4hc",
+    flags=ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+    bound=bound,
+    ctx_new=hc_ctx_new,
+    ctx_free=ctx_free,
+    compress=hc_compress,
+    decompress=decompress,
+    destroy=destroy,
+)
+
+
+cdef lz4_state *new_state(Library lib, int level) except NULL:
+    cdef lz4_state *s = <lz4_state *> calloc(1, sizeof(lz4_state))
+    if s == NULL:
+        raise MemoryError
+    s.level = level
+    s.decompress = <int (*)(const char *, char *, int, int) noexcept nogil> lib.symbol("LZ4_decompress_safe")
+    return s
+
+
+def open_lz4(level, path=None):
+    """Return the `lz4` compressor; `level` is its acceleration, 1 .. 65537."""
+    cdef Library lib = open_library(LIBLZ4, path)
+    cdef lz4_state *s = new_state(lib, level)
+    cdef Compressor self = new_compressor(&LZ4, s, "lz4", level, lib)
+    s.sizeof_state = <int (*)() noexcept nogil> lib.symbol("LZ4_sizeofState")
+    s.compress = (<int (*)(void *, const char *, char *, int, int, int) noexcept nogil>
+                  lib.symbol("LZ4_compress_fast_extState"))
+    s.context = <size_t> s.sizeof_state()
+    return self
+
+
+def open_lz4hc(level, path=None):
+    """Return the `lz4hc` compressor; `level` is 1 .. 12."""
+    cdef Library lib = open_library(LIBLZ4, path)
+    cdef lz4_state *s = new_state(lib, level)
+    cdef Compressor self = new_compressor(&LZ4HC, s, "lz4hc", level, lib)
+    s.sizeof_state = <int (*)() noexcept nogil> lib.symbol("LZ4_sizeofStateHC")
+    s.hc_init = <void *(*)(void *, size_t) noexcept nogil> lib.symbol("LZ4_initStreamHC")
+    s.hc_reset = <void (*)(void *, int) noexcept nogil> lib.symbol("LZ4_resetStreamHC_fast")
+    s.hc_compress = <int (*)(void *, const char *, char *, int, int) noexcept nogil> lib.symbol("LZ4_compress_HC_continue")
+    s.context = <size_t> s.sizeof_state()
+    return self

@@ -1,0 +1,248 @@
+"""Compressors by name.
+
+A spec is a name, or a name and a level: "lz4", "zstd:3", "zstd:-5".
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+from zswap_core.compressors._find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path
+from zswap_core.compressors.adapter import PythonCompressor
+from zswap_core.compressors.base import Compressor
+from zswap_core.errors import CompressorNotFound, Error
+
+__all__ = ["CompressorInfo", "compressors", "open_compressor", "register_compressor", "unregister_compressor"]
+
+Levels = tuple[int, int, int]  # lowest, default, highest
+
+
+class _Builtin(NamedTuple):
+    module: str  # opened by <module>.open_<name>(level, path); imported when first asked for
+    source: Source
+    levels: Levels | None
+
+
+class _Registered(NamedTuple):
+    factory: Callable[..., Any]
+    levels: Levels | None
+
+
+_BUILTIN = {
+    "lz4": _Builtin("lz4", LIBLZ4, (1, 1, 65537)),
+    "lz4hc": _Builtin("lz4", LIBLZ4, (1, 9, 12)),
+    "zstd": _Builtin("zstd", LIBZSTD, (-(1 << 17), 3, 22)),
+    "lzo": _Builtin("lzo", LIBLZO2, None),
+    "deflate": _Builtin("deflate", LIBDEFLATE, (1, 6, 12)),
+}
+_registered: dict[str, _Registered] = {}
+
+# Opened compressors, as long as somebody holds them: one object for each spec and library file.
+_opened: WeakValueDictionary[tuple[str, str | None], Compressor] = WeakValueDictionary()
+_lock = threading.Lock()
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
+_LEVEL = re.compile(r"-?[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class CompressorInfo:
+    """What is known about a compressor.
+
+    Attributes
+    ----------
+    name : str
+    available : bool
+        Whether it can be used now; `error` says why not.
+    library, version, path, origin : str or None
+        As in `Compressor`; None when it is not available.
+    levels : tuple of int, or None
+        Lowest, default and highest level; None when there are no levels.
+    error : str or None
+    """
+
+    name: str
+    available: bool
+    library: str | None = None
+    version: str | None = None
+    path: str | None = None
+    origin: str | None = None
+    levels: Levels | None = None
+    error: str | None = None
+
+
+def open_compressor(spec: "str | Compressor", *, path: str | None = None) -> Compressor:
+    """Open a compressor.
+
+    Parameters
+    ----------
+    spec : str or Compressor
+        "name" or "name:level"; a Compressor is returned as it is.
+    path : str, optional
+        The library's file, for a compressor that has a library; by default it is looked for.
+
+    Returns
+    -------
+    Compressor
+        The same object for the same spec and path, as long as somebody holds it.
+
+    Raises
+    ------
+    CompressorNotFound
+        There is no such name, or its library is missing.
+    ValueError
+        The level is not one that this compressor has.
+    """
+    if isinstance(spec, Compressor):
+        if spec.spec is None:
+            raise ValueError("this Compressor was never opened")
+        return spec
+    if not isinstance(spec, str):
+        raise TypeError(f"a compressor is a string or a Compressor, not {type(spec).__name__}")
+
+    name, colon, text = spec.partition(":")
+    entry = _entry(name)
+    level = _level(name, entry.levels, text if colon else None)
+    if isinstance(entry, _Builtin):
+        path = explicit_path(entry.source, path)
+    elif path is not None:
+        raise ValueError(f"compressor {name!r} has no library to take from {path!r}")
+    key = (name if level is None else f"{name}:{level}", path)
+
+    with _lock:
+        opened = _opened.get(key)
+    if opened is not None:
+        return opened
+    # Not under the lock: a factory may do anything.
+    opened = _open_builtin(name, entry, level, path) if isinstance(entry, _Builtin) else _open_registered(name, entry, level)
+    with _lock:
+        if _registered.get(name, entry) is not entry:
+            return opened  # replaced meanwhile
+        return _opened.setdefault(key, opened)
+
+
+def _entry(name: str) -> "_Builtin | _Registered":
+    with _lock:
+        entry = _BUILTIN.get(name) or _registered.get(name)
+        known = [*_BUILTIN, *sorted(_registered)]
+    if entry is None:
+        raise CompressorNotFound(f"there is no compressor {name!r}; there are {', '.join(known)}")
+    return entry
+
+
+def _level(name: str, levels: Levels | None, text: str | None) -> int | None:
+    if levels is None:
+        if text is not None:
+            raise ValueError(f"compressor {name!r} has no levels, so {text!r} is not one")
+        return None
+    low, default, high = levels
+    if text is None:
+        return default
+    if not _LEVEL.fullmatch(text) or not low <= int(text) <= high:
+        raise ValueError(f"{text!r} is not a level of compressor {name!r}: those are {low} to {high}, by default {default}")
+    return int(text)
+
+
+def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | None) -> Compressor:
+    module = import_module(f"zswap_core.compressors.{entry.module}")
+    try:
+        compressor: Compressor = getattr(module, f"open_{name}")(level, path)
+    except CompressorNotFound as error:
+        raise CompressorNotFound(f"compressor {name!r} is not available: {error}") from None
+    # The functions were found by name alone.  One page there and back shows that they are what they are taken for.
+    page = bytes(range(64)) * 64
+    packed = compressor.compress(page)
+    if packed is None or compressor.decompress(packed, len(page)) != page:
+        raise Error(f"compressor {name!r}: {compressor.path} does not give back the page that it was given")
+    return compressor
+
+
+def _open_registered(name: str, entry: _Registered, level: int | None) -> Compressor:
+    made = entry.factory() if level is None else entry.factory(level)
+    if isinstance(made, Compressor):
+        return made
+    return Compressor.from_capsule(made, name, level=level)
+
+
+def register_compressor(
+    name: str,
+    compress: Callable[..., Any] | None = None,
+    decompress: Callable[..., Any] | None = None,
+    *,
+    factory: Callable[..., Any] | None = None,
+    levels: Levels | None = None,
+) -> None:
+    """Add a compressor, from two Python callables or from a factory.
+
+    Parameters
+    ----------
+    name : str
+        Lower-case letters, digits, "_", "." and "-".  A name registered before is replaced for whoever opens it from now on.
+    compress : callable, optional
+        ``compress(data: bytes) -> bytes-like``.  A result longer than a page counts as incompressible.
+    decompress : callable, optional
+        ``decompress(data: bytes) -> bytes-like`` or ``decompress(data: bytes, size: int) -> bytes-like``.
+    factory : callable, optional
+        In place of the two: ``factory()``, or ``factory(level)`` if there are `levels`, returns a PyCapsule of a
+        ``zsw_compressor`` (see ``zswap/abi.h``), which works without the GIL, or a `Compressor`.
+    levels : tuple of int, optional
+        Lowest, default and highest level that the factory takes.
+
+    Raises
+    ------
+    ValueError
+        The name is not allowed, or belongs to a compressor that comes with zswap.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name for a compressor: use a-z, 0-9, '_', '.' and '-', 32 at most")
+    if name in _BUILTIN:
+        raise ValueError(f"compressor {name!r} comes with zswap and cannot be replaced")
+    if factory is not None:
+        if compress is not None or decompress is not None:
+            raise TypeError("give either compress and decompress or factory, not both")
+        if not callable(factory):
+            raise TypeError("factory must be callable")
+        if levels is not None and not levels[0] <= levels[1] <= levels[2]:
+            raise ValueError("levels are the lowest, the default and the highest, in this order")
+    else:
+        if levels is not None:
+            raise TypeError("only a factory takes levels")
+        made = PythonCompressor(name, compress, decompress)
+
+    with _lock:
+        _forget(name)
+        _registered[name] = _Registered(factory or (lambda: made), levels)
+
+
+def unregister_compressor(name: str) -> None:
+    """Take a registered compressor away.  What uses it already goes on using it."""
+    if name in _BUILTIN:
+        raise ValueError(f"compressor {name!r} comes with zswap and cannot be taken away")
+    with _lock:
+        if _registered.pop(name, None) is None:
+            raise CompressorNotFound(f"no compressor {name!r} was registered")
+        _forget(name)
+
+
+def _forget(name: str) -> None:
+    for key in [key for key in _opened if key[0].partition(":")[0] == name]:
+        del _opened[key]
+
+
+def compressors() -> list[CompressorInfo]:
+    """List every known compressor, whether its library is there, and which was taken."""
+    with _lock:
+        entries: dict[str, _Builtin | _Registered] = {**_BUILTIN, **dict(sorted(_registered.items()))}
+    return [_info(name, entry.levels) for name, entry in entries.items()]
+
+
+def _info(name: str, levels: Levels | None) -> CompressorInfo:
+    try:
+        c = open_compressor(name)
+    except Exception as error:  # a factory may raise anything, and a list must not fail for one row
+        return CompressorInfo(name, False, levels=levels, error=str(error) or type(error).__name__)
+    return CompressorInfo(name, True, c.library, c.version, c.path, c.origin, levels)

@@ -1,0 +1,148 @@
+"""zstd, from libzstd.
+
+Frames go without the magic number, checksum and dictionary id, as what is stored is known to be ours: 4 bytes a page won.
+The content size stays: it costs a byte, and damage that changes the length is then seen by the library.
+"""
+from libc.errno cimport EBADMSG, EINVAL, EIO, ENOMEM
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free
+
+from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
+from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.library cimport Library, open_library
+
+from zswap_core.compressors._find import LIBZSTD
+
+
+# Values of zstd.h's enums: part of its stable ABI, but for the two formats, which have kept theirs since 1.4.0 and are
+# checked when a compressor is opened.
+cdef enum:
+    ZSTD_c_compressionLevel = 100
+    ZSTD_c_checksumFlag = 201
+    ZSTD_c_dictIDFlag = 202
+    ZSTD_c_format = 10
+    ZSTD_d_format = 1000
+    ZSTD_f_zstd1_magicless = 1
+    ZSTD_error_memory_allocation = 64
+    ZSTD_error_dstSize_tooSmall = 70
+
+
+cdef struct zstd_state:
+    int level
+    size_t (*bound)(size_t n) noexcept nogil
+    unsigned int (*is_error)(size_t code) noexcept nogil
+    int (*error_code)(size_t code) noexcept nogil
+    void *(*new_cctx)() noexcept nogil
+    size_t (*free_cctx)(void *cctx) noexcept nogil
+    size_t (*set_c)(void *cctx, int parameter, int value) noexcept nogil
+    size_t (*compress)(void *cctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
+    void *(*new_dctx)() noexcept nogil
+    size_t (*free_dctx)(void *dctx) noexcept nogil
+    size_t (*set_d)(void *dctx, int parameter, int value) noexcept nogil
+    size_t (*decompress)(void *dctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
+
+
+cdef struct zstd_context:
+    void *cctx
+    void *dctx
+
+
+cdef size_t bound(void *state, size_t n) noexcept nogil:
+    return (<zstd_state *> state).bound(n)
+
+
+cdef void ctx_free(void *state, void *ctx) noexcept nogil:
+    cdef zstd_state *s = <zstd_state *> state
+    cdef zstd_context *c = <zstd_context *> ctx
+    s.free_cctx(c.cctx)  # these two take NULL
+    s.free_dctx(c.dctx)
+    free(c)
+
+
+cdef int configure(const zstd_state *s, const zstd_context *c) noexcept nogil:
+    """Parameters are set once: they outlive every ZSTD_compress2()."""
+    if (s.is_error(s.set_c(c.cctx, ZSTD_c_compressionLevel, s.level))
+            or s.is_error(s.set_c(c.cctx, ZSTD_c_checksumFlag, 0))
+            or s.is_error(s.set_c(c.cctx, ZSTD_c_dictIDFlag, 0))
+            or s.is_error(s.set_c(c.cctx, ZSTD_c_format, ZSTD_f_zstd1_magicless))
+            or s.is_error(s.set_d(c.dctx, ZSTD_d_format, ZSTD_f_zstd1_magicless))):
+        return -EINVAL
+    return 0
+
+
+cdef int ctx_new(void *state, void **ctx) noexcept nogil:
+    cdef zstd_state *s = <zstd_state *> state
+    cdef zstd_context *c = <zstd_context *> calloc(1, sizeof(zstd_context))
+    cdef int rc = -ENOMEM
+    if c == NULL:
+        return rc
+    c.cctx = s.new_cctx()
+    c.dctx = s.new_dctx()
+    if c.cctx != NULL and c.dctx != NULL:
+        rc = configure(s, c)
+    if rc < 0:
+        ctx_free(state, c)
+        return rc
+    ctx[0] = c
+    return 0
+
+
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+    cdef zstd_state *s = <zstd_state *> state
+    cdef size_t done = s.compress((<zstd_context *> ctx).cctx, dst, cap, src, n)
+    cdef int code
+    if not s.is_error(done):
+        return <int64_t> done
+    code = s.error_code(done)
+    if code == ZSTD_error_dstSize_tooSmall:
+        return 0
+    return -ENOMEM if code == ZSTD_error_memory_allocation else -EIO
+
+
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+    cdef zstd_state *s = <zstd_state *> state
+    cdef size_t done = s.decompress((<zstd_context *> ctx).dctx, dst, cap, src, n)
+    if not s.is_error(done):
+        return <int64_t> done
+    return -ENOMEM if s.error_code(done) == ZSTD_error_memory_allocation else -EBADMSG
+
+
+cdef void destroy(void *state) noexcept nogil:
+    free(state)
+
+
+cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
+    abi_version=ZSW_ABI_VERSION,
+    struct_size=sizeof(zsw_compressor_ops),
+    name="zstd",
+    flags=0,
+    bound=bound,
+    ctx_new=ctx_new,
+    ctx_free=ctx_free,
+    compress=compress,
+    decompress=decompress,
+    destroy=destroy,
+)
+
+
+def open_zstd(level, path=None):
+    """Return the `zstd` compressor; `level` is -131072 .. 22."""
+    cdef Library lib = open_library(LIBZSTD, path)
+    cdef zstd_state *s = <zstd_state *> calloc(1, sizeof(zstd_state))
+    if s == NULL:
+        raise MemoryError
+    cdef Compressor self = new_compressor(&ZSTD, s, "zstd", level, lib)
+    s.level = level
+    s.bound = <size_t (*)(size_t) noexcept nogil> lib.symbol("ZSTD_compressBound")
+    s.is_error = <unsigned int (*)(size_t) noexcept nogil> lib.symbol("ZSTD_isError")
+    s.error_code = <int (*)(size_t) noexcept nogil> lib.symbol("ZSTD_getErrorCode")
+    s.new_cctx = <void *(*)() noexcept nogil> lib.symbol("ZSTD_createCCtx")
+    s.free_cctx = <size_t (*)(void *) noexcept nogil> lib.symbol("ZSTD_freeCCtx")
+    s.set_c = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_CCtx_setParameter")
+    s.compress = <size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil> lib.symbol("ZSTD_compress2")
+    s.new_dctx = <void *(*)() noexcept nogil> lib.symbol("ZSTD_createDCtx")
+    s.free_dctx = <size_t (*)(void *) noexcept nogil> lib.symbol("ZSTD_freeDCtx")
+    s.set_d = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_DCtx_setParameter")
+    s.decompress = (<size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil>
+                    lib.symbol("ZSTD_decompressDCtx"))
+    return self

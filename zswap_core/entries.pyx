@@ -1,0 +1,47 @@
+# cython: language_level=3
+"""Entries: taken, freed and given back, with the object and the counts that go with them."""
+from libc.stdint cimport int64_t, uint32_t
+
+from zswap_core.entry cimport ENTRY_SAME, word_handle, word_length, word_pool, zsw_entry
+from zswap_core.os cimport zsw_poke_u32
+from zswap_core.slab cimport slab_give, slab_take
+from zswap_core.state cimport SPARE_ENTRIES, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport count, Counter
+from zswap_core.worker cimport count_entry
+
+
+cdef uint32_t take_entry(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    if w.spares == 0:
+        w.spares = slab_take(&e.entries, w.spare, SPARE_ENTRIES // 2)
+        if w.spares == 0:
+            return 0
+    w.spares -= 1
+    return w.spare[w.spares]
+
+
+cdef void give_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
+    zsw_poke_u32(&entry_at(e, id).pos, 0)       # a walk over all entries tells by this that it is free
+    if w.spares == SPARE_ENTRIES:
+        w.spares = SPARE_ENTRIES // 2
+        slab_give(&e.entries, &w.spare[SPARE_ENTRIES // 2], SPARE_ENTRIES // 2)
+    w.spare[w.spares] = id
+    w.spares += 1
+
+
+cdef void free_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
+    """Frees an entry that has lost its last reference, and its object."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    cdef zsw_pool *pool
+    cdef uint32_t length
+    if entry.state & ENTRY_SAME:
+        count(w.counters, Counter.same_filled_pages, -1)
+    else:
+        pool = e.pools[word_pool(entry.word)]
+        length = word_length(entry.word)
+        pool.ops.free(pool.zpool, word_handle(entry.word))
+        count(w.counters, Counter.compressed_bytes, -<int64_t> length)
+        if length == e.page_size:
+            count(w.counters, Counter.stored_incompressible_pages, -1)
+        count_entry(e, w, pool, -1)
+    count(w.counters, Counter.stored_pages, -1)
+    give_entry(e, w, id)

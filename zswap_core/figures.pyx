@@ -1,0 +1,48 @@
+# cython: language_level=3
+"""Every counter and size, summed over workers and pools."""
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+from zswap_core.abi cimport zsw_zpool_stats
+from zswap_core.index cimport area_bytes, index_bytes, zsw_area
+from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64
+from zswap_core.pool cimport pool_at
+from zswap_core.slab cimport slab_bytes
+from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport COUNTERS
+
+
+cdef void add_counters(zsw_worker *w, zsw_totals *out) noexcept nogil:
+    cdef int i
+    for i in range(<int> COUNTERS):
+        out.counters[i] += zsw_peek_i64(&w.counters[i])
+    out.metadata_bytes += sizeof(zsw_worker) + w.scratch_size
+
+
+cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
+    cdef uint32_t i
+    cdef zsw_worker *w
+    cdef zsw_pool *pool
+    cdef zsw_area *area
+    cdef zsw_zpool_stats stats
+    memset(out, 0, sizeof(zsw_totals))
+    out.pages_compacted = e.pages_compacted
+    out.metadata_bytes = sizeof(zsw_engine) + index_bytes(&e.index) + slab_bytes(&e.entries)
+    for i in range(e.worker_count):
+        add_counters(e.workers[i], out)
+    w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    while w != NULL:
+        add_counters(w, out)
+        w = w.next
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        if pool != NULL:
+            pool.ops.stats(pool.zpool, &stats)
+            out.pool_pages += stats.total_pages
+            out.idle_pages += stats.idle_pages
+            out.pages_compacted += stats.pages_compacted
+            out.metadata_bytes += stats.metadata_bytes
+    for i in range(<uint32_t> MAX_AREAS):
+        area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
+        if area != NULL:
+            out.metadata_bytes += area_bytes(area)

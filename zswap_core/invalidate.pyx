@@ -1,0 +1,94 @@
+# cython: language_level=3
+"""Invalidate: unlink entries from index and LRU under the locks, free them after."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from zswap_core.area cimport find_area
+from zswap_core.entries cimport entry_at, find_entry, put_entry
+from zswap_core.entry cimport ENTRY_SAME, zsw_entry
+from zswap_core.index cimport (area_shard, RUN_PAGES, shard_collect, shard_erase, SHARD_PAGES, SHARD_SHIFT, shard_table,
+                               zsw_area, zsw_shard)
+from zswap_core.lru cimport lru_remove
+from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_unlock
+from zswap_core.slab cimport slab_at
+from zswap_core.state cimport zsw_engine, zsw_worker
+from zswap_core.stats cimport count, Counter
+
+
+cdef void erase_same(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id,
+                     uint64_t word) noexcept nogil:
+    """Erases the entry at `offset` if it is still the one that was loaded."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    cdef bint found
+    zsw_lock(&shard.lock)
+    found = find_entry(e, shard, offset) == id and entry.word == word
+    if found:
+        if not entry.state & ENTRY_SAME:
+            zsw_lock(&e.lru.lock)
+            lru_remove(&e.lru, &e.entries, id)
+            zsw_unlock(&e.lru.lock)
+        shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
+    zsw_unlock(&shard.lock)
+    if found:
+        put_entry(e, w, id)
+
+
+cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t first, uint32_t last) noexcept nogil:
+    """Erases what the shard holds in first..last (inclusive), one run's worth at a time; returns how many pages that were."""
+    cdef uint32_t where[RUN_PAGES]
+    cdef uint32_t ids[RUN_PAGES]
+    cdef uint32_t i, found
+    cdef uint64_t total = 0
+    while True:
+        zsw_lock(&shard.lock)
+        found = shard_collect(&e.index, shard, first, last, where, ids, RUN_PAGES)
+        if found:
+            zsw_lock(&e.lru.lock)
+            for i in range(found):
+                if not entry_at(e, ids[i]).state & ENTRY_SAME:
+                    lru_remove(&e.lru, &e.entries, ids[i])
+            zsw_unlock(&e.lru.lock)
+            # From the last to the first: the arrays behind the bitmaps only lose their ends.
+            i = found
+            while i > 0:
+                i -= 1
+                shard_erase(&e.index, shard, where[i])
+        zsw_unlock(&shard.lock)
+        for i in range(found):
+            put_entry(e, w, ids[i])
+        total += found
+        if found < RUN_PAGES:
+            return total
+
+
+cdef uint64_t invalidate_area(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t first, uint64_t last) noexcept nogil:
+    cdef uint64_t first_shard = first >> SHARD_SHIFT, last_shard = last >> SHARD_SHIFT, slot, total = 0
+    cdef uint32_t id, lo, hi
+    cdef shard_table *table
+    cdef zsw_shard *shard
+    if first_shard == last_shard:
+        shard = area_shard(&e.index, area, first_shard)
+        if shard != NULL:
+            total = invalidate_shard(e, w, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1))
+    else:
+        # What is stored meanwhile may stay; what was there before is in this table.
+        table = <shard_table *> zsw_load_ptr(<void **> &area.table)
+        for slot in range(table.mask + 1):
+            id = zsw_load_u32(&table.slots[slot])
+            if id == 0:
+                continue
+            shard = <zsw_shard *> slab_at(&e.index.shards, id)
+            if shard.number < first_shard or shard.number > last_shard:
+                continue
+            lo = first & (SHARD_PAGES - 1) if shard.number == first_shard else 0
+            hi = last & (SHARD_PAGES - 1) if shard.number == last_shard else SHARD_PAGES - 1
+            total += invalidate_shard(e, w, shard, lo, hi)
+    count(w.counters, Counter.invalidates, <int64_t> total)
+    return total
+
+
+cdef uint64_t engine_invalidate(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t first, uint64_t last) noexcept nogil:
+    """Frees the pages at first..last (inclusive); returns how many were held."""
+    cdef zsw_area *area = find_area(e, type, first)
+    if area == NULL or last < first:
+        return 0
+    return invalidate_area(e, w, area, first, last)

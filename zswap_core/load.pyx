@@ -1,0 +1,101 @@
+# cython: language_level=3
+"""Load: take a reference under the shard's lock, decompress after letting go of it."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
+from zswap_core.area cimport find_area
+from zswap_core.entries cimport entry_at, find_entry, put_entry
+from zswap_core.entry cimport entry_get, ENTRY_SAME, entry_touch, word_handle, word_length, word_pool, zsw_entry
+from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.invalidate cimport erase_same
+from zswap_core.os cimport zsw_lock, zsw_peek_u32, zsw_unlikely, zsw_unlock, zsw_yield
+from zswap_core.samefilled cimport same_fill
+from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport count, Counter
+from zswap_core.status cimport Status
+from zswap_core.worker cimport worker_context
+
+
+cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint8_t *page) noexcept nogil:
+    """Decompresses the object that `word` names, of which the caller has a reference."""
+    cdef zsw_pool *pool = e.pools[word_pool(word)]
+    cdef uint32_t length = word_length(word)
+    cdef const uint8_t *object = pool.ops.map(pool.zpool, word_handle(word))
+    cdef void *context = NULL
+    if length == e.page_size:
+        memcpy(page, object, length)
+        return Status.STORED
+    if not pool.compressor.ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS and pool.compressor.ops.ctx_new != NULL:
+        context = worker_context(w, pool)
+        if zsw_unlikely(context == NULL):
+            return Status.ALLOC_FAIL
+    if zsw_unlikely(pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
+                                                   e.page_size) != <int64_t> e.page_size):
+        return Status.CORRUPT
+    return Status.STORED
+
+
+cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
+    """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef zsw_shard *shard = NULL
+    cdef zsw_entry *entry
+    cdef uint64_t word
+    cdef uint32_t id = 0
+    cdef int status
+    if area != NULL:
+        shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
+    if shard != NULL:
+        zsw_lock(&shard.lock)
+        id = find_entry(e, shard, offset)
+    if id == 0:
+        if shard != NULL:
+            zsw_unlock(&shard.lock)
+        count(w.counters, Counter.load_misses, 1)
+        return Status.ABSENT
+    entry = entry_at(e, id)
+    word = entry.word
+    if entry.state & ENTRY_SAME:
+        entry_touch(entry, w.now)
+        zsw_unlock(&shard.lock)
+        same_fill(page, e.page_size, word)
+        status = Status.SAME_FILLED
+    else:
+        if zsw_unlikely(not entry_get(entry, w.now)):
+            zsw_unlock(&shard.lock)
+            zsw_yield()                         # over 250 threads are reading this very page
+            return engine_load(e, w, type, offset, page)
+        word = entry.word
+        zsw_unlock(&shard.lock)
+        status = read_object(e, w, word, page)
+        put_entry(e, w, id)
+        if zsw_unlikely(status < 0):
+            if status == Status.CORRUPT:
+                count(w.counters, Counter.decompress_fail, 1)
+            return status
+    count(w.counters, Counter.loads, 1)
+    if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
+        erase_same(e, w, shard, offset, id, word)
+    return status
+
+
+cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
+    return engine_length(e, type, offset) >= 0
+
+
+cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
+    """Bytes that the page at `offset` was compressed to: 0 when same-filled, the page size when raw, -1 when absent."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef zsw_entry *entry
+    cdef uint32_t id
+    cdef int64_t length = -1
+    if shard != NULL:
+        zsw_lock(&shard.lock)
+        id = find_entry(e, shard, offset)
+        if id:
+            entry = entry_at(e, id)
+            length = 0 if entry.state & ENTRY_SAME else word_length(entry.word)
+        zsw_unlock(&shard.lock)
+    return length

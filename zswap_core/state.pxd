@@ -1,0 +1,88 @@
+# cython: language_level=3
+"""The engine's structures, and the order of its locks."""
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.index cimport zsw_area, zsw_index
+from zswap_core.lru cimport zsw_lru
+from zswap_core.os cimport pthread_t, zsw_mutex
+from zswap_core.slab cimport zsw_slab
+from zswap_core.stats cimport COUNTERS
+
+cdef enum:
+    MAX_AREAS = 256
+    MAX_POOLS = 256                     # an entry names its pool in 8 bits
+    SPARE_ENTRIES = 64
+    MAX_THREADS = 64
+    # Offsets stay below this, so that offset * page size fits a file offset whatever the page size.
+    MAX_OFFSET_SHIFT = 47
+
+
+# One compressor and one zpool with its memory.  One pool is current; the others live until their last entry goes.
+cdef struct zsw_pool:
+    zsw_compressor compressor
+    const zsw_zpool_ops *ops
+    void *zpool
+    zsw_zpool_config config
+    size_t bound                # scratch its compressor wants
+    size_t max_saving           # a longer result takes a whole page: keep the page raw
+    int64_t entries             # entries that live in it; exact when no call is in flight
+    uint32_t id
+    uint32_t retired            # found empty while not current: never current again
+
+
+# What one call in flight works with.  There is one for each CPU, taken by a try-lock and never waited for: when all are busy
+# another is made, so a fault in the middle of a store can itself call load.
+cdef struct zsw_worker:
+    uint32_t busy
+    uint32_t uses                       # goes up when it is given back: tells a grace period that the call ended
+    uint64_t now                        # seconds, read once a call
+    uint8_t *scratch                    # where pages are compressed to
+    size_t scratch_size
+    uint32_t spares                     # entries taken from the slab ahead of need
+    uint32_t spare[SPARE_ENTRIES]
+    zsw_pool *counted                   # the pool that `entries` below belongs to
+    int64_t entries                     # change of counted.entries not yet made
+    zsw_worker *next
+    void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
+    int64_t counters[COUNTERS]
+
+
+cdef struct zsw_params:
+    uint32_t enabled
+    uint32_t same_filled_pages_enabled
+    uint32_t exclusive_loads
+    uint32_t reject_compress_poor
+    uint64_t max_pages                  # the limit, in allocator pages
+    uint64_t accept_pages               # after the limit was hit, refuse until at or below this
+
+
+# Lock order: compacting, pools_lock, area.grow, shard.lock, lru.lock, then the leaves (slab locks, the allocators' own).
+# None is held while memory of the caller's is touched, while a page is compressed or decompressed, or while the GIL is taken.
+cdef struct zsw_engine:
+    zsw_params params
+    uint32_t page_size
+    uint32_t closing                    # no new call may enter
+    uint32_t forked                     # this is a forked child's copy: its locks may be held by threads that do not exist
+    uint32_t reached_full               # the limit was hit and the accept threshold not reached since
+    uint32_t worker_count
+    zsw_worker **workers                # one a CPU
+    zsw_worker *extra_workers           # made when all were busy; only ever pushed to
+    zsw_index index
+    zsw_slab entries
+    zsw_lru lru
+    zsw_mutex areas_lock
+    zsw_area *areas[MAX_AREAS]
+    zsw_mutex pools_lock
+    zsw_pool *pools[MAX_POOLS]
+    uint8_t pool_claimed[MAX_POOLS]     # ids in use, those of pools being freed included
+    uint32_t pool_limit                 # pools[] is NULL from here on
+    zsw_pool *current
+    zsw_mutex compacting
+    uint64_t pages_compacted            # by pools that are gone
+    # the maintenance thread
+    pthread_t thread
+    uint32_t thread_started
+    uint32_t work                       # futex word: bumped when there is something to do
+    uint32_t stop
+    zsw_engine *next_engine             # all engines of the process, for fork

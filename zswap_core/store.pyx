@@ -1,0 +1,179 @@
+# cython: language_level=3
+"""Store: same-filled?  Room?  Compress, allocate, publish.
+
+Only the last step is seen by others: under the shard's lock the index slot changes from the old entry to the new one and both
+change places in the LRU.  The old entry loses the index's reference, and whoever drops the last reference frees it.
+"""
+from libc.errno cimport ENOSPC
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from zswap_core.abi cimport ZSW_HANDLE_MAX
+from zswap_core.area cimport find_area
+from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
+from zswap_core.entry cimport ENTRY_SAME, state_new, word_handle, word_length, word_pack, zsw_entry
+from zswap_core.index cimport area_add_shard, area_shard, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.invalidate cimport invalidate_area
+from zswap_core.lru cimport lru_add, lru_remove
+from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_store_u32,
+                            zsw_unlikely, zsw_unlock)
+from zswap_core.pool cimport check_limits
+from zswap_core.samefilled cimport same_filled
+from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport count, Counter
+from zswap_core.status cimport Status
+from zswap_core.worker cimport count_entry, worker_context, worker_scratch
+
+
+cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint32_t id) noexcept nogil:
+    """Puts a complete entry into the index and the LRU, in place of the old one if there is one."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
+    cdef uint32_t *slot
+    cdef uint32_t pos, old
+    if zsw_unlikely(shard == NULL) and area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
+        return Status.ENTRY_FAIL
+    zsw_lock(&shard.lock)
+    if zsw_unlikely(zsw_load_u32(&area.online) == 0):
+        zsw_unlock(&shard.lock)
+        return Status.NO_AREA
+    if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
+        zsw_unlock(&shard.lock)
+        return Status.ENTRY_FAIL
+    old = slot[0]
+    slot[0] = id
+    zsw_poke_u32(&entry.pos, pos)
+    # The LRU comes last: what walks it may take any entry it finds there for complete.
+    zsw_lock(&e.lru.lock)
+    if old and not entry_at(e, old).state & ENTRY_SAME:
+        lru_remove(&e.lru, &e.entries, old)
+    if not entry.state & ENTRY_SAME:
+        lru_add(&e.lru, &e.entries, id)
+    zsw_unlock(&e.lru.lock)
+    zsw_unlock(&shard.lock)
+    if old:
+        count(w.counters, Counter.duplicate_entry, 1)
+        put_entry(e, w, old)
+    return Status.STORED
+
+
+cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page, uint64_t *word) noexcept nogil:
+    """Compresses a page into an object of the pool; a page that would take a whole allocator page is kept raw."""
+    cdef void *context = NULL
+    cdef const uint8_t *source = w.scratch
+    cdef uint8_t *object
+    cdef uint64_t handle
+    cdef int64_t length
+    cdef int rc
+    if pool.compressor.ops.ctx_new != NULL:
+        context = worker_context(w, pool)
+        if zsw_unlikely(context == NULL):
+            return Status.ALLOC_FAIL
+    if zsw_unlikely(not worker_scratch(w, pool.bound)):
+        return Status.ALLOC_FAIL
+    source = w.scratch
+    length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
+    if zsw_unlikely(length < 0):
+        return Status.COMPRESS_FAIL
+    if length == 0 or <uint64_t> length > pool.max_saving:
+        if zsw_peek_u32(&e.params.reject_compress_poor):
+            return Status.COMPRESS_POOR
+        source = page
+        length = e.page_size
+    rc = pool.ops.malloc(pool.zpool, <size_t> length, &handle, &object)
+    if zsw_unlikely(rc != 0):
+        return Status.COMPRESS_POOR if rc == -ENOSPC else Status.ALLOC_FAIL
+    if zsw_unlikely(handle > ZSW_HANDLE_MAX):
+        pool.ops.free(pool.zpool, handle)
+        return Status.ALLOC_FAIL
+    memcpy(object, source, <size_t> length)
+    word[0] = word_pack(handle, <uint32_t> length, pool.id)
+    return Status.STORED
+
+
+cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value) noexcept nogil:
+    cdef uint32_t id = take_entry(e, w)
+    cdef zsw_entry *entry
+    cdef int rc
+    if zsw_unlikely(id == 0):
+        return Status.ENTRY_FAIL
+    entry = entry_at(e, id)
+    zsw_poke_u64(&entry.word, value)
+    zsw_store_u32(&entry.state, state_new(True, w.now))
+    count(w.counters, Counter.stored_pages, 1)
+    count(w.counters, Counter.same_filled_pages, 1)
+    rc = publish(e, w, area, offset, id)
+    if zsw_unlikely(rc < 0):
+        free_entry(e, w, id)
+        return rc
+    return Status.SAME_FILLED
+
+
+cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                         const uint8_t *page) noexcept nogil:
+    cdef zsw_pool *pool
+    cdef zsw_entry *entry
+    cdef uint64_t word = 0
+    cdef uint32_t id, length
+    cdef int rc = check_limits(e, w)
+    if rc < 0:
+        return rc
+    pool = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
+    rc = compress_page(e, w, pool, page, &word)
+    if zsw_unlikely(rc < 0):
+        return rc
+    id = take_entry(e, w)
+    if zsw_unlikely(id == 0):
+        pool.ops.free(pool.zpool, word_handle(word))
+        return Status.ENTRY_FAIL
+    entry = entry_at(e, id)
+    zsw_poke_u64(&entry.word, word)
+    zsw_store_u32(&entry.state, state_new(False, w.now))
+    length = word_length(word)
+    # Counted before it is published: from then on another thread may free it.
+    count_entry(e, w, pool, 1)
+    count(w.counters, Counter.stored_pages, 1)
+    count(w.counters, Counter.compressed_bytes, length)
+    if length == e.page_size:
+        count(w.counters, Counter.stored_incompressible_pages, 1)
+    rc = publish(e, w, area, offset, id)
+    if zsw_unlikely(rc < 0):
+        free_entry(e, w, id)
+        return rc
+    return Status.INCOMPRESSIBLE if length == e.page_size else Status.STORED
+
+
+cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
+    # The two limits have counted themselves.
+    if status == Status.DISABLED:
+        count(w.counters, Counter.reject_disabled, 1)
+    elif status == Status.NO_AREA:
+        count(w.counters, Counter.reject_area, 1)
+    elif status == Status.COMPRESS_POOR:
+        count(w.counters, Counter.reject_compress_poor, 1)
+    elif status == Status.COMPRESS_FAIL:
+        count(w.counters, Counter.reject_compress_fail, 1)
+    elif status == Status.ALLOC_FAIL:
+        count(w.counters, Counter.reject_alloc_fail, 1)
+    elif status == Status.ENTRY_FAIL:
+        count(w.counters, Counter.reject_kmemcache_fail, 1)
+
+
+cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, const uint8_t *page) noexcept nogil:
+    """Holds a copy of the page; returns its Status.  When it is refused, nothing is held at that offset any more."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef uint64_t value
+    cdef int status
+    if zsw_unlikely(area == NULL):
+        count_refusal(w, Status.NO_AREA)
+        return Status.NO_AREA
+    if zsw_unlikely(not zsw_peek_u32(&e.params.enabled)):
+        status = Status.DISABLED
+    elif zsw_peek_u32(&e.params.same_filled_pages_enabled) and same_filled(page, e.page_size, &value):
+        status = hold_same_filled(e, w, area, offset, value)
+    else:
+        status = hold_compressed(e, w, area, offset, page)
+    if zsw_unlikely(status < 0):
+        count_refusal(w, status)
+        invalidate_area(e, w, area, offset, offset)     # what it held is stale now
+    return status

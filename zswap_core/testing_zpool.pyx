@@ -1,0 +1,209 @@
+"""A zpool driven from Python: for tests, benchmarks and for showing geometry.  Programs use zswap.ZSwap.
+
+Batches release the GIL, so threads meet in the allocator.  Handles are what the caller makes of them: a wrong one crashes.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_NoMemory
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, strcmp
+
+import os
+from array import array
+
+from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
+from zswap_core.zpools.registry cimport zpool_at, zpool_find
+from zswap_core.zpools.zsmalloc cimport zsmalloc_classes, zsmalloc_geometry
+
+
+def zpools():
+    """Names of all zpools, the preferred one first."""
+    names = []
+    cdef size_t i = 0
+    while zpool_at(i) != NULL:
+        names.append(zpool_at(i).name.decode())
+        i += 1
+    return names
+
+
+cdef int check(int rc) except -1:
+    if rc == -ENOMEM:
+        PyErr_NoMemory()
+    if rc < 0:
+        raise OSError(-rc, os.strerror(-rc))
+    return rc
+
+
+cdef uint8_t pattern(uint64_t tag, size_t i) noexcept nogil:
+    return <uint8_t> (tag * 167 + i * 31 + (i >> 8))
+
+
+cdef class Zpool:
+    """One zpool: `Zpool("zsmalloc", kernel=True).malloc(b"...")`."""
+    cdef const zsw_zpool_ops *ops
+    cdef void *pool
+    cdef readonly str name
+
+    def __cinit__(self, name="zsmalloc", *, page_size=4096, chain=0, kernel=False, numa_node=-1):
+        cdef zsw_zpool_config config
+        config.page_size = page_size
+        config.chain = chain
+        config.kernel = bool(kernel)
+        config.numa_node = numa_node
+        self.name = name
+        self.ops = zpool_find(name.encode())
+        if self.ops == NULL:
+            raise LookupError(f"no zpool {name!r}; there is {', '.join(zpools())}")
+        check(self.ops.create(&config, &self.pool))
+
+    def __dealloc__(self):
+        if self.pool != NULL:
+            self.ops.destroy(self.pool)
+
+    def malloc(self, const uint8_t[::1] data not None):
+        """Stores the bytes; returns the handle."""
+        cdef uint64_t handle
+        cdef uint8_t *object
+        check(self.ops.malloc(self.pool, data.shape[0], &handle, &object))
+        memcpy(object, &data[0], data.shape[0])
+        return handle
+
+    def malloc_many(self, const uint32_t[::1] sizes not None, tag=None):
+        """Handles of new objects; with a tag, object i is filled with a pattern made of tag + i."""
+        handles = array("Q", bytes(8 * sizes.shape[0]))
+        cdef uint64_t[::1] h = handles
+        cdef uint64_t first = tag or 0
+        cdef bint fill = tag is not None
+        cdef Py_ssize_t done = 0
+        cdef Py_ssize_t i
+        cdef size_t k
+        cdef uint8_t *object
+        cdef int rc = 0
+        with nogil:
+            while done < sizes.shape[0]:
+                rc = self.ops.malloc(self.pool, sizes[done], &h[done], &object)
+                if rc != 0:
+                    break
+                if fill:
+                    for k in range(sizes[done]):
+                        object[k] = pattern(first + <uint64_t> done, k)
+                done += 1
+            if rc != 0:
+                for i in range(done):
+                    self.ops.free(self.pool, h[i])
+        check(rc)
+        return handles
+
+    def wrong(self, const uint64_t[::1] handles not None, const uint32_t[::1] sizes not None, uint64_t tag):
+        """How many of the objects do not hold what malloc_many() with this tag put there."""
+        if handles.shape[0] != sizes.shape[0]:
+            raise ValueError("as many sizes as handles")
+        cdef Py_ssize_t wrong = 0
+        cdef Py_ssize_t i
+        cdef size_t k
+        cdef const uint8_t *object
+        with nogil:
+            for i in range(handles.shape[0]):
+                object = self.ops.map(self.pool, handles[i])
+                for k in range(sizes[i]):
+                    if object[k] != pattern(tag + <uint64_t> i, k):
+                        wrong += 1
+                        break
+        return wrong
+
+    def read(self, uint64_t handle, size_t size):
+        return PyBytes_FromStringAndSize(<const char *> self.ops.map(self.pool, handle), size)
+
+    def address(self, uint64_t handle):
+        """Where the object lies."""
+        return <size_t> self.ops.map(self.pool, handle)
+
+    def map_many(self, const uint64_t[::1] handles not None):
+        """Looks each object up; returns a sum of the addresses, to have had a use for them."""
+        cdef size_t sum = 0
+        cdef Py_ssize_t i
+        with nogil:
+            for i in range(handles.shape[0]):
+                sum += <size_t> self.ops.map(self.pool, handles[i])
+        return sum
+
+    def free(self, uint64_t handle):
+        with nogil:
+            self.ops.free(self.pool, handle)
+
+    def free_many(self, const uint64_t[::1] handles not None):
+        cdef Py_ssize_t i
+        with nogil:
+            for i in range(handles.shape[0]):
+                self.ops.free(self.pool, handles[i])
+
+    def compact_begin(self):
+        cdef uint64_t moves
+        with nogil:
+            moves = self.ops.compact_begin(self.pool)
+        return moves
+
+    def relocate_many(self, uint64_t[::1] handles not None):
+        """Moves what is to move, changing the handles in place; returns how many moved."""
+        cdef Py_ssize_t moved = 0
+        cdef Py_ssize_t i
+        cdef int rc = 0
+        with nogil:
+            for i in range(handles.shape[0]):
+                rc = self.ops.relocate(self.pool, handles[i], &handles[i])
+                if rc < 0:
+                    break
+                moved += rc
+        check(rc)
+        return moved
+
+    def compact_end(self):
+        cdef uint64_t pages
+        with nogil:
+            pages = self.ops.compact_end(self.pool)
+        return pages
+
+    def compact(self, uint64_t[::1] handles not None):
+        """A whole compaction, given all live handles (changed in place); returns the pages freed."""
+        self.compact_begin()
+        try:
+            self.relocate_many(handles)
+        finally:
+            pages = self.compact_end()
+        return pages
+
+    def trim(self):
+        cdef uint64_t pages
+        with nogil:
+            pages = self.ops.trim(self.pool)
+        return pages
+
+    def stats(self):
+        cdef zsw_zpool_stats s
+        self.ops.stats(self.pool, &s)
+        return {"total_pages": s.total_pages, "idle_pages": s.idle_pages, "objects": s.objects,
+                "object_bytes": s.object_bytes, "metadata_bytes": s.metadata_bytes, "pages_compacted": s.pages_compacted}
+
+    @property
+    def total_pages(self):
+        return self.ops.total_pages(self.pool)
+
+    @property
+    def max_saving_size(self):
+        return self.ops.max_saving_size(self.pool)
+
+    def validate(self):
+        """0, or a negative number that names the check that failed."""
+        cdef int rc
+        with nogil:
+            rc = self.ops.validate(self.pool)
+        return rc
+
+    def classes(self):
+        """zsmalloc: (slot size, pages in a zspage, objects in a zspage) of each size class, smallest first."""
+        cdef zsmalloc_geometry geometry[256]
+        cdef size_t n, i
+        if strcmp(self.ops.name, b"zsmalloc") != 0:
+            raise TypeError(f"{self.name} has no size classes")
+        n = zsmalloc_classes(self.pool, geometry, 256)
+        return [(geometry[i].size, geometry[i].pages, geometry[i].objects) for i in range(n)]

@@ -1,0 +1,21 @@
+# cython: language_level=3
+"""Workers: what a call in flight owns, and how to know that calls have ended."""
+from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+
+
+cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil
+cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil
+cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil
+cdef bint worker_scratch(zsw_worker *w, size_t size) noexcept nogil
+cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil
+cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil
+cdef bint inside_call() noexcept nogil
+cdef void wait_calls(zsw_engine *e) noexcept nogil
+
+
+cdef inline void count_entry(zsw_engine *e, zsw_worker *w, zsw_pool *pool, int by) noexcept nogil:
+    """Counts entries of a pool in the worker; the pool hears of it when the call ends or turns to another pool."""
+    if w.counted != pool:
+        flush_entries(e, w)
+        w.counted = pool
+    w.entries += by

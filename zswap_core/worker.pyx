@@ -1,0 +1,122 @@
+# cython: language_level=3
+"""Workers: what a call in flight owns, and how to know that calls have ended."""
+from libc.errno cimport ENOMEM, EPIPE
+from libc.stdint cimport uint32_t, uint8_t
+from libc.stdlib cimport calloc
+
+from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_depth, zsw_depth_add, zsw_futex_wake, zsw_load_ptr,
+                            zsw_load_u32, zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_poke_u32, zsw_sleep_ns,
+                            zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+
+
+cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
+    """Begins a call: a worker of the caller's own until engine_leave.  NULL, with -EPIPE when the engine is closed, or -ENOMEM."""
+    cdef uint32_t i, at = zsw_cpu()
+    cdef zsw_worker *w = NULL
+    for i in range(e.worker_count):
+        w = e.workers[(at + i) % e.worker_count]
+        if zsw_peek_u32(&w.busy) == 0 and zsw_cas_u32(&w.busy, 0, 1):
+            break
+        w = NULL
+    if w == NULL:
+        w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+        while w != NULL and not (zsw_peek_u32(&w.busy) == 0 and zsw_cas_u32(&w.busy, 0, 1)):
+            w = w.next
+    if zsw_unlikely(w == NULL):
+        w = <zsw_worker *> calloc(1, sizeof(zsw_worker))
+        if w == NULL:
+            rc[0] = -ENOMEM
+            return NULL
+        w.busy = 1
+        zsw_lock(&e.areas_lock)
+        w.next = e.extra_workers
+        zsw_store_ptr(<void **> &e.extra_workers, w)
+        zsw_unlock(&e.areas_lock)
+    # busy is set before closing is read, and engine_close sets closing before it reads busy: one of the two sees the other.
+    if zsw_unlikely(zsw_load_u32(&e.closing) != 0):
+        zsw_store_u32(&w.busy, 0)
+        rc[0] = -EPIPE
+        return NULL
+    w.now = zsw_now_s()
+    zsw_depth_add(1)
+    return w
+
+
+cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    cdef zsw_pool *pool = w.counted
+    if w.entries != 0:
+        if zsw_add_i64(&pool.entries, w.entries) == 0 and pool != <zsw_pool *> zsw_load_ptr(<void **> &e.current):
+            zsw_add_u32(&e.work, 1)
+            zsw_futex_wake(&e.work, 1)
+        w.entries = 0
+    w.counted = NULL
+
+
+cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    flush_entries(e, w)
+    zsw_depth_add(-1)
+    zsw_poke_u32(&w.uses, w.uses + 1)
+    zsw_store_u32(&w.busy, 0)
+
+
+cdef bint inside_call() noexcept nogil:
+    """Whether this thread is in a call of some engine already: a compressor in Python may call back."""
+    return zsw_depth() > 0
+
+
+cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
+    """The worker's context for the pool's compressor, made on first use; NULL when there is no memory for it."""
+    if w.contexts[pool.id] == NULL:
+        if pool.compressor.ops.ctx_new(pool.compressor.state, &w.contexts[pool.id]) != 0:
+            w.contexts[pool.id] = NULL
+    return w.contexts[pool.id]
+
+
+cdef bint worker_scratch(zsw_worker *w, size_t size) noexcept nogil:
+    if w.scratch_size >= size:
+        return True
+    zsw_unmap(w.scratch, w.scratch_size)
+    w.scratch_size = 0
+    w.scratch = <uint8_t *> zsw_map(size)
+    if w.scratch == NULL:
+        return False
+    w.scratch_size = size
+    return True
+
+
+cdef void drop_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
+    if w.contexts[pool.id] != NULL:
+        pool.compressor.ops.ctx_free(pool.compressor.state, w.contexts[pool.id])
+        w.contexts[pool.id] = NULL
+
+
+cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:
+    """Frees every worker's context for a pool that nobody uses any more."""
+    cdef uint32_t i
+    cdef zsw_worker *w
+    for i in range(e.worker_count):
+        drop_context(e.workers[i], pool)
+    w = e.extra_workers
+    while w != NULL:
+        drop_context(w, pool)
+        w = w.next
+
+
+cdef void wait_worker(zsw_worker *w) noexcept nogil:
+    """Returns once the call that has this worker now, if any, has ended."""
+    cdef uint32_t uses = zsw_load_u32(&w.uses)
+    while zsw_load_u32(&w.busy) != 0 and zsw_load_u32(&w.uses) == uses:
+        zsw_sleep_ns(20000)
+
+
+cdef void wait_calls(zsw_engine *e) noexcept nogil:
+    """Returns once every call that is in flight now has ended."""
+    cdef uint32_t i
+    cdef zsw_worker *w
+    for i in range(e.worker_count):
+        wait_worker(e.workers[i])
+    w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    while w != NULL:
+        wait_worker(w)
+        w = w.next

@@ -1,0 +1,83 @@
+# cython: language_level=3
+"""Runs of 1 to 32 contiguous pages, carved out of a few big mappings and given back to the system in batches.
+
+A page is *committed* when it holds, held or is about to hold data: only such pages cost memory.  A run starts with none
+(or with those it kept from its last user) and its owner reports each one more.  Freed runs with committed pages stay
+*idle*, ready to be handed out warm, until there is more than about a MiB of them or no run is in use any more; then the
+caller is told to release them, which it does when it holds no lock.  So
+
+    total_pages = committed pages of the runs in use + idle pages
+
+at every moment, and the memory behind the arena is never more than that.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from zswap_core.os cimport zsw_add_u64, zsw_load_u64, zsw_mutex
+from zswap_core.zpools.table cimport zsw_table
+
+cdef enum:
+    ARENA_RUN_MAX = 32              # pages in the longest run
+    CHUNK_SHIFT = 11
+    CHUNK_PAGES = 1 << CHUNK_SHIFT  # pages of one mapping: 8 MiB of address space when a page is 4 KiB
+    CHUNK_WORDS = CHUNK_PAGES // 64
+    IDLE_RUNS = 512
+
+cdef struct zsw_chunk:
+    uint8_t *base
+    uint32_t next               # neighbours in the bin
+    uint32_t prev
+    uint32_t bin                # no free run of this chunk is longer, as far as runs to ARENA_RUN_MAX go
+    uint32_t free_pages
+    uint64_t free[CHUNK_WORDS]  # pages in no run, neither in use nor idle; none of them is committed
+
+cdef struct zsw_run:
+    uint32_t at                 # chunk id << CHUNK_SHIFT | first page
+    uint16_t pages
+    uint16_t committed          # its first pages, those that cost memory
+
+cdef struct zsw_arena:
+    uint64_t total_pages        # atomic, see above
+    uint64_t idle_pages
+    uint64_t idle_limit
+    zsw_mutex lock
+    uint32_t page_shift
+    uint32_t runs               # in use
+    uint32_t idle_runs
+    uint32_t releasing          # batches taken off the idle runs and not yet back among the free pages
+    uint32_t spare              # a chunk without a run, kept against unmapping and mapping in turns
+    uint64_t bins               # bit i: heads[i] is not empty
+    uint32_t heads[ARENA_RUN_MAX + 1]
+    zsw_run idle[IDLE_RUNS]
+    zsw_table chunks
+
+
+cdef inline uint64_t arena_total_pages(const zsw_arena *arena) noexcept nogil:
+    return zsw_load_u64(&arena.total_pages)
+
+
+cdef inline void arena_commit(zsw_arena *arena, uint64_t pages) noexcept nogil:
+    """The owner of a run is about to write to so many more of its pages."""
+    zsw_add_u64(&arena.total_pages, pages)
+
+
+cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil
+# Unmaps everything, runs in use too.
+cdef void arena_destroy(zsw_arena *arena) noexcept nogil
+
+# A run of `pages` (at most ARENA_RUN_MAX) and where it starts, or -ENOMEM with nothing changed.  Its memory holds anything.
+cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_run *run, uint8_t **start) noexcept nogil
+# True: call arena_release() as soon as you hold no lock.
+cdef bint arena_free(zsw_arena *arena, const zsw_run *run) noexcept nogil
+# Takes the committed pages of a run in use down to its first `committed`; the rest must hold nothing.
+cdef void arena_uncommit(zsw_arena *arena, zsw_run *run, uint32_t committed) noexcept nogil
+# Gives the idle pages back to the system; returns how many.
+cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil
+
+cdef uint64_t arena_idle_pages(zsw_arena *arena) noexcept nogil
+cdef uint64_t arena_metadata_bytes(zsw_arena *arena) noexcept nogil
+
+# Checking, while nobody else allocates or frees runs: begin, claim each run in use, end.  Negative numbers name what failed;
+# begin waits for releases under way and returns with the arena locked, which end() undoes, even after a failed claim.
+cdef int arena_check_begin(zsw_arena *arena, uint64_t **claims) noexcept nogil
+cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_run *run, const uint8_t *start) noexcept nogil
+cdef int arena_check_end(zsw_arena *arena, uint64_t *claims, uint64_t committed) noexcept nogil

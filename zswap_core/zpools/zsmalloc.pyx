@@ -1,0 +1,765 @@
+"""The zsmalloc zpool.
+
+Objects of about one size share *zspages*: chains of a few pages, cut into equal slots so that little is left over.  A
+zspage lies in one piece in the arena, so an object never straddles anything and map() is one look-up and a multiplication.
+
+Two geometries:
+  kernel  the kernel's classes and page counts, 8 bytes of each slot for its handle, whole zspages counted as memory: the
+          density measured here is the kernel's.
+  ours    no handle in the slot; chains up to 32 pages, since contiguous address space is free here; slots are given out
+          lowest first, so the tail of a zspage costs nothing (and counts for nothing) until an object needs it.  A class is
+          a multiple of a 256th of a page, and the class of k such units has at most k pages: that is at most 256 slots,
+          whatever the page size, and a descriptor of one cache line.
+
+A handle is the id of a zspage descriptor << SLOT_BITS | slot.  Free slots are bits of the descriptor; the memory of an
+object is its owner's alone, malloc and free never touch it.
+
+Lock order: a class's lock, then the descriptor table's or the arena's.  A descriptor's list links, counts and bits belong to
+the lock of its class; `first`, `size` and `class_id` are constant while an object lives in it, so map() takes no lock.  Only
+validate() holds more than one class's lock: all of them, in ascending order.
+"""
+from libc.errno cimport EINVAL, ENOMEM, ENOSPC
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from zswap_core.abi cimport (
+    ZSW_ABI_VERSION,
+    ZSW_HANDLE_BITS,
+    ZSW_PAGE_SIZE_MAX,
+    ZSW_PAGE_SIZE_MIN,
+    zsw_zpool_config,
+    zsw_zpool_ops,
+    zsw_zpool_stats,
+)
+from zswap_core.os cimport (
+    ZSW_POISON,
+    ZSW_UNPOISON,
+    zsw_add_u64,
+    zsw_clz,
+    zsw_ctz,
+    zsw_lock,
+    zsw_map,
+    zsw_mutex,
+    zsw_peek_u64,
+    zsw_popcount,
+    zsw_unlikely,
+    zsw_unlock,
+    zsw_unmap,
+)
+from zswap_core.zpools.arena cimport (
+    ARENA_RUN_MAX,
+    arena_alloc,
+    arena_check_begin,
+    arena_check_claim,
+    arena_check_end,
+    arena_commit,
+    arena_destroy,
+    arena_free,
+    arena_idle_pages,
+    arena_init,
+    arena_metadata_bytes,
+    arena_release,
+    arena_total_pages,
+    arena_uncommit,
+    zsw_arena,
+    zsw_run,
+)
+from zswap_core.zpools.table cimport (
+    table_at,
+    table_bytes,
+    table_destroy,
+    table_get,
+    table_init,
+    table_put,
+    zsw_table,
+)
+
+cdef enum:
+    SLOT_BITS = 12
+    SLOT_MASK = (1 << SLOT_BITS) - 1
+
+    OUR_CHAIN = 32
+    KERNEL_CHAIN = 8
+    KERNEL_CHAIN_MAX = 16
+    KERNEL_SIZE_MIN = 32
+    KERNEL_HANDLE = 8
+
+    CLASSES = 256               # distinct ones, so that an index is a byte
+    SIZES = 258                 # before equal ones are merged
+
+    # Fullness groups.  1 to 10 hold the zspages with room: tenths of their slots in use, rounded down, plus 1.
+    EMPTY = 0
+    FULL = 11
+    SOURCE = 12                 # being emptied by compaction: takes no object
+    TAIL = 13                   # what is left of a class's objects once compaction has filled all others
+    GROUPS = 14
+    WITH_ROOM = 0x7FE           # the mask of groups 1 to 10
+
+cdef struct zspage:             # followed by a bitmap of its free slots
+    uint8_t *first              # the first object
+    uint32_t next               # neighbours in the fullness group, by id
+    uint32_t prev
+    zsw_run run
+    uint32_t size               # of a slot: the class's, here so that map() needs no second look-up
+    uint16_t objects            # live ones
+    uint8_t class_id
+    uint8_t group
+
+cdef struct zs_class:
+    zsw_mutex lock
+    uint32_t size               # of a slot
+    uint32_t payload            # of it, what an object may use
+    uint16_t pages              # in a zspage
+    uint16_t slots              # in a zspage
+    uint32_t groups             # bit i: heads[i] is not empty
+    uint32_t heads[GROUPS]
+    uint64_t tenths             # 10 / slots, times 2**32, rounded up
+    uint64_t zspages
+    uint64_t objects
+    uint8_t padding[24]         # to 128 bytes: neighbours are locked by other CPUs
+
+cdef struct zs_pool:
+    zs_class classes[CLASSES]
+    uint8_t class_of[SIZES]     # by size in steps of a class
+    uint32_t class_count
+    uint32_t page_size
+    uint32_t page_shift
+    uint32_t step_shift
+    uint32_t size_min
+    uint32_t handle_size        # added to each request
+    bint whole                  # a zspage counts whole from its first object on
+    zsw_arena arena
+    zsw_table zspages
+    uint64_t freed_by_compaction  # pages since compact_begin(); atomic
+    uint64_t pages_compacted    # ever; atomic
+    uint64_t bad_frees          # of objects that were free already; atomic
+
+
+# ---- geometry ------------------------------------------------------------------------------------------------------------
+
+cdef uint32_t our_pages(uint32_t units, uint32_t chain) noexcept nogil:
+    """The shortest chain that wastes at most a 256th of its pages more than the best one does.
+
+    A shorter zspage gets empty sooner, which is worth more than the last tenth of a percent.  `units` is the size in 256ths
+    of a page.
+    """
+    cdef uint32_t best = 1
+    cdef uint32_t pages
+    chain = min(chain, units)
+    for pages in range(2, chain + 1):
+        if (256 * pages) % units * best < (256 * best) % units * pages:
+            best = pages
+    for pages in range(1, best):
+        if (256 * pages) % units * best <= ((256 * best) % units + best) * pages:
+            return pages
+    return best
+
+
+cdef uint32_t kernel_pages(uint32_t size, uint32_t page_size, uint32_t chain) noexcept nogil:
+    """The rule of Linux 6.3 and later: least bytes wasted, however many pages they are spread over; powers of two: one page."""
+    cdef uint32_t best = 1
+    cdef uint32_t pages
+    if size & (size - 1) == 0:
+        return 1
+    for pages in range(2, chain + 1):
+        if pages * page_size % size < best * page_size % size:
+            best = pages
+    return best
+
+
+cdef void class_set(zs_pool *pool, uint32_t id, uint32_t size, uint32_t pages) noexcept nogil:
+    cdef zs_class *cls = &pool.classes[id]
+    cdef uint32_t slots = pages * pool.page_size // size
+    cls.size = size
+    # A slot that is a page by itself has no room for a handle in it: the kernel keeps that one elsewhere.
+    cls.payload = size if slots == 1 else size - pool.handle_size
+    cls.pages = <uint16_t> pages
+    cls.slots = <uint16_t> slots
+    cls.tenths = ((<uint64_t> 10 << 32) + slots - 1) // slots
+
+
+cdef bint same_shape(const zs_class *cls, uint32_t pages, uint32_t slots) noexcept nogil:
+    return cls.pages == pages and cls.slots == slots
+
+
+cdef int build_classes(zs_pool *pool, uint32_t chain, bint kernel) noexcept nogil:
+    """From large to small: a class that packs no better than the next larger one is that one."""
+    cdef uint32_t sizes = ((pool.page_size - pool.size_min + (1 << pool.step_shift) - 1) >> pool.step_shift) + 1
+    cdef uint32_t step = sizes
+    cdef uint32_t id = CLASSES
+    cdef uint32_t size, pages, slots, most
+    most = 0
+    while step > 0:
+        step -= 1
+        size = min(pool.size_min + (step << pool.step_shift), pool.page_size)
+        if kernel:
+            pages = kernel_pages(size, pool.page_size, chain)
+        else:
+            pages = our_pages(size >> pool.step_shift, chain)
+        slots = pages * pool.page_size // size
+        if id == CLASSES or not same_shape(&pool.classes[id], pages, slots):
+            if id == 0 or slots > SLOT_MASK + 1:
+                return -EINVAL
+            id -= 1
+            class_set(pool, id, size, pages)
+            most = max(most, slots)
+        pool.class_of[step] = <uint8_t> id
+    # They were filled in from the end; bring them to the front.
+    pool.class_count = CLASSES - id
+    if id > 0:
+        for step in range(pool.class_count):
+            pool.classes[step] = pool.classes[id + step]
+        memset(&pool.classes[pool.class_count], 0, id * sizeof(zs_class))
+        for step in range(sizes):
+            pool.class_of[step] -= <uint8_t> id
+    # A descriptor is whole cache lines: one, but for the kernel's smallest classes of large pages.
+    return table_init(&pool.zspages, (sizeof(zspage) + (most + 63) // 64 * 8 + 63) & ~(<uint32_t> 63),
+                      <uint32_t> 1 << (ZSW_HANDLE_BITS - SLOT_BITS))
+
+
+cdef zs_class *class_for(zs_pool *pool, size_t size) noexcept nogil:
+    """The class for a request of 1 .. page_size bytes."""
+    cdef size_t step = 0
+    size += pool.handle_size
+    if size > pool.page_size:
+        size = pool.page_size       # a page by itself, its handle outside
+    if size > pool.size_min:
+        step = (size - pool.size_min + (<size_t> 1 << pool.step_shift) - 1) >> pool.step_shift
+    return &pool.classes[pool.class_of[step]]
+
+
+# ---- zspages in fullness groups ------------------------------------------------------------------------------------------
+
+cdef zspage *zspage_of(const zs_pool *pool, uint32_t id) noexcept nogil:
+    return <zspage *> table_at(&pool.zspages, id)
+
+
+cdef uint64_t *free_slots(zspage *zs) noexcept nogil:
+    return <uint64_t *> (zs + 1)
+
+
+cdef bint slot_is_free(zspage *zs, uint32_t slot) noexcept nogil:
+    return free_slots(zs)[slot >> 6] >> (slot & 63) & 1
+
+
+cdef uint32_t fullness(const zs_class *cls, uint32_t objects) noexcept nogil:
+    """The fullness group.  10 * objects / slots by multiplying: exact, since the rounding is below 1 / slots for 12-bit numbers."""
+    if objects == 0:
+        return EMPTY
+    if objects == cls.slots:
+        return FULL
+    return <uint32_t> (objects * cls.tenths >> 32) + 1
+
+
+cdef void group_add(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group) noexcept nogil:
+    cdef zspage *zs = zspage_of(pool, id)
+    cdef uint32_t head = cls.heads[group]
+    zs.group = <uint8_t> group
+    zs.prev = 0
+    zs.next = head
+    if head != 0:
+        zspage_of(pool, head).prev = id
+    cls.heads[group] = id
+    cls.groups |= <uint32_t> 1 << group
+
+
+cdef void group_remove(zs_pool *pool, zs_class *cls, uint32_t id) noexcept nogil:
+    cdef zspage *zs = zspage_of(pool, id)
+    if zs.next != 0:
+        zspage_of(pool, zs.next).prev = zs.prev
+    if zs.prev != 0:
+        zspage_of(pool, zs.prev).next = zs.next
+    else:
+        cls.heads[zs.group] = zs.next
+        if zs.next == 0:
+            cls.groups &= ~(<uint32_t> 1 << zs.group)
+
+
+cdef void group_move(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group) noexcept nogil:
+    if zspage_of(pool, id).group != group:
+        group_remove(pool, cls, id)
+        group_add(pool, cls, id, group)
+
+
+cdef uint32_t fullest_with_room(const zs_class *cls) noexcept nogil:
+    cdef uint32_t groups = cls.groups & WITH_ROOM
+    return cls.heads[63 - zsw_clz(groups)] if groups != 0 else 0
+
+
+cdef int zspage_new(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
+    """Under the class's lock, so that threads in need of the same class share one new zspage instead of making one each."""
+    cdef zspage *zs
+    cdef uint64_t *free
+    cdef uint32_t slot
+    cdef int rc = table_get(&pool.zspages, id)
+    if rc != 0:
+        return rc
+    zs = zspage_of(pool, id[0])
+    rc = arena_alloc(&pool.arena, cls.pages, &zs.run, &zs.first)
+    if rc != 0:
+        table_put(&pool.zspages, id[0])
+        return rc
+    zs.first += cls.size - cls.payload
+    zs.size = cls.size
+    zs.objects = 0
+    zs.class_id = <uint8_t> (cls - pool.classes)
+    free = free_slots(zs)
+    memset(free, 0, (cls.slots + 63) // 64 * sizeof(uint64_t))
+    for slot in range(cls.slots >> 6):
+        free[slot] = ~(<uint64_t> 0)
+    if cls.slots & 63:
+        free[cls.slots >> 6] = (<uint64_t> 1 << (cls.slots & 63)) - 1
+    if pool.whole:
+        zspage_commit(pool, zs, cls.pages)
+    cls.zspages += 1
+    group_add(pool, cls, id[0], EMPTY)
+    return 0
+
+
+cdef bint zspage_delete(zs_pool *pool, zs_class *cls, uint32_t id) noexcept nogil:
+    """True: arena_release() is due once the class's lock is dropped."""
+    cdef bint due = arena_free(&pool.arena, &zspage_of(pool, id).run)
+    group_remove(pool, cls, id)
+    cls.zspages -= 1
+    table_put(&pool.zspages, id)
+    return due
+
+
+cdef void zspage_commit(zs_pool *pool, zspage *zs, uint32_t pages) noexcept nogil:
+    if pages > zs.run.committed:
+        arena_commit(&pool.arena, pages - zs.run.committed)
+        zs.run.committed = <uint16_t> pages
+
+
+cdef uint32_t pages_for(const zs_pool *pool, const zs_class *cls, uint32_t slots) noexcept nogil:
+    return (slots * cls.size + pool.page_size - 1) >> pool.page_shift
+
+
+# ---- slots; under the class's lock ---------------------------------------------------------------------------------------
+
+cdef uint32_t lowest_free_slot(zspage *zs) noexcept nogil:
+    """Of a zspage with room."""
+    cdef uint64_t *free = free_slots(zs)
+    cdef uint32_t word = 0
+    while free[word] == 0:
+        word += 1
+    return (word << 6) + <uint32_t> zsw_ctz(free[word])
+
+
+cdef uint32_t slot_take(zs_pool *pool, zs_class *cls, uint32_t id) noexcept nogil:
+    """The lowest free slot of a zspage with room."""
+    cdef zspage *zs = zspage_of(pool, id)
+    cdef uint32_t slot = lowest_free_slot(zs)
+    free_slots(zs)[slot >> 6] &= ~(<uint64_t> 1 << (slot & 63))
+    zs.objects += 1
+    cls.objects += 1
+    zspage_commit(pool, zs, pages_for(pool, cls, slot + 1))
+    if zs.group != TAIL or zs.objects == cls.slots:
+        group_move(pool, cls, id, fullness(cls, zs.objects))
+    return slot
+
+
+cdef bint slot_drop(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t slot) noexcept nogil:
+    """True: arena_release() is due once the class's lock is dropped."""
+    cdef zspage *zs = zspage_of(pool, id)
+    free_slots(zs)[slot >> 6] |= <uint64_t> 1 << (slot & 63)
+    zs.objects -= 1
+    cls.objects -= 1
+    if zs.objects == 0:
+        if zs.group >= SOURCE:
+            zsw_add_u64(&pool.freed_by_compaction, zs.run.committed)
+        return zspage_delete(pool, cls, id)
+    if zs.group < SOURCE:
+        group_move(pool, cls, id, fullness(cls, zs.objects))
+    return False
+
+
+cdef int room_make(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
+    """A zspage with room when there is none for the asking."""
+    id[0] = cls.heads[TAIL]
+    if id[0] != 0:
+        return 0
+    id[0] = cls.heads[SOURCE]
+    if id[0] == 0:
+        return zspage_new(pool, cls, id)
+    # Compaction has filled every other zspage: this source could not be emptied any more, so it is none.
+    group_move(pool, cls, id[0], fullness(cls, zspage_of(pool, id[0]).objects))
+    return 0
+
+
+# ---- the zpool's functions -----------------------------------------------------------------------------------------------
+
+cdef int zs_malloc(void *opaque, size_t size, uint64_t *handle, uint8_t **object) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zs_class *cls
+    cdef zspage *zs
+    cdef uint32_t id, slot
+    cdef int rc
+    if size == 0:
+        return -EINVAL
+    if size > pool.page_size:
+        return -ENOSPC
+    cls = class_for(pool, size)
+    zsw_lock(&cls.lock)
+    id = fullest_with_room(cls)
+    if zsw_unlikely(id == 0):
+        rc = room_make(pool, cls, &id)
+        if rc != 0:
+            zsw_unlock(&cls.lock)
+            return rc
+    slot = slot_take(pool, cls, id)
+    zs = zspage_of(pool, id)
+    object[0] = zs.first + slot * zs.size
+    zsw_unlock(&cls.lock)
+    ZSW_UNPOISON(object[0], cls.payload)
+    handle[0] = <uint64_t> id << SLOT_BITS | slot
+    return 0
+
+
+cdef uint8_t *zs_map(void *opaque, uint64_t handle) noexcept nogil:
+    cdef zspage *zs = zspage_of(<zs_pool *> opaque, <uint32_t> (handle >> SLOT_BITS))
+    return zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
+
+
+cdef void zs_free(void *opaque, uint64_t handle) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef uint32_t id = <uint32_t> (handle >> SLOT_BITS)
+    cdef uint32_t slot = <uint32_t> (handle & SLOT_MASK)
+    cdef zspage *zs = zspage_of(pool, id)
+    cdef zs_class *cls = &pool.classes[zs.class_id]
+    cdef bint due
+    zsw_lock(&cls.lock)
+    if zsw_unlikely(slot_is_free(zs, slot)):
+        # The caller's mistake.  Freeing twice would lose another's object sooner or later; validate() tells of it.
+        zsw_unlock(&cls.lock)
+        zsw_add_u64(&pool.bad_frees, 1)
+        return
+    ZSW_POISON(zs.first + slot * zs.size, cls.payload)
+    due = slot_drop(pool, cls, id, slot)
+    zsw_unlock(&cls.lock)
+    if zsw_unlikely(due):
+        arena_release(&pool.arena)
+
+
+cdef uint64_t zs_total_pages(void *opaque) noexcept nogil:
+    return arena_total_pages(&(<zs_pool *> opaque).arena)
+
+
+cdef size_t zs_max_saving_size(void *opaque) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef uint32_t id = pool.class_count
+    while id > 0:
+        id -= 1
+        if pool.classes[id].slots > pool.classes[id].pages:
+            return pool.classes[id].payload
+    return 0
+
+
+# ---- compaction ----------------------------------------------------------------------------------------------------------
+#
+# Sources are the emptiest zspages of a class, as many as its free slots add up to: so the others have a slot for every
+# object on them.  That is the kernel's rule, and the whole of it in its geometry.  In ours, free slots that do not add up to
+# a zspage are worth having too, if they all lie at the end of one: the next emptiest zspage becomes the tail.  Its objects
+# fill up the others, those that find no room there move to its own lowest slots, and the pages behind them are given back.
+
+cdef uint32_t emptiest(const zs_class *cls) noexcept nogil:
+    cdef uint32_t groups = cls.groups & WITH_ROOM
+    return cls.heads[zsw_ctz(groups)] if groups != 0 else 0
+
+
+cdef uint64_t class_compact_begin(zs_pool *pool, zs_class *cls) noexcept nogil:
+    cdef uint64_t free = cls.zspages * cls.slots - cls.objects
+    cdef uint64_t moves = 0
+    cdef uint32_t id = emptiest(cls)
+    cdef uint32_t left
+    while free >= cls.slots and id != 0:
+        group_move(pool, cls, id, SOURCE)
+        moves += zspage_of(pool, id).objects
+        free -= cls.slots
+        id = emptiest(cls)
+    if id != 0 and not pool.whole:
+        left = cls.slots - <uint32_t> free              # slots the tail will have in use
+        if zspage_of(pool, id).run.committed > pages_for(pool, cls, left):
+            group_move(pool, cls, id, TAIL)
+            moves += zspage_of(pool, id).objects
+    return moves
+
+
+cdef uint64_t zs_compact_begin(void *opaque) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef uint64_t moves = 0
+    cdef uint32_t i
+    pool.freed_by_compaction = 0
+    for i in range(pool.class_count):
+        zsw_lock(&pool.classes[i].lock)
+        moves += class_compact_begin(pool, &pool.classes[i])
+        zsw_unlock(&pool.classes[i].lock)
+    return moves
+
+
+cdef uint32_t target_for(zs_pool *pool, zs_class *cls, zspage *zs, uint32_t slot) noexcept nogil:
+    """The zspage this object is to move to; 0: it stays.  Never a new one, that would win nothing."""
+    cdef uint32_t id = fullest_with_room(cls)
+    if zs.group < SOURCE:
+        return 0
+    if id != 0 or pool.whole:
+        return id
+    if cls.heads[TAIL] == 0:
+        # Its objects came first and found room elsewhere, which the last ones of the sources now lack.
+        group_move(pool, cls, cls.heads[SOURCE], TAIL)
+    if zs.group == TAIL and lowest_free_slot(zs) > slot:
+        return 0
+    return cls.heads[TAIL]
+
+
+cdef int zs_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zspage *zs = zspage_of(pool, <uint32_t> (handle >> SLOT_BITS))
+    cdef zs_class *cls = &pool.classes[zs.class_id]
+    cdef uint32_t id
+    cdef uint32_t slot = 0
+    cdef uint8_t *target
+    zsw_lock(&cls.lock)
+    id = target_for(pool, cls, zs, <uint32_t> (handle & SLOT_MASK))
+    if id != 0:
+        slot = slot_take(pool, cls, id)
+    zsw_unlock(&cls.lock)
+    if id == 0:
+        return 0
+    # The object lives twice while it is copied, without a lock: it is the caller's to move, and both slots are taken.
+    target = zs_map(pool, <uint64_t> id << SLOT_BITS | slot)
+    ZSW_UNPOISON(target, cls.payload)
+    memcpy(target, zs_map(pool, handle), cls.payload)
+    zs_free(pool, handle)
+    new_handle[0] = <uint64_t> id << SLOT_BITS | slot
+    return 1
+
+
+cdef uint64_t trim_tails(zs_pool *pool, zs_class *cls) noexcept nogil:
+    """Gives back the pages behind the last object of each zspage with room; returns how many."""
+    cdef zspage *zs
+    cdef uint64_t freed = 0
+    cdef uint32_t group, id, slots, pages
+    for group in range(1, <uint32_t> FULL):
+        id = cls.heads[group]
+        while id != 0:
+            zs = zspage_of(pool, id)
+            slots = cls.slots
+            while slot_is_free(zs, slots - 1):
+                slots -= 1
+            pages = pages_for(pool, cls, slots)
+            if pages < zs.run.committed:
+                freed += zs.run.committed - pages
+                arena_uncommit(&pool.arena, &zs.run, pages)
+            id = zs.next
+    return freed
+
+
+cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
+    """A source was freed with its last object; what still has some becomes an ordinary zspage again."""
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zs_class *cls
+    cdef uint64_t freed = 0
+    cdef uint32_t i, id, group
+    for i in range(pool.class_count):
+        cls = &pool.classes[i]
+        zsw_lock(&cls.lock)
+        for group in range(SOURCE, <uint32_t> GROUPS):
+            while cls.heads[group] != 0:
+                id = cls.heads[group]
+                group_move(pool, cls, id, fullness(cls, zspage_of(pool, id).objects))
+        if not pool.whole:
+            # Under the lock, since an object may come to lie there; after compaction few zspages have room.
+            freed += trim_tails(pool, cls)
+        zsw_unlock(&cls.lock)
+    arena_release(&pool.arena)
+    freed += zsw_peek_u64(&pool.freed_by_compaction)
+    zsw_add_u64(&pool.pages_compacted, freed)
+    return freed
+
+
+cdef uint64_t zs_trim(void *opaque) noexcept nogil:
+    return arena_release(&(<zs_pool *> opaque).arena)
+
+
+# ---- life, figures -------------------------------------------------------------------------------------------------------
+
+cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
+    cdef uint32_t chain = config.chain
+    cdef bint kernel = config.kernel != 0
+    cdef zs_pool *pool
+    cdef int rc
+    if chain == 0:
+        chain = KERNEL_CHAIN if kernel else OUR_CHAIN
+    if chain > (<uint32_t> KERNEL_CHAIN_MAX if kernel else <uint32_t> ARENA_RUN_MAX):
+        return -EINVAL
+    if config.page_size < ZSW_PAGE_SIZE_MIN or config.page_size > ZSW_PAGE_SIZE_MAX:
+        return -EINVAL
+    if config.page_size & (config.page_size - 1) != 0:
+        return -EINVAL
+    pool = <zs_pool *> zsw_map(sizeof(zs_pool))
+    if pool == NULL:
+        return -ENOMEM
+    pool.page_size = config.page_size
+    pool.page_shift = <uint32_t> zsw_ctz(config.page_size)
+    pool.step_shift = pool.page_shift - 8
+    pool.size_min = KERNEL_SIZE_MIN if kernel else <uint32_t> 1 << pool.step_shift
+    pool.handle_size = KERNEL_HANDLE if kernel else 0
+    pool.whole = kernel
+    rc = build_classes(pool, chain, kernel)
+    if rc == 0:
+        rc = arena_init(&pool.arena, pool.page_shift)
+    if rc != 0:
+        zs_destroy(pool)
+        return rc
+    out[0] = pool
+    return 0
+
+
+cdef void zs_destroy(void *opaque) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    arena_destroy(&pool.arena)
+    table_destroy(&pool.zspages)
+    zsw_unmap(pool, sizeof(zs_pool))
+
+
+cdef void zs_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
+    """At rest exact; while others work, each class is as it was at some moment."""
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zs_class *cls
+    cdef uint32_t i
+    memset(out, 0, sizeof(zsw_zpool_stats))
+    for i in range(pool.class_count):
+        cls = &pool.classes[i]
+        zsw_lock(&cls.lock)
+        out.objects += cls.objects
+        out.object_bytes += cls.objects * cls.size
+        zsw_unlock(&cls.lock)
+    out.total_pages = arena_total_pages(&pool.arena)
+    out.idle_pages = arena_idle_pages(&pool.arena)
+    out.metadata_bytes = sizeof(zs_pool) + table_bytes(&pool.zspages) + arena_metadata_bytes(&pool.arena)
+    out.pages_compacted = zsw_peek_u64(&pool.pages_compacted)
+
+
+cdef size_t zsmalloc_classes(void *opaque, zsmalloc_geometry *out, size_t n) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef size_t i
+    for i in range(min(n, <size_t> pool.class_count)):
+        out[i].size = pool.classes[i].size
+        out[i].pages = pool.classes[i].pages
+        out[i].objects = pool.classes[i].slots
+    return pool.class_count
+
+
+# ---- checking ------------------------------------------------------------------------------------------------------------
+
+cdef int check_zspage(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group, uint32_t prev) noexcept nogil:
+    cdef zspage *zs = zspage_of(pool, id)
+    cdef uint32_t free = 0
+    cdef uint32_t slot
+    if zs.prev != prev or zs.group != group:
+        return -101
+    if zs.class_id != <uint8_t> (cls - pool.classes) or zs.size != cls.size or zs.run.pages != cls.pages:
+        return -102
+    if zs.objects == 0 or (group < SOURCE and fullness(cls, zs.objects) != group):
+        return -103
+    for slot in range(cls.slots):
+        if slot_is_free(zs, slot):
+            free += 1
+        elif pages_for(pool, cls, slot + 1) > zs.run.committed:
+            return -104                                     # an object above the high-water mark
+    if free + zs.objects != cls.slots:
+        return -105
+    if cls.slots & 63 and free_slots(zs)[cls.slots >> 6] >> (cls.slots & 63) != 0:
+        return -106                                         # a free slot that does not exist
+    if pool.whole and zs.run.committed != cls.pages:
+        return -107
+    return 0
+
+
+cdef int check_class(zs_pool *pool, zs_class *cls, uint64_t *claims, uint64_t *committed) noexcept nogil:
+    cdef zspage *zs
+    cdef uint64_t zspages = 0
+    cdef uint64_t objects = 0
+    cdef uint32_t group, id, prev
+    cdef int rc
+    for group in range(<uint32_t> GROUPS):
+        if (cls.heads[group] != 0) != (cls.groups >> group & 1):
+            return -110
+        prev = 0
+        id = cls.heads[group]
+        while id != 0:
+            zspages += 1
+            if id >= pool.zspages.next or zspages > cls.zspages:
+                return -111
+            rc = check_zspage(pool, cls, id, group, prev)
+            zs = zspage_of(pool, id)
+            if rc == 0:
+                rc = arena_check_claim(&pool.arena, claims, &zs.run, zs.first - (cls.size - cls.payload))
+            if rc != 0:
+                return rc
+            objects += zs.objects
+            committed[0] += zs.run.committed
+            prev = id
+            id = zs.next
+    if zspages != cls.zspages or objects != cls.objects:
+        return -112
+    return 0
+
+
+cdef int check_classes(zs_pool *pool, uint64_t *claims, uint64_t *committed) noexcept nogil:
+    cdef uint64_t zspages = 0
+    cdef uint32_t i
+    cdef int rc
+    if zsw_peek_u64(&pool.bad_frees) != 0:
+        return -100
+    for i in range(pool.class_count):
+        rc = check_class(pool, &pool.classes[i], claims, committed)
+        if rc != 0:
+            return rc
+        zspages += pool.classes[i].zspages
+    if zspages != pool.zspages.used or zspages != pool.arena.runs:
+        return -113
+    return 0
+
+
+cdef int zs_validate(void *opaque) noexcept nogil:
+    """With every class locked no zspage comes or goes, so the arena and the table must agree with the classes."""
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef uint64_t *claims
+    cdef uint64_t committed = 0
+    cdef uint32_t i
+    cdef int rc, arena_rc
+    for i in range(pool.class_count):
+        zsw_lock(&pool.classes[i].lock)
+    rc = arena_check_begin(&pool.arena, &claims)
+    if rc == 0:
+        rc = check_classes(pool, claims, &committed)
+    arena_rc = arena_check_end(&pool.arena, claims, committed)
+    for i in range(pool.class_count):
+        zsw_unlock(&pool.classes[i].lock)
+    return rc if rc != 0 else arena_rc
+
+
+cdef zsw_zpool_ops ops
+
+ops.abi_version = ZSW_ABI_VERSION
+ops.struct_size = sizeof(zsw_zpool_ops)
+ops.name = "zsmalloc"
+ops.create = zs_create
+ops.destroy = zs_destroy
+ops.malloc = zs_malloc
+ops.free = zs_free
+ops.map = zs_map
+ops.total_pages = zs_total_pages
+ops.max_saving_size = zs_max_saving_size
+ops.compact_begin = zs_compact_begin
+ops.relocate = zs_relocate
+ops.compact_end = zs_compact_end
+ops.trim = zs_trim
+ops.stats = zs_stats
+ops.validate = zs_validate
+
+
+cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:
+    return &ops
