@@ -9,7 +9,7 @@ from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
+from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
 
@@ -102,7 +102,7 @@ cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
     name="lz4hc",
-    flags=ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+    flags=ZSW_COMPRESSOR_STATELESS_DECOMPRESS | ZSW_COMPRESSOR_SLOW,
     bound=bound,
     ctx_new=hc_ctx_new,
     ctx_free=ctx_free,

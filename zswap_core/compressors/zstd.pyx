@@ -7,7 +7,7 @@ from libc.errno cimport EBADMSG, EINVAL, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
+from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
 
@@ -115,7 +115,7 @@ cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
     name="zstd",
-    flags=0,
+    flags=ZSW_COMPRESSOR_SLOW,
     bound=bound,
     ctx_new=ctx_new,
     ctx_free=ctx_free,

@@ -1,0 +1,183 @@
+# cython: language_level=3
+"""What a store and a load cost at the very least: the compressor's own functions in a loop, and nothing else.
+
+The engine calls the same functions with the same context and room, so the difference is what the engine costs.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from zswap_core.abi cimport zsw_compressor
+from zswap_core.compressors.base cimport Compressor
+from zswap_core.os cimport zsw_map, zsw_now_ns, zsw_unmap
+from zswap_core.samefilled cimport same_fill, same_filled
+
+cdef enum:
+    RAW = -1            # kept as it is
+    SAME = -2           # one word
+
+
+# A loop over pages, and what it needs.  `order` says which page comes next, in a load.
+cdef struct zsw_loop:
+    zsw_compressor c
+    size_t page_size
+    size_t bound
+    uint8_t *packed                     # `bound` bytes for each page; filled from the front of each range
+    uint64_t *at                        # where in it a page lies, or its word
+    int64_t *length                     # compressed bytes, RAW or SAME
+
+
+cdef int64_t store_range(zsw_loop *loop, void *ctx, uint8_t *scratch, const uint8_t *pages, uint64_t first, uint64_t stop,
+                         bint whole, uint32_t *ns) noexcept nogil:
+    """Compress pages first .. stop - 1.  Whole: look for same-filled pages, keep what came out; else drop it."""
+    cdef uint64_t i, start = 0, end = first * loop.bound
+    cdef const uint8_t *page
+    cdef int64_t n = 0
+    for i in range(first, stop):
+        if ns != NULL:
+            start = zsw_now_ns()
+        page = pages + i * loop.page_size
+        if whole and same_filled(page, loop.page_size, &loop.at[i]):
+            loop.length[i] = SAME
+        else:
+            n = loop.c.ops.compress(loop.c.state, ctx, page, loop.page_size, scratch, loop.bound)
+            if n <= 0:
+                return n - 1
+            if whole:
+                loop.at[i] = end
+                if n < <int64_t> loop.page_size:
+                    memcpy(loop.packed + end, scratch, n)
+                    loop.length[i] = n
+                    end += n
+                else:
+                    memcpy(loop.packed + end, page, loop.page_size)
+                    loop.length[i] = RAW
+                    end += loop.page_size
+        if ns != NULL:
+            ns[i] = <uint32_t> (zsw_now_ns() - start)
+    return 0
+
+
+cdef int64_t load_range(zsw_loop *loop, void *ctx, const uint64_t *order, uint8_t *out, uint64_t first, uint64_t stop,
+                        uint32_t *ns) noexcept nogil:
+    """Fill out[i] with page order[i], for i in first .. stop - 1."""
+    cdef uint64_t i, page, start = 0
+    cdef int64_t n
+    for i in range(first, stop):
+        if ns != NULL:
+            start = zsw_now_ns()
+        page = order[i]
+        n = loop.length[page]
+        if n == SAME:
+            same_fill(out + i * loop.page_size, loop.page_size, loop.at[page])
+        elif n == RAW:
+            memcpy(out + i * loop.page_size, loop.packed + loop.at[page], loop.page_size)
+        else:
+            n = loop.c.ops.decompress(loop.c.state, ctx, loop.packed + loop.at[page], n,
+                                      out + i * loop.page_size, loop.page_size)
+            if n != <int64_t> loop.page_size:
+                return -1
+        if ns != NULL:
+            ns[i] = <uint32_t> (zsw_now_ns() - start)
+    return 0
+
+
+cdef class CodecLoop:
+    """The loops over one set of pages.  Every method releases the GIL; threads may share the work by ranges."""
+    cdef zsw_loop loop
+    cdef Compressor compressor
+    cdef const uint8_t[::1] pages
+    cdef readonly uint64_t count
+
+    def __cinit__(self, Compressor compressor not None, const uint8_t[::1] pages not None, size_t page_size=4096):
+        if page_size % 8 or not page_size or pages.shape[0] % page_size or not pages.shape[0]:
+            raise ValueError("whole pages are needed")
+        self.compressor = compressor
+        self.pages = pages
+        self.count = pages.shape[0] // page_size
+        self.loop.c = compressor.c
+        self.loop.page_size = page_size
+        self.loop.bound = compressor.c.ops.bound(compressor.c.state, page_size)
+        self.loop.packed = <uint8_t *> zsw_map(self.count * self.loop.bound)
+        self.loop.at = <uint64_t *> zsw_map(self.count * sizeof(uint64_t))
+        self.loop.length = <int64_t *> zsw_map(self.count * sizeof(int64_t))
+        if self.loop.packed == NULL or self.loop.at == NULL or self.loop.length == NULL:
+            raise MemoryError("no memory for the compressed pages")
+
+    def __dealloc__(self):
+        zsw_unmap(self.loop.packed, self.count * self.loop.bound)
+        zsw_unmap(self.loop.at, self.count * sizeof(uint64_t))
+        zsw_unmap(self.loop.length, self.count * sizeof(int64_t))
+
+    def run(self, str what, uint64_t first=0, stop=None, *, uint8_t[::1] out=None, const uint64_t[::1] order=None,
+            uint32_t[::1] ns=None):
+        """Do one loop over pages first .. stop - 1.
+
+        Parameters
+        ----------
+        what : {"compress", "store", "load"}
+            compress: the codec alone, its output dropped.  store: with the scan for same-filled pages before and a copy to
+            where the page stays after it.  load: the codec alone, from where store put the pages.
+        out, order : buffers, for load
+            Room for all pages; which page comes at each place.
+        ns : buffer of uint32, optional
+            Filled with each page's time.
+
+        Returns
+        -------
+        int
+            Nanoseconds in all.
+        """
+        cdef uint64_t last = self.count if stop is None else stop
+        cdef const zsw_compressor *c = &self.loop.c
+        cdef bint loading = what == "load", whole = what == "store"
+        cdef uint32_t *times = NULL
+        cdef uint8_t *scratch
+        cdef void *ctx = NULL
+        cdef int64_t rc = 0
+        cdef uint64_t start, took
+        if what not in ("compress", "store", "load"):
+            raise ValueError(f"what is {what!r}; compress, store or load is needed")
+        if first >= last or last > self.count:
+            raise ValueError(f"pages {first} to {last} of {self.count}: no such range")
+        if loading and (out is None or order is None or <uint64_t> out.shape[0] != self.count * self.loop.page_size
+                        or <uint64_t> order.shape[0] != self.count):
+            raise ValueError("load needs `out` with room for all pages, and an `order` of all")
+        if ns is not None:
+            if <uint64_t> ns.shape[0] != self.count:
+                raise ValueError("`ns` needs a place for each page")
+            times = &ns[0]
+        if c.ops.ctx_new != NULL and c.ops.ctx_new(c.state, &ctx) != 0:
+            raise MemoryError("no memory for the compressor")
+        scratch = <uint8_t *> malloc(self.loop.bound)
+        try:
+            if scratch == NULL:
+                raise MemoryError("no memory for a page")
+            with nogil:
+                start = zsw_now_ns()
+                if loading:
+                    rc = load_range(&self.loop, ctx, &order[0], &out[0], first, last, times)
+                else:
+                    rc = store_range(&self.loop, ctx, scratch, &self.pages[0], first, last, whole, times)
+                took = zsw_now_ns() - start
+        finally:
+            free(scratch)
+            if c.ops.ctx_new != NULL:
+                c.ops.ctx_free(c.state, ctx)
+        if rc != 0:
+            raise RuntimeError(f"{self.compressor.spec} failed on a page")
+        return took
+
+    def lengths(self):
+        """(compressed bytes, pages kept raw, same-filled pages) of the last store."""
+        cdef uint64_t i
+        cdef int64_t total = 0, raw = 0, same = 0
+        for i in range(self.count):
+            if self.loop.length[i] == RAW:
+                raw += 1
+                total += self.loop.page_size
+            elif self.loop.length[i] == SAME:
+                same += 1
+            else:
+                total += self.loop.length[i]
+        return total, raw, same
