@@ -21,7 +21,14 @@ def switch(name):
 
 DEBUG, SANITIZE, COVERAGE = switch("DEBUG"), switch("SANITIZE"), switch("COVERAGE")
 
-cflags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+cflags = [
+    "-std=gnu11",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-function",
+    "-Wno-unused-parameter",
+    "-Wno-missing-field-initializers",
+]
 ldflags = []
 macros = []
 if switch("WERROR"):
@@ -69,5 +76,6 @@ setup(
         compiler_directives=directives,
         annotate=switch("ANNOTATE"),
         show_all_warnings=False,
-    )
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

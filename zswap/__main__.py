@@ -42,23 +42,17 @@ class Failure(Refusal):
     exit_code = 1
 
 
-class PageCount(click.ParamType):
+def _page_count(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
     """A positive number of pages, or ``all`` (None)."""
-
-    name = "pages"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value is None or isinstance(value, int):
-            return value
-        if value == "all":
-            return None
-        try:
-            pages = int(value.replace(",", "").replace("_", ""))
-        except ValueError:
-            pages = 0
-        if pages <= 0:
-            self.fail(f"{value!r} is neither a positive number of pages nor 'all'", param, ctx)
-        return pages
+    if value == "all":
+        return None
+    try:
+        pages = int(value.replace(",", ""))
+    except ValueError:
+        pages = 0
+    if pages <= 0:
+        raise click.BadParameter(f"{value!r} is neither a positive number of pages nor 'all'")
+    return pages
 
 
 @contextlib.contextmanager
@@ -156,7 +150,9 @@ def cli() -> None:
 
 @cli.command(short_help="Estimate what zswap would save.")
 @_target_options
-@click.option("--pages", type=PageCount(), default="20000", show_default=True, help="Pages to sample, or 'all'.")
+@click.option(
+    "--pages", callback=_page_count, metavar="N", default="20000", show_default=True, help="Pages to sample, or 'all'."
+)
 @click.option(
     "--compressor", "compressors", metavar="SPEC", multiple=True, help="Try this one (lz4, zstd:3); may be repeated."
 )
@@ -194,18 +190,25 @@ def analyze(
             analysis = measuring.analyze(
                 source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
             )
+        if plot is not None:
+            drawing.save(analysis, plot)
+            click.echo(f"drawn: {plot}", err=True)
         if as_json:
             click.echo(json.dumps(report.analysis_json(analysis), indent=2, allow_nan=False))
         else:
             report.print_analysis(analysis, _console(), maps=maps)
-        if plot is not None:
-            drawing.save(analysis, plot)
-            click.echo(f"drawn: {plot}", err=True)
 
 
 @cli.command(short_help="Write the pages of a target to a file.")
 @_target_options
-@click.option("--pages", type=PageCount(), default="all", show_default=True, help="Pages to sample at random, or 'all'.")
+@click.option(
+    "--pages",
+    callback=_page_count,
+    metavar="N",
+    default="all",
+    show_default=True,
+    help="Pages to sample at random, or 'all'.",
+)
 @click.option("-o", "--output", metavar="FILE", required=True, help="Where to write; readable by you alone.")
 def capture(
     pid: int | None,
@@ -286,9 +289,11 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo("zswap: stopped", err=True)
         return 130
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of our output has gone: not an error, but nothing more can be said
+        if (
+            error.errno == errno.EPIPE
+        ):  # the reader of our output has gone: nothing more can be said (click and rich do alike)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            return 1
         click.echo(f"zswap: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), err=True)
         return 1
     return result if isinstance(result, int) else 0

@@ -12,10 +12,12 @@ the target without bias, with the variance ``(1 - n/N) * S**2 / n``, where ``S**
 2.20).  The interval is the mean -+ t standard errors, t being the quantile of Student's distribution (Cochran 2.24).  When
 all pages are read it is a point.  It says how far a sample may mislead; that the process goes on changing is not in it.
 
-An allocator hands memory out in zspages, so the estimate itself scales the number of objects in each size class from the
-sample to the target and counts the zspages for that many, as the allocator would fill them.  For all pages of a target the result is
-therefore what the allocator reports, not an approximation.  (Rounding up is at most one zspage a class: it moves the middle
-of the interval, not its width.)
+An allocator hands memory out in zspages, so beside each object's share of one there is what the last zspage of each size
+class leaves unused.  Multiplying that with the rest would overstate it: it does not grow with the target.  Instead the
+number of objects that the whole target has in each class is drawn many times, given the sample (Poisson, smoothed over
+neighbouring classes so that a class the sample missed is not taken for empty), and the zspages are counted that the
+allocator would fill; mean and variance of what is left unused go into the estimate and into the interval.  When all pages
+are read there is nothing to draw, and the result is what the allocator itself would report.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -68,9 +71,10 @@ NEARLY_DENSEST = 0.90
 DEFAULT_POOL_PERCENT, LARGEST_POOL_PERCENT = 20, 50
 
 _NO_LIMIT = 1 << 40  # for engines that hold no more than a part of the sample
+_DRAWS = 200  # of the number of objects in each class
 _BATCH = 1024  # pages between two looks at Ctrl-C
 _TIMED_PAGES = 4096
-_REPEATS = 5
+_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class CompressorResult:
     histogram : ndarray of int64, shape (page_size + 1,)
         Number of pages by payload: 0 is same-filled, `page_size` is kept raw.
     store, load : Timing
+    through_python : bool
+        Whether it was called through Python, so that its times are not those of the compressor alone.
     """
 
     name: str
@@ -102,6 +108,7 @@ class CompressorResult:
     histogram: Int64Array
     store: Timing
     load: Timing
+    through_python: bool = False
 
     @property
     def page_size(self) -> int:
@@ -255,6 +262,7 @@ class Analysis:
     page_size: int
     total_pages: int
     swapped_pages: int
+    shared_bytes: int
     hole_pages: int
     sampled_pages: int
     vanished_pages: int
@@ -300,8 +308,8 @@ class ZpoolModel(Protocol):
     def costs(self, histogram: Int64Array) -> FloatArray:
         """Allocator bytes that one page takes among pages distributed as in `histogram`, by payload."""
 
-    def allocator_bytes(self, histogram: Int64Array, population: int) -> int:
-        """Allocator bytes for `population` pages that are distributed as the sample in `histogram` is."""
+    def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
+        """Allocator bytes beside those of `costs` that `population` pages take, given a sample: mean and variance."""
 
     def metadata_costs(self, page_size: int) -> FloatArray:
         """Metadata bytes of one page, by payload."""
@@ -321,7 +329,7 @@ class SlotTable:
     page_metadata, object_metadata : float
         Metadata bytes of every page, and of every page with an object.
     whole : bool
-        Whether a zspage takes all of its pages from its first object on, as in the kernel; this library's grows page by page.
+        Whether a zspage takes all of its pages from its first object on, as in the kernel; ours grow page by page.
     """
 
     name: str
@@ -339,7 +347,8 @@ class SlotTable:
 
     def _class_of(self, page_size: int) -> Int64Array:
         payload = np.minimum(np.arange(page_size + 1) + self.header, self.sizes[-1])
-        return np.searchsorted(self.sizes, payload).astype(np.int64)
+        classes: Int64Array = np.searchsorted(self.sizes, payload).astype(np.int64)
+        return classes
 
     def costs(self, histogram: Int64Array) -> FloatArray:
         page_size = histogram.size - 1
@@ -348,19 +357,24 @@ class SlotTable:
         costs[0] = 0.0
         return costs
 
-    def allocator_bytes(self, histogram: Int64Array, population: int) -> int:
+    def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
         page_size, measured = histogram.size - 1, int(histogram.sum())
         of_class = self._class_of(page_size)[1:]
         counts = np.bincount(of_class, weights=histogram[1:], minlength=self.sizes.size).astype(np.int64)
-        columns = (self.sizes.tolist(), self.pages.tolist(), self.objects.tolist())
-        total = 0
-        for count, size, pages, objects in zip(counts.tolist(), *columns, strict=True):
-            there = -(-count * population // measured)  # exact: Python's integers do not overflow
-            zspages, rest = divmod(there, objects)
-            total += zspages * pages
-            if rest:
-                total += pages if self.whole else -(-rest * size // page_size)
-        return total * page_size
+        partial = np.append(counts[:-1], 0)  # raw pages are no neighbours of compressed ones
+        neighbours = (np.convolve(partial, np.ones(5), "same") - partial) / 4
+        unseen = (counts + neighbours) / 2 * (population - measured) / measured
+        drawn = counts + np.random.default_rng(0).poisson(unseen, (_DRAWS if population > measured else 1, counts.size))
+        left = self._pages_for(drawn, page_size) * page_size - drawn * (self.pages * page_size / self.objects)
+        total = left.sum(axis=1)
+        return float(total.mean()), float(total.var())
+
+    def _pages_for(self, objects: Int64Array, page_size: int) -> Int64Array:
+        """Pages that so many objects of each class take, no zspage being emptier than need be."""
+        zspages, rest = np.divmod(objects, self.objects)
+        last = self.pages * (rest > 0) if self.whole else -(-rest * self.sizes // page_size)
+        pages: Int64Array = zspages * self.pages + last
+        return pages
 
     def metadata_costs(self, page_size: int) -> FloatArray:
         costs = np.full(page_size + 1, self.page_metadata + self.object_metadata)
@@ -388,17 +402,14 @@ class FedZpool:
         return np.zeros(0, np.int64)
 
     def costs(self, histogram: Int64Array) -> FloatArray:
-        page_size, payload = histogram.size - 1, int(histogram @ np.arange(histogram.size))
-        each = self.allocator_bytes(histogram, int(histogram.sum())) / payload if payload else 0.0
+        page_size = histogram.size - 1
+        sizes = np.repeat(np.arange(1, page_size + 1), histogram[1:])
+        fed = np.random.default_rng(0).permutation(sizes)[: self._MOST_FED]
+        each = self.malloc_pages(fed) * page_size / fed.sum() if fed.size else 0.0
         return np.minimum(np.arange(page_size + 1) * each, page_size)
 
-    def allocator_bytes(self, histogram: Int64Array, population: int) -> int:
-        page_size, measured = histogram.size - 1, int(histogram.sum())
-        sizes = np.repeat(np.arange(1, page_size + 1), histogram[1:])
-        if not sizes.size:
-            return 0
-        fed = np.random.default_rng(0).permutation(sizes)[: self._MOST_FED]
-        return round(self.malloc_pages(fed) * page_size * (sizes.size / fed.size) * (population / measured))
+    def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
+        return 0.0, 0.0
 
     def metadata_costs(self, page_size: int) -> FloatArray:
         costs = np.full(page_size + 1, self.page_metadata + self.object_metadata)
@@ -452,6 +463,7 @@ def _slot_table(
     return SlotTable(name, table[:, 0], table[:, 1], table[:, 2], header, page_metadata, object_metadata, kernel)
 
 
+@lru_cache
 def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
     """Bytes of metadata that this library adds for each page, and more for each page with an object: measured once.
 
@@ -490,14 +502,14 @@ def estimate(result: CompressorResult, model: ZpoolModel, population: int) -> Es
         With the 95 % interval that the module's head explains.
     """
     histogram, size, n = result.histogram, result.page_size, result.pages
-    metadata_costs = model.metadata_costs(size)
-    shares = model.costs(histogram)
-    allocator = model.allocator_bytes(histogram, population)
+    shares, metadata_costs = model.costs(histogram), model.metadata_costs(size)
+    unused, unused_variance = model.unused(histogram, population)
+    allocator = round(float(histogram @ shares) * population / n + unused)
     metadata = round(float(histogram @ metadata_costs) * population / n)
     costs = shares + metadata_costs
     mean = float(histogram @ costs) / n
     variance = float(histogram @ (costs - mean) ** 2) / (n - 1) if n > 1 else float(size) ** 2
-    error = population * math.sqrt(max(0.0, 1 - n / population) * variance / n)
+    error = math.sqrt(population**2 * max(0.0, 1 - n / population) * variance / n + unused_variance)
     half = _student_t95(n - 1) * error
     saved = population * size - allocator - metadata
     return Estimate(
@@ -584,6 +596,7 @@ def analyze(
         page_size=size,
         total_pages=len(source),
         swapped_pages=source.swapped_pages,
+        shared_bytes=source.shared_bytes,
         hole_pages=source.hole_pages,
         sampled_pages=measured.results[0].pages,
         vanished_pages=measured.vanished,
@@ -642,15 +655,17 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
         timings = _time(engines, timed[:timed_pages], seed, done, steps, progress)
     finally:
         engines.close()
+    slow = {info.name for info in zswap.compressors() if info.origin == "python"}
     results = [
-        CompressorResult(name, kept_pages, histogram, store, load)
+        CompressorResult(name, kept_pages, histogram, store, load, name.partition(":")[0] in slow)
         for name, histogram, (store, load) in zip(names, histograms, timings, strict=True)
     ]
-    mapping_pages = source.mapping_pages()
     mappings = [
-        MappingResult(name, int(mapping_pages[index]), *by_mapping[:, index].tolist(), page_size=size)
-        for index, name in enumerate(source.mappings)
-        if mapping_pages[index]
+        MappingResult(name, pages, sampled, same_filled, raw, payload, size)
+        for name, pages, (sampled, same_filled, raw, payload) in zip(
+            source.mappings, source.mapping_pages().tolist(), by_mapping.T.tolist(), strict=True
+        )
+        if pages
     ]
     mappings.sort(key=lambda mapping: (-mapping.pages, mapping.name))
     return _Measured(results, mappings, seen - kept_pages)

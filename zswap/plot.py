@@ -11,6 +11,7 @@ import numpy as np
 from zswap import Error
 from zswap.analyze import Analysis, CompressorResult
 from zswap.memory import format_bytes
+from zswap.report import size_and_margin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,10 +89,12 @@ def draw(analysis: Analysis) -> Figure:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(13, 6.2), facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(13, 6.2), facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.04)
+    )
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12, wspace=0.04)  # type: ignore[union-attr]
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -111,11 +114,10 @@ def draw(analysis: Analysis) -> Figure:
         ha="left",
     )
     best = analysis.estimate(analysis.advice.balanced, analysis.advice.zpool)
-    margin = f" ± {format_bytes(best.margin_bytes)}" if best.margin_bytes else ""
     subtitle = (
         f"{format_bytes(analysis.target_bytes)}, {analysis.sampled_pages:,} of {analysis.total_pages:,} pages measured, "
         f"{100 * analysis.same_filled:.1f} % same-filled.  "
-        f"{best.compressor} would save {format_bytes(best.saved_bytes)}{margin} ({100 * best.saved:.0f} %)"
+        f"{best.compressor} would save {size_and_margin(best.saved_bytes, best.margin_bytes)} ({100 * best.saved:.0f} %)"
     )
     figure.supxlabel(subtitle, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
     _label_points(figure, left, analysis, colours)

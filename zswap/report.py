@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import zswap
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors"]
+__all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors", "size_and_margin"]
 
 #: Raised when a key changes its meaning or goes away; new keys may come at any time.
 JSON_VERSION = 1
@@ -23,7 +24,7 @@ JSON_VERSION = 1
 _WIDE = 100  # columns from which on there is room for more
 
 
-def _size_and_margin(nbytes: int, margin: int) -> str:
+def size_and_margin(nbytes: int, margin: int) -> str:
     """Write an amount and how far it may be off, in the same unit: ``12.3 ± 0.4 MiB``."""
     if not margin:
         return format_bytes(nbytes)
@@ -106,6 +107,8 @@ def _heading(analysis: Analysis) -> str:
     text = f"{analysis.title}: {format_bytes(analysis.target_bytes)} {what}".rstrip()
     if analysis.kind == "process":
         text += f", {format_bytes(analysis.swapped_pages * analysis.page_size)} more in swap"
+        if analysis.shared_bytes > 0.01 * analysis.target_bytes:
+            text += f"; {format_bytes(analysis.shared_bytes)} of shared memory left out"
     return text
 
 
@@ -149,7 +152,7 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
             e.zpool,
             _percent(e.incompressible),
             _ratio(e.effective_ratio),
-            _size_and_margin(e.saved_bytes, e.margin_bytes),
+            size_and_margin(e.saved_bytes, e.margin_bytes),
             _percent(e.saved),
         ]
         if wide:
@@ -160,6 +163,8 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
 
 
 def _notes(analysis: Analysis) -> Iterable[str]:
+    if adapted := [r.name for r in analysis.compressors if r.through_python]:
+        yield f"{', '.join(adapted)}: called through Python, so slower than it is; `zswap compressors` has the library."
     zpools = {e.zpool for e in analysis.estimates}
     if "zsmalloc" in zpools:
         yield "zsmalloc: this library.  Incompressible: takes a whole page there."
@@ -270,24 +275,24 @@ def print_compressors(console: Console) -> None:
     """Print the compressors that this library knows, and where each was found."""
     from rich.markup import escape
 
-    table = _table("compressor", "available", "library", "version", "levels", "default", "found in", left=4)
-    table.columns[-1].justify = "left"
+    table = _table("compressor", "library", "levels (default)", "found in", left=4)
     table.columns[-1].no_wrap = False
-    table.columns[-1].overflow = "fold"
     for info in zswap.compressors():
-        low, default, high = info.levels or ("", "", "")
-        levels = f"{low} to {high}" if info.levels else ""
-        found = (info.path or "").rpartition("/site-packages/")[2] if info.available else info.error or ""
-        cells = (
-            "yes" if info.available else "no",
-            info.library or "",
-            info.version or "",
-            levels,
-            str(default),
-            escape(found),
+        place = info.path or ""
+        package = place.rpartition("/site-packages/")[2]
+        if console.width < _WIDE:
+            package = os.path.basename(place) if package == place else package.partition("/")[0].partition(".")[0]
+        table.add_row(
+            info.name,
+            " ".join(filter(None, (info.library, info.version))) if info.available else "missing",
+            "{0} to {2} ({1})".format(*info.levels) if info.levels else "none",
+            escape(f"{info.origin}: {package}") if info.available else "",
         )
-        table.add_row(info.name, *cells)
     console.print(table)
+    for info in zswap.compressors():
+        if not info.available:
+            text = f"{info.name}: {info.error}"
+            console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 # ---- JSON -------------------------------------------------------------------------------------------------------------
@@ -315,14 +320,16 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
         target
             ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``, ``page_size``, ``pages`` and
-            ``bytes`` (what the estimates are for), ``swapped_pages``, ``hole_pages``.
+            ``bytes`` (what the estimates are for), ``swapped_pages``, ``shared_bytes``,
+            ``hole_pages`` (these three left out).
         sample
             ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
             ``same_filled`` (a share; all shares are 0 to 1).
         compressors
             For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by this library),
-            ``store_ns`` and ``load_ns`` with ``median``, ``p99``, ``mean`` over pages not same-filled, and ``histogram``:
-            pages of the sample in 64 (page_size / 64 bytes each) bins of payload, same-filled pages not among them.
+            ``through_python`` (the times are not the compressor's own), ``store_ns`` and ``load_ns`` with ``median``,
+            ``p99``, ``mean`` over pages not same-filled, and ``histogram``: pages of the sample in 64 (page_size / 64 bytes
+            each) bins of payload, same-filled pages not among them.
         estimates
             For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share
             that takes a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
@@ -353,6 +360,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "pages": analysis.total_pages,
             "bytes": analysis.target_bytes,
             "swapped_pages": analysis.swapped_pages,
+            "shared_bytes": analysis.shared_bytes,
             "hole_pages": analysis.hole_pages,
         },
         "sample": {
@@ -369,6 +377,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
                 "payload_bytes": result.payload_bytes,
                 "payload_ratio": _number(result.payload_ratio),
                 "raw_pages": result.raw_pages,
+                "through_python": result.through_python,
                 "store_ns": _timing_json(result.store),
                 "load_ns": _timing_json(result.load),
                 "histogram": result.histogram[1:].reshape(bins, -1).sum(axis=1).tolist(),
@@ -427,9 +436,9 @@ def compressors_json() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``, ``library``, ``version`` (its),
-        ``path``, ``origin`` (wheel, system, ...), ``levels`` = [lowest, default, highest] or null, and ``error`` where it is
-        not available.
+        ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``, ``library``, ``version``
+        (its), ``path``, ``origin`` (wheel, system, ...), ``levels`` = [lowest, default, highest] or null, and ``error``
+        where it is not available.
     """
     compressors = [
         {

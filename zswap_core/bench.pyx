@@ -135,7 +135,7 @@ cdef class CodecLoop:
         cdef uint8_t *scratch
         cdef void *ctx = NULL
         cdef int64_t rc = 0
-        cdef uint64_t start, took
+        cdef uint64_t i, start, took
         if what not in ("compress", "store", "load"):
             raise ValueError(f"what is {what!r}; compress, store or load is needed")
         if first >= last or last > self.count:
@@ -143,6 +143,10 @@ cdef class CodecLoop:
         if loading and (out is None or order is None or <uint64_t> out.shape[0] != self.count * self.loop.page_size
                         or <uint64_t> order.shape[0] != self.count):
             raise ValueError("load needs `out` with room for all pages, and an `order` of all")
+        if loading:
+            for i in range(self.count):
+                if order[i] >= self.count:
+                    raise ValueError(f"there is no page {order[i]}")
         if ns is not None:
             if <uint64_t> ns.shape[0] != self.count:
                 raise ValueError("`ns` needs a place for each page")

@@ -1,4 +1,6 @@
-"""A zpool driven from Python: for tests, benchmarks and for showing geometry.  Programs use zswap.ZSwap.
+"""A zpool, and the arena below it, driven from Python: for tests, benchmarks and for showing geometry.
+
+Programs use zswap.ZSwap.
 
 Batches release the GIL, so threads meet in the allocator.  Handles are what the caller makes of them: a wrong one crashes.
 """
@@ -12,6 +14,24 @@ import os
 from array import array
 
 from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
+from zswap_core.os cimport ZSW_POISON, ZSW_UNPOISON
+from zswap_core.zpools.arena cimport (
+    ARENA_RUN_MAX,
+    arena_alloc,
+    arena_check_begin,
+    arena_check_claim,
+    arena_check_end,
+    arena_commit,
+    arena_destroy,
+    arena_free,
+    arena_idle_pages,
+    arena_init,
+    arena_release,
+    arena_total_pages,
+    arena_uncommit,
+    zsw_arena,
+    zsw_run,
+)
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 from zswap_core.zpools.zsmalloc cimport zsmalloc_classes, zsmalloc_geometry
 
@@ -207,3 +227,89 @@ cdef class Zpool:
             raise TypeError(f"{self.name} has no size classes")
         n = zsmalloc_classes(self.pool, geometry, 256)
         return [(geometry[i].size, geometry[i].pages, geometry[i].objects) for i in range(n)]
+
+
+cdef class Arena:
+    """The page-run arena by itself.  A run is known by the address where it starts."""
+    cdef zsw_arena arena
+    cdef dict runs              # address -> (at, pages, committed)
+
+    def __cinit__(self, *, int page_shift=12):
+        self.runs = {}
+        check(arena_init(&self.arena, page_shift))
+
+    def __dealloc__(self):
+        arena_destroy(&self.arena)
+
+    cdef zsw_run run(self, size_t start):
+        cdef zsw_run run
+        run.at, run.pages, run.committed = self.runs[start]
+        return run
+
+    def alloc(self, uint32_t pages):
+        """(start, pages committed by the last user) of a new run."""
+        cdef zsw_run run
+        cdef uint8_t *start
+        if not 1 <= pages <= ARENA_RUN_MAX:
+            raise ValueError("pages")
+        check(arena_alloc(&self.arena, pages, &run, &start))
+        self.runs[<size_t> start] = run.at, run.pages, run.committed
+        return <size_t> start, run.committed
+
+    def commit(self, size_t start, uint32_t pages):
+        """Counts the first `pages` of the run as committed, and writes to them."""
+        cdef zsw_run run = self.run(start)
+        cdef uint32_t i
+        if not run.committed <= pages <= run.pages:
+            raise ValueError("pages")
+        arena_commit(&self.arena, pages - run.committed)
+        ZSW_UNPOISON(<uint8_t *> start, <size_t> pages << self.arena.page_shift)
+        for i in range(pages):
+            (<uint8_t *> start)[<size_t> i << self.arena.page_shift] = 1
+        ZSW_POISON(<uint8_t *> start, <size_t> pages << self.arena.page_shift)
+        self.runs[start] = run.at, run.pages, pages
+
+    def uncommit(self, size_t start, uint32_t pages):
+        cdef zsw_run run = self.run(start)
+        if pages > run.committed:
+            raise ValueError("pages")
+        arena_uncommit(&self.arena, &run, pages)
+        self.runs[start] = run.at, run.pages, run.committed
+
+    def free(self, size_t start):
+        """True when a release is due."""
+        cdef zsw_run run = self.run(start)
+        del self.runs[start]
+        return bool(arena_free(&self.arena, &run))
+
+    def release(self):
+        return arena_release(&self.arena)
+
+    @property
+    def total_pages(self):
+        return arena_total_pages(&self.arena)
+
+    @property
+    def idle_pages(self):
+        return arena_idle_pages(&self.arena)
+
+    @property
+    def chunks(self):
+        return self.arena.chunks.used
+
+    def validate(self, forget=None, twice=None):
+        """0 or the number of the check that failed; may leave out a run, or count one twice, to see that it is noticed."""
+        cdef uint64_t *claims
+        cdef uint64_t committed = 0
+        cdef zsw_run run
+        cdef int rc, end_rc
+        rc = arena_check_begin(&self.arena, &claims)
+        for start in [*self.runs, *([] if twice is None else [twice])]:
+            if rc != 0:
+                break
+            run = self.run(start)
+            committed += run.committed
+            if start != forget:
+                rc = arena_check_claim(&self.arena, claims, &run, <uint8_t *> <size_t> start)
+        end_rc = arena_check_end(&self.arena, claims, committed)
+        return rc if rc != 0 else end_rc

@@ -3,7 +3,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
-from zswap_core.os cimport zsw_lock, zsw_map, zsw_mutex, zsw_unlock, zsw_unmap
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_unlock, zsw_unmap
 
 
 cdef size_t directory_bytes(const zsw_table *table) noexcept nogil:

@@ -19,7 +19,7 @@ the lock of its class; `first`, `size` and `class_id` are constant while an obje
 validate() holds more than one class's lock: all of them, in ascending order.
 """
 from libc.errno cimport EINVAL, ENOMEM, ENOSPC
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (
@@ -34,14 +34,15 @@ from zswap_core.abi cimport (
 from zswap_core.os cimport (
     ZSW_POISON,
     ZSW_UNPOISON,
+    zsw_add_i64,
     zsw_add_u64,
     zsw_clz,
     zsw_ctz,
     zsw_lock,
     zsw_map,
     zsw_mutex,
+    zsw_peek_i64,
     zsw_peek_u64,
-    zsw_popcount,
     zsw_unlikely,
     zsw_unlock,
     zsw_unmap,
@@ -130,7 +131,7 @@ cdef struct zs_pool:
     bint whole                  # a zspage counts whole from its first object on
     zsw_arena arena
     zsw_table zspages
-    uint64_t freed_by_compaction  # pages since compact_begin(); atomic
+    int64_t freed_by_compaction  # pages since compact_begin(), less those its targets took; atomic
     uint64_t pages_compacted    # ever; atomic
     uint64_t bad_frees          # of objects that were free already; atomic
 
@@ -156,7 +157,7 @@ cdef uint32_t our_pages(uint32_t units, uint32_t chain) noexcept nogil:
 
 
 cdef uint32_t kernel_pages(uint32_t size, uint32_t page_size, uint32_t chain) noexcept nogil:
-    """The rule of Linux 6.3 and later: least bytes wasted, however many pages they are spread over; powers of two: one page."""
+    """The rule of Linux 6.3 and later: least bytes wasted, over however many pages; one page for powers of two."""
     cdef uint32_t best = 1
     cdef uint32_t pages
     if size & (size - 1) == 0:
@@ -243,7 +244,7 @@ cdef bint slot_is_free(zspage *zs, uint32_t slot) noexcept nogil:
 
 
 cdef uint32_t fullness(const zs_class *cls, uint32_t objects) noexcept nogil:
-    """The fullness group.  10 * objects / slots by multiplying: exact, since the rounding is below 1 / slots for 12-bit numbers."""
+    """The fullness group.  Multiplies instead of dividing: exact, as the numbers have 12 bits and the factor 32 more."""
     if objects == 0:
         return EMPTY
     if objects == cls.slots:
@@ -367,7 +368,7 @@ cdef bint slot_drop(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t slot) no
     cls.objects -= 1
     if zs.objects == 0:
         if zs.group >= SOURCE:
-            zsw_add_u64(&pool.freed_by_compaction, zs.run.committed)
+            zsw_add_i64(&pool.freed_by_compaction, zs.run.committed)
         return zspage_delete(pool, cls, id)
     if zs.group < SOURCE:
         group_move(pool, cls, id, fullness(cls, zs.objects))
@@ -518,11 +519,14 @@ cdef int zs_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexce
     cdef zs_class *cls = &pool.classes[zs.class_id]
     cdef uint32_t id
     cdef uint32_t slot = 0
+    cdef int64_t committed
     cdef uint8_t *target
     zsw_lock(&cls.lock)
     id = target_for(pool, cls, zs, <uint32_t> (handle & SLOT_MASK))
     if id != 0:
+        committed = zspage_of(pool, id).run.committed
         slot = slot_take(pool, cls, id)
+        zsw_add_i64(&pool.freed_by_compaction, committed - zspage_of(pool, id).run.committed)
     zsw_unlock(&cls.lock)
     if id == 0:
         return 0
@@ -559,7 +563,7 @@ cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
     """A source was freed with its last object; what still has some becomes an ordinary zspage again."""
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef zs_class *cls
-    cdef uint64_t freed = 0
+    cdef int64_t freed = 0
     cdef uint32_t i, id, group
     for i in range(pool.class_count):
         cls = &pool.classes[i]
@@ -570,12 +574,12 @@ cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
                 group_move(pool, cls, id, fullness(cls, zspage_of(pool, id).objects))
         if not pool.whole:
             # Under the lock, since an object may come to lie there; after compaction few zspages have room.
-            freed += trim_tails(pool, cls)
+            freed += <int64_t> trim_tails(pool, cls)
         zsw_unlock(&cls.lock)
     arena_release(&pool.arena)
-    freed += zsw_peek_u64(&pool.freed_by_compaction)
-    zsw_add_u64(&pool.pages_compacted, freed)
-    return freed
+    freed = max(freed + zsw_peek_i64(&pool.freed_by_compaction), <int64_t> 0)
+    zsw_add_u64(&pool.pages_compacted, <uint64_t> freed)
+    return <uint64_t> freed
 
 
 cdef uint64_t zs_trim(void *opaque) noexcept nogil:

@@ -1,0 +1,409 @@
+"""The command line: what it prints, what it refuses and how, and its exit codes."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import zswap
+from zswap import pages, plot, report
+from zswap.__main__ import main
+from zswap.analyze import CompressorResult, Timing, advise, analyze, estimate, zpool_model
+
+PAGE = pages.mmap.PAGESIZE
+CHILD = """
+import mmap, os, sys
+size = int(sys.argv[1])
+area = lambda: mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+zeros, random = area(), area()
+for at in range(0, size, mmap.PAGESIZE):
+    zeros[at] = 0
+with open('/dev/urandom', 'rb', buffering=0) as source:
+    view = memoryview(random)
+    while view:
+        view = view[source.readinto(view):]
+print('ready', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def child():
+    """A process with 8 MiB of zeros and 8 MiB of random bytes beside what Python has."""
+    process = subprocess.Popen([sys.executable, "-c", CHILD, str(8 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    yield process
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    """A file of 400 pages: a quarter zeros, a quarter random, the rest text."""
+    rng = np.random.default_rng(0)
+    text = b"".join(b"%d green bottles hanging on the wall\n" % i for i in range(200 * PAGE // 30))[: 200 * PAGE]
+    path = tmp_path_factory.mktemp("memory") / "memory.bin"
+    path.write_bytes(bytes(100 * PAGE) + rng.bytes(100 * PAGE) + text)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def analysis(memory):
+    with pages.open_files([memory]) as source:
+        return analyze(source, pages=300)
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+# ---- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_version_and_help(capsys):
+    assert run(capsys, "--version") == (0, f"zswap {zswap.__version__}\n", "")
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in ("analyze", "capture", "compressors"))
+
+
+def test_module_runs_in_a_pipe(memory):
+    done = subprocess.run(
+        [sys.executable, "-m", "zswap", "analyze", "--file", memory, "--pages", "100", "--compressor", "lz4"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert "memory.bin" in done.stdout
+
+
+def test_importing_the_library_imports_no_front_end():
+    code = "import sys, zswap; print(sorted({'click', 'rich', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_process_is_analyzed_as_json(capsys, child):
+    code, out, err = run(capsys, "analyze", "--pid", child.pid, "--json", "--compressor", "lz4", "--pages", "all")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    total = found["target"]["pages"]
+    each = (8 << 20) // PAGE
+    assert found["target"]["pid"] == child.pid
+    assert 2 * each <= total <= 4 * each
+    assert each <= found["sample"]["same_filled_pages"] <= 1.1 * each
+    lz4 = found["compressors"][0]
+    assert each <= lz4["raw_pages"] <= 1.1 * each
+    assert sum(lz4["histogram"]) + found["sample"]["same_filled_pages"] == found["sample"]["pages"]
+    assert {m["name"] for m in found["mappings"]} >= {"[anon]", "[heap]", "[stack]"}
+    for e in found["estimates"]:
+        assert e["memory_bytes"] == e["allocator_bytes"] + e["metadata_bytes"]
+        assert e["saved_bytes"] == found["target"]["bytes"] - e["memory_bytes"]
+        low, high = e["saved_bytes_95"]
+        assert low <= e["saved_bytes"] <= high
+
+
+def test_without_a_target_the_largest_process_is_taken_and_named(capsys, child, monkeypatch):
+    listed = [p for p in pages.processes() if p.pid == child.pid]
+    monkeypatch.setattr(pages, "processes", lambda: listed)
+    code, out, err = run(capsys, "analyze", "--pages", "50", "--compressor", "lz4")
+    assert code == 0
+    assert str(child.pid) in err
+    assert "most anonymous memory" in err
+    assert f"process {child.pid} (" in out
+
+
+def test_core_dump_is_analyzed(capsys, tmp_path):
+    from test_pages import make_core, numbered
+
+    make_core(tmp_path / "core", [(PAGE, numbered(20, 0).tobytes(), 20 * PAGE)], command=b"dumped --fast")
+    code, out, _ = run(capsys, "analyze", "--core", tmp_path / "core", "--compressor", "lz4", "--maps")
+    assert code == 0
+    assert "(dumped --fast)" in out
+    assert "100.0 % are same-filled" in out
+
+
+def test_several_files_may_follow_one_option(capsys, memory, tmp_path):
+    (tmp_path / "other").write_bytes(bytes(PAGE))
+    code, out, _ = run(capsys, "analyze", "--file", memory, str(tmp_path / "other"), "--json", "--compressor", "lz4")
+    assert code == 0
+    assert json.loads(out)["target"]["paths"] == [memory, str(tmp_path / "other")]
+    assert json.loads(out)["target"]["pages"] == 401
+
+
+def test_capture_can_be_analyzed(capsys, child, tmp_path):
+    code, out, err = run(capsys, "capture", "--pid", child.pid, "-o", tmp_path / "c", "--pages", "500")
+    assert (code, out) == (0, "")
+    assert "500 pages" in err
+    assert (tmp_path / "c").stat().st_size == 500 * PAGE
+    assert run(capsys, "analyze", "--file", tmp_path / "c", "--compressor", "lz4")[0] == 0
+
+
+def test_compressors_are_listed(capsys):
+    code, out, _ = run(capsys, "compressors")
+    assert code == 0
+    assert re.search(r"^lz4 +liblz4", out, re.MULTILINE)
+    code, out, _ = run(capsys, "compressors", "--json")
+    found = json.loads(out)
+    assert (found["schema"], found["version"]) == ("zswap.compressors", 1)
+    assert [c["name"] for c in found["compressors"]] == [c.name for c in zswap.compressors()]
+    keys = {"name", "available", "library", "version", "path", "origin", "levels", "error"}
+    assert all(set(c) == keys for c in found["compressors"])
+
+
+def test_zpools_can_be_chosen(capsys, memory):
+    code, out, _ = run(
+        capsys,
+        "analyze",
+        "--file",
+        memory,
+        "--json",
+        "--compressor",
+        "lz4",
+        "--zpool",
+        "zsmalloc-kernel:4",
+        "--zpool",
+        "zsmalloc",
+    )
+    assert code == 0
+    assert [e["zpool"] for e in json.loads(out)["estimates"]] == ["zsmalloc-kernel:4", "zsmalloc"]
+
+
+def test_reader_that_goes_away_hears_no_complaint(memory):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zswap", "analyze", "--file", memory, "--pages", "50", "--compressor", "lz4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+    process.stderr.close()
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------------
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+REFUSED = {
+    "dead process": (["analyze", "--pid", "DEAD"], "no process DEAD"),
+    "missing file": (["analyze", "--file", "DIR/missing"], "no such file: DIR/missing"),
+    "empty file": (["analyze", "--file", "DIR/empty"], "DIR/empty is empty"),
+    "odd file": (["analyze", "--file", "DIR/odd"], f"DIR/odd has 5 bytes, not a multiple of the page size {PAGE}"),
+    "directory": (["analyze", "--file", "DIR"], "DIR is a directory"),
+    "no core": (["analyze", "--core", "DIR/odd"], "DIR/odd is no usable core dump"),
+    "missing core": (["analyze", "--core", "DIR/missing"], "no such file: DIR/missing"),
+    "unknown compressor": (["analyze", "--file", "GOOD", "--compressor", "zip"], "'zip'"),
+    "unknown level": (["analyze", "--file", "GOOD", "--compressor", "zstd:99"], "'zstd:99'"),
+    "unknown zpool": (["analyze", "--file", "GOOD", "--zpool", "slab"], "'slab'"),
+    "bad chain": (["analyze", "--file", "GOOD", "--zpool", "zsmalloc-kernel:99"], "zsmalloc-kernel:99"),
+    "no pages": (["analyze", "--file", "GOOD", "--pages", "0"], "'0'"),
+    "words for pages": (["analyze", "--file", "GOOD", "--pages", "most"], "'most'"),
+    "plot format": (["analyze", "--file", "GOOD", "--plot", "DIR/x.gif"], "DIR/x.gif"),
+    "plot folder": (["analyze", "--file", "GOOD", "--plot", "DIR/none/x.png"], "DIR/none/x.png"),
+    "capture folder": (["capture", "--file", "GOOD", "-o", "DIR/none/x"], "DIR/none/x"),
+    "capture to folder": (["capture", "--file", "GOOD", "-o", "DIR"], "DIR"),
+    "two targets": (["analyze", "--pid", "1", "--file", "GOOD"], "exclude each other"),
+    "loose word": (["analyze", "GOOD"], "--file GOOD"),
+    "unknown command": (["analyse"], "analyse"),
+    "unknown option": (["analyze", "--fast"], "--fast"),
+    "no output": (["capture", "--file", "GOOD"], "--output"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=REFUSED)
+def test_wrong_use_is_told_in_one_line(capsys, tmp_path, memory, arguments, said):
+    (tmp_path / "empty").touch()
+    (tmp_path / "odd").write_bytes(b"12345")
+    words = {"DEAD": str(dead_pid()) if "DEAD" in arguments else "", "DIR": str(tmp_path), "GOOD": memory}
+
+    def fill(text):
+        return re.sub("DEAD|DIR|GOOD", lambda match: words[match[0]], text)
+
+    before = sorted(os.listdir(tmp_path))
+    code, out, err = run(capsys, *map(fill, arguments))
+    assert (code, out) == (2, "")
+    assert fill(said) in err
+    assert err.startswith("zswap: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_forbidden_process_is_told_in_one_line():
+    # Everything is imported while we may still read it; then the rights go.
+    code = """
+import os, sys
+import zswap.__main__, zswap.analyze, zswap.pages, zswap.plot, zswap.report
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(zswap.__main__.main(['analyze', '--pid', sys.argv[1]]))
+"""
+    forbidden = os.getpid() if os.getuid() == 0 else 1
+    done = subprocess.run([sys.executable, "-c", code, str(forbidden)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"zswap: (may not read the memory of process|no process) {forbidden}.*\n", done.stderr)
+
+
+def test_missing_matplotlib_is_told_before_anything_is_measured(capsys, memory, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = run(capsys, "analyze", "--file", memory, "--plot", tmp_path / "x.png")
+    assert (code, out) == (2, "")
+    assert "pip install 'zswap[plot]'" in err
+
+
+def test_failure_of_the_work_is_exit_code_1(capsys, memory, monkeypatch):
+    def fail(*arguments, **options):
+        raise zswap.Error("lz4: 3 of 4 pages were not stored (ALLOC_FAIL)")
+
+    monkeypatch.setattr("zswap.analyze.analyze", fail)
+    assert run(capsys, "analyze", "--file", memory) == (1, "", "zswap: lz4: 3 of 4 pages were not stored (ALLOC_FAIL)\n")
+
+
+def test_ctrl_c_leaves_clean(capsys, memory, tmp_path, monkeypatch):
+    read, calls = pages.PageSource.read, []
+
+    def interrupted(self, indexes):
+        calls.append(indexes)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return read(self, indexes)
+
+    monkeypatch.setattr(pages, "CHUNK_PAGES", 200)
+    monkeypatch.setattr(pages.PageSource, "read", interrupted)
+    assert run(capsys, "analyze", "--file", memory, "--compressor", "lz4") == (130, "", "\nzswap: stopped\n")
+    calls.clear()
+    assert run(capsys, "capture", "--file", memory, "-o", tmp_path / "out") == (130, "", "\nzswap: stopped\n")
+    assert os.listdir(tmp_path) == []
+
+
+# ---- the report -------------------------------------------------------------------------------------------------------
+
+
+def printed(analysis, width, **options):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    report.print_analysis(analysis, console, **options)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_report_fits_the_terminal(analysis, width):
+    text = printed(analysis, width, maps=True)
+    for line in text.splitlines():
+        assert len(line.rstrip()) <= width or line.startswith("  "), line  # commands are not broken up
+    tables = text.split("\n\n")[1:4]
+    assert not any("…" in table.partition("Mapping")[0] for table in tables)
+    for result in analysis.compressors:
+        assert re.search(rf"^{result.name} .*{result.payload_ratio:.2f}", text, re.MULTILINE)
+
+
+def test_report_names_the_estimates(analysis):
+    text = printed(analysis, 120)
+    for e in analysis.estimates:
+        assert re.search(rf"{e.zpool} .*{e.effective_ratio:.2f} .*{100 * e.saved:.1f} %", text)
+    assert "± 95 % confidence" in text
+    assert "/sys/module/zswap/parameters/compressor" in text
+    assert "zramctl" in text
+
+
+def test_names_are_printed_as_they_are(analysis):
+    strange = [analysis.mappings[0].__class__("[anon:[bold]x[/]]", 5, 5, 0, 0, 99, PAGE)]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(report._mapping_table(type(analysis)(**{**analysis.__dict__, "mappings": strange}), 5))
+    assert "[anon:[bold]x[/]]" in console.file.getvalue()
+
+
+def test_json_has_the_documented_keys(analysis):
+    found = json.loads(json.dumps(report.analysis_json(analysis), allow_nan=False))
+    assert (found["schema"], found["version"]) == ("zswap.analyze", 1)
+    documented = set(re.findall(r"``(\w+)``", report.analysis_json.__doc__)) | set(
+        re.findall(r"^        (\w+)$", report.analysis_json.__doc__, re.MULTILINE)
+    )
+
+    def keys(value):
+        if isinstance(value, dict):
+            return set(value) | set().union(*map(keys, value.values()))
+        return set().union(*map(keys, value)) if isinstance(value, list) else set()
+
+    assert keys(found) <= documented
+
+
+def constructed(sizes, **times):
+    """An analysis as if every page had had this payload: name -> payload."""
+    results = [
+        CompressorResult(
+            name, 50, np.bincount([size] * 50, minlength=PAGE + 1), Timing(9, 9, 9), Timing(*times.get("load", (9, 9, 9)))
+        )
+        for name, size in sizes.items()
+    ]
+    return results, [estimate(r, zpool_model("zsmalloc-kernel"), 50) for r in results]
+
+
+def replaced(analysis, sizes):
+    results, estimates = constructed(sizes)
+    changes = {"compressors": results, "estimates": estimates, "advice": advise(results, estimates), "mappings": []}
+    return type(analysis)(**{**analysis.__dict__, **changes})
+
+
+def test_report_says_when_it_is_not_worth_it(analysis):
+    for sizes in ({"lz4": PAGE}, {"lz4": 3700, "zstd:3": 3690}):
+        lines = report.advice_lines(replaced(analysis, sizes))
+        assert lines[0].startswith("Not worth it")
+        assert not any("echo" in line for line in lines)
+
+
+def test_report_of_nothing_but_same_filled_pages(analysis):
+    all_zero = replaced(analysis, {"lz4": 0})
+    assert "∞" in printed(all_zero, 80)
+    found = report.analysis_json(all_zero)
+    assert found["compressors"][0]["payload_ratio"] is None
+    json.dumps(found, allow_nan=False)
+
+
+# ---- the picture ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_picture_is_drawn(capsys, memory, tmp_path, ending):
+    path = tmp_path / f"report.{ending}"
+    code, _, err = run(capsys, "analyze", "--file", memory, "--pages", "100", "--compressor", "lz4", "--plot", path)
+    assert (code, err) == (0, f"drawn: {path}\n")
+    data = path.read_bytes()
+    if ending == "png":
+        assert data.startswith(b"\x89PNG")
+        assert len(data) > 20_000
+    else:
+        assert ElementTree.fromstring(data).tag.endswith("svg")
+
+
+def test_names_in_the_picture_do_not_overlap(analysis):
+    figure = plot.draw(analysis)
+    assert analysis.title in figure.get_suptitle()
+    left = figure.axes[0]
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in left.texts]
+    assert [text.get_text() for text in left.texts] == [r.name for r in analysis.compressors]
+    frame = left.get_window_extent(renderer)
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+
+
+def test_picture_of_extreme_results(analysis, tmp_path):
+    for sizes in ({"lz4": 0}, {"lz4": PAGE}, {"lz4": 100, "zstd:3": 100}):
+        plot.save(replaced(analysis, sizes), str(tmp_path / "x.svg"))

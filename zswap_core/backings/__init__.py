@@ -1,0 +1,68 @@
+"""Backing stores, each a table of C functions (`zswap/abi.h`): where pages go that leave the pool.
+
+`base` is what a store is, `file` the swap file, `adapter` any Python object with `write_pages` and `read_pages`.
+"""
+
+import os
+from typing import Any
+
+from zswap_core.backings.adapter import PythonBacking
+from zswap_core.backings.base import Backing
+from zswap_core.backings.file import SwapFile
+
+__all__ = ["Backing", "PythonBacking", "SwapFile", "open_backing"]
+
+LARGEST_DEFAULT = 64 << 30
+
+
+def open_backing(spec: Any, page_size: int = 4096) -> Backing:
+    """Make a backing store of whatever a user may give for one.
+
+    Parameters
+    ----------
+    spec : path, Backing or object
+        A path is opened as a sparse `SwapFile`.  A swap file that is already there keeps its size; a new one has room for half
+        of what is free on its file system, but never more than 64 GiB.  A `Backing` is returned as it is.  Any other object
+        needs the methods of `PythonBacking`.
+    page_size : int, default 4096
+
+    Returns
+    -------
+    Backing
+        Whoever opened it by path closes it: ``opened is not spec``.
+
+    Raises
+    ------
+    BackingError
+        The file cannot be used; the message says why.
+    TypeError
+        `spec` is none of these.
+    ValueError
+        The `Backing` has another page size, or is closed.
+    """
+    if isinstance(spec, Backing):
+        if spec.closed:
+            raise ValueError(f"{spec!r} is closed; open it anew")
+        if spec.page_size != page_size:
+            raise ValueError(f"{spec!r} has pages of {spec.page_size} bytes, not {page_size}; open it with page_size={page_size}")
+        return spec
+    if isinstance(spec, (str, bytes, os.PathLike)):
+        path = os.path.abspath(os.fsdecode(spec))
+        return SwapFile(path, _default_size(path), page_size=page_size)
+    return PythonBacking(spec, page_size=page_size)
+
+
+def _default_size(path: str) -> int | None:
+    """The size of a swap file to be made at `path`; None when a file with content is there, or when nothing can be."""
+    try:
+        if os.lstat(path).st_size > 0:
+            return None
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return None  # SwapFile tells what is wrong
+    try:
+        room = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return 1 << 30  # again
+    return min(room.f_bavail * room.f_frsize // 2, LARGEST_DEFAULT)

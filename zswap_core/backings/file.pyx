@@ -1,0 +1,560 @@
+"""`SwapFile`: pages in a file of their own.
+
+Page 0 of the file is the header, page 1 + n the page at offset n.  The header exists to recognise the file, not to find pages
+in it again: every opening starts empty.
+
+    bytes 0-15      magic
+    16, 20, 24      format version (u32), page size (u32), number of pages (u64), little-endian as all of it
+    32-47           random identity, new at each opening
+    48, 52          state (u32): 0 clean, 1 in use, 2 being made; process id of the last user (u32), for messages
+    56-4091         zeros
+    4092            CRC32 of all bytes before (u32)
+
+State 2 is written before the file gets its size, so that a process killed at any point leaves a file that can be opened again.
+"""
+from libc.errno cimport (
+    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOSPC, ENOSYS, EOPNOTSUPP,
+    EPERM, errno,
+)
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memset
+from posix.fcntl cimport F_GETFL, F_SETFL, O_DIRECT, fcntl
+from posix.stat cimport fstat, struct_stat
+from posix.types cimport off_t
+from posix.unistd cimport close, getpid, pread, pwrite
+
+from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_backing_ops
+from zswap_core.backings.base cimport Backing, in_range, page_size_of, zsw_backing_counts
+from zswap_core.os cimport (
+    zsw_add_i64, zsw_add_u64, zsw_cpu, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_map, zsw_mutex, zsw_sleep_ns,
+    zsw_store_u32, zsw_trylock, zsw_unlock, zsw_unmap,
+)
+
+import fcntl as locks
+import os
+import shlex
+import stat
+import struct
+import zlib
+from contextlib import suppress
+
+from zswap_core.errors import BackingError
+
+cdef extern from "<fcntl.h>" nogil:
+    int fallocate(int fd, int mode, off_t offset, off_t size)
+    const int FALLOC_FL_KEEP_SIZE
+    const int FALLOC_FL_PUNCH_HOLE
+    const int FALLOC_FL_ZERO_RANGE
+
+cdef enum:
+    ALIGNMENT = 4096            # of memory and of file offsets: enough for O_DIRECT on every device
+    BLOCK = 512                 # what a short transfer with O_DIRECT is a multiple of
+    REQUEST_BYTES = 1 << 20     # the longest single transfer
+    BOUNCE_BYTES = 1 << 18      # the same through a bounce buffer
+    BOUNCES = 8
+
+cdef enum:
+    CLEAN
+    IN_USE
+    BEING_MADE
+
+MAGIC = b"\x89zswap swap\r\n\x1a\n\0"
+VERSION = 1
+HEADER = struct.Struct("<16sIIQ16sII")
+HEADER_BYTES = 4096
+CRC_AT = HEADER_BYTES - 4
+LARGEST_FILE = (1 << 63) - 1    # what a file offset can say
+
+
+cdef struct swap_file:
+    int fd
+    int pid                     # a forked child must not touch the parent's pages
+    bint direct
+    bint preallocated
+    uint32_t page_size
+    uint64_t nr_pages
+    off_t size                  # of the whole file
+    uint32_t closed
+    uint32_t damaged            # the file is not as long as it should be, or was not at some time
+    uint32_t cannot_punch       # the file system has no holes
+    int64_t calls               # under way; close waits for them
+    zsw_backing_counts *counts
+    # For memory that O_DIRECT refuses: made with the file, since a load must not wait for memory.
+    uint8_t *bounces
+    zsw_mutex bounce_locks[8]
+
+
+# ---- the table: any thread, no GIL -----------------------------------------------------------------------------------------
+
+
+cdef int enter(swap_file *f) noexcept nogil:
+    """0, and a leave() is due, when the file may be used."""
+    cdef struct_stat now
+    if getpid() != f.pid:
+        return -EPERM
+    zsw_add_i64(&f.calls, 1)
+    zsw_fence()  # close sets `closed` and then reads `calls`: one of the two sees the other
+    if zsw_load_u32(&f.closed):
+        leave(f)
+        return -EBADF
+    # Where the file was cut, and where a later write made it longer again, pages would read as zeros.
+    if fstat(f.fd, &now) != 0 or now.st_size != f.size:
+        zsw_store_u32(&f.damaged, 1)
+    if zsw_load_u32(&f.damaged):
+        leave(f)
+        return -EIO
+    return 0
+
+
+cdef void leave(swap_file *f) noexcept nogil:
+    zsw_add_i64(&f.calls, -1)
+
+
+cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size, off_t at) noexcept nogil:
+    """All `size` bytes, or -errno."""
+    cdef ssize_t moved
+    while size > 0:
+        moved = pwrite(fd, memory, size, at) if writing else pread(fd, memory, size, at)
+        if moved < 0:
+            if errno == EINTR:
+                continue
+            return -errno
+        if direct:
+            moved -= moved % BLOCK  # the next request has to start with a block
+        if moved == 0:
+            return -EIO  # the file ends here
+        memory += moved
+        size -= <size_t> moved
+        at += moved
+    return 0
+
+
+cdef size_t take_bounce(swap_file *f) noexcept nogil:
+    """A bounce buffer's number: a free one, else the one of this CPU once it is free."""
+    cdef size_t i = 0, first = zsw_cpu() % BOUNCES
+    while i < BOUNCES:
+        if zsw_trylock(&f.bounce_locks[(first + i) % BOUNCES]):
+            return (first + i) % BOUNCES
+        i += 1
+    zsw_lock(&f.bounce_locks[first])
+    return first
+
+
+cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept nogil:
+    """All n pages, every run of consecutive offsets in as few requests as its length allows."""
+    cdef bint bounced = f.direct and <uintptr_t> pages % ALIGNMENT != 0
+    cdef size_t longest = (BOUNCE_BYTES if bounced else REQUEST_BYTES) // f.page_size
+    cdef uint64_t *requests = &f.counts.write_requests if writing else &f.counts.read_requests
+    cdef size_t i = 0, run, bytes, number = 0
+    cdef uint8_t *memory
+    cdef off_t at
+    cdef int rc = 0
+    if not in_range(f.nr_pages, offsets, n):
+        return -EINVAL  # and so every product below fits: the file's own size does
+    if bounced:
+        number = take_bounce(f)
+        zsw_add_u64(&f.counts.bounced_pages, n)
+    while i < n and rc == 0:
+        run = 1
+        while run < longest and i + run < n and offsets[i + run] == offsets[i] + run:
+            run += 1
+        bytes = run * f.page_size
+        at = <off_t> ((1 + offsets[i]) * f.page_size)
+        memory = f.bounces + number * BOUNCE_BYTES if bounced else pages
+        if bounced and writing:
+            memcpy(memory, pages, bytes)
+        rc = move(f.fd, writing, f.direct, memory, bytes, at)
+        if bounced and not writing and rc == 0:
+            memcpy(pages, memory, bytes)
+        zsw_add_u64(requests, 1)
+        pages += bytes
+        i += run
+    if bounced:
+        zsw_unlock(&f.bounce_locks[number])
+    return rc
+
+
+cdef int write_pages(void *store, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept nogil:
+    cdef swap_file *f = <swap_file *> store
+    cdef int rc = enter(f)
+    if rc == 0:
+        rc = transfer(f, True, offsets, <uint8_t *> pages, n)
+        leave(f)
+    zsw_add_u64(&f.counts.write_failures if rc < 0 else &f.counts.written_pages, 1 if rc < 0 else n)
+    return rc
+
+
+cdef int read_pages(void *store, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept nogil:
+    cdef swap_file *f = <swap_file *> store
+    cdef int rc = enter(f)
+    if rc == 0:
+        rc = transfer(f, False, offsets, pages, n)
+        leave(f)
+    zsw_add_u64(&f.counts.read_failures if rc < 0 else &f.counts.read_pages, 1 if rc < 0 else n)
+    return rc
+
+
+cdef int punch(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
+    cdef size_t i = 0, run
+    cdef int rc = 0
+    while i < n and rc == 0:
+        run = 1
+        while i + run < n and offsets[i + run] == offsets[i] + run:
+            run += 1
+        if fallocate(f.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <off_t> ((1 + offsets[i]) * f.page_size),
+                     <off_t> (run * f.page_size)) == 0:
+            zsw_add_u64(&f.counts.discarded_pages, run)
+        elif errno != EINTR:
+            rc = -errno
+        else:
+            continue
+        i += run
+    return rc
+
+
+cdef void discard(void *store, const uint64_t *offsets, size_t n) noexcept nogil:
+    cdef swap_file *f = <swap_file *> store
+    cdef int rc
+    # A preallocated file keeps its blocks: to have them when they are needed is what it is for.
+    if f.preallocated or zsw_load_u32(&f.cannot_punch):
+        return
+    rc = enter(f)
+    if rc == 0:
+        rc = punch(f, offsets, n) if in_range(f.nr_pages, offsets, n) else -EINVAL
+        leave(f)
+    if rc < 0:
+        zsw_add_u64(&f.counts.discard_failures, 1)
+        if rc == -EOPNOTSUPP or rc == -ENOSYS:
+            zsw_store_u32(&f.cannot_punch, 1)
+
+
+cdef zsw_backing_ops FILE_OPS = zsw_backing_ops(
+    abi_version=ZSW_ABI_VERSION,
+    struct_size=sizeof(zsw_backing_ops),
+    name="file",
+    flags=0,
+    write_pages=write_pages,
+    read_pages=read_pages,
+    discard=discard,
+)
+
+
+# ---- opening -----------------------------------------------------------------------------------------------------------
+
+
+cdef object refusal(int code, str path, str why):
+    return BackingError(code, f"swap file {path!r}: {why}")
+
+
+cdef object failure(object error, str path, str what):
+    """A BackingError for an OSError of the system's."""
+    return refusal(error.errno, path, f"cannot {what}: {os.strerror(error.errno)}; {REMEDIES.get(error.errno, ELSEWHERE)}")
+
+
+REMEDIES = {
+    EDQUOT: "free space, raise the quota, or give a smaller size",
+    EFBIG: "give a smaller size, or raise the limit on file sizes (ulimit -f)",
+    ENOSPC: "free space, or give a smaller size",
+    EOPNOTSUPP: "its file system cannot do this: use preallocate=False, or a file elsewhere",
+}
+ELSEWHERE = "name a file in a folder that you may write to, on a local disk"
+
+
+cdef int check_file(object found, str path) except -1:
+    """Refuse whatever is not a plain file of this user's that nobody else can open."""
+    mode = found.st_mode
+    if stat.S_ISLNK(mode):
+        raise refusal(ELOOP, path, "it is a symbolic link, which could lead anywhere; name the file itself")
+    if stat.S_ISDIR(mode):
+        raise refusal(EISDIR, path, "it is a directory; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise refusal(EINVAL, path, "it is a device, a pipe or a socket; name a regular file")
+    if found.st_uid != os.geteuid():
+        raise refusal(EPERM, path, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}; use a file of your own")
+    if mode & 0o077:
+        raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it; "
+                                    f"run: chmod 600 {shlex.quote(path)}")
+    return 0
+
+
+cdef object open_file(str path):
+    """The descriptor, and whether the file was made by this."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            os.fchmod(fd, 0o600)  # whatever the umask left of it
+            return fd, True
+        except FileExistsError:
+            check_file(os.lstat(path), path)  # before it is opened: opening a device can do things
+            return os.open(path, flags), False
+    except BackingError:
+        raise
+    except OSError as error:
+        raise failure(error, path, "open it") from error
+
+
+cdef int lock_file(int fd, str path) except -1:
+    """Make sure of being the only user of the file that `path` names now."""
+    try:
+        locks.flock(fd, locks.LOCK_EX | locks.LOCK_NB)
+    except OSError as error:
+        if error.errno != EAGAIN:
+            raise failure(error, path, "lock it") from error
+        header = os.pread(fd, HEADER.size, 0)
+        user = f" (process {HEADER.unpack(header)[6]})" if len(header) == HEADER.size and header.startswith(MAGIC) else ""
+        raise refusal(EBUSY, path, f"another SwapFile{user} uses it; close that one, or name another file") from error
+    found = os.fstat(fd)
+    check_file(found, path)
+    try:
+        same = os.path.samestat(found, os.lstat(path))
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise refusal(EBUSY, path, "it was replaced while it was being opened; try again")
+    return 0
+
+
+cdef object read_header(int fd, str path):
+    """Bytes of pages that the file was made for, and whether its last user left it open; None for an empty file."""
+    length = os.fstat(fd).st_size
+    if length == 0:
+        return None
+    header = os.pread(fd, HEADER_BYTES, 0)
+    if not header.startswith(MAGIC):
+        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as it is; name another file, or "
+                                    "remove this one if nobody needs it")
+    remedy = f"if nobody needs it, run: rm {shlex.quote(path)}"
+    if len(header) < HEADER_BYTES or zlib.crc32(header[:CRC_AT]) != int.from_bytes(header[CRC_AT:], "little"):
+        raise refusal(EBADMSG, path, f"its header is damaged; {remedy}")
+    _, version, page_size, nr_pages, _, state, _ = HEADER.unpack_from(header)
+    if version != VERSION:
+        raise refusal(EBADMSG, path, f"it has format version {version}, and this zswap knows only {VERSION}; {remedy}")
+    if page_size == 0 or nr_pages == 0 or state not in (CLEAN, IN_USE, BEING_MADE):
+        raise refusal(EBADMSG, path, f"its header makes no sense; {remedy}")
+    if state != BEING_MADE and length != (1 + nr_pages) * page_size:
+        raise refusal(EBADMSG, path, f"it is {length} bytes long, and its header says {(1 + nr_pages) * page_size}: "
+                                     f"something else has changed it; {remedy}")
+    return nr_pages * page_size, state != CLEAN
+
+
+cdef object parse_size(object size):
+    # The grammar of amounts is the Python layer's.  A program that uses the core alone gives an int.
+    from zswap.memory import parse_bytes
+
+    return parse_bytes(size)
+
+
+cdef class SwapFile(Backing):
+    """A file for pages that leave the pool.
+
+    It is a scratch file for the life of one process: whatever it held before is dropped when it is opened, and again when it
+    is closed, and nothing is ever flushed to the device.  It is the property of one user, one process and one `SwapFile` at a
+    time, which is enforced by its mode (0600) and a lock.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file that does not exist, an empty one, or one that was a swap file before.  Anything else is refused and not touched:
+        other content, a damaged swap file, a symbolic link, a device, another user's file, a file that others may open.
+    size : int or str, optional
+        Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out for
+        a file that was a swap file before, which keeps its size.
+    direct : bool, default True
+        Bypass the page cache (O_DIRECT), where the file system can.
+    preallocate : bool, default False
+        Take all disk blocks now and keep them, so that writes cannot fail for want of space.  Otherwise the file is sparse:
+        it takes blocks as pages are written and gives them back as they are discarded.
+    page_size : int, default 4096
+    unlink : bool, default False
+        Remove the file's name once it is open: the system frees it when the process ends, however it ends.
+
+    Attributes
+    ----------
+    path : str
+        Absolute.
+    direct : bool
+        Whether O_DIRECT is in use.
+    preallocated : bool
+    id : str
+        32 hexadecimal digits, new at each opening.
+    left_open : bool
+        Whether the file was there, and its last user died without closing it.
+
+    Raises
+    ------
+    BackingError
+        The file cannot be used, or there is no space for it; a file that was made for this is removed again.
+    ValueError
+        An argument is out of range, or `size` is missing.
+
+    Notes
+    -----
+    A forked child cannot use its parent's swap file: every call fails with EPERM.  It does keep the file locked until it ends,
+    should the parent die without closing.
+
+    Should the file change its length while open, all calls fail with EIO from then on, since a page that was cut off would read
+    as zeros.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, SwapFile(f"{folder}/swap", "1MiB") as file:
+    ...     file.write_pages([7], b"swap" * 1024)
+    ...     page = bytearray(4096)
+    ...     file.read_pages([7], page)
+    ...     page[:8]
+    bytearray(b'swapswap')
+    """
+
+    cdef swap_file f
+    cdef readonly str path
+    cdef readonly str id
+    cdef readonly bint left_open
+
+    def __cinit__(self, *args, **kwargs):
+        self.f.fd = -1
+
+    def __init__(self, path, size=None, direct=True, preallocate=False, page_size=4096, *, unlink=False):
+        if self.ops != NULL:
+            raise TypeError("a SwapFile is opened once; make another")
+        self.page_size = page_size_of(page_size)
+        self.path = os.path.abspath(os.fsdecode(path))
+        self.name = f"swap file {self.path!r}"
+        if size is not None:
+            size = parse_size(size)
+            self.set_size(size)
+        self.f.pid = getpid()
+        self.f.counts = &self.counts
+        self.f.bounces = <uint8_t *> zsw_map(BOUNCES * BOUNCE_BYTES)
+        if self.f.bounces == NULL:
+            raise MemoryError(f"{self.name}: no memory for its bounce buffers")
+
+        self.f.fd, made = open_file(self.path)
+        locked = False
+        try:
+            lock_file(self.f.fd, self.path)
+            locked = True
+            self.make(size, direct, preallocate)
+            if unlink:
+                os.unlink(self.path)
+        except BaseException as error:
+            if made and locked:  # without the lock it is somebody else's already
+                with suppress(OSError):
+                    os.unlink(self.path)
+            close(self.f.fd)
+            self.f.fd = -1
+            if isinstance(error, OSError) and not isinstance(error, BackingError):
+                raise failure(error, self.path, f"make a file of {self.f.size} bytes of it") from error
+            raise
+        self.state = &self.f
+        self.ops = &FILE_OPS
+
+    def __del__(self):
+        if self.ops != NULL and not self.attached:
+            self.close()
+
+    def __dealloc__(self):
+        if self.f.fd >= 0:
+            close(self.f.fd)
+        zsw_unmap(self.f.bounces, BOUNCES * BOUNCE_BYTES)
+
+    def __repr__(self):
+        if self.ops == NULL:
+            return "<SwapFile, never opened>"
+        return (f"<SwapFile {self.path!r}, {self.nr_pages} pages of {self.page_size} bytes{', direct' if self.f.direct else ''}"
+                f"{', closed' if self.closed else ''}>")
+
+    @property
+    def direct(self):
+        return bool(self.f.direct)
+
+    @property
+    def preallocated(self):
+        return bool(self.f.preallocated)
+
+    cdef int set_size(self, object size) except -1:
+        nr_pages = size // self.page_size
+        if nr_pages < 1:
+            raise ValueError(f"{self.name}: a size of {size} bytes has no room for a page of {self.page_size}; give more")
+        if nr_pages > 1 << 47 or (1 + nr_pages) * self.page_size > LARGEST_FILE:
+            most = min(1 << 47, LARGEST_FILE // self.page_size - 1) * self.page_size
+            raise ValueError(f"{self.name}: a size of {size} bytes is more than a file can have; give {most} at most")
+        self.nr_pages = self.f.nr_pages = nr_pages
+        self.f.page_size = self.page_size
+        self.f.size = (1 + nr_pages) * self.page_size
+        return 0
+
+    cdef int make(self, object size, bint direct, bint preallocate) except -1:
+        """Turn the locked file into an empty swap file."""
+        before = read_header(self.f.fd, self.path)
+        if before is not None:
+            self.left_open = before[1]
+        if size is None:
+            if before is None:
+                raise ValueError(f"{self.name}: a new swap file needs a size, such as size='1GiB'")
+            self.set_size(before[0])
+        self.id = os.urandom(16).hex()
+        try:
+            self.write_header(BEING_MADE)
+            os.ftruncate(self.f.fd, self.page_size)
+            os.ftruncate(self.f.fd, self.f.size)
+            if preallocate:
+                self.preallocate()
+            self.f.direct = direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL) | O_DIRECT) == 0
+            self.write_header(IN_USE)
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self.f.fd, 0 if before is None else self.page_size)
+            raise
+        return 0
+
+    cdef int preallocate(self) except -1:
+        cdef int code
+        self.f.preallocated = True
+        while True:
+            with nogil:
+                code = errno if fallocate(self.f.fd, 0, 0, self.f.size) != 0 else 0
+            if code == 0:
+                return 0
+            if code != EINTR:
+                raise OSError(code, os.strerror(code))
+
+    cdef int write_header(self, uint32_t state) except -1:
+        header = HEADER.pack(MAGIC, VERSION, self.page_size, self.nr_pages, bytes.fromhex(self.id), state, self.f.pid)
+        header = header.ljust(CRC_AT, b"\0")
+        header += zlib.crc32(header).to_bytes(4, "little")
+        cdef const uint8_t *text = header
+        cdef size_t length = len(header)
+        cdef int rc
+        with nogil:  # no call is under way, so the bounce buffers are free
+            memset(self.f.bounces, 0, self.page_size)
+            memcpy(self.f.bounces, text, length)
+            rc = move(self.f.fd, True, self.f.direct, self.f.bounces, self.page_size, 0)
+            if rc == -EINVAL and self.f.direct:
+                # Some file systems take the flag and refuse the write.
+                self.f.direct = False
+                fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL) & ~O_DIRECT)
+                rc = move(self.f.fd, True, False, self.f.bounces, self.page_size, 0)
+        if rc < 0:
+            raise OSError(-rc, os.strerror(-rc))
+        return 0
+
+    cdef int release(self) except -1:
+        cdef int mode
+        zsw_store_u32(&self.f.closed, 1)
+        if self.f.pid == getpid():  # in a forked child the threads whose calls are counted are gone, and the file is not ours
+            with nogil:
+                zsw_fence()
+                while zsw_load_i64(&self.f.calls) != 0:
+                    zsw_sleep_ns(50_000)
+                # The pages are of no use any more.  Blocks kept for the next user read as zeros, where the file system can.
+                mode = FALLOC_FL_ZERO_RANGE if self.f.preallocated else FALLOC_FL_PUNCH_HOLE
+                fallocate(self.f.fd, mode | FALLOC_FL_KEEP_SIZE, self.page_size, self.f.size - self.page_size)
+            with suppress(OSError):  # a file that is not marked clean is as good: its content is dropped either way
+                self.write_header(CLEAN)
+            with suppress(OSError):
+                locks.flock(self.f.fd, locks.LOCK_UN)  # a forked child may still have the file open
+        close(self.f.fd)
+        self.f.fd = -1
+        return 0
