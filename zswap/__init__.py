@@ -4,6 +4,7 @@ from zswap.core import ZSwap
 from zswap.parameters import Parameters
 from zswap.stats import PoolInfo, Stats
 from zswap.zpools import zpools
+from zswap_core.backings import SwapFile
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import CompressorInfo, compressors, register_compressor, unregister_compressor
 from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError
@@ -23,6 +24,7 @@ __all__ = [
     "PoolLimitError",
     "Stats",
     "Status",
+    "SwapFile",
     "ZSwap",
     "compressors",
     "register_compressor",

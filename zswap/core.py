@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from zswap.memory import format_bytes, total_ram
+from zswap.memory import format_bytes, pressure_files, total_ram
 from zswap.parameters import Parameters
 from zswap.stats import PoolInfo, Stats
 from zswap.zpools import parse_zpool
@@ -37,6 +37,12 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
         After the limit was hit, pages are refused until the allocators are down to this share of the limit.
     same_filled_pages_enabled : bool, default True
         Hold a page whose 8-byte words are all equal as that one word.
+    backing : path, SwapFile or object with write_pages and read_pages, optional
+        Where area 0's coldest pages go when the limit was hit, and pages that are refused.
+    shrinker_enabled : bool, default True
+        Also write back when memory is short: tasks stall on it, or the cgroup is near its limit.
+    shrinker_interval : float, default 1.0
+        Seconds between two looks of the shrinker; a store that hits the limit wakes it at once.
 
     Raises
     ------
@@ -63,6 +69,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
         max_pool_bytes: int | str | None = None,
         accept_threshold_percent: int = 90,
         same_filled_pages_enabled: bool = True,
+        backing: Any = None,
+        shrinker_enabled: bool = True,
+        shrinker_interval: float = 1.0,
     ) -> None:
         self._lock = threading.Lock()  # one change of configuration at a time
         opened = open_compressor(compressor)
@@ -78,12 +87,17 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
                 "same_filled_pages_enabled": same_filled_pages_enabled,
                 "exclusive_loads": False,
                 "reject_compress_poor": False,
+                "shrinker_enabled": shrinker_enabled,
+                "shrinker_interval": shrinker_interval,
+                "writeback_limit": None,
+                "writeback_rate": None,
             },
         )
         self._use_pool(opened, *parse_zpool(zpool), -1)
-        for key in ("max_pool_bytes", *FLAGS):
-            self._apply(self.parameters, key)
-        self.swapon(0)
+        for key in ("max_pool_bytes", "writeback_limit", *FLAGS):
+            self._apply(self.parameters._values, key)
+        self._set_pressure(*pressure_files())
+        self.swapon(0, backing=backing)
 
     def _apply(self, values: Any, key: str) -> None:
         """Make the engine follow one parameter."""
@@ -92,6 +106,16 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
                 self._use_pool(open_compressor(values["compressor"]), *parse_zpool(values["zpool"]), -1)
             elif key in FLAGS:
                 self._set_flag(key, values[key])
+            elif key in ("shrinker_enabled", "shrinker_interval", "writeback_limit", "writeback_rate"):
+                limit = values["writeback_limit"]
+                if limit is not None and key != "writeback_limit":
+                    limit = self._writeback_limit()  # what is left of it
+                self._set_writeback(
+                    values["shrinker_enabled"],
+                    int(values["shrinker_interval"] * 1e9),
+                    -1 if limit is None else limit,
+                    values["writeback_rate"] or 0,
+                )
             else:
                 limit = values["max_pool_bytes"]
                 if limit is None:
@@ -135,6 +159,38 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
             PoolInfo(compressor, zpool, current, entries, pages * self.page_size, entries + current)
             for compressor, zpool, current, entries, pages in self._pools()
         ]
+
+    def swapoff(self, swap_type: int, *, drain: bool = False) -> Iterator[tuple[int, bytes]] | None:
+        """Take a swap area offline and free every page it held.
+
+        Parameters
+        ----------
+        swap_type : int
+            The area.
+        drain : bool, default False
+            Give the pages back: the result is an iterator over (offset, page), each page freed when it was given, and the
+            area goes offline at its end.  If a page cannot be read, the error comes out of the iterator; that page and those
+            not yet given stay held and the area online.
+
+        Raises
+        ------
+        ValueError
+            When the area is not online.
+        """
+        if not drain:
+            self._swapoff(swap_type)
+            return None
+        if not self._online(swap_type):
+            raise ValueError(f"swap area {swap_type} is not online")
+        return self._drain(swap_type)
+
+    def _drain(self, swap_type: int) -> Iterator[tuple[int, bytes]]:
+        for number in self._shards(swap_type):
+            for offset in self._shard_offsets(number, swap_type):
+                page = self.load(offset, swap_type=swap_type)
+                yield offset, page
+                self.invalidate(offset, swap_type=swap_type)
+        self._swapoff(swap_type)
 
     def clear(self) -> None:
         """Free every page of area 0."""

@@ -66,6 +66,34 @@ def _cgroup_limit(root: Path) -> int | None:
     return min(limits, default=None)
 
 
+def pressure_files(root: Path = Path("/")) -> tuple[bytes, bytes, int]:
+    """Find where the system tells of memory pressure.
+
+    Returns
+    -------
+    tuple
+        The PSI file for this process (its cgroup's, else the machine's; empty where there is none), the file with its
+        cgroup's memory use (empty where the cgroup has no limit of its own), and that limit in bytes (0: none).
+    """
+    psi = root / "proc/pressure/memory"
+    usage, limit = b"", 0
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            group, names = root / "sys/fs/cgroup" / path.lstrip("/"), ("memory.max", "memory.current")
+            if (group / "memory.pressure").exists():
+                psi = group / "memory.pressure"
+        elif "memory" in controllers.split(","):
+            group = root / "sys/fs/cgroup/memory" / path.lstrip("/")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        text = _read(group / names[0])
+        if text.isdigit() and int(text) < 1 << 60:  # version 1 writes a huge number for "no limit"
+            usage, limit = bytes(group / names[1]), int(text)
+    return (bytes(psi) if psi.exists() else b""), usage, limit
+
+
 def total_ram(root: Path = Path("/")) -> int:
     """Memory that this process may use, in bytes: the machine's, or its cgroup's limit where that is less."""
     match = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)

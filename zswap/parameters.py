@@ -34,6 +34,22 @@ def optional_bytes(value: object) -> int | None:
     return None if value is None else parse_bytes(value)  # type: ignore[arg-type]
 
 
+def seconds(value: object) -> float:
+    """Read a time in seconds, more than 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86400:
+        raise ValueError(f"{value!r} is no interval; give seconds, more than 0 and at most 86400")
+    return float(value)
+
+
+def optional_count(value: object) -> int | None:
+    """Read a number of pages, or None for no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r} is no number of pages; give a whole number, or None for no limit")
+    return value
+
+
 def name(value: object) -> str:
     """Read a name."""
     if not isinstance(value, str):
@@ -51,15 +67,21 @@ READERS: dict[str, Callable[[object], Any]] = {
     "same_filled_pages_enabled": boolean,
     "exclusive_loads": boolean,
     "reject_compress_poor": boolean,
+    "shrinker_enabled": boolean,
+    "shrinker_interval": seconds,
+    "writeback_limit": optional_count,
+    "writeback_rate": optional_count,
 }
 
 
 class Parameters(MutableMapping[str, Any]):
     """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError and changes nothing.
 
-    ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``, ``same_filled_pages_enabled``
-    and ``exclusive_loads`` are the kernel's.  Ours are ``max_pool_bytes`` (None: the percentage counts) and
-    ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw).
+    ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``, ``same_filled_pages_enabled``,
+    ``exclusive_loads`` and ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is zram's: how many pages may still be
+    written back, counted down as they are, None for no limit.  Ours are ``max_pool_bytes`` (None: the percentage counts),
+    ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw), ``shrinker_interval`` in seconds
+    and ``writeback_rate`` in pages a second (None: no limit).
     """
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
@@ -67,6 +89,8 @@ class Parameters(MutableMapping[str, Any]):
         self._values = {key: READERS[key](value) for key, value in values.items()}
 
     def __getitem__(self, key: str) -> Any:
+        if key == "writeback_limit" and self._values[key] is not None:
+            return max(self._engine._writeback_limit(), 0)
         return self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:

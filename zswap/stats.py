@@ -17,9 +17,11 @@ class Stats:
     page_size, max_pool_bytes : int
         The page size, and the limit that `pool_total_size` is held against, in bytes.
     stored_pages, same_filled_pages, stored_incompressible_pages : int
-        Pages held; of these, held as one word; of these, held raw because they did not compress.
+        Pages held in memory; of these, held as one word; of these, held raw because they did not compress.
     compressed_bytes : int
         Payload: the sum of the compressed sizes (a raw page counts whole, a same-filled page nothing).
+    backed_pages : int
+        Pages in backing stores.
     pool_total_size, idle_bytes : int
         Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without holding anything.
     metadata_bytes : int
@@ -37,6 +39,12 @@ class Stats:
         Stores that replaced a held page.
     loads, load_misses, invalidates : int
         Pages loaded, loads that found nothing, pages invalidated (refused stores' stale copies included).
+    written_back_pages, written_through_pages, backing_loads : int
+        Pages that went to a backing store because they were cold, or because they were refused; pages read from one.
+    reject_reclaim_fail : int
+        Pages that could not be written back: the store failed, or the page could not be decompressed.  They stay held.
+    backing_write_fail, backing_read_fail : int
+        Pages that a backing store failed to write or to read.
     """
 
     page_size: int
@@ -45,6 +53,7 @@ class Stats:
     same_filled_pages: int
     stored_incompressible_pages: int
     compressed_bytes: int
+    backed_pages: int
     pool_total_size: int
     idle_bytes: int
     metadata_bytes: int
@@ -62,6 +71,12 @@ class Stats:
     loads: int
     load_misses: int
     invalidates: int
+    written_back_pages: int
+    written_through_pages: int
+    backing_loads: int
+    reject_reclaim_fail: int
+    backing_write_fail: int
+    backing_read_fail: int
 
     @property
     def stored_bytes(self) -> int:
@@ -100,10 +115,16 @@ class Stats:
             f"  calls     {self.loads} loads, {self.load_misses} misses, {self.duplicate_entry} replaced, "
             f"{self.invalidates} invalidated",
         ]
+        if self.backed_pages or self.written_back_pages or self.written_through_pages:
+            lines.append(
+                f"  backing   {self.backed_pages} pages ({format_bytes(self.backed_pages * self.page_size)}): "
+                f"{self.written_back_pages} written back, {self.written_through_pages} written through, "
+                f"{self.backing_loads} read"
+            )
         refusals = {
             name.removeprefix("reject_"): value
             for name, value in asdict(self).items()
-            if value and (name.startswith("reject_") or name in ("pool_limit_hit", "decompress_fail"))
+            if value and (name.startswith("reject_") or name == "pool_limit_hit" or name.endswith("_fail"))
         }
         if refusals:
             lines.append("  refused   " + ", ".join(f"{value} {name}" for name, value in refusals.items()))

@@ -2,12 +2,14 @@
 """Swap areas: brought online, taken offline, and found for a call."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.index cimport zsw_area
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_u64
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
 
 
-cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages) noexcept nogil
+cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zsw_backing_ops *backing,
+                       void *store) noexcept nogil
 cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept nogil
 
 

@@ -10,7 +10,6 @@ from zswap_core.stats cimport count
 from zswap_core.store cimport engine_store
 from zswap_core.worker cimport engine_enter, engine_leave
 
-
 cdef enum:
     CHUNK = 64                  # pages a thread takes from the batch at a time
 

@@ -9,12 +9,16 @@ getting it back costs more than the microsecond or two it would buy (docs/design
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport ENOMEM, ENOSPC
+from libc.errno cimport EINVAL, EIO, ENOMEM, ENOSPC
+from libc.string cimport memcpy
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
-from zswap_core.area cimport engine_swapoff, engine_swapon
+from zswap_core.backings.base cimport Backing
+from zswap_core.maintenance cimport maintenance_start
+from zswap_core.writeback cimport engine_writeback
+from zswap_core.area cimport engine_swapoff, engine_swapon, find_area
 from zswap_core.check cimport engine_validate
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
@@ -22,18 +26,19 @@ from zswap_core.engine cimport engine_close, engine_create, engine_free
 from zswap_core.figures cimport engine_totals, zsw_totals
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.load cimport engine_contains, engine_length, engine_load
-from zswap_core.os cimport EDEADLK, zsw_peek_i64, zsw_poke_u32, zsw_poke_u64
+from zswap_core.os cimport EDEADLK, zsw_peek_i64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64
 from zswap_core.pool cimport engine_use_pool, pool_at
-from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.store cimport engine_store
 from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
-from zswap_core.worker cimport engine_enter, engine_leave
+from zswap_core.worker cimport engine_enter, engine_leave, wait_calls
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 
 import numpy as np
 
-from zswap_core.errors import PageCorruptError, PoolLimitError
+from zswap_core.backings import open_backing
+from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
 from zswap_core.stats import Counter as _Counter
 
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -135,6 +140,8 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
         why = ("the pool is at its limit" if status == Status.POOL_LIMIT
                else "the pool was at its limit and is still above the accept threshold")
         return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise max_pool_bytes")
+    if status == Status.BACKING_FAIL:
+        return engine.backing_error(f"{where}: its backing store failed", swap_type)
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
         return MemoryError(f"{where}: no memory")
     if status == Status.DISABLED:
@@ -156,13 +163,17 @@ cdef class Engine:
     cdef Compressor compressor_     # the current one
     cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
+    cdef set opened                 # those of the stores that we opened ourselves
+    cdef dict stores                # swap type -> Backing, of the areas that have one
     cdef object __weakref__
 
-    def __cinit__(self, *args, page_size=4096, **kwargs):
+    def __cinit__(self, compressor=None, zpool=None, page_size=4096, *args, **kwargs):
         cdef int rc
         from zswap_core.errors import Error
         self.error = Error
         self.compressors = set()
+        self.stores = {}
+        self.opened = set()
         if page_size not in (4096, 16384, 65536):
             raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
         rc = engine_create(page_size, &self.e)
@@ -192,6 +203,8 @@ cdef class Engine:
             rc = engine_close(self.e)
         if rc == -EDEADLK:
             raise RuntimeError("close() was called from inside a call of the same engine, which it would wait for")
+        while self.stores:
+            self.drop_store(self.stores.popitem()[1])
 
     @property
     def closed(self):
@@ -202,6 +215,21 @@ cdef class Engine:
     def page_size(self):
         """Bytes in a page."""
         return self.e.page_size
+
+    cdef object backing_error(self, str what, object swap_type):
+        cdef Backing store = self.stores.get(swap_type)
+        cause = store.last_error if store is not None else None
+        code = getattr(cause, "errno", None) or EIO
+        error = BackingError(code, f"{what} ({cause or 'see its statistics'}); what zswap holds is unharmed")
+        error.__cause__ = cause
+        return error
+
+    cdef object drop_store(self, Backing store):
+        """Gives a store back; one that was opened for a path is closed."""
+        store.detach()
+        if store in self.opened:
+            self.opened.discard(store)
+            store.close()
 
     # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
 
@@ -215,7 +243,9 @@ cdef class Engine:
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         w = self.enter()
         with nogil:
-            rc = engine_use_pool(self.e, &compressor.c, ops, &config)
+            rc = maintenance_start(self.e) if self.e.current != NULL else 0
+            if rc == 0:
+                rc = engine_use_pool(self.e, &compressor.c, ops, &config)
             engine_leave(self.e, w)
         if rc == -ENOSPC:
             raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
@@ -243,7 +273,7 @@ cdef class Engine:
         zsw_poke_u64(&self.e.params.max_pages, max_pages)
         zsw_poke_u64(&self.e.params.accept_pages, accept_pages)
 
-    def swapon(self, swap_type, nr_pages=None):
+    def swapon(self, swap_type, nr_pages=None, backing=None):
         """Bring a swap area online.
 
         Parameters
@@ -251,46 +281,128 @@ cdef class Engine:
         swap_type : int
             The area's number, 0 to 255.  Area 0 is online from the start.
         nr_pages : int, optional
-            Offsets 0 to ``nr_pages - 1`` are the area's.  By default any offset up to ``2**47 - 1``.
+            Offsets 0 to ``nr_pages - 1`` are the area's.  By default all that the backing store has, or without one any
+            offset up to ``2**47 - 1``.
+        backing : path, SwapFile or object with write_pages and read_pages, optional
+            Where the coldest pages go, and those that are refused.
 
         Raises
         ------
         ValueError
             When the area is online already, or a number is out of range.
+        BackingError
+            When the backing store cannot be opened, or another engine uses it.
         """
         cdef uint32_t type = as_type(swap_type)
         cdef uint64_t pages
         cdef zsw_worker *w
+        cdef Backing store = None
         cdef int rc
-        if nr_pages is None:
-            nr_pages = OFFSET_LIMIT
-        if not 0 < nr_pages <= OFFSET_LIMIT:
-            raise ValueError(f"nr_pages is {nr_pages}; 1 to 2**{MAX_OFFSET_SHIFT} is needed")
-        pages = nr_pages
+        engine_leave(self.e, self.enter())      # closed?
+        if backing is not None:
+            store = open_backing(backing, self.e.page_size)
+            if store is not backing:
+                self.opened.add(store)
+        try:
+            limit = OFFSET_LIMIT if store is None else store.nr_pages
+            if nr_pages is None:
+                nr_pages = limit
+            if not 0 < nr_pages <= limit:
+                raise ValueError(f"nr_pages is {nr_pages}; 1 to {limit} is needed")
+            pages = nr_pages
+            if store is not None:
+                store.attach()
+        except BaseException:
+            if store in self.opened:
+                self.opened.discard(store)
+                store.close()
+            raise
         w = self.enter()
-        rc = engine_swapon(self.e, type, pages)
+        rc = maintenance_start(self.e) if store is not None else 0
+        if rc == 0:
+            rc = engine_swapon(self.e, type, pages, store.ops if store is not None else NULL,
+                               store.state if store is not None else NULL)
         engine_leave(self.e, w)
-        if rc == -ENOMEM:
-            raise MemoryError("no memory for the swap area")
-        if rc != 0:
+        if rc == 0:
+            if store is not None:
+                self.stores[int(swap_type)] = store
+            return
+        if store is not None:
+            self.drop_store(store)
+        if rc == -EINVAL:
             raise ValueError(f"swap area {swap_type} is online already")
+        raise MemoryError("no memory for the swap area")
 
-    def swapoff(self, swap_type):
-        """Take a swap area offline and free every page it held.
-
-        Raises
-        ------
-        ValueError
-            When the area is not online.
-        """
+    def _swapoff(self, swap_type):
         cdef uint32_t type = as_type(swap_type)
         cdef zsw_worker *w = self.enter()
         cdef int rc
         with nogil:
             rc = engine_swapoff(self.e, w, type)
             engine_leave(self.e, w)
+            if rc == 0:
+                wait_calls(self.e)              # they may still use its backing store
         if rc != 0:
             raise ValueError(f"swap area {swap_type} is not online")
+        store = self.stores.pop(int(swap_type), None)
+        if store is not None:
+            self.drop_store(store)
+
+    def _online(self, swap_type):
+        cdef uint32_t type = as_type(swap_type)
+        cdef zsw_worker *w = self.enter()
+        cdef bint online = find_area(self.e, type, 0) != NULL
+        engine_leave(self.e, w)
+        return online
+
+    def shrink(self, nr_pages, *, idle_seconds=None):
+        """Write back the coldest pages now.
+
+        Parameters
+        ----------
+        nr_pages : int
+            How many at most.
+        idle_seconds : int, optional
+            Only pages that were not accessed for so long; referenced or not, they get no second chance.
+
+        Returns
+        -------
+        int
+            Pages written back: 0 when no area has a backing store; fewer than asked for when there are no more, the store
+            fails (`reject_reclaim_fail`), or the budget is used up.
+        """
+        cdef uint64_t pages, done
+        cdef uint32_t idle = 0
+        cdef zsw_worker *w
+        if nr_pages < 0:
+            raise ValueError(f"nr_pages is {nr_pages}; it cannot be negative")
+        if idle_seconds is not None:
+            if not 0 < idle_seconds < 1 << 22:
+                raise ValueError(f"idle_seconds is {idle_seconds}; 1 to 2**22 - 1 is needed")
+            idle = idle_seconds
+        pages = min(nr_pages, 1 << 40)
+        w = self.enter()
+        with nogil:
+            done = engine_writeback(self.e, w, pages, idle)
+            engine_leave(self.e, w)
+        return done
+
+    def _set_writeback(self, uint32_t shrinker_enabled, uint64_t interval_ns, int64_t limit, uint64_t rate):
+        zsw_poke_u32(&self.e.params.shrinker_enabled, shrinker_enabled)
+        zsw_poke_u64(&self.e.params.shrinker_interval_ns, interval_ns)
+        zsw_poke_i64(&self.e.params.writeback_limit, limit)
+        zsw_poke_u64(&self.e.params.writeback_rate, rate)
+
+    def _writeback_limit(self):
+        return zsw_peek_i64(&self.e.params.writeback_limit)
+
+    def _set_pressure(self, bytes psi_path, bytes usage_path, uint64_t usage_limit):
+        """Which files tell of memory pressure.  Before the first backing store only: the shrinker reads them."""
+        if max(len(psi_path), len(usage_path)) >= PATH_BYTES:
+            raise ValueError("a path is too long")
+        memcpy(self.e.psi_path, <const char *> psi_path, len(psi_path) + 1)
+        memcpy(self.e.usage_path, <const char *> usage_path, len(usage_path) + 1)
+        self.e.usage_limit = usage_limit
 
     # ---- single pages -----------------------------------------------------------------------------------------------
 
@@ -328,7 +440,7 @@ cdef class Engine:
             view = view_of(page, "page", self.e.page_size, False)
             data = <const uint8_t *> view.buffer.buf
         w = self.enter()
-        if self.slow:
+        if self.slow or self.stores:
             with nogil:
                 status = engine_store(self.e, w, type, at, data)
                 engine_leave(self.e, w)
@@ -376,8 +488,15 @@ cdef class Engine:
             data = <uint8_t *> view.buffer.buf
             result = out
         w = self.enter()
+        w.no_wait = 1
         status = engine_load(self.e, w, type, at, data)
-        engine_leave(self.e, w)
+        w.no_wait = 0
+        if status == Status.WOULD_BLOCK:
+            with nogil:
+                status = engine_load(self.e, w, type, at, data)
+                engine_leave(self.e, w)
+        else:
+            engine_leave(self.e, w)
         if status < 0:
             raise error_for(status, offset, swap_type, self)
         return result
@@ -387,8 +506,14 @@ cdef class Engine:
         cdef uint64_t at = as_offset(offset)
         cdef uint32_t type = as_type(swap_type)
         cdef zsw_worker *w = self.enter()
-        cdef uint64_t freed = engine_invalidate(self.e, w, type, at, at)
-        engine_leave(self.e, w)
+        cdef uint64_t freed
+        if self.stores:
+            with nogil:
+                freed = engine_invalidate(self.e, w, type, at, at)
+                engine_leave(self.e, w)
+        else:
+            freed = engine_invalidate(self.e, w, type, at, at)
+            engine_leave(self.e, w)
         return freed != 0
 
     # ---- the mapping over area 0; collections.abc supplies the rest --------------------------------------------------
@@ -551,7 +676,8 @@ cdef class Engine:
         Returns
         -------
         ndarray of int32, shape (n,)
-            Compressed bytes; 0 for a same-filled page, `page_size` for one kept raw, -1 where nothing is held.
+            Compressed bytes; 0 for a same-filled page, `page_size` for one kept raw, -1 where nothing is held, -2 for a page in
+            the backing store.
         """
         cdef uint32_t type = as_type(swap_type)
         cdef uint64_t i, n

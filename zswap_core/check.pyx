@@ -26,6 +26,7 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
     cdef zsw_zpool_stats stats
     cdef int rc
     memset(by_pool, 0, sizeof(by_pool))
+    engine_totals(e, &totals)
     for i in range(<uint32_t> MAX_AREAS):
         if e.areas[i] != NULL:
             rc = area_validate(&e.index, e.areas[i], &held)
@@ -61,7 +62,8 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
         by_pool[pool.id] += 1
         payload += word_length(entry.word)
         raw += word_length(entry.word) == e.page_size
-    if held != pages:
+    # What is in a backing store has no entry.
+    if held + totals.counters[<int> Counter.backed_pages] != pages:
         return -106
     id = e.lru.oldest
     while id:
@@ -71,7 +73,7 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
             return -107
         previous = id
         id = entry.next
-    if listed != e.lru.count or previous != e.lru.newest or listed != pages - same:
+    if listed != e.lru.count or previous != e.lru.newest or listed != held - same:
         return -108
     for i in range(<uint32_t> MAX_POOLS):
         pool = e.pools[i]
@@ -83,8 +85,7 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
         rc = pool.ops.validate(pool.zpool)
         if rc != 0:
             return rc - 1000
-    engine_totals(e, &totals)
-    if (totals.counters[<int> Counter.stored_pages] != <int64_t> pages
+    if (totals.counters[<int> Counter.stored_pages] != <int64_t> held
             or totals.counters[<int> Counter.same_filled_pages] != <int64_t> same
             or totals.counters[<int> Counter.stored_incompressible_pages] != <int64_t> raw
             or totals.counters[<int> Counter.compressed_bytes] != <int64_t> payload):

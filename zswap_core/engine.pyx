@@ -6,12 +6,13 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.entry cimport zsw_entry
 from zswap_core.index cimport area_destroy, index_destroy, index_init
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_cpu_count, zsw_futex_wake, zsw_load_ptr, zsw_lock,
-                            zsw_mutex, zsw_store_u32, zsw_swap_u32, zsw_thread_join, zsw_unlock, zsw_unmap)
+from zswap_core.maintenance cimport maintenance_stop
+from zswap_core.os cimport EDEADLK, zsw_cpu_count, zsw_lock, zsw_mutex, zsw_swap_u32, zsw_unlock, zsw_unmap
 from zswap_core.pool cimport pool_destroy
 from zswap_core.slab cimport slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
 from zswap_core.worker cimport drop_contexts, inside_call, wait_calls
+from zswap_core.writeback cimport writeback_destroy
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -71,6 +72,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     e.page_size = page_size
     e.params.enabled = 1
     e.params.same_filled_pages_enabled = 1
+    e.params.shrinker_interval_ns = 1000000000
+    e.params.writeback_limit = -1
     cpus = zsw_cpu_count()
     e.workers = <zsw_worker **> calloc(cpus, sizeof(zsw_worker *))
     rc = 0 if e.workers != NULL else -ENOMEM
@@ -102,12 +105,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
         return 0
     if not e.forked:
         wait_calls(e)
-        if e.thread_started:
-            zsw_store_u32(&e.stop, 1)
-            zsw_add_u32(&e.work, 1)
-            zsw_futex_wake(&e.work, 1)
-            zsw_thread_join(e.thread)
-            e.thread_started = 0
+        maintenance_stop(e)
     for i in range(<uint32_t> MAX_POOLS):
         if e.pools[i] != NULL:
             drop_contexts(e, e.pools[i])
@@ -119,6 +117,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
             area_destroy(e.areas[i])
             free(e.areas[i])
             e.areas[i] = NULL
+    writeback_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
     return 0

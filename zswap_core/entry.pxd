@@ -8,6 +8,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_peek_u32
 
+# What an index slot holds is the id of an entry, or one of these.  The slabs never hand out ids so great.
+cdef extern from *:
+    """
+    #define ON_BACKING 0xffffffffu  /* the page is in the area's backing store */
+    #define IN_TRANSIT 0xfffffffeu  /* a call is writing it there or discarding it: others wait */
+    """
+    const uint32_t ON_BACKING
+    const uint32_t IN_TRANSIT
+
 # state, from bit 0: references (the index's own counts as one), flags, and the second of the last access.
 cdef enum:
     ENTRY_REFS = 0xff
@@ -68,3 +77,21 @@ cdef inline bint entry_put(zsw_entry *entry) noexcept nogil:
 cdef inline void entry_touch(zsw_entry *entry, uint64_t now) noexcept nogil:
     """Marks a same-filled entry accessed.  Nobody takes references to those, so a plain exchange under the shard's lock does."""
     entry.state = 1 | ENTRY_SAME | ENTRY_REFERENCED | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT
+
+
+cdef inline bint is_entry(uint32_t id) noexcept nogil:
+    """Whether what an index slot holds is an entry."""
+    return id - 1 < IN_TRANSIT - 1
+
+
+cdef inline uint32_t entry_age(const zsw_entry *entry, uint64_t now) noexcept nogil:
+    """Seconds since the last access."""
+    return (<uint32_t> now - (zsw_peek_u32(&entry.state) >> ENTRY_AGE_SHIFT)) & ENTRY_AGE_MASK
+
+
+cdef inline bint entry_pin(zsw_entry *entry) noexcept nogil:
+    """Takes a reference that is no access; False when all are out.  Under the shard's lock."""
+    if (zsw_peek_u32(&entry.state) & ENTRY_REFS) >= ENTRY_REFS_MAX:
+        return False
+    zsw_add_u32(&entry.state, 1)
+    return True

@@ -1,9 +1,11 @@
 # cython: language_level=3
 """The index: (swap area, offset) -> entry id, in shards of 64 MiB of address space."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
+from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.os cimport zsw_mutex
-from zswap_core.slab cimport slab_at, zsw_slab
+from zswap_core.slab cimport zsw_slab
+from zswap_core.stats cimport count
 
 cdef enum:
     SHARD_SHIFT = 14                # 2^14 pages of 4 KiB: 64 MiB
@@ -15,7 +17,7 @@ cdef enum:
     ARRAY_KINDS = 4                 # arrays of 4, 16, 64 and 256 ids
 
 
-# One cache line.  A shard lives as long as its area, so a pointer to one never dangles.
+# A shard lives as long as its area, so a pointer to one never dangles.
 cdef struct zsw_shard:
     zsw_mutex lock                  # guards all below it, and the runs, slots and entries found through it
     uint32_t type                   # the area's swap type
@@ -25,6 +27,8 @@ cdef struct zsw_shard:
     uint32_t runs_kind
     uint32_t pages                  # held in this shard
     uint32_t id                     # its own, for the runs
+    # Pages of the shard that went to the backing store, ever: a reader of the store tells by it that a page went twice.
+    uint32_t writes
 
 
 cdef struct zsw_run:
@@ -48,6 +52,8 @@ cdef struct zsw_area:
     uint32_t type
     uint32_t online                 # between swapon and swapoff
     uint64_t nr_pages               # offsets are below this
+    const zsw_backing_ops *backing  # NULL: none.  Set before `online` is, and stays while calls are in flight
+    void *store
     shard_table *table
 
 

@@ -3,26 +3,29 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.area cimport find_area
+from zswap_core.backing cimport TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport ENTRY_SAME, zsw_entry
-from zswap_core.index cimport (area_shard, RUN_PAGES, shard_collect, shard_erase, SHARD_PAGES, SHARD_SHIFT, shard_table,
-                               zsw_area, zsw_shard)
+from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.index cimport (area_shard, RUN_PAGES, shard_collect, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT,
+                               shard_table, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_unlock
+from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlock
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 
 
-cdef void erase_same(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id,
-                     uint64_t word) noexcept nogil:
-    """Erases the entry at `offset` if it is still the one that was loaded."""
-    cdef zsw_entry *entry = entry_at(e, id)
+cdef enum:
+    NOWHERE = SHARD_PAGES       # a place that no page has
+
+
+cdef void erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id) noexcept nogil:
+    """Erases the entry at `offset` if it is still this one."""
     cdef bint found
     zsw_lock(&shard.lock)
-    found = find_entry(e, shard, offset) == id and entry.word == word
+    found = find_entry(e, shard, offset) == id
     if found:
-        if not entry.state & ENTRY_SAME:
+        if not entry_at(e, id).state & ENTRY_SAME:
             zsw_lock(&e.lru.lock)
             lru_remove(&e.lru, &e.entries, id)
             zsw_unlock(&e.lru.lock)
@@ -32,31 +35,69 @@ cdef void erase_same(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t of
         put_entry(e, w, id)
 
 
-cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t first, uint32_t last) noexcept nogil:
+cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, const uint32_t *where,
+                         uint32_t found) noexcept nogil:
+    """Lets the backing store forget pages whose slots we have put in transit, and erases the slots."""
+    cdef uint64_t offsets[RUN_PAGES]
+    cdef uint32_t i
+    for i in range(found):
+        offsets[i] = shard.number << SHARD_SHIFT | where[i]
+    area.backing.discard(area.store, offsets, found)
+    zsw_lock(&shard.lock)
+    i = found
+    while i > 0:
+        i -= 1
+        shard_erase(&e.index, shard, where[i])
+    zsw_unlock(&shard.lock)
+    count(w.counters, Counter.backed_pages, -<int64_t> found)
+
+
+cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint32_t first,
+                               uint32_t last) noexcept nogil:
     """Erases what the shard holds in first..last (inclusive), one run's worth at a time; returns how many pages that were."""
     cdef uint32_t where[RUN_PAGES]
     cdef uint32_t ids[RUN_PAGES]
-    cdef uint32_t i, found
+    cdef uint32_t i, found, entries, backed, transit
+    cdef uint32_t *slot
+    cdef uint32_t pos
     cdef uint64_t total = 0
     while True:
         zsw_lock(&shard.lock)
         found = shard_collect(&e.index, shard, first, last, where, ids, RUN_PAGES)
-        if found:
-            zsw_lock(&e.lru.lock)
-            for i in range(found):
-                if not entry_at(e, ids[i]).state & ENTRY_SAME:
-                    lru_remove(&e.lru, &e.entries, ids[i])
-            zsw_unlock(&e.lru.lock)
-            # From the last to the first: the arrays behind the bitmaps only lose their ends.
-            i = found
-            while i > 0:
-                i -= 1
+        # Backed pages move to the front of `where` as they are found, entries to the front of `ids`.
+        entries = backed = transit = 0
+        zsw_lock(&e.lru.lock)
+        for i in range(found):
+            if is_entry(ids[i]) and not entry_at(e, ids[i]).state & ENTRY_SAME:
+                lru_remove(&e.lru, &e.entries, ids[i])
+        zsw_unlock(&e.lru.lock)
+        # From the last to the first: the arrays behind the bitmaps only lose their ends.
+        i = found
+        while i > 0:
+            i -= 1
+            if is_entry(ids[i]):
                 shard_erase(&e.index, shard, where[i])
+                where[i] = NOWHERE
+            elif ids[i] == ON_BACKING:
+                slot = shard_find(&e.index, shard, where[i], &pos)
+                slot[0] = IN_TRANSIT
+            else:
+                where[i] = NOWHERE
+                transit += 1
         zsw_unlock(&shard.lock)
         for i in range(found):
-            put_entry(e, w, ids[i])
-        total += found
-        if found < RUN_PAGES:
+            if is_entry(ids[i]):
+                put_entry(e, w, ids[i])
+                entries += 1
+            elif where[i] != NOWHERE:
+                where[backed] = where[i]
+                backed += 1
+        if backed:
+            discard_backed(e, w, area, shard, where, backed)
+        total += entries + backed
+        if transit:
+            zsw_sleep_ns(TRANSIT_NS)            # another call has them: it ends soon
+        elif found < RUN_PAGES:
             return total
 
 
@@ -68,7 +109,7 @@ cdef uint64_t invalidate_area(zsw_engine *e, zsw_worker *w, zsw_area *area, uint
     if first_shard == last_shard:
         shard = area_shard(&e.index, area, first_shard)
         if shard != NULL:
-            total = invalidate_shard(e, w, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1))
+            total = invalidate_shard(e, w, area, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1))
     else:
         # What is stored meanwhile may stay; what was there before is in this table.
         table = <shard_table *> zsw_load_ptr(<void **> &area.table)
@@ -81,7 +122,7 @@ cdef uint64_t invalidate_area(zsw_engine *e, zsw_worker *w, zsw_area *area, uint
                 continue
             lo = first & (SHARD_PAGES - 1) if shard.number == first_shard else 0
             hi = last & (SHARD_PAGES - 1) if shard.number == last_shard else SHARD_PAGES - 1
-            total += invalidate_shard(e, w, shard, lo, hi)
+            total += invalidate_shard(e, w, area, shard, lo, hi)
     count(w.counters, Counter.invalidates, <int64_t> total)
     return total
 

@@ -5,11 +5,13 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
+from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport entry_get, ENTRY_SAME, entry_touch, word_handle, word_length, word_pool, zsw_entry
+from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, word_handle, word_length, word_pool,
+                               zsw_entry)
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
-from zswap_core.invalidate cimport erase_same
-from zswap_core.os cimport zsw_lock, zsw_peek_u32, zsw_unlikely, zsw_unlock, zsw_yield
+from zswap_core.invalidate cimport erase_entry
+from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock, zsw_yield
 from zswap_core.samefilled cimport same_fill
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -40,52 +42,77 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
     """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = NULL
-    cdef zsw_entry *entry
-    cdef uint64_t word
-    cdef uint32_t id = 0
+    cdef uint32_t id
     cdef int status
     if area != NULL:
         shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
-    if shard != NULL:
+    while shard != NULL:
         zsw_lock(&shard.lock)
         id = find_entry(e, shard, offset)
-    if id == 0:
-        if shard != NULL:
+        if id == 0:
             zsw_unlock(&shard.lock)
-        count(w.counters, Counter.load_misses, 1)
-        return Status.ABSENT
-    entry = entry_at(e, id)
-    word = entry.word
+            break
+        if zsw_unlikely(not is_entry(id)):
+            status = load_backing(e, w, area, shard, offset, id, page)      # unlocks
+        else:
+            status = load_entry(e, w, shard, offset, id, page)              # unlocks
+        if zsw_likely(status >= 0):
+            count(w.counters, Counter.loads, 1)
+            return status
+        if status != AGAIN:
+            return status
+    count(w.counters, Counter.load_misses, 1)
+    return Status.ABSENT
+
+
+cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id,
+                    uint8_t *page) noexcept nogil:
+    """Reads the entry's page.  Called with the shard locked, returns with it unlocked."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    cdef uint64_t word = entry.word
+    cdef int status = Status.SAME_FILLED
     if entry.state & ENTRY_SAME:
         entry_touch(entry, w.now)
         zsw_unlock(&shard.lock)
         same_fill(page, e.page_size, word)
-        status = Status.SAME_FILLED
-    else:
-        if zsw_unlikely(not entry_get(entry, w.now)):
-            zsw_unlock(&shard.lock)
-            zsw_yield()                         # over 250 threads are reading this very page
-            return engine_load(e, w, type, offset, page)
-        word = entry.word
+        if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
+            erase_entry(e, w, shard, offset, id)
+        return status
+    if zsw_unlikely(not entry_get(entry, w.now)):
         zsw_unlock(&shard.lock)
-        status = read_object(e, w, word, page)
-        put_entry(e, w, id)
-        if zsw_unlikely(status < 0):
-            if status == Status.CORRUPT:
-                count(w.counters, Counter.decompress_fail, 1)
-            return status
-    count(w.counters, Counter.loads, 1)
-    if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
-        erase_same(e, w, shard, offset, id, word)
+        zsw_yield()                             # over 250 threads are reading this very page
+        return AGAIN
+    zsw_unlock(&shard.lock)
+    status = read_object(e, w, word, page)
+    # Still with our reference, so that the id cannot have come to name another entry.
+    if status >= 0 and zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
+        erase_entry(e, w, shard, offset, id)
+    put_entry(e, w, id)
+    if zsw_unlikely(status == Status.CORRUPT):
+        count(w.counters, Counter.decompress_fail, 1)
     return status
 
 
+cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
+                      uint8_t *page) noexcept nogil:
+    """Reads the page from the area's backing store.  Called with the shard locked, returns with it unlocked."""
+    cdef uint32_t writes = shard.writes
+    zsw_unlock(&shard.lock)
+    if w.no_wait:
+        return Status.WOULD_BLOCK
+    if id == IN_TRANSIT:
+        zsw_sleep_ns(TRANSIT_NS)
+        return AGAIN
+    return read_backing(e, w, area, shard, offset, writes, page)
+
+
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
-    return engine_length(e, type, offset) >= 0
+    return engine_length(e, type, offset) != -1
 
 
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
-    """Bytes that the page at `offset` was compressed to: 0 when same-filled, the page size when raw, -1 when absent."""
+    """Bytes that the page at `offset` was compressed to: 0 when same-filled, the page size when raw, -1 when absent,
+    LENGTH_BACKED when it is in the backing store."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
     cdef zsw_entry *entry
@@ -94,8 +121,10 @@ cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexce
     if shard != NULL:
         zsw_lock(&shard.lock)
         id = find_entry(e, shard, offset)
-        if id:
+        if is_entry(id):
             entry = entry_at(e, id)
             length = 0 if entry.state & ENTRY_SAME else word_length(entry.word)
+        elif id:
+            length = LENGTH_BACKED
         zsw_unlock(&shard.lock)
     return length

@@ -14,6 +14,7 @@ cdef extern from "zswap/os.h" nogil:
     void zsw_store_u32(uint32_t *p, uint32_t v)
     void zsw_poke_u32(uint32_t *p, uint32_t v)
     uint32_t zsw_add_u32(uint32_t *p, uint32_t v)
+    uint32_t zsw_and_u32(uint32_t *p, uint32_t v)    # what it was before
     uint32_t zsw_swap_u32(uint32_t *p, uint32_t v)
     bint zsw_cas_u32(uint32_t *p, uint32_t expected, uint32_t desired)
 
@@ -46,6 +47,7 @@ cdef extern from "zswap/os.h" nogil:
     bint zsw_trylock(zsw_mutex *m)
     void zsw_unlock(zsw_mutex *m)
     void zsw_futex_wait(uint32_t *word, uint32_t seen)
+    void zsw_futex_wait_for(uint32_t *word, uint32_t seen, uint64_t ns)
     void zsw_futex_wake(uint32_t *word, int count)
 
     void *zsw_map(size_t size)
@@ -53,6 +55,8 @@ cdef extern from "zswap/os.h" nogil:
     int zsw_release(void *p, size_t size)
     void zsw_release_inside(void *p, size_t size)
     void zsw_no_huge_pages(void *p, size_t size)
+
+    long zsw_read_text(const char *path, char *text, size_t capacity)
 
     uint64_t zsw_now_ns()
     uint64_t zsw_now_s()

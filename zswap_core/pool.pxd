@@ -1,6 +1,6 @@
 # cython: language_level=3
 """Pools: made, made current, emptied and freed; and the limit on what they take together."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.os cimport zsw_load_ptr
@@ -9,6 +9,8 @@ from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                          const zsw_zpool_config *config) noexcept nogil
+cdef void retire_pools(zsw_engine *e) noexcept nogil
+cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
 cdef void pool_destroy(zsw_pool *pool) noexcept nogil
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil
 

@@ -10,8 +10,8 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
-from zswap_core.os cimport (zsw_add_u32, zsw_futex_wait, zsw_futex_wake, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32,
-                            zsw_peek_u64, zsw_store_ptr, zsw_store_u32, zsw_thread_start, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_add_u32, zsw_futex_wake, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64,
+                            zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -73,16 +73,14 @@ cdef void make_current(zsw_engine *e, zsw_pool *pool) noexcept nogil:
 
 cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                          const zsw_zpool_config *config) noexcept nogil:
-    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On failure nothing changes."""
+    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On failure nothing changes.
+    With a second pool the maintenance thread must run, to free the first when it is empty."""
     cdef zsw_pool *pool
     cdef uint32_t id
     cdef int rc = 0
     zsw_lock(&e.pools_lock)
-    if e.current != NULL and not e.thread_started:
-        rc = zsw_thread_start(&e.thread, maintain, e)
-        e.thread_started = 1 if rc == 0 else 0
-    pool = find_pool(e, compressor, ops, config) if rc == 0 else NULL
-    if rc == 0 and pool == NULL:
+    pool = find_pool(e, compressor, ops, config)
+    if pool == NULL:
         id = 0
         while id < MAX_POOLS and e.pool_claimed[id]:
             id += 1
@@ -132,19 +130,6 @@ cdef void retire_pools(zsw_engine *e) noexcept nogil:
         zsw_unlock(&e.pools_lock)
 
 
-cdef void *maintain(void *arg) noexcept nogil:
-    """The maintenance thread."""
-    cdef zsw_engine *e = <zsw_engine *> arg
-    cdef uint32_t seen
-    while True:
-        seen = zsw_load_u32(&e.work)
-        if zsw_load_u32(&e.stop):
-            return NULL
-        retire_pools(e)
-        if not zsw_load_u32(&e.stop):
-            zsw_futex_wait(&e.work, seen)
-
-
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil:
     cdef uint64_t pages = 0
     cdef uint32_t i
@@ -172,7 +157,9 @@ cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
         trim_pools(e)                           # memory that only waits for reuse is no reason to refuse
         pages = pool_pages(e)
         if pages >= limit:
-            zsw_store_u32(&e.reached_full, 1)
+            if zsw_swap_u32(&e.reached_full, 1) == 0:
+                zsw_add_u32(&e.work, 1)                 # once: a shrinker that cannot write must not be kept awake
+                zsw_futex_wake(&e.work, 1)
             count(w.counters, Counter.pool_limit_hit, 1)
             return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):

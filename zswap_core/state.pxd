@@ -1,6 +1,6 @@
 # cython: language_level=3
 """The engine's structures, and the order of its locks."""
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.index cimport zsw_area, zsw_index
@@ -14,6 +14,8 @@ cdef enum:
     MAX_POOLS = 256                     # an entry names its pool in 8 bits
     SPARE_ENTRIES = 64
     MAX_THREADS = 64
+    WRITEBACK_BATCH = 256               # pages
+    PATH_BYTES = 512
     # Offsets stay below this, so that offset * page size fits a file offset whatever the page size.
     MAX_OFFSET_SHIFT = 47
 
@@ -43,6 +45,7 @@ cdef struct zsw_worker:
     uint32_t spare[SPARE_ENTRIES]
     zsw_pool *counted                   # the pool that `entries` below belongs to
     int64_t entries                     # change of counted.entries not yet made
+    uint32_t no_wait                    # the caller holds the GIL: do not wait for a backing store
     zsw_worker *next
     void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
     int64_t counters[COUNTERS]
@@ -55,10 +58,33 @@ cdef struct zsw_params:
     uint32_t reject_compress_poor
     uint64_t max_pages                  # the limit, in allocator pages
     uint64_t accept_pages               # after the limit was hit, refuse until at or below this
+    uint32_t shrinker_enabled           # answer memory pressure, not only the limit
+    uint64_t shrinker_interval_ns
+    int64_t writeback_limit             # pages that may still be written back; -1: no limit
+    uint64_t writeback_rate             # pages a second that may be written back; 0: no limit
 
 
-# Lock order: compacting, pools_lock, area.grow, shard.lock, lru.lock, then the leaves (slab locks, the allocators' own).
-# None is held while memory of the caller's is touched, while a page is compressed or decompressed, or while the GIL is taken.
+# What one writeback works with.
+cdef struct zsw_victim:
+    zsw_area *area
+    uint64_t offset
+    uint64_t word
+    uint32_t id
+    uint32_t pos
+
+
+cdef struct zsw_writeback:
+    zsw_victim victims[WRITEBACK_BATCH]
+    uint64_t offsets[WRITEBACK_BATCH]
+    uint8_t *pages                      # WRITEBACK_BATCH pages, page-aligned
+    uint64_t tokens_ns                  # when the rate was last accounted for
+    uint64_t tokens                     # pages it allows now
+
+
+# Lock order: writing, compacting, pools_lock, area.grow, shard.lock, lru.lock, then the leaves (slab locks, the allocators').
+# `writing` alone is held while pages are decompressed (into memory of our own) and while a backing store works, which may take
+# the GIL; so nobody waits for `writing` with the GIL held.  None of the others is held while memory of the caller's is touched,
+# while a page is compressed or decompressed, or while the GIL is taken.
 cdef struct zsw_engine:
     zsw_params params
     uint32_t page_size
@@ -78,7 +104,15 @@ cdef struct zsw_engine:
     uint8_t pool_claimed[MAX_POOLS]     # ids in use, those of pools being freed included
     uint32_t pool_limit                 # pools[] is NULL from here on
     zsw_pool *current
+    char psi_path[PATH_BYTES]           # where the kernel tells of memory pressure; empty: nowhere
+    char usage_path[PATH_BYTES]         # the cgroup's memory use, when it has a limit
+    uint64_t usage_limit
+    uint64_t stall_us                   # what psi_path said last, and when
+    uint64_t stall_ns
     zsw_mutex compacting
+    uint32_t backed_areas               # online areas that have a backing store
+    zsw_mutex writing                   # one writeback at a time, so that no page is written twice at once
+    zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
     uint64_t pages_compacted            # by pools that are gone
     # the maintenance thread
     pthread_t thread

@@ -15,6 +15,7 @@ cpdef enum Counter:
     same_filled_pages
     stored_incompressible_pages
     compressed_bytes
+    backed_pages
     # events
     pool_limit_hit
     reject_disabled
@@ -29,6 +30,12 @@ cpdef enum Counter:
     loads
     load_misses
     invalidates
+    written_back_pages
+    written_through_pages
+    backing_loads
+    reject_reclaim_fail
+    backing_write_fail
+    backing_read_fail
     COUNTERS                    # how many there are
 
 

@@ -6,6 +6,7 @@ cpdef enum Status:
     STORED = 0              # held, compressed
     SAME_FILLED = 1         # held as one word
     INCOMPRESSIBLE = 2      # held raw
+    WRITTEN_THROUGH = 3     # refused, and written to the area's backing store instead
     DISABLED = -1           # the `enabled` parameter is off
     NO_AREA = -2            # no such swap area, or the offset lies beyond its end
     POOL_LIMIT = -3         # the pool is at its limit
@@ -16,3 +17,5 @@ cpdef enum Status:
     ENTRY_FAIL = -8         # no memory for its entry or the index
     ABSENT = -9             # nothing held at that offset
     CORRUPT = -10           # decompression failed; the entry is kept
+    BACKING_FAIL = -11      # the backing store failed to write or read the page
+    WOULD_BLOCK = -12       # needs the backing store, and the caller asked not to wait: never seen outside

@@ -10,13 +10,14 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_HANDLE_MAX
 from zswap_core.area cimport find_area
+from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
-from zswap_core.entry cimport ENTRY_SAME, state_new, word_handle, word_length, word_pack, zsw_entry
+from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
 from zswap_core.index cimport area_add_shard, area_shard, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_store_u32,
-                            zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_sleep_ns,
+                            zsw_store_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -41,11 +42,15 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
         zsw_unlock(&shard.lock)
         return Status.ENTRY_FAIL
     old = slot[0]
+    if zsw_unlikely(old == IN_TRANSIT):
+        zsw_unlock(&shard.lock)
+        zsw_sleep_ns(TRANSIT_NS)
+        return publish(e, w, area, offset, id)
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
     zsw_lock(&e.lru.lock)
-    if old and not entry_at(e, old).state & ENTRY_SAME:
+    if is_entry(old) and not entry_at(e, old).state & ENTRY_SAME:
         lru_remove(&e.lru, &e.entries, old)
     if not entry.state & ENTRY_SAME:
         lru_add(&e.lru, &e.entries, id)
@@ -53,7 +58,10 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
     zsw_unlock(&shard.lock)
     if old:
         count(w.counters, Counter.duplicate_entry, 1)
-        put_entry(e, w, old)
+        if is_entry(old):
+            put_entry(e, w, old)
+        else:
+            count(w.counters, Counter.backed_pages, -1)     # what the backing store has is stale and will be overwritten
     return Status.STORED
 
 
@@ -160,7 +168,8 @@ cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
 
 
 cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, const uint8_t *page) noexcept nogil:
-    """Holds a copy of the page; returns its Status.  When it is refused, nothing is held at that offset any more."""
+    """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's backing store; where there is
+    none, or it fails, nothing is held at that offset any more."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef uint64_t value
     cdef int status
@@ -175,5 +184,7 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
         status = hold_compressed(e, w, area, offset, page)
     if zsw_unlikely(status < 0):
         count_refusal(w, status)
+        if area.backing != NULL and status != Status.NO_AREA:
+            return write_through(e, w, area, offset, page)
         invalidate_area(e, w, area, offset, offset)     # what it held is stale now
     return status

@@ -4,9 +4,9 @@ from libc.errno cimport ENOMEM, EPIPE
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc
 
-from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_depth, zsw_depth_add, zsw_futex_wake, zsw_load_ptr,
-                            zsw_load_u32, zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_poke_u32, zsw_sleep_ns,
-                            zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_depth, zsw_depth_add, zsw_futex_wake,
+                            zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_poke_u32,
+                            zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 

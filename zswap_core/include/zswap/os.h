@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -32,6 +33,7 @@
     static inline void zsw_store_##suffix(type *p, type v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }                   \
     static inline void zsw_poke_##suffix(type *p, type v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }                    \
     static inline type zsw_add_##suffix(type *p, type v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }            \
+    static inline type zsw_and_##suffix(type *p, type v) { return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL); }            \
     static inline type zsw_swap_##suffix(type *p, type v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }          \
     static inline int zsw_cas_##suffix(type *p, type from, type to) {                                                      \
         return __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);                           \
@@ -69,6 +71,11 @@ typedef struct zsw_mutex {
 
 static inline void zsw_futex_wait(uint32_t *word, uint32_t seen) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+/* Returns after `ns` at the latest. */
+static inline void zsw_futex_wait_for(uint32_t *word, uint32_t seen, uint64_t ns) {
+    struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, &t, NULL, 0);
 }
 static inline void zsw_futex_wake(uint32_t *word, int count) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
@@ -119,6 +126,18 @@ static inline void zsw_release_inside(void *p, size_t bytes) {
 }
 /* For memory whose untouched parts are to stay without cost. */
 static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
+
+/* Up to `capacity` - 1 bytes of a file, with a 0 behind them; returns how many, or -errno. */
+static inline long zsw_read_text(const char *path, char *text, size_t capacity) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    ssize_t n = read(fd, text, capacity - 1);
+    int failed = errno;
+    close(fd);
+    if (n < 0) return -failed;
+    text[n] = 0;
+    return (long)n;
+}
 
 /* ---- clocks, CPUs, threads --------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,15 @@
+# cython: language_level=3
+"""What calls do with an area's backing store, one page at a time; writeback.pyx does it by the batch."""
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+
+from zswap_core.index cimport zsw_area, zsw_shard
+from zswap_core.state cimport zsw_engine, zsw_worker
+
+cdef enum:
+    TRANSIT_NS = 20000          # how long to sleep before looking again at a page in transit
+    AGAIN = -100                # no status: what was found has changed, look again
+
+
+cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page) noexcept nogil
+cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
+                      uint8_t *page) noexcept nogil

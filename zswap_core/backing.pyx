@@ -1,0 +1,99 @@
+# cython: language_level=3
+"""Pages that go straight to a backing store, and pages that come back from it.
+
+While a page is written through or discarded its index slot says IN_TRANSIT, and every other call on that page waits.  Whoever
+writes to a store holds `writing`, so that of two writes to one offset the later is the one that lands: the entry of a page
+being written back may long have left the index.  A reader reads without a lock, and looks afterwards whether what it read was
+still the page: the slot still says ON_BACKING, and no page of the shard went to the store meanwhile.
+"""
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+
+from zswap_core.entries cimport entry_at, find_entry, put_entry
+from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.index cimport (area_add_shard, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
+                               zsw_shard)
+from zswap_core.lru cimport lru_remove
+from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlock
+from zswap_core.state cimport zsw_engine, zsw_worker
+from zswap_core.stats cimport count, Counter
+from zswap_core.status cimport Status
+
+
+cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset) noexcept nogil:
+    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on."""
+    cdef uint32_t *slot
+    cdef uint32_t pos, old
+    while True:
+        zsw_lock(&shard.lock)
+        if zsw_load_u32(&area.online) == 0:
+            zsw_unlock(&shard.lock)
+            return Status.NO_AREA
+        if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
+            zsw_unlock(&shard.lock)
+            return Status.ENTRY_FAIL
+        if slot[0] != IN_TRANSIT:
+            break
+        zsw_unlock(&shard.lock)
+        zsw_sleep_ns(TRANSIT_NS)
+    old = slot[0]
+    slot[0] = IN_TRANSIT
+    if is_entry(old) and not entry_at(e, old).state & ENTRY_SAME:
+        zsw_lock(&e.lru.lock)
+        lru_remove(&e.lru, &e.entries, old)
+        zsw_unlock(&e.lru.lock)
+    zsw_unlock(&shard.lock)
+    if is_entry(old):
+        put_entry(e, w, old)
+    elif old == ON_BACKING:
+        count(w.counters, Counter.backed_pages, -1)
+    return Status.STORED
+
+
+cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page) noexcept nogil:
+    """Writes a refused page to the area's backing store.  When that fails nothing is held at `offset`."""
+    cdef zsw_shard *shard
+    cdef uint32_t *slot
+    cdef uint32_t pos
+    cdef int status
+    if area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
+        return Status.ENTRY_FAIL                # so nothing can be held there
+    zsw_lock(&e.writing)
+    status = begin_transit(e, w, area, shard, offset)
+    if status < 0:
+        zsw_unlock(&e.writing)
+        # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what is there.
+        return status
+    if area.backing.write_pages(area.store, &offset, page, 1) == 0:
+        status = Status.WRITTEN_THROUGH
+        count(w.counters, Counter.written_through_pages, 1)
+        count(w.counters, Counter.backed_pages, 1)
+    else:
+        status = Status.BACKING_FAIL
+        count(w.counters, Counter.backing_write_fail, 1)
+    zsw_lock(&shard.lock)
+    slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
+    if status == Status.WRITTEN_THROUGH:
+        slot[0] = ON_BACKING
+        shard.writes += 1
+    else:
+        shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
+    zsw_unlock(&shard.lock)
+    zsw_unlock(&e.writing)
+    return status
+
+
+cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
+                      uint8_t *page) noexcept nogil:
+    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile."""
+    cdef int rc = area.backing.read_pages(area.store, &offset, page, 1)
+    cdef bint still
+    zsw_lock(&shard.lock)
+    still = find_entry(e, shard, offset) == ON_BACKING and shard.writes == writes
+    zsw_unlock(&shard.lock)
+    if not still:
+        return AGAIN
+    if rc != 0:
+        count(w.counters, Counter.backing_read_fail, 1)
+        return Status.BACKING_FAIL
+    count(w.counters, Counter.backing_loads, 1)
+    return Status.STORED

@@ -1,0 +1,100 @@
+# cython: language_level=3
+"""The maintenance thread, one an engine, started by the first switch of pools or the first backing store.
+
+It sleeps on `work`, which is bumped when an emptied pool is to be freed or a store hit the limit, and wakes by itself every
+shrinker interval while there is a backing store.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from zswap_core.compact cimport engine_compact
+from zswap_core.os cimport (zsw_add_u32, zsw_futex_wait, zsw_futex_wait_for, zsw_futex_wake, zsw_load_u32, zsw_lock,
+                            zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_store_u32, zsw_thread_join, zsw_thread_start,
+                            zsw_unlock)
+from zswap_core.pool cimport pool_pages, retire_pools
+from zswap_core.pressure cimport under_pressure
+from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_worker
+from zswap_core.worker cimport engine_enter, engine_leave
+from zswap_core.writeback cimport engine_writeback
+
+cdef enum:
+    MAX_FAILURES = 16           # batches in a row from which nothing could be written
+    PRESSURE_SHARE = 32         # under memory pressure, one in so many pages goes at each look
+
+
+cdef int maintenance_start(zsw_engine *e) noexcept nogil:
+    """Starts the thread if it does not run yet."""
+    cdef int rc = 0
+    zsw_lock(&e.pools_lock)
+    if not e.thread_started:
+        rc = zsw_thread_start(&e.thread, maintain, e)
+        e.thread_started = 1 if rc == 0 else 0
+    zsw_unlock(&e.pools_lock)
+    return rc
+
+
+cdef void maintenance_stop(zsw_engine *e) noexcept nogil:
+    if e.thread_started:
+        zsw_store_u32(&e.stop, 1)
+        zsw_add_u32(&e.work, 1)
+        zsw_futex_wake(&e.work, 1)
+        zsw_thread_join(e.thread)
+        e.thread_started = 0
+
+
+cdef bint write_some(zsw_engine *e, uint64_t pages, uint64_t *written) noexcept nogil:
+    """Writes back up to `pages`; False when the engine is closing."""
+    cdef int rc
+    cdef zsw_worker *w = engine_enter(e, &rc)
+    if w == NULL:
+        return False
+    written[0] = engine_writeback(e, w, pages, 0)
+    engine_leave(e, w)
+    return True
+
+
+cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
+    """After the limit was hit: works down to the accept threshold.  Writing back frees objects here and there, so whenever as
+    much has gone as would make a sixteenth of the pool, what is left is moved together."""
+    cdef uint64_t written = 0, since = 0
+    cdef int failures = 0, rc
+    cdef zsw_worker *w
+    while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas) and not zsw_load_u32(&e.stop):
+        if pool_pages(e) <= zsw_peek_u64(&e.params.accept_pages):
+            return
+        if not write_some(e, WRITEBACK_BATCH, &written):
+            return
+        since += written
+        if written == 0:
+            failures += 1
+            if failures == MAX_FAILURES or zsw_peek_i64(&e.params.writeback_limit) == 0:
+                return                          # the next interval, or the next hit, tries again
+        else:
+            failures = 0
+        if since > e.lru.count // 16 + WRITEBACK_BATCH:
+            since = 0
+            w = engine_enter(e, &rc)
+            if w == NULL:
+                return
+            engine_compact(e, w)
+            engine_leave(e, w)
+
+
+cdef void *maintain(void *arg) noexcept nogil:
+    cdef zsw_engine *e = <zsw_engine *> arg
+    cdef uint32_t seen
+    cdef uint64_t written
+    while True:
+        seen = zsw_load_u32(&e.work)
+        if zsw_load_u32(&e.stop):
+            return NULL
+        retire_pools(e)
+        if zsw_load_u32(&e.backed_areas):
+            shrink_to_threshold(e)
+            if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
+                write_some(e, e.lru.count // PRESSURE_SHARE + 1, &written)
+        if zsw_load_u32(&e.stop):
+            return NULL
+        if zsw_load_u32(&e.backed_areas):
+            zsw_futex_wait_for(&e.work, seen, zsw_peek_u64(&e.params.shrinker_interval_ns))
+        else:
+            zsw_futex_wait(&e.work, seen)
