@@ -37,7 +37,7 @@ if DEBUG:
     cflags += ["-Og", "-g", "-UNDEBUG"]
     macros += [("ZSW_DEBUG", "1")]
 if SANITIZE:
-    cflags += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+    cflags += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
     ldflags += ["-fsanitize=address,undefined"]
 if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]

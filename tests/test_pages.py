@@ -139,6 +139,26 @@ def test_pagemap_words_tell_the_same_as_the_scan(child, monkeypatch):
     assert 0 <= by_words.sum() - by_scan.sum() <= 2 * MIB // PAGE + 16
 
 
+@pytest.mark.parametrize("held", [None, 8, 6, 0])
+def test_pagemap_words_are_told_apart(tmp_path, monkeypatch, held):
+    monkeypatch.setattr(pages, "_PAGEMAP_CHUNK", 8)
+    words = np.zeros(64, np.uint64)
+    words[10:14] = (1 << 63) | 77  # present
+    words[14:16] = 1 << 62  # in swap
+    words[20] = (1 << 63) | (1 << 61)  # a page of a file
+    words[21] = 1 << 61
+    words[33:35] = 1 << 63  # present; the number of the page frame is hidden from us
+    words.tofile(tmp_path / "pagemap")
+    area = pages._Area(8 * PAGE, 64 * PAGE, "rw-p", "[anon]")
+    fd = os.open(tmp_path / "pagemap", os.O_RDONLY)
+    runs = pages._collect([area], lambda area: pages._read_pagemap(fd, area, held))
+    os.close(fd)
+    found = list(zip((runs.offsets // PAGE).tolist(), runs.counts.tolist(), strict=True))
+    # With as many found as smaps promised, the rest is not looked at.
+    assert found == {None: [(10, 4), (33, 2)], 8: [(10, 4), (33, 2)], 6: [(10, 4)], 0: []}[held]
+    assert runs.swapped == (0 if held == 0 else 2)
+
+
 @pytest.mark.parametrize("scan", [True, False])
 def test_huge_sparse_mappings_cost_little(child, monkeypatch, scan):
     process = child(PAGE, reserved=100 << 30)

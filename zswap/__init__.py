@@ -2,7 +2,7 @@
 
 from zswap.core import ZSwap
 from zswap.parameters import Parameters
-from zswap.stats import PoolInfo, Stats
+from zswap.stats import PoolInfo, Recompressed, Stats
 from zswap.zpools import zpools
 from zswap_core.backings import SwapFile
 from zswap_core.compressors.base import Compressor
@@ -22,6 +22,7 @@ __all__ = [
     "Parameters",
     "PoolInfo",
     "PoolLimitError",
+    "Recompressed",
     "Stats",
     "Status",
     "SwapFile",

@@ -476,7 +476,7 @@ def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
     other[:, ::512] = 1
     growth = []
     for pages in (same, other):
-        with zswap.ZSwap("lz4", zpool, page_size=page_size, max_pool_bytes=_NO_LIMIT) as engine:
+        with zswap.ZSwap("lz4", zpool, page_size=page_size, max_pool_bytes=_NO_LIMIT, shrinker_enabled=False) as engine:
             for number in range(2 * batches):
                 if number == batches:
                     before = engine.stats().metadata_bytes
@@ -687,7 +687,9 @@ class _Engines:
         self.all: list[zswap.ZSwap] = []
         try:
             for name in names:
-                self.all.append(zswap.ZSwap(name, "zsmalloc", page_size=page_size, max_pool_bytes=_NO_LIMIT))
+                self.all.append(
+                    zswap.ZSwap(name, "zsmalloc", page_size=page_size, max_pool_bytes=_NO_LIMIT, shrinker_enabled=False)
+                )
         except BaseException:
             self.close()
             raise
@@ -804,7 +806,8 @@ def advise(results: Sequence[CompressorResult], estimates: Sequence[Estimate], r
         return min(nearly, key=lambda r: r.store.median + r.load.median).name
 
     # The kernel's zswap takes no level: of several zstd, the one at its own level stands for it.
-    kernel = [r for r in results if r.name.partition(":")[0] in _KERNEL_COMPRESSORS]
+    # What came through Python is another implementation, and its times say nothing of the kernel's.
+    kernel = [r for r in results if r.name.partition(":")[0] in _KERNEL_COMPRESSORS and not r.through_python]
     if any(r.name == _KERNEL_ZSTD for r in kernel):
         kernel = [r for r in kernel if r.name == _KERNEL_ZSTD or not r.name.startswith("zstd")]
     chosen = balance(kernel) if kernel else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from zswap.memory import format_bytes, pressure_files, total_ram
 from zswap.parameters import Parameters
-from zswap.stats import PoolInfo, Stats
+from zswap.stats import PoolInfo, Recompressed, Stats
 from zswap.zpools import parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
@@ -191,6 +191,44 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
                 yield offset, page
                 self.invalidate(offset, swap_type=swap_type)
         self._swapoff(swap_type)
+
+    def recompress(
+        self,
+        compressor: str | Compressor,
+        *,
+        idle_seconds: int | None = None,
+        incompressible: bool = False,
+        max_pages: int | None = None,
+    ) -> Recompressed:
+        """Compress held pages anew where that makes them smaller, as zram does with its idle pages.
+
+        A result is kept only if it lands in a smaller size class.  The pages move to a pool of `compressor` and the current
+        allocator; stores go on using the current compressor.  `compact` afterwards gives back what the old pool has to spare.
+        It stops early when the pools reach the limit.
+
+        Parameters
+        ----------
+        compressor : str
+            A denser one, such as ``"zstd:9"``.
+        idle_seconds : int, optional
+            Only pages that were not accessed for so long.
+        incompressible : bool, default False
+            Only pages that are kept raw.
+        max_pages : int, optional
+            Stop after so many have moved.
+
+        Returns
+        -------
+        Recompressed
+            How many pages moved, how many were tried and kept, and the bytes of those moved before and after.
+        """
+        if idle_seconds is not None and not 0 < idle_seconds < 1 << 22:
+            raise ValueError(f"idle_seconds is {idle_seconds}; 1 to 2**22 - 1 is needed")
+        if max_pages is not None and max_pages < 0:
+            raise ValueError(f"max_pages is {max_pages}; it cannot be negative")
+        limit = (1 << 63) if max_pages is None else min(max_pages, 1 << 63)
+        opened, zpool = open_compressor(compressor), parse_zpool(self.zpool)
+        return Recompressed(*self._recompress(opened, *zpool, -1, idle_seconds or 0, incompressible, limit))
 
     def clear(self) -> None:
         """Free every page of area 0."""

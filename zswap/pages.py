@@ -368,7 +368,7 @@ def open_process(pid: int, *, page_size: int = mmap.PAGESIZE) -> PageSource:
 
 def printable(text: str) -> str:
     """Replace what a terminal might act upon, such as escape sequences in a command line."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def _cut(text: str, width: int = 72) -> str:

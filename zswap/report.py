@@ -164,7 +164,7 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
 
 def _notes(analysis: Analysis) -> Iterable[str]:
     if adapted := [r.name for r in analysis.compressors if r.through_python]:
-        yield f"{', '.join(adapted)}: called through Python, so slower than it is; `zswap compressors` has the library."
+        yield f"{', '.join(adapted)}: called through Python: slower than the C library, and not quite its sizes."
     zpools = {e.zpool for e in analysis.estimates}
     if "zsmalloc" in zpools:
         yield "zsmalloc: this library.  Incompressible: takes a whole page there."

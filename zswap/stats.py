@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zswap.memory import format_bytes
 
@@ -155,3 +155,20 @@ class PoolInfo:
     stored_pages: int
     total_size: int
     references: int
+
+
+class Recompressed(NamedTuple):
+    """What `ZSwap.recompress` did.
+
+    Attributes
+    ----------
+    moved, kept : int
+        Pages that got smaller; pages tried that would not have, or could not be moved just then.
+    bytes_before, bytes_after : int
+        Compressed size of the pages moved.
+    """
+
+    moved: int
+    kept: int
+    bytes_before: int
+    bytes_after: int

@@ -61,6 +61,7 @@ cdef extern from "zswap/abi.h" nogil:
         uint64_t (*trim)(void *pool) noexcept nogil
         void (*stats)(void *pool, zsw_zpool_stats *out) noexcept nogil
         int (*validate)(void *pool) noexcept nogil
+        size_t (*slot_size)(void *pool, size_t size) noexcept nogil
 
     ctypedef struct zsw_backing_ops:
         uint32_t abi_version

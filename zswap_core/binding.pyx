@@ -30,6 +30,7 @@ from zswap_core.os cimport EDEADLK, zsw_peek_i64, zsw_poke_i64, zsw_poke_u32, zs
 from zswap_core.pool cimport engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
+from zswap_core.recompress cimport engine_recompress, zsw_recompressed
 from zswap_core.store cimport engine_store
 from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
 from zswap_core.worker cimport engine_enter, engine_leave, wait_calls
@@ -386,6 +387,27 @@ cdef class Engine:
             done = engine_writeback(self.e, w, pages, idle)
             engine_leave(self.e, w)
         return done
+
+    def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node, uint32_t idle,
+                    bint incompressible, uint64_t max_pages):
+        cdef zsw_zpool_config config
+        cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
+        cdef zsw_recompressed result
+        cdef zsw_worker *w
+        cdef int rc
+        config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
+        w = self.enter()
+        self.compressors.add(compressor)
+        with nogil:
+            rc = maintenance_start(self.e)
+            if rc == 0:
+                rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, &result)
+            engine_leave(self.e, w)
+        if rc == -ENOSPC:
+            raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
+        if rc != 0:
+            raise MemoryError("no memory for the pool")
+        return result.moved, result.kept, result.bytes_before, result.bytes_after
 
     def _set_writeback(self, uint32_t shrinker_enabled, uint64_t interval_ns, int64_t limit, uint64_t rate):
         zsw_poke_u32(&self.e.params.shrinker_enabled, shrinker_enabled)

@@ -71,17 +71,13 @@ cdef void make_current(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     zsw_futex_wake(&e.work, 1)
 
 
-cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
-                         const zsw_zpool_config *config) noexcept nogil:
-    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On failure nothing changes.
-    With a second pool the maintenance thread must run, to free the first when it is empty."""
-    cdef zsw_pool *pool
-    cdef uint32_t id
+cdef int open_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
+                   const zsw_zpool_config *config, zsw_pool **out) noexcept nogil:
+    """Finds or makes the pool of this compressor and zpool.  Under pools_lock."""
+    cdef zsw_pool *pool = find_pool(e, compressor, ops, config)
+    cdef uint32_t id = 0
     cdef int rc = 0
-    zsw_lock(&e.pools_lock)
-    pool = find_pool(e, compressor, ops, config)
     if pool == NULL:
-        id = 0
         while id < MAX_POOLS and e.pool_claimed[id]:
             id += 1
         rc = pool_create(compressor, ops, config, &pool) if id < MAX_POOLS else -ENOSPC
@@ -91,10 +87,42 @@ cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const 
             zsw_store_ptr(<void **> &e.pools[id], pool)
             if id >= e.pool_limit:
                 zsw_store_u32(&e.pool_limit, id + 1)
+    out[0] = pool
+    return rc
+
+
+cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
+                         const zsw_zpool_config *config) noexcept nogil:
+    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On failure nothing changes.
+    With a second pool the maintenance thread must run, to free the first when it is empty."""
+    cdef zsw_pool *pool
+    cdef int rc
+    zsw_lock(&e.pools_lock)
+    rc = open_pool(e, compressor, ops, config, &pool)
     if rc == 0:
         make_current(e, pool)
     zsw_unlock(&e.pools_lock)
     return rc
+
+
+cdef int pool_hold(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
+                   const zsw_zpool_config *config, zsw_pool **out) noexcept nogil:
+    """As engine_use_pool, but the pool does not become current: it is only kept until pool_release, be it empty."""
+    cdef int rc
+    zsw_lock(&e.pools_lock)
+    rc = open_pool(e, compressor, ops, config, out)
+    if rc == 0:
+        out[0].holds += 1
+    zsw_unlock(&e.pools_lock)
+    return rc
+
+
+cdef void pool_release(zsw_engine *e, zsw_pool *pool) noexcept nogil:
+    zsw_lock(&e.pools_lock)
+    pool.holds -= 1
+    zsw_unlock(&e.pools_lock)
+    zsw_add_u32(&e.work, 1)                     # it may have stayed empty
+    zsw_futex_wake(&e.work, 1)
 
 
 cdef void retire_pools(zsw_engine *e) noexcept nogil:
@@ -105,7 +133,7 @@ cdef void retire_pools(zsw_engine *e) noexcept nogil:
     for id in range(<uint32_t> MAX_POOLS):
         zsw_lock(&e.pools_lock)
         pool = e.pools[id]
-        if pool != NULL and pool != e.current and zsw_load_i64(&pool.entries) == 0:
+        if pool != NULL and pool != e.current and pool.holds == 0 and zsw_load_i64(&pool.entries) == 0:
             pool.retired = 1
         else:
             pool = NULL

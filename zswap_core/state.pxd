@@ -31,6 +31,7 @@ cdef struct zsw_pool:
     int64_t entries             # entries that live in it; exact when no call is in flight
     uint32_t id
     uint32_t retired            # found empty while not current: never current again
+    uint32_t holds              # calls that fill it though it is not current; guarded by pools_lock
 
 
 # What one call in flight works with.  There is one for each CPU, taken by a try-lock and never waited for: when all are busy

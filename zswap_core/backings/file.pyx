@@ -282,9 +282,7 @@ cdef object open_file(str path):
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            os.fchmod(fd, 0o600)  # whatever the umask left of it
-            return fd, True
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
         except FileExistsError:
             check_file(os.lstat(path), path)  # before it is opened: opening a device can do things
             return os.open(path, flags), False
@@ -435,6 +433,8 @@ cdef class SwapFile(Backing):
         try:
             lock_file(self.f.fd, self.path)
             locked = True
+            if made:
+                os.fchmod(self.f.fd, 0o600)  # whatever the umask left of it
             self.make(size, direct, preallocate)
             if unlink:
                 os.unlink(self.path)

@@ -456,6 +456,12 @@ cdef size_t zs_max_saving_size(void *opaque) noexcept nogil:
     return 0
 
 
+cdef size_t zs_slot_size(void *opaque, size_t size) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zs_class *cls = class_for(pool, size)
+    return <size_t> cls.pages * pool.page_size // cls.slots if cls != NULL else 0
+
+
 # ---- compaction ----------------------------------------------------------------------------------------------------------
 #
 # Sources are the emptiest zspages of a class, as many as its free slots add up to: so the others have a slot for every
@@ -763,6 +769,7 @@ ops.compact_end = zs_compact_end
 ops.trim = zs_trim
 ops.stats = zs_stats
 ops.validate = zs_validate
+ops.slot_size = zs_slot_size
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:

@@ -98,6 +98,8 @@ typedef struct zsw_zpool_ops {
     void (*stats)(void *pool, zsw_zpool_stats *out);
     /* 0 when every structure agrees with every other, else a negative number that names the check that failed. */
     int (*validate)(void *pool);
+    /* Memory that an object of `size` takes in all, in bytes, the rounding of its size class included. */
+    size_t (*slot_size)(void *pool, size_t size);
 } zsw_zpool_ops;
 
 /* ---- backing stores ---------------------------------------------------------------------------------------------- */

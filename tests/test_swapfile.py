@@ -1,0 +1,1079 @@
+"""The swap file: what it refuses, what it keeps, and what it says when the system fails it."""
+
+import errno
+import gc
+import mmap
+import os
+import random
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zswap_core
+from zswap_core.backings import Backing, SwapFile, open_backing
+from zswap_core.errors import BackingError, Error
+
+PAGE = 4096
+SIZES = (4096, 16384, 65536)
+ROOT = Path(zswap_core.__file__).parent.parent
+HEADER = struct.Struct("<16sIIQ16sII")
+CLEAN, IN_USE, BEING_MADE = range(3)
+
+
+@pytest.fixture(params=["disk", "shm"])
+def folder(request, tmp_path):
+    """A folder on the disk, and one in memory: O_DIRECT is another thing on each."""
+    if request.param == "disk":
+        yield tmp_path
+    elif not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no /dev/shm to write to")
+    else:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+            yield Path(name)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "swap"
+
+
+def aligned(size):
+    return memoryview(mmap.mmap(-1, size))
+
+
+def unaligned(size, shift=8):
+    return aligned(size + PAGE)[shift : shift + size]
+
+
+def read(file, *offsets):
+    out = bytearray(len(offsets) * file.page_size)
+    file.read_pages(offsets, out)
+    return bytes(out)
+
+
+def refused(code, path, *args, match=None, **kwargs):
+    """Opening fails with this errno and a message that names the file, and the file keeps every byte."""
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(BackingError, match=match) as caught:
+        SwapFile(path, *args, **kwargs)
+    assert caught.value.errno == code
+    assert str(path) in str(caught.value)
+    if before is not None:
+        assert path.read_bytes() == before
+    return str(caught.value)
+
+
+def python(code, *args, check=True, **env):
+    """Run a program of its own."""
+    program = "import os, sys\nfrom zswap_core.backings import SwapFile\nfrom zswap_core.errors import BackingError\n"
+    return subprocess.run(
+        [sys.executable, "-c", program + textwrap.dedent(code), *map(str, args)],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=check,
+    )
+
+
+# ---- opening -------------------------------------------------------------------------------------------------------------
+
+
+def test_new_file(folder):
+    path = folder / "swap"
+    with SwapFile(path, "1MiB") as file:
+        found = path.stat()
+        assert stat.S_IMODE(found.st_mode) == 0o600
+        assert found.st_size == (1 << 20) + PAGE
+        assert found.st_blocks * 512 <= 2 * PAGE  # sparse
+        assert isinstance(file, Backing)
+        assert (file.path, file.nr_pages, file.page_size) == (str(path), 256, PAGE)
+        assert not file.left_open
+        assert not file.preallocated
+        magic, version, page_size, nr_pages, id_, state, pid = HEADER.unpack_from(path.read_bytes())
+        assert (magic, version) == (b"\x89zswap swap\r\n\x1a\n\0", 1)
+        assert (page_size, nr_pages, id_.hex(), state, pid) == (PAGE, 256, file.id, IN_USE, os.getpid())
+        assert repr(file).startswith(f"<SwapFile {str(path)!r}, 256 pages of 4096 bytes")
+    assert HEADER.unpack_from(path.read_bytes())[5] == CLEAN
+    assert "closed" in repr(file)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+def test_mode_is_0600_whatever_the_umask(path, mask):
+    old = os.umask(mask)
+    try:
+        file = SwapFile(path, "64KiB")
+    finally:
+        os.umask(old)
+    with file:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("size", "page_size", "nr_pages"),
+    [(4096, 4096, 1), (8191, 4096, 1), ("1GB", 4096, 244140), ("1.5MiB", 16384, 96), (65536, 65536, 1), (1 << 40, 4096, 1 << 28)],
+)
+def test_sizes(path, size, page_size, nr_pages):
+    with SwapFile(path, size, page_size=page_size) as file:
+        assert file.nr_pages == nr_pages
+        assert path.stat().st_size == (nr_pages + 1) * page_size
+
+
+@pytest.mark.parametrize("size", [0, -1, 4095, "x", "-1", 1 << 63, 1 << 100, (1 << 59) + PAGE])
+def test_bad_sizes(path, size):
+    with pytest.raises(ValueError, match="room|memory|more than a file"):
+        SwapFile(path, size)
+    assert not path.exists()
+
+
+def test_other_bad_arguments(path):
+    with pytest.raises(TypeError, match="float"):
+        SwapFile(path, 1e6)
+    with pytest.raises(ValueError, match="page_size is 8192; 4096, 16384 or 65536"):
+        SwapFile(path, "1MiB", page_size=8192)
+    with pytest.raises(ValueError, match="needs a size, such as"):
+        SwapFile(path)
+    with pytest.raises(TypeError):
+        SwapFile(7, "1MiB")
+    assert not path.exists()
+    with SwapFile(path, "1MiB") as file, pytest.raises(TypeError, match="opened once"):
+        file.__init__(path, "1MiB")
+    with pytest.raises(ValueError, match="never opened"):
+        SwapFile.__new__(SwapFile).read_pages([0], bytearray(PAGE))
+    with pytest.raises(TypeError, match="open_backing"):
+        Backing()
+
+
+def test_paths_of_every_kind(path, monkeypatch):
+    for spec in (str(path), os.fsencode(path), path):
+        with SwapFile(spec, "64KiB") as file:
+            assert file.path == str(path)
+    monkeypatch.chdir(path.parent)
+    with SwapFile("swap") as file:
+        assert file.path == str(path)
+
+
+def test_no_folder(tmp_path):
+    refused(errno.ENOENT, tmp_path / "no" / "swap", "1MiB", match="cannot open it: No such file")
+
+
+def test_an_empty_file_will_do(path):
+    path.touch(0o600)
+    with pytest.raises(ValueError, match="needs a size"):
+        SwapFile(path)
+    assert path.stat().st_size == 0
+    with SwapFile(path, "64KiB") as file:
+        assert file.nr_pages == 16
+
+
+def test_a_swap_file_is_used_again_but_never_its_content(folder):
+    path = folder / "swap"
+    with SwapFile(path, "1MiB") as file:
+        file.write_pages([0, 255], b"x" * 2 * PAGE)
+        first = file.id
+    with SwapFile(path) as file:
+        assert file.nr_pages == 256
+        assert not file.left_open
+        assert file.id != first
+        assert read(file, 0, 255) == bytes(2 * PAGE)
+    with SwapFile(path, "128KiB", page_size=16384) as file:
+        assert (file.nr_pages, path.stat().st_size) == (8, 9 * 16384)
+    with SwapFile(path, page_size=65536) as file:
+        assert file.nr_pages == 2
+    with pytest.raises(ValueError, match="no room"):
+        SwapFile(path, 1)
+
+
+def test_closing_gives_the_space_back(folder):
+    path = folder / "swap"
+    with SwapFile(path, "1MiB") as file:
+        file.write_pages(range(256), os.urandom(1 << 20))
+        assert path.stat().st_blocks * 512 >= 1 << 20
+    assert path.stat().st_blocks * 512 <= 4 * PAGE
+    assert path.stat().st_size == (1 << 20) + PAGE
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [None, "64KiB"])
+@pytest.mark.parametrize("content", [b"x", b"\0" * 8192, b"\x89zswap swap\r\n\x1a", b"SWAPSPACE2" * 1000], ids=len)
+def test_a_foreign_file_is_left_alone(path, content, size):
+    path.write_bytes(content)
+    path.chmod(0o600)
+    times = path.stat().st_mtime_ns
+    refused(errno.EEXIST, path, size, match="holds something else.*name another file")
+    assert path.stat().st_mtime_ns == times
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_symlink_is_refused(path, dangling):
+    target = path.with_name("target")
+    if not dangling:
+        SwapFile(target, "64KiB").close()
+    path.symlink_to(target)
+    refused(errno.ELOOP, path, "64KiB", match="symbolic link")
+    assert path.is_symlink()
+    assert target.exists() is not dangling
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    refused(errno.EINVAL, tmp_path / "fifo", "64KiB", match="device, a pipe or a socket")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        refused(errno.EINVAL, tmp_path / "socket", "64KiB", match="regular file")
+    refused(errno.EINVAL, Path("/dev/null"), "64KiB", match="regular file")
+    (tmp_path / "folder").mkdir()
+    refused(errno.EISDIR, tmp_path / "folder", "64KiB", match="directory; name a file in it")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777, 0o601, 0o610])
+def test_a_file_that_others_may_open_is_refused(path, mode):
+    SwapFile(path, "64KiB").close()
+    path.chmod(mode)
+    text = refused(errno.EACCES, path, match=f"mode {mode:04o}.*chmod 600")
+    assert f"chmod 600 {path}" in text
+    path.chmod(0o600)
+    SwapFile(path).close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_refused(path):
+    SwapFile(path, "64KiB").close()
+    os.chown(path, 65534, -1)
+    refused(errno.EPERM, path, match="belongs to user 65534, not to user 0")
+
+
+def test_every_damaged_byte_of_the_header_is_found(path):
+    SwapFile(path, "8KiB").close()
+    content = bytearray(path.read_bytes())
+    assert len(content) == 3 * PAGE
+    with open(path, "r+b", buffering=0) as raw:
+        for i in range(PAGE):
+            content[i] ^= 1 << i % 8
+            os.pwrite(raw.fileno(), content[i : i + 1], i)
+            with pytest.raises(BackingError, match="something else" if i < 16 else "header is damaged; .* rm ") as caught:
+                SwapFile(path, "8KiB")
+            assert caught.value.errno == (errno.EEXIST if i < 16 else errno.EBADMSG), i
+            assert path.read_bytes() == content
+            content[i] ^= 1 << i % 8
+            os.pwrite(raw.fileno(), content[i : i + 1], i)
+    SwapFile(path).close()
+
+
+@pytest.mark.parametrize("length", [16, 100, 4095, PAGE, 2 * PAGE, 3 * PAGE - 1, 3 * PAGE + 1, 4 * PAGE])
+def test_a_swap_file_of_wrong_length_is_refused(path, length):
+    SwapFile(path, "8KiB").close()
+    os.truncate(path, length)
+    refused(errno.EBADMSG, path, "8KiB", match="damaged" if length < PAGE else f"is {length} bytes long.*{3 * PAGE}.*rm ")
+
+
+def header(version=1, page_size=PAGE, nr_pages=2, state=CLEAN):
+    text = HEADER.pack(b"\x89zswap swap\r\n\x1a\n\0", version, page_size, nr_pages, b"i" * 16, state, 1).ljust(PAGE - 4, b"\0")
+    return text + zlib.crc32(text).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"version": 2}, "format version 2, and this zswap knows only 1"),
+        ({"version": 0}, "format version 0"),
+        ({"page_size": 0}, "makes no sense"),
+        ({"nr_pages": 0}, "makes no sense"),
+        ({"state": 3}, "makes no sense"),
+        ({"nr_pages": (1 << 64) - 1, "page_size": (1 << 32) - 1}, "bytes long"),
+    ],
+)
+def test_a_header_of_another_time_is_refused(path, fields, match):
+    path.write_bytes(header(**fields) + bytes(2 * PAGE))
+    path.chmod(0o600)
+    refused(errno.EBADMSG, path, "8KiB", match=match)
+
+
+@pytest.mark.parametrize("length", [PAGE, 2 * PAGE, 100 * PAGE])
+def test_a_file_whose_making_was_cut_short_is_used(path, length):
+    path.write_bytes(header(state=BEING_MADE, nr_pages=5).ljust(length, b"x"))
+    path.chmod(0o600)
+    with SwapFile(path) as file:
+        assert file.left_open
+        assert file.nr_pages == 5
+        assert read(file, *range(5)) == bytes(5 * PAGE)
+
+
+def test_a_forged_huge_file_is_refused_clearly(path):
+    path.write_bytes(header(state=BEING_MADE, nr_pages=(1 << 64) - 1, page_size=(1 << 32) - 1))
+    path.chmod(0o600)
+    with pytest.raises(ValueError, match="more than a file can have"):
+        SwapFile(path)
+
+
+def test_a_second_opener_in_this_process(path):
+    link = path.with_name("link")
+    with SwapFile(path, "64KiB") as file:
+        file.write_pages([3], b"z" * PAGE)
+        os.link(path, link)
+        for name in (path, link):
+            refused(errno.EBUSY, name, "64KiB", match=rf"another SwapFile \(process {os.getpid()}\) uses it")
+        assert read(file, 3) == b"z" * PAGE
+    SwapFile(path).close()
+
+
+def test_a_second_opener_in_another_process(path):
+    code = """
+        try:
+            SwapFile(sys.argv[1], "64KiB")
+        except BackingError as error:
+            print(error.errno, error)
+    """
+    with SwapFile(path, "64KiB") as file:
+        file.write_pages([3], b"z" * PAGE)
+        assert python(code, path).stdout.startswith(f"{errno.EBUSY} ")
+        assert read(file, 3) == b"z" * PAGE
+    assert python(code, path).stdout == ""
+
+
+def test_racing_openers_leave_one_winner(path):
+    def opened(_):
+        barrier.wait()
+        try:
+            return SwapFile(path, "64KiB")
+        except BackingError as error:
+            assert error.errno == errno.EBUSY
+            return None
+
+    for _ in range(20):
+        barrier = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as threads:
+            files = [f for f in threads.map(opened, range(4)) if f is not None]
+        assert len(files) == 1
+        assert os.path.samestat(path.stat(), os.stat(files[0].path))
+        files[0].close()
+        path.unlink()
+
+
+# ---- pages ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page_size", SIZES)
+@pytest.mark.parametrize("direct", [True, False])
+def test_against_a_dict(folder, direct, page_size):
+    rnd = random.Random(page_size + direct)
+    nr_pages = 600 if page_size == 4096 else 150
+    oracle = {}
+    with SwapFile(folder / "swap", nr_pages * page_size, direct=direct, page_size=page_size) as file:
+        assert direct or not file.direct
+        for step in range(100):
+            n = rnd.choice([1, 1, 2, 7, 64, nr_pages // 2])
+            if rnd.random() < 0.5:
+                start = rnd.randrange(nr_pages - n + 1)
+                offsets = list(range(start, start + n))
+            else:
+                offsets = sorted(rnd.sample(range(nr_pages), n))
+            memory = rnd.choice([aligned, unaligned])(n * page_size)
+            if rnd.random() < 0.6:
+                memory[:] = rnd.randbytes(page_size) * n
+                for i, offset in enumerate(offsets):
+                    struct.pack_into("<QQ", memory, i * page_size, step, offset)
+                    oracle[offset] = bytes(memory[i * page_size : (i + 1) * page_size])
+                file.write_pages(np.array(offsets, rnd.choice([np.int64, np.uint64, np.uint16])), memory)
+            elif rnd.random() < 0.3:
+                file.discard_pages(offsets)
+                for offset in offsets:
+                    oracle.pop(offset, None)
+            else:
+                offsets = [o for o in offsets if o in oracle]
+                memory = memory[: len(offsets) * page_size]
+                file.read_pages(offsets, memory)
+                assert memory == b"".join(oracle[o] for o in offsets)
+        for offset, page in oracle.items():
+            assert read(file, offset) == page
+        figures = file.stats()
+        assert figures["write_failures"] == figures["read_failures"] == 0
+        assert figures["read_bytes"] == figures["read_pages"] * page_size
+        assert (figures["bounced_pages"] > 0) == file.direct
+
+
+def test_any_order_and_repeats(path):
+    with SwapFile(path, "64KiB") as file:
+        file.write_pages([9, 3, 4, 3], b"".join(bytes([c]) * PAGE for c in b"abcd"))
+        assert read(file, 4, 9, 3, 3) == b"".join(bytes([c]) * PAGE for c in b"cadd")
+
+
+@pytest.mark.parametrize(("get", "cap"), [(aligned, 256), (unaligned, 64)])
+def test_runs_are_written_together(path, get, cap):
+    with SwapFile(path, "8MiB") as file:
+        file.write_pages(range(1024), get(1024 * PAGE))
+        cap = cap if file.direct else 256
+        assert file.stats()["write_requests"] == 1024 // cap
+        file.read_pages(range(0, 64, 2), get(32 * PAGE))
+        assert file.stats()["read_requests"] == 32
+        figures = file.stats()
+        assert (figures["written_pages"], figures["written_bytes"]) == (1024, 4 << 20)
+        assert (figures["read_pages"], figures["bounced_pages"]) == (32, 1056 if cap == 64 else 0)
+
+
+def test_the_pages_lie_where_the_format_says(path):
+    with SwapFile(path, "64KiB", direct=False) as file:
+        file.write_pages([0, 15], b"a" * PAGE + b"b" * PAGE)
+        raw = path.read_bytes()
+        assert raw[PAGE : 2 * PAGE] == b"a" * PAGE
+        assert raw[16 * PAGE :] == b"b" * PAGE
+
+
+def test_the_last_offset_there_is():
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no /dev/shm to write to")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, SwapFile(f"{name}/swap", 1 << 59) as file:
+        last = (1 << 47) - 1
+        assert file.nr_pages == last + 1
+        file.write_pages([0, last - 1, last], b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
+        assert read(file, 0, last - 1, last) == b"a" * PAGE + b"b" * PAGE + b"c" * PAGE
+        with pytest.raises(ValueError, match=r"offset 140737488355328 is out of range.*2\*\*47 - 1"):
+            file.write_pages([last + 1], bytes(PAGE))
+        file.discard_pages([last])
+        assert read(file, last) == bytes(PAGE)
+
+
+def test_an_offset_beyond_the_end_writes_nothing(path):
+    with SwapFile(path, "64KiB") as file:
+        for call in (lambda: file.write_pages([0, 16], b"x" * 2 * PAGE), lambda: read(file, 0, 16)):
+            with pytest.raises(ValueError, match="offset 16 is out of range: it has 16 pages"):
+                call()
+        file.discard_pages([16])
+        assert read(file, 0) == bytes(PAGE)
+        figures = file.stats()
+        assert (figures["write_failures"], figures["read_failures"], figures["discard_failures"]) == (1, 1, 1)
+        assert figures["written_pages"] == figures["discarded_pages"] == 0
+        assert path.stat().st_size == 17 * PAGE
+
+
+def test_bad_calls(path):
+    with SwapFile(path, "64KiB") as file:
+        with pytest.raises(ValueError, match="2 pages of 4096 bytes are needed, not 4096 bytes"):
+            file.write_pages([0, 1], bytes(PAGE))
+        with pytest.raises(ValueError, match="not 4097 bytes"):
+            file.write_pages([0], bytes(PAGE + 1))
+        with pytest.raises(ValueError, match="offset -1 is out of range"):
+            file.write_pages([-1], bytes(PAGE))
+        with pytest.raises(TypeError, match="float64"):
+            file.write_pages([0.5], bytes(PAGE))
+        with pytest.raises(ValueError, match="one-dimensional"):
+            file.write_pages([[0]], bytes(PAGE))
+        with pytest.raises(BufferError):
+            file.read_pages([0], bytes(PAGE))
+        file.write_pages([], b"")
+        file.discard_pages([])
+        assert not any(file.stats().values())
+
+
+def test_discard_punches_holes(folder):
+    path = folder / "swap"
+    with SwapFile(path, "1MiB") as file:
+        file.write_pages(range(256), os.urandom(1 << 20))
+        full = path.stat().st_blocks
+        file.discard_pages([*range(100), 200])
+        assert file.stats()["discarded_pages"] == 101
+        assert path.stat().st_blocks <= full - 101 * PAGE // 512 + 16
+        assert path.stat().st_size == 257 * PAGE
+        assert read(file, 0, 200) == bytes(2 * PAGE)
+
+
+def test_preallocate(folder):
+    path = folder / "swap"
+    with SwapFile(path, "1MiB", preallocate=True) as file:
+        assert file.preallocated
+        assert path.stat().st_blocks * 512 >= 1 << 20
+        file.write_pages(range(256), b"s" * (1 << 20))
+        file.discard_pages(range(256))
+        assert file.stats()["discarded_pages"] == file.stats()["discard_failures"] == 0
+        assert path.stat().st_blocks * 512 >= 1 << 20
+    assert path.stat().st_blocks * 512 >= 1 << 20
+    with SwapFile(path) as file:
+        assert not file.preallocated
+        assert read(file, 0) == bytes(PAGE)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_threads(folder, direct):
+    """More of them than there are bounce buffers."""
+    nr_threads, each = 12, 50
+    with SwapFile(folder / "swap", nr_threads * each * PAGE, direct=direct) as file:
+
+        def work(t):
+            rnd = random.Random(t)
+            held = {}
+            for _ in range(60):
+                n = rnd.randrange(1, 20)
+                # Interleaved offsets, so that the threads' pages are neighbours.
+                offsets = sorted(o * nr_threads + t for o in rnd.sample(range(each), n))
+                memory = rnd.choice([aligned, unaligned])(n * PAGE)
+                memory[:] = rnd.randbytes(PAGE) * n
+                file.write_pages(offsets, memory)
+                held.update(dict.fromkeys(offsets, bytes(memory[:PAGE])))
+                offsets = sorted(rnd.sample(list(held), min(len(held), 5)))
+                assert read(file, *offsets) == b"".join(held[o] for o in offsets)
+
+        with ThreadPoolExecutor(nr_threads) as threads:
+            list(threads.map(work, range(nr_threads)))
+
+
+# ---- lifetime ------------------------------------------------------------------------------------------------------------
+
+
+def test_after_close(path):
+    file = SwapFile(path, "64KiB")
+    file.close()
+    file.close()
+    assert file.closed
+    for call in (
+        lambda: file.write_pages([0], bytes(PAGE)),
+        lambda: read(file, 0),
+        lambda: file.discard_pages([0]),
+        file.attach,
+        file.__enter__,
+        lambda: open_backing(file),
+    ):
+        with pytest.raises(ValueError, match="closed; open it anew"):
+            call()
+    assert file.stats()["written_pages"] == 0
+    file.detach()
+    assert file.closed
+
+
+def test_attach(path):
+    with SwapFile(path, "64KiB") as file:
+        file.write_pages([0], b"x" * PAGE)
+        file.attach()
+        assert file.attached
+        with pytest.raises(BackingError, match="already used by an engine"):
+            file.attach()
+        with pytest.raises(BackingError, match="close the engine or swapoff"):
+            file.close()
+        for change in (lambda: file.write_pages([0], bytes(PAGE)), lambda: file.discard_pages([0])):
+            with pytest.raises(BackingError, match="only the engine may change"):
+                change()
+        assert read(file, 0) == b"x" * PAGE
+        file.detach()
+        file.detach()
+        assert not file.attached
+        file.attach()
+        file.detach()
+    assert file.closed
+
+
+def test_close_under_traffic(path):
+    """Calls under way end first, later ones fail; none touches the file that gets the descriptor next."""
+    for _ in range(10):
+        file = SwapFile(path, "1MiB")
+        started = threading.Barrier(4)
+
+        def work(t, file=file, started=started):
+            started.wait()
+            try:
+                while True:
+                    file.write_pages(range(t * 16, t * 16 + 16), b"w" * 16 * PAGE)
+            except ValueError:
+                return True
+            except BackingError as error:
+                return error.errno == errno.EBADF
+
+        with ThreadPoolExecutor(3) as threads:
+            results = [threads.submit(work, t) for t in range(3)]
+            started.wait()
+            file.close()
+            with open(path.with_name("other"), "w+b") as other:
+                other.write(b"o" * (1 << 20))
+                other.flush()
+                assert all(r.result() for r in results)
+                assert path.with_name("other").read_bytes() == b"o" * (1 << 20)
+        SwapFile(path).close()
+
+
+def test_a_forgotten_file_is_closed(path):
+    SwapFile(path, "64KiB").write_pages([0], bytes(PAGE))
+    gc.collect()
+    with SwapFile(path) as file:
+        assert not file.left_open
+
+
+def test_unlink(folder):
+    path = folder / "swap"
+    with SwapFile(path, "64KiB", unlink=True) as file:
+        assert not path.exists()
+        file.write_pages([3], b"x" * PAGE)
+        assert read(file, 3) == b"x" * PAGE
+        with SwapFile(path, "64KiB") as another:
+            assert read(another, 3) == bytes(PAGE)
+
+
+def test_a_killed_user(path):
+    code = """
+        file = SwapFile(sys.argv[1], "64KiB")
+        file.write_pages([0, 5], b"x" * 8192)
+        os.kill(os.getpid(), 9)
+    """
+    assert python(code, path, check=False).returncode == -9
+    with SwapFile(path) as file:
+        assert file.left_open
+        assert read(file, 0, 5) == bytes(2 * PAGE)
+
+
+def test_exit_with_a_file_open(path):
+    code = """
+        import threading
+        file = SwapFile(sys.argv[1], "1MiB")
+        def work():
+            while True:
+                file.write_pages(range(256), bytes(1 << 20))
+        threading.Thread(target=work, daemon=True).start()
+        while not file.stats()["written_pages"]:
+            pass
+    """
+    done = python(code, path)
+    assert done.stderr == ""
+    SwapFile(path).close()
+
+
+def test_a_forked_child_cannot_touch_the_pages(path):
+    code = """
+        import errno
+        file = SwapFile(sys.argv[1], "64KiB")
+        file.write_pages([0], b"p" * 4096)
+        child = os.fork()
+        if child == 0:
+            failed = []
+            for call in (file.write_pages, file.read_pages):
+                try:
+                    call([0], bytearray(4096))
+                except BackingError as error:
+                    failed.append(error.errno == errno.EPERM and "belongs to the parent" in str(error))
+            file.discard_pages([0])
+            file.close()
+            os._exit(0 if failed == [True, True] else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        page = bytearray(4096)
+        file.read_pages([0], page)
+        assert page == b"p" * 4096
+        try:
+            SwapFile(sys.argv[1])
+        except BackingError as error:
+            assert error.errno == errno.EBUSY
+        file.close()
+        SwapFile(sys.argv[1]).close()
+    """
+    assert python(code, path).stderr == ""
+
+
+def test_a_forked_child_does_not_keep_a_closed_file_locked(path):
+    code = """
+        file = SwapFile(sys.argv[1], "64KiB")
+        r, w = os.pipe()
+        if os.fork() == 0:
+            os.close(w)
+            os.read(r, 1)
+            os._exit(0)
+        file.close()
+        SwapFile(sys.argv[1]).close()
+        os.write(w, b"x")
+        os.wait()
+    """
+    assert python(code, path).stderr == ""
+
+
+# ---- failures of the system ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("get", [aligned, unaligned])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_file_cut_short_is_never_read_as_zeros(folder, direct, get):
+    path = folder / "swap"
+    with SwapFile(path, "1MiB", direct=direct) as file:
+        file.write_pages(range(256), b"x" * (1 << 20))
+        os.truncate(path, 100 * PAGE)
+        memory = get(PAGE)
+        with pytest.raises(BackingError, match="changed behind zswap's back") as caught:
+            file.read_pages([200], memory)
+        assert caught.value.errno == errno.EIO
+        # Not even what a write would have made long enough again.
+        for call in (lambda: file.write_pages([255], b"y" * PAGE), lambda: read(file, 200), lambda: read(file, 0)):
+            with pytest.raises(BackingError):
+                call()
+        os.truncate(path, 257 * PAGE)
+        with pytest.raises(BackingError):
+            read(file, 200)
+        assert file.stats()["read_failures"] == 4
+    with SwapFile(path, "1MiB"):
+        pass
+
+
+def test_disk_full(tmp_path):
+    """On a file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None or subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk], capture_output=True
+    ).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        path = disk / "swap"
+        with SwapFile(path, "4MiB") as file:
+            file.write_pages(range(100), b"a" * 100 * PAGE)
+            with pytest.raises(BackingError, match="No space left on device; free space on its file system") as caught:
+                file.write_pages(range(100, 400), b"b" * 300 * PAGE)
+            assert caught.value.errno == errno.ENOSPC
+            assert read(file, *range(100)) == b"a" * 100 * PAGE
+            figures = file.stats()
+            assert (figures["write_failures"], figures["written_pages"]) == (1, 100)
+            # What is discarded makes room again.
+            file.discard_pages(range(100, 400))
+            file.write_pages(range(900, 1000), b"c" * 100 * PAGE)
+            assert read(file, *range(900, 1000)) == b"c" * 100 * PAGE
+        path.unlink()
+        text = refused(errno.ENOSPC, path, "4MiB", preallocate=True, match="free space, or give a smaller size")
+        assert str(4 * 1024 * 1024 + PAGE) in text
+        assert not path.exists()
+        # A file that was there stays, takes no space, and can be opened again.
+        SwapFile(path, "64KiB").close()
+        with pytest.raises(BackingError):
+            SwapFile(path, "4MiB", preallocate=True)
+        assert path.stat().st_blocks * 512 <= PAGE
+        SwapFile(path, "64KiB").close()
+        path.write_bytes(b"")
+        with pytest.raises(BackingError):
+            SwapFile(path, "4MiB", preallocate=True)
+        assert path.read_bytes() == b""
+        # Not even the header fits.
+        path.unlink()
+        (disk / "ballast").write_bytes(b"x" * ((1 << 20) - PAGE))
+        (disk / "more").touch()
+        with open(disk / "more", "wb", buffering=0) as more:
+            try:
+                while more.write(b"x" * PAGE):
+                    pass
+            except OSError:
+                pass
+        with pytest.raises(BackingError, match="free space"):
+            SwapFile(path, "64KiB")
+        assert not path.exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_limit_on_file_sizes(path):
+    code = """
+        import errno, resource
+        file = SwapFile(sys.argv[1], "1MiB")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        file.write_pages(range(15), b"a" * 15 * 4096)
+        for offsets in ([15], [200], range(10, 20)):
+            try:
+                file.write_pages(offsets, b"b" * len(offsets) * 4096)
+            except BackingError as error:
+                assert error.errno == errno.EFBIG and "ulimit -f" in str(error), error
+            else:
+                assert False
+        page = bytearray(4096)
+        file.read_pages([3], page)
+        assert page == b"a" * 4096
+        assert file.stats()["write_failures"] == 3
+        try:
+            SwapFile(sys.argv[1] + "2", "1MiB")
+        except BackingError as error:
+            assert error.errno == errno.EFBIG and "ulimit -f" in str(error), error
+        assert not os.path.exists(sys.argv[1] + "2")
+    """
+    assert python(code, path).stderr == ""
+
+
+FAULTS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/types.h>
+#include <unistd.h>
+/* The next `times` transfers return -1 with this errno or, where that is 0, move `bytes` at most. */
+int fault_times, fault_errno, fault_seen;
+size_t fault_bytes;
+#define TRANSFER(name, memory)                                                          \
+    ssize_t name(int fd, memory p, size_t n, off_t at) {                                \
+        static ssize_t (*real)(int, memory, size_t, off_t);                             \
+        if (!real) real = (ssize_t (*)(int, memory, size_t, off_t))dlsym(RTLD_NEXT, #name); \
+        if (fault_times > 0) {                                                          \
+            fault_times--, fault_seen++;                                                \
+            if (fault_errno) return errno = fault_errno, -1;                            \
+            if (n > fault_bytes) n = fault_bytes;                                       \
+            if (n == 0 || n == 511) return (ssize_t)n;  /* says so, and moves nothing */  \
+        }                                                                               \
+        return real(fd, p, n, at);                                                      \
+    }
+TRANSFER(pread, void *)
+TRANSFER(pread64, void *)
+TRANSFER(pwrite, const void *)
+TRANSFER(pwrite64, const void *)
+int hole_times, hole_errno;
+#define HOLE(name)                                                                      \
+    int name(int fd, int mode, off_t at, off_t n) {                                     \
+        static int (*real)(int, int, off_t, off_t);                                     \
+        if (!real) real = (int (*)(int, int, off_t, off_t))dlsym(RTLD_NEXT, #name);     \
+        if (hole_times > 0) return hole_times--, errno = hole_errno, -1;                \
+        return real(fd, mode, at, n);                                                   \
+    }
+HOLE(fallocate)
+HOLE(fallocate64)
+"""
+
+ARM = """
+import ctypes, errno, mmap
+library = ctypes.CDLL(os.environ["FAULTS"])
+def arm(times, code=0, size=0):
+    ctypes.c_int.in_dll(library, "fault_seen").value = 0
+    ctypes.c_int.in_dll(library, "fault_errno").value = code
+    ctypes.c_size_t.in_dll(library, "fault_bytes").value = size
+    ctypes.c_int.in_dll(library, "fault_times").value = times
+def arm_holes(times, code):
+    ctypes.c_int.in_dll(library, "hole_errno").value = code
+    ctypes.c_int.in_dll(library, "hole_times").value = times
+def seen():
+    ctypes.c_int.in_dll(library, "fault_times").value = 0
+    return ctypes.c_int.in_dll(library, "fault_seen").value
+def failure(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except BackingError as error:
+        return error.errno
+path = sys.argv[1]
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Runs a program whose transfers fail when it says so."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the library that makes transfers fail")
+    source = tmp_path_factory.mktemp("faults") / "faults.c"
+    source.write_text(FAULTS)
+    library = source.with_suffix(".so")
+    # Without macros that give one function the other's name.
+    subprocess.run([compiler, "-shared", "-fPIC", "-U_FILE_OFFSET_BITS", "-o", library, source, "-ldl"], check=True)
+    preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))
+
+    def run(code, *args):
+        done = python(ARM + textwrap.dedent(code), *args, check=False, LD_PRELOAD=preload, FAULTS=str(library))
+        assert (done.returncode, done.stderr) == (0, "")
+
+    return run
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_interrupted_and_short_transfers_go_on(folder, faulty, direct):
+    faulty(
+        """
+        direct = sys.argv[2] == "True"
+        with SwapFile(path, "4MiB", direct=direct) as file:
+            n = 512
+            data = mmap.mmap(-1, n * 4096)
+            back = mmap.mmap(-1, n * 4096)
+            for size in (512, 4096, 4608, 100_352) + (() if file.direct else (1, 4095)):
+                data[:] = os.urandom(n * 4096)
+                arm(7, size=size)
+                file.write_pages(range(n), data)
+                assert seen() == 7
+                arm(7, size=size)
+                file.read_pages(range(n), back)
+                assert seen() == 7
+                assert back[:] == data[:], size
+                unaligned = bytearray(n * 4096)
+                arm(5, size=size)
+                file.read_pages(range(n), unaligned)
+                assert seen() == 5 and unaligned == data[:]
+            data[:] = os.urandom(n * 4096)
+            arm(3, errno.EINTR)
+            file.write_pages(range(n), data)
+            assert seen() == 3
+            arm(3, errno.EINTR)
+            file.read_pages(range(n), back)
+            assert seen() == 3 and back[:] == data[:]
+            assert file.stats()["write_failures"] == file.stats()["read_failures"] == 0
+        """,
+        folder / "swap",
+        direct,
+    )
+
+
+def test_failed_transfers_are_errors(path, faulty):
+    faulty(
+        """
+        with SwapFile(path, "1MiB") as file:
+            memory = mmap.mmap(-1, 8192)
+            file.write_pages([0, 5], memory)
+            for i, code in enumerate((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM), 1):
+                arm(1, code)
+                assert failure(file.write_pages, [0, 5], memory) == code
+                assert seen() == 1
+                arm(1, code)
+                assert failure(file.read_pages, [0, 5], memory) == code
+                assert file.stats()["write_failures"] == file.stats()["read_failures"] == i
+            # Nothing moved, and too little for O_DIRECT to go on: an error, not an endless loop.
+            for size in (0, 511):
+                if size == 0 or file.direct:
+                    arm(1, size=size)
+                    assert failure(file.read_pages, [0], mmap.mmap(-1, 4096)) == errno.EIO
+                    arm(1, size=size)
+                    assert failure(file.write_pages, [0], mmap.mmap(-1, 4096)) == errno.EIO
+            file.write_pages([0, 5], memory)
+            assert file.stats()["written_pages"] == 4
+        """,
+        path,
+    )
+
+
+def test_failed_openings_leave_nothing_behind(path, faulty):
+    faulty(
+        """
+        for times in (1, 2):                # the header that says "being made", the one that says "in use"
+            arm(1, errno.EIO)
+            if times == 2:
+                arm(0)
+                arm_holes(1, errno.ENOSPC)
+            assert failure(SwapFile, path, "1MiB", preallocate=True) == (errno.EIO if times == 1 else errno.ENOSPC)
+            assert not os.path.exists(path)
+        arm_holes(1, errno.EOPNOTSUPP)
+        try:
+            SwapFile(path, "1MiB", preallocate=True)
+        except BackingError as error:
+            assert "use preallocate=False" in str(error)
+        assert not os.path.exists(path)
+        arm_holes(3, errno.EINTR)
+        SwapFile(path, "1MiB", preallocate=True).close()
+        # A header that cannot be read.
+        arm(1, errno.EIO)
+        assert failure(SwapFile, path) == errno.EIO
+        # One that cannot be marked clean: closed all the same, and used again.
+        file = SwapFile(path)
+        arm(1, errno.EIO)
+        file.close()
+        assert seen() == 1
+        with SwapFile(path) as file:
+            assert file.left_open
+        """,
+        path,
+    )
+
+
+def test_a_file_system_that_takes_the_flag_but_not_the_write(path, faulty):
+    faulty(
+        """
+        real = SwapFile(path, "1MiB")
+        was_direct = real.direct
+        real.close()
+        # The first write of the opening goes through the page cache, the second is the first direct one.
+        class Armed(str):
+            pass
+        import zswap_core.backings.file as module
+        import os as system
+        truncate = system.ftruncate
+        def armed(fd, size):
+            truncate(fd, size)
+            arm(1, errno.EINVAL)
+        system.ftruncate = armed
+        with SwapFile(path) as file:
+            system.ftruncate = truncate
+            assert was_direct and seen() == 1
+            assert not file.direct
+            page = bytearray(b"x" * 4096)
+            file.write_pages([0], page)
+            file.read_pages([0], page)
+            assert page == b"x" * 4096 and file.stats()["bounced_pages"] == 0
+        """,
+        path,
+    )
+
+
+def test_holes_that_cannot_be_punched(path, faulty):
+    faulty(
+        """
+        with SwapFile(path, "1MiB") as file:
+            file.write_pages(range(4), bytes(16384))
+            arm_holes(2, errno.EINTR)
+            file.discard_pages([0])
+            arm_holes(1, errno.EIO)
+            file.discard_pages([1, 3])
+            assert (file.stats()["discarded_pages"], file.stats()["discard_failures"]) == (1, 1)
+            file.discard_pages([1, 3])
+            assert file.stats()["discarded_pages"] == 3
+            arm_holes(1, errno.EOPNOTSUPP)
+            file.discard_pages([2])
+            file.discard_pages([2])         # not tried again
+            assert (file.stats()["discarded_pages"], file.stats()["discard_failures"]) == (3, 2)
+        """,
+        path,
+    )
+
+
+# ---- open_backing ----------------------------------------------------------------------------------------------------------
+
+
+def test_open_backing_makes_a_file_of_half_the_free_space(folder):
+    path = folder / "swap"
+    with open_backing(path, 16384) as file:
+        room = os.statvfs(folder)
+        expected = min(room.f_bavail * room.f_frsize // 2, 64 << 30)
+        assert abs(file.nr_pages * 16384 - expected) < max(expected // 10, 1 << 20)
+        assert file.page_size == 16384
+        assert not file.preallocated
+        assert path.stat().st_blocks * 512 <= 65536
+    path.unlink()
+    path.touch(0o600)
+    with open_backing(os.fsencode(path)) as file:
+        assert file.nr_pages > 1
+
+
+def test_open_backing_keeps_the_size_of_a_swap_file(path):
+    SwapFile(path, "1MiB").close()
+    with open_backing(str(path)) as file:
+        assert isinstance(file, SwapFile)
+        assert file.nr_pages == 256
+
+
+def test_open_backing_says_what_is_wrong(tmp_path):
+    for path, code in ((tmp_path / "no" / "swap", errno.ENOENT), (tmp_path, errno.EISDIR)):
+        with pytest.raises(BackingError) as caught:
+            open_backing(path)
+        assert caught.value.errno == code
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "text").chmod(0o600)
+    with pytest.raises(BackingError, match="something else"):
+        open_backing(tmp_path / "text")
+    with pytest.raises(BackingError, match="cannot open it: Not a directory"):
+        open_backing(tmp_path / "text" / "swap")
+
+
+def test_open_backing_passes_a_swap_file(path):
+    with SwapFile(path, "1MiB") as file:
+        assert open_backing(file) is file
+        with pytest.raises(ValueError, match="pages of 4096 bytes, not 16384"):
+            open_backing(file, 16384)
+
+
+def test_errors_are_of_both_families(tmp_path):
+    with pytest.raises(Error):
+        SwapFile(tmp_path, "1MiB")
+    with pytest.raises(OSError, match="Errno 21"):
+        SwapFile(tmp_path, "1MiB")
