@@ -9,7 +9,7 @@ from typing import Any
 from zswap.memory import format_bytes, pressure_files, total_ram
 from zswap.parameters import Parameters
 from zswap.stats import PoolInfo, Recompressed, Stats
-from zswap.zpools import parse_zpool
+from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
@@ -156,8 +156,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
     def pools(self) -> list[PoolInfo]:
         """List the pools that exist, the current one first."""
         return [
-            PoolInfo(compressor, zpool, current, entries, pages * self.page_size, entries + current)
-            for compressor, zpool, current, entries, pages in self._pools()
+            PoolInfo(spec, format_zpool(*zpool), current, entries, pages * self.page_size, entries + current)
+            for spec, *zpool, current, entries, pages in self._pools()
         ]
 
     def swapoff(self, swap_type: int, *, drain: bool = False) -> Iterator[tuple[int, bytes]] | None:

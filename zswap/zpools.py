@@ -29,6 +29,11 @@ def parse_zpool(spec: str) -> tuple[str, int, bool]:
     return base, int(chain_text), kernel
 
 
+def format_zpool(name: str, chain: int, kernel: bool) -> str:
+    """Write the spec that `parse_zpool` reads."""
+    return name + (_KERNEL_SUFFIX if kernel else "") + (f":{chain}" if chain else "")
+
+
 def zpools() -> list[str]:
     """List the names of the allocators."""
     names = zpool_names()

@@ -21,9 +21,9 @@ def open_backing(spec: Any, page_size: int = 4096) -> Backing:
     Parameters
     ----------
     spec : path, Backing or object
-        A path is opened as a sparse `SwapFile`.  A swap file that is already there keeps its size; a new one has room for half
-        of what is free on its file system, but never more than 64 GiB.  A `Backing` is returned as it is.  Any other object
-        needs the methods of `PythonBacking`.
+        A path is opened as a sparse `SwapFile`.  A swap file that is already there keeps its size; a new one has room for
+        half of what is free on its file system, but never more than 64 GiB.  A `Backing` is returned as it is.  Any other
+        object needs the methods of `PythonBacking`.
     page_size : int, default 4096
 
     Returns
@@ -44,7 +44,7 @@ def open_backing(spec: Any, page_size: int = 4096) -> Backing:
         if spec.closed:
             raise ValueError(f"{spec!r} is closed; open it anew")
         if spec.page_size != page_size:
-            raise ValueError(f"{spec!r} has pages of {spec.page_size} bytes, not {page_size}; open it with page_size={page_size}")
+            raise ValueError(f"{spec!r}: {page_size} bytes to a page are needed; open it with page_size={page_size}")
         return spec
     if isinstance(spec, (str, bytes, os.PathLike)):
         path = os.path.abspath(os.fsdecode(spec))

@@ -50,11 +50,11 @@ cdef class PythonBacking(Backing):
     Parameters
     ----------
     obj : object
-        Has the methods ``write_pages(offsets, pages)``, which keeps the pages or raises, and ``read_pages(offsets, out)``, which
-        fills all of `out` and returns None, or raises.  `offsets` is a read-only uint64 array, ascending in calls of the engine;
-        `pages` a read-only and `out` a writable uint8 array of shape (n, page_size).  Two things are optional:
-        ``discard_pages(offsets)``, a hint that these pages are no longer wanted, and ``nr_pages``, an int, how many pages there
-        is room for (without it any offset will do).
+        Has the methods ``write_pages(offsets, pages)``, which keeps the pages or raises, and ``read_pages(offsets, out)``,
+        which fills all of `out` and returns None, or raises.  `offsets` is a read-only uint64 array, ascending in calls of
+        the engine; `pages` a read-only and `out` a writable uint8 array of shape (n, page_size).  Two things are optional:
+        ``discard_pages(offsets)``, a hint that these pages are no longer wanted, and ``nr_pages``, an int, how many pages
+        there is room for (without it any offset will do).
     page_size : int, default 4096
 
     Raises

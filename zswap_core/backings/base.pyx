@@ -112,7 +112,8 @@ cdef int run(Backing self, Operation operation, object offsets, object pages) ex
         raise ValueError(f"{self.name}: offset {array.max()} is out of range: it has {self.nr_pages} pages")
     if rc < 0:
         verb = "write" if operation == WRITE else "read"
-        raise backing_error(self, rc, f"{verb} {n} page{'s' if n > 1 else ''} between offsets {array.min()} and {array.max()}")
+        where = f"the page at offset {array[0]}" if n == 1 else f"{n} pages between offsets {array.min()} and {array.max()}"
+        raise backing_error(self, rc, f"{verb} {where}")
     return 0
 
 
@@ -177,14 +178,15 @@ cdef class Backing:
         run(self, WRITE, offsets, pages)
 
     def read_pages(self, offsets, out):
-        """Read the pages at `offsets` into the writable buffer `out`; raises as `write_pages` does, and then `out` is undefined.
+        """Read the pages at `offsets` into the writable buffer `out`.
 
-        A page of a `SwapFile` that was never written reads as zeros.
+        Raises as `write_pages` does, and then `out` is undefined.  A page of a `SwapFile` that was never written reads as
+        zeros.
         """
         run(self, READ, offsets, out)
 
     def discard_pages(self, offsets):
-        """Say that the pages at `offsets` are no longer wanted.  A hint: it never fails, and their content is undefined then."""
+        """Say that the pages at `offsets` are no longer wanted: a hint, which never fails and leaves them undefined."""
         run(self, DISCARD, offsets, None)
 
     def stats(self):

@@ -1,7 +1,7 @@
 """`SwapFile`: pages in a file of their own.
 
-Page 0 of the file is the header, page 1 + n the page at offset n.  The header exists to recognise the file, not to find pages
-in it again: every opening starts empty.
+Page 0 of the file is the header, page 1 + n the page at offset n.  The header exists to recognise the file, not to find
+pages in it again: every opening starts empty.
 
     bytes 0-15      magic
     16, 20, 24      format version (u32), page size (u32), number of pages (u64), little-endian as all of it
@@ -10,11 +10,12 @@ in it again: every opening starts empty.
     56-4091         zeros
     4092            CRC32 of all bytes before (u32)
 
-State 2 is written before the file gets its size, so that a process killed at any point leaves a file that can be opened again.
+State 2 is written before the file gets its size, so that a process killed at any point leaves a file that can be opened
+again.
 """
 from libc.errno cimport (
-    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOSPC, ENOSYS, EOPNOTSUPP,
-    EPERM, errno,
+    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOSPC, ENOSYS,
+    EOPNOTSUPP, EPERM, errno,
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -84,7 +85,7 @@ cdef struct swap_file:
     zsw_mutex bounce_locks[8]
 
 
-# ---- the table: any thread, no GIL -----------------------------------------------------------------------------------------
+# ---- the table: any thread, no GIL -------------------------------------------------------------------------------------
 
 
 cdef int enter(swap_file *f) noexcept nogil:
@@ -320,8 +321,8 @@ cdef object read_header(int fd, str path):
         return None
     header = os.pread(fd, HEADER_BYTES, 0)
     if not header.startswith(MAGIC):
-        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as it is; name another file, or "
-                                    "remove this one if nobody needs it")
+        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as it is; name another file, "
+                                    "or remove this one if nobody needs it")
     remedy = f"if nobody needs it, run: rm {shlex.quote(path)}"
     if len(header) < HEADER_BYTES or zlib.crc32(header[:CRC_AT]) != int.from_bytes(header[CRC_AT:], "little"):
         raise refusal(EBADMSG, path, f"its header is damaged; {remedy}")
@@ -346,18 +347,19 @@ cdef object parse_size(object size):
 cdef class SwapFile(Backing):
     """A file for pages that leave the pool.
 
-    It is a scratch file for the life of one process: whatever it held before is dropped when it is opened, and again when it
-    is closed, and nothing is ever flushed to the device.  It is the property of one user, one process and one `SwapFile` at a
-    time, which is enforced by its mode (0600) and a lock.
+    It is a scratch file for the life of one process: whatever it held before is dropped when it is opened, and again when
+    it is closed, and nothing is ever flushed to the device.  It is the property of one user, one process and one `SwapFile`
+    at a time, which is enforced by its mode (0600) and a lock.
 
     Parameters
     ----------
     path : str or path-like
-        A file that does not exist, an empty one, or one that was a swap file before.  Anything else is refused and not touched:
-        other content, a damaged swap file, a symbolic link, a device, another user's file, a file that others may open.
+        A file that does not exist, an empty one, or one that was a swap file before.  Anything else is refused and not
+        touched: other content, a damaged swap file, a symbolic link, a device, another user's file, a file that others may
+        open.
     size : int or str, optional
-        Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out for
-        a file that was a swap file before, which keeps its size.
+        Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out
+        for a file that was a swap file before, which keeps its size.
     direct : bool, default True
         Bypass the page cache (O_DIRECT), where the file system can.
     preallocate : bool, default False
@@ -388,11 +390,11 @@ cdef class SwapFile(Backing):
 
     Notes
     -----
-    A forked child cannot use its parent's swap file: every call fails with EPERM.  It does keep the file locked until it ends,
-    should the parent die without closing.
+    A forked child cannot use its parent's swap file: every call fails with EPERM.  It does keep the file locked until it
+    ends, should the parent die without closing.
 
-    Should the file change its length while open, all calls fail with EIO from then on, since a page that was cut off would read
-    as zeros.
+    Should the file change its length while open, all calls fail with EIO from then on, since a page that was cut off would
+    read as zeros.
 
     Examples
     --------
@@ -462,8 +464,8 @@ cdef class SwapFile(Backing):
     def __repr__(self):
         if self.ops == NULL:
             return "<SwapFile, never opened>"
-        return (f"<SwapFile {self.path!r}, {self.nr_pages} pages of {self.page_size} bytes{', direct' if self.f.direct else ''}"
-                f"{', closed' if self.closed else ''}>")
+        notes = (", direct" if self.f.direct else "") + (", closed" if self.closed else "")
+        return f"<SwapFile {self.path!r}, {self.nr_pages} pages of {self.page_size} bytes{notes}>"
 
     @property
     def direct(self):
@@ -543,7 +545,8 @@ cdef class SwapFile(Backing):
     cdef int release(self) except -1:
         cdef int mode
         zsw_store_u32(&self.f.closed, 1)
-        if self.f.pid == getpid():  # in a forked child the threads whose calls are counted are gone, and the file is not ours
+        # In a forked child the file is not ours, and the threads whose calls are counted are gone.
+        if self.f.pid == getpid():
             with nogil:
                 zsw_fence()
                 while zsw_load_i64(&self.f.calls) != 0:
