@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -67,6 +67,8 @@ KERNEL_OBJECT_HEADER = 8
 WORTH_SAVING = 0.10
 #: A balanced compressor saves at least this share of what the densest one saves.
 NEARLY_DENSEST = 0.90
+#: Two that save so nearly the same share of the target are as dense as each other.
+AS_DENSE = 0.005
 #: The kernel's default, and a bound above which the pool would crowd out what runs.
 DEFAULT_POOL_PERCENT, LARGEST_POOL_PERCENT = 20, 50
 
@@ -796,14 +798,18 @@ def advise(results: Sequence[CompressorResult], estimates: Sequence[Estimate], r
     zpool = next((name for name in zpools if name.startswith("zsmalloc-kernel")), zpools[0])
     by_name = {e.compressor: e for e in estimates if e.zpool == zpool}
     saved = {name: e.saved for name, e in by_name.items()}
-    densest = max(saved, key=lambda name: saved[name])
-    worth = [r for r in results if saved[r.name] >= WORTH_SAVING] or [r for r in results if r.name == densest]
-    fastest = min(worth, key=lambda r: r.store.median + r.load.median).name
+
+    def quickest(candidates: Iterable[CompressorResult]) -> str:
+        return min(candidates, key=lambda r: r.store.median + r.load.median).name
+
+    most = max(saved.values())
+    densest = quickest(r for r in results if saved[r.name] >= most - AS_DENSE)
+    fastest = quickest([r for r in results if saved[r.name] >= WORTH_SAVING] or results)
 
     def balance(candidates: Sequence[CompressorResult]) -> str:
         most = max(saved[r.name] for r in candidates)
         nearly = [r for r in candidates if saved[r.name] >= NEARLY_DENSEST * most] if most > 0 else list(candidates)
-        return min(nearly, key=lambda r: r.store.median + r.load.median).name
+        return quickest(nearly)
 
     # The kernel's zswap takes no level: of several zstd, the one at its own level stands for it.
     # What came through Python is another implementation, and its times say nothing of the kernel's.
@@ -814,7 +820,7 @@ def advise(results: Sequence[CompressorResult], estimates: Sequence[Estimate], r
     need = by_name[chosen].target_bytes - by_name[chosen].saved_low - by_name[chosen].metadata_bytes if chosen else None
     percent = max(1, math.ceil(100 * need / ram_bytes)) if need is not None else None
     return Advice(
-        worthwhile=saved[densest] >= WORTH_SAVING,
+        worthwhile=most >= WORTH_SAVING,
         fastest=fastest,
         balanced=balance(results),
         densest=densest,

@@ -227,10 +227,13 @@ def _overlap(a: Any, b: Any) -> float:
 
 
 def _shown_sizes(analysis: Analysis) -> list[CompressorResult]:
-    """At most three distributions fit one picture: those of the advice, and the first."""
+    """At most three distributions fit one picture: those of the advice, one level of each, and the first measured."""
     advice = analysis.advice
-    names = list(dict.fromkeys((advice.fastest, advice.balanced, advice.densest, analysis.compressors[0].name)))[:3]
-    return [result for result in analysis.compressors if result.name in names]
+    names = (advice.fastest, advice.balanced, advice.densest, analysis.compressors[0].name)
+    by_base: dict[str, str] = {}
+    for name in names:
+        by_base.setdefault(name.partition(":")[0], name)
+    return [result for result in analysis.compressors if result.name in list(by_base.values())[:3]]
 
 
 def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:

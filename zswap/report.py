@@ -169,7 +169,7 @@ def _notes(analysis: Analysis) -> Iterable[str]:
     if "zsmalloc" in zpools:
         yield "zsmalloc: this library.  Incompressible: takes a whole page there."
     if any(name.startswith("zsmalloc-kernel") for name in zpools):
-        yield "zsmalloc-kernel: Linux zswap (zram is alike), 8-byte handles, 64 bytes a page beside."
+        yield "zsmalloc-kernel: Linux zswap or zram, 8-byte handles, 64 bytes a page beside."
 
 
 def _mapping_table(analysis: Analysis, top: int) -> Table:

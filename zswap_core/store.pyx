@@ -184,7 +184,8 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
         status = hold_compressed(e, w, area, offset, page)
     if zsw_unlikely(status < 0):
         count_refusal(w, status)
-        if area.backing != NULL and status != Status.NO_AREA:
-            return write_through(e, w, area, offset, page)
+        if area.backing != NULL and status != Status.NO_AREA and worker_scratch(w, e.page_size):
+            memcpy(w.scratch, page, e.page_size)        # no lock may be held while the caller's memory is touched
+            return write_through(e, w, area, offset, w.scratch)
         invalidate_area(e, w, area, offset, offset)     # what it held is stale now
     return status
