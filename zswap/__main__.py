@@ -181,15 +181,26 @@ def analyze(
         from zswap import analyze as measuring
         from zswap import plot as drawing
         from zswap import report
+        from zswap.pages import ProcessEnded
 
         if plot is not None:
             drawing.check_path(plot)
         _check_compressors(compressors)
         _check_zpools(zpools)
-        with _open_target(pid, files, core, more) as source, _progress() as progress:
-            analysis = measuring.analyze(
-                source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
-            )
+
+        def measure() -> measuring.Analysis:
+            with _open_target(pid, files, core, more) as source, _progress() as progress:
+                return measuring.analyze(
+                    source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
+                )
+
+        try:
+            analysis = measure()
+        except ProcessEnded:
+            if pid is not None:
+                raise
+            click.echo("it has ended; taking the one that is the largest now", err=True)
+            analysis = measure()
         if plot is not None:
             drawing.save(analysis, plot)
             click.echo(f"drawn: {plot}", err=True)

@@ -54,6 +54,10 @@ class SourceError(Error, ValueError):
     """A target that cannot be read; the message names it and the remedy."""
 
 
+class ProcessEnded(SourceError):
+    """The process ended while its memory was read."""
+
+
 @dataclass(frozen=True)
 class Process:
     """A process, as the list of candidates shows it.
@@ -209,7 +213,7 @@ class PageSource:
                     raise SourceError(f"cannot read {self.paths[path]}: {error.strerror}") from error
             else:
                 if self.kind == "process" and got == 0:
-                    raise SourceError(
+                    raise ProcessEnded(
                         f"process {self.pid} ended while its memory was read; choose another, or a core dump of it (--core)"
                     )
                 if self.kind != "process" and got < size:

@@ -27,6 +27,7 @@ from zswap_core.os cimport (
 from zswap_core.zpools.table cimport (
     table_at,
     table_bytes,
+    table_check,
     table_destroy,
     table_get,
     table_init,
@@ -456,7 +457,7 @@ cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
         rc = check_chunk(arena, claims, arena.spare)
         if rc != 0:
             return rc
-    return 0 if seen == arena.chunks.used else -213
+    return table_check(&arena.chunks) if seen == arena.chunks.used else -213
 
 
 cdef int check_totals(zsw_arena *arena, uint64_t *claims, uint64_t committed) noexcept nogil:

@@ -36,3 +36,6 @@ cdef void table_put(zsw_table *table, uint32_t id) noexcept nogil
 
 # Memory the table has touched.
 cdef size_t table_bytes(zsw_table *table) noexcept nogil
+
+# 0 when every id ever given out is either in use or on the chain of returned ones.
+cdef int table_check(zsw_table *table) noexcept nogil

@@ -70,3 +70,21 @@ cdef size_t table_bytes(zsw_table *table) noexcept nogil:
     ids = table.next
     zsw_unlock(&table.lock)
     return ids * table.stride + (((ids - 1) >> TABLE_BLOCK_SHIFT) + 1) * sizeof(uint8_t *)
+
+
+cdef int table_check(zsw_table *table) noexcept nogil:
+    cdef uint32_t seen = 0
+    cdef uint32_t id
+    cdef int rc = 0
+    zsw_lock(&table.lock)
+    id = table.returned
+    while id != 0 and seen < table.next:
+        seen += 1
+        if id >= table.next:
+            rc = -301
+            break
+        id = (<uint32_t *> table_at(table, id))[0]
+    if rc == 0 and seen + table.used + 1 != table.next:
+        rc = -302
+    zsw_unlock(&table.lock)
+    return rc

@@ -68,6 +68,7 @@ from zswap_core.zpools.arena cimport (
 from zswap_core.zpools.table cimport (
     table_at,
     table_bytes,
+    table_check,
     table_destroy,
     table_get,
     table_init,
@@ -730,7 +731,7 @@ cdef int check_classes(zs_pool *pool, uint64_t *claims, uint64_t *committed) noe
         zspages += pool.classes[i].zspages
     if zspages != pool.zspages.used or zspages != pool.arena.runs:
         return -113
-    return 0
+    return table_check(&pool.zspages)
 
 
 cdef int zs_validate(void *opaque) noexcept nogil:
