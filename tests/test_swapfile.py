@@ -125,7 +125,14 @@ def test_mode_is_0600_whatever_the_umask(path, mask):
 
 @pytest.mark.parametrize(
     ("size", "page_size", "nr_pages"),
-    [(4096, 4096, 1), (8191, 4096, 1), ("1GB", 4096, 244140), ("1.5MiB", 16384, 96), (65536, 65536, 1), (1 << 40, 4096, 1 << 28)],
+    [
+        (4096, 4096, 1),
+        (8191, 4096, 1),
+        ("1GB", 4096, 244140),
+        ("1.5MiB", 16384, 96),
+        (65536, 65536, 1),
+        (1 << 40, 4096, 1 << 28),
+    ],
 )
 def test_sizes(path, size, page_size, nr_pages):
     with SwapFile(path, size, page_size=page_size) as file:
@@ -1059,7 +1066,7 @@ def test_open_backing_says_what_is_wrong(tmp_path):
 def test_open_backing_passes_a_swap_file(path):
     with SwapFile(path, "1MiB") as file:
         assert open_backing(file) is file
-        with pytest.raises(ValueError, match="pages of 4096 bytes.*: 16384 bytes to a page"):
+        with pytest.raises(ValueError, match=r"pages of 4096 bytes.*: 16384 bytes to a page"):
             open_backing(file, 16384)
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from zswap.memory import format_bytes, pressure_files, total_ram
+from zswap.memory import format_bytes, online_node, pressure_files, total_ram
 from zswap.parameters import Parameters
 from zswap.stats import PoolInfo, Recompressed, Stats
 from zswap.zpools import format_zpool, parse_zpool
@@ -43,6 +43,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
         Also write back when memory is short: tasks stall on it, or the cgroup is near its limit.
     shrinker_interval : float, default 1.0
         Seconds between two looks of the shrinker; a store that hits the limit wakes it at once.
+    numa_node : int, optional
+        Bind the pools' memory to this node.  By default each page comes from the node of the thread that stores.
 
     Raises
     ------
@@ -72,8 +74,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
         backing: Any = None,
         shrinker_enabled: bool = True,
         shrinker_interval: float = 1.0,
+        numa_node: int | None = None,
     ) -> None:
         self._lock = threading.Lock()  # one change of configuration at a time
+        self._node = -1 if numa_node is None else online_node(numa_node)
         opened = open_compressor(compressor)
         self.parameters = Parameters(
             self,
@@ -93,7 +97,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
                 "writeback_rate": None,
             },
         )
-        self._use_pool(opened, *parse_zpool(zpool), -1)
+        self._use_pool(opened, *parse_zpool(zpool), self._node)
         for key in ("max_pool_bytes", "writeback_limit", *FLAGS):
             self._apply(self.parameters._values, key)
         self._set_pressure(*pressure_files())
@@ -103,7 +107,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
         """Make the engine follow one parameter."""
         with self._lock:
             if key in ("compressor", "zpool"):
-                self._use_pool(open_compressor(values["compressor"]), *parse_zpool(values["zpool"]), -1)
+                self._use_pool(open_compressor(values["compressor"]), *parse_zpool(values["zpool"]), self._node)
             elif key in FLAGS:
                 self._set_flag(key, values[key])
             elif key in ("shrinker_enabled", "shrinker_interval", "writeback_limit", "writeback_rate"):
@@ -228,7 +232,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
             raise ValueError(f"max_pages is {max_pages}; it cannot be negative")
         limit = (1 << 63) if max_pages is None else min(max_pages, 1 << 63)
         opened, zpool = open_compressor(compressor), parse_zpool(self.zpool)
-        return Recompressed(*self._recompress(opened, *zpool, -1, idle_seconds or 0, incompressible, limit))
+        return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds or 0, incompressible, limit))
 
     def clear(self) -> None:
         """Free every page of area 0."""

@@ -102,3 +102,18 @@ def total_ram(root: Path = Path("/")) -> int:
     total = int(match[1]) * 1024
     limit = _cgroup_limit(root)
     return total if limit is None else min(total, limit)
+
+
+def online_node(node: int, root: Path = Path("/")) -> int:
+    """Check that a NUMA node is online.
+
+    Raises
+    ------
+    ValueError
+        When it is not.
+    """
+    text = _read(root / "sys/devices/system/node/online") or "0"
+    spans = [part.split("-") for part in text.split(",")]
+    if isinstance(node, bool) or not isinstance(node, int) or not any(int(s[0]) <= node <= int(s[-1]) for s in spans):
+        raise ValueError(f"numa_node {node!r} is not online; there are {text}")
+    return node

@@ -10,7 +10,7 @@ caller is told to release them, which it does when it holds no lock.  So
 
 at every moment, and the memory behind the arena is never more than that.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_add_u64, zsw_load_u64, zsw_mutex
 from zswap_core.zpools.table cimport zsw_table
@@ -41,6 +41,7 @@ cdef struct zsw_arena:
     uint64_t idle_limit
     zsw_mutex lock
     uint32_t page_shift
+    int32_t numa_node           # bind memory to it; -1: where the first touch happens, the caller's node
     uint32_t runs               # in use
     uint32_t idle_runs
     uint32_t releasing          # batches taken off the idle runs and not yet back among the free pages

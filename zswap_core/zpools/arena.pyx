@@ -17,6 +17,7 @@ from zswap_core.os cimport (
     zsw_load_u64,
     zsw_lock,
     zsw_map,
+    zsw_bind_node,
     zsw_no_huge_pages,
     zsw_popcount,
     zsw_release_inside,
@@ -157,7 +158,12 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
     if base == NULL:
         table_put(&arena.chunks, id)
         return -ENOMEM
-    # The one place where memory comes from the system: a NUMA policy (mbind) belongs here, before the first touch.
+    # The one place where memory comes from the system, and before its first touch, which a NUMA policy must precede.
+    rc = zsw_bind_node(base, chunk_bytes(arena), arena.numa_node) if arena.numa_node >= 0 else 0
+    if rc != 0:
+        zsw_unmap(base, chunk_bytes(arena))
+        table_put(&arena.chunks, id)
+        return rc
     # One huge page would make 512 pages resident where one was committed.
     zsw_no_huge_pages(base, chunk_bytes(arena))
     ZSW_POISON(base, chunk_bytes(arena))
@@ -346,6 +352,7 @@ cdef void arena_uncommit(zsw_arena *arena, zsw_run *run, uint32_t committed) noe
 cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil:
     memset(arena, 0, sizeof(zsw_arena))
     arena.page_shift = page_shift
+    arena.numa_node = -1
     arena.idle_limit = IDLE_BYTES >> page_shift
     # An id shares 32 bits with a page number; at 4 KiB that is 16 TiB of chunks.
     return table_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))

@@ -620,6 +620,7 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     rc = build_classes(pool, chain, kernel)
     if rc == 0:
         rc = arena_init(&pool.arena, pool.page_shift)
+        pool.arena.numa_node = config.numa_node
     if rc != 0:
         zs_destroy(pool)
         return rc

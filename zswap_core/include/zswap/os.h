@@ -124,6 +124,15 @@ static inline void zsw_release_inside(void *p, size_t bytes) {
     uintptr_t end = ((uintptr_t)p + bytes) & ~mask;
     if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
 }
+/* Memory of the range comes from this node and no other; to be said before it is touched. */
+static inline int zsw_bind_node(void *p, size_t bytes, int node) {
+    unsigned long mask[16] = {0};
+    const int bits = 8 * (int)sizeof(unsigned long);
+    if (node < 0 || node >= 16 * bits) return -EINVAL;
+    mask[node / bits] |= 1ul << (node % bits);
+    /* 2 is MPOL_BIND; the header that says so belongs to libnuma.  The kernel reads one bit less than it is told. */
+    return syscall(SYS_mbind, p, bytes, 2, mask, (unsigned long)(16 * bits), 0) == 0 ? 0 : -errno;
+}
 /* For memory whose untouched parts are to stay without cost. */
 static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
 

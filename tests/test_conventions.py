@@ -1,0 +1,167 @@
+"""Rules about the sources that no tool knows."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import zswap
+from zswap_core.stats import Counter
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = ROOT / "zswap_core"
+
+# Modules that face Python: all others know neither objects nor exceptions, and run without the GIL.
+FACING_PYTHON = {
+    "backings/adapter",
+    "backings/base",
+    "backings/file",
+    "bench",
+    "binding",
+    "compressors/adapter",
+    "compressors/base",
+    "compressors/deflate",
+    "compressors/library",
+    "compressors/lz4",
+    "compressors/lzo",
+    "compressors/zstd",
+    "testing_zpool",
+}
+# Modules that run Python callables on behalf of the engine.
+TAKING_THE_GIL = {"backings/adapter", "compressors/adapter"}
+
+pytestmark = pytest.mark.skipif(not (CORE / "abi.pxd").exists(), reason="the sources are not here")
+
+STRING_OR_COMMENT = re.compile(
+    r'("""|\'\'\')(?:.|\n)*?\1 | "(?:\\.|[^"\\\n])*" | \'(?:\\.|[^\'\\\n])*\' | \#[^\n]*', re.VERBOSE
+)
+# A function of C: `cdef` or `cpdef`, perhaps a result, a name and "(".  A pointer to a function has "(*".
+FUNCTION = re.compile(r"^[ ]*(?:cdef|cpdef)[ ]+(?:inline[ ]+)?(?:[\w.]+[ *]+|const[ ]+)*(\w+)\((?!\*)", re.MULTILINE)
+
+
+def name_of(path):
+    return path.relative_to(CORE).with_suffix("").as_posix()
+
+
+def cython_files():
+    return sorted(path for path in CORE.rglob("*.p[yx][xd]") if path.suffix in (".pyx", ".pxd"))
+
+
+def code(path):
+    """The text without strings and comments, line numbers kept."""
+    return STRING_OR_COMMENT.sub(lambda match: '""' + "\n" * match[0].count("\n"), path.read_text())
+
+
+def functions(text):
+    """Name, line and what follows the arguments, of each function of C."""
+    for match in FUNCTION.finditer(text):
+        depth, at = 1, match.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(text[at], 0)
+            at += 1
+        yield match[1], text.count("\n", 0, match.start()) + 1, text[at : text.index("\n", at)]
+
+
+CORE_FILES = [path for path in cython_files() if name_of(path) not in FACING_PYTHON]
+
+
+def test_the_core_is_found():
+    assert {"engine", "index", "slab", "zpools/zsmalloc"} <= {name_of(path) for path in CORE_FILES}
+    assert {name_of(path) for path in cython_files()} >= FACING_PYTHON
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_core_knows_no_exceptions(path):
+    found = re.findall(r"\b(?:raise|try|except|assert|finally|with gil)\b", code(path))
+    assert not found
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_core_functions_run_without_the_gil(path):
+    wrong = [f"{path.name}:{line}: {name}" for name, line, tail in functions(code(path)) if "noexcept nogil" not in tail]
+    assert not wrong
+
+
+def test_the_pattern_sees_functions():
+    text = (
+        "cdef int a(int x) except -1:\n    cdef int (*f)(int)\n    cdef int v = a(1)\n"
+        "cdef inline const uint8_t *b(\n        void *c) noexcept nogil\ncpdef c():\n"
+    )
+    assert list(functions(text)) == [("a", 1, " except -1:"), ("b", 4, " noexcept nogil"), ("c", 6, ":")]
+
+
+def test_only_adapters_take_the_gil():
+    takers = {name_of(path) for path in cython_files() if re.search(r"\bwith gil\b", code(path))}
+    assert takers <= TAKING_THE_GIL
+
+
+def test_python_packages_do_not_import_each_other_in_circles():
+    """zswap uses zswap_core, never the other way round."""
+    pattern = re.compile(r"^\s*(?:from|import|cimport) zswap\b", re.MULTILINE)
+    assert [
+        name_of(path)
+        for path in CORE.rglob("*.py*")
+        if path.suffix in (".py", ".pyx", ".pxd") and pattern.search(code(path))
+    ] == []
+
+
+def test_every_module_has_a_docstring():
+    sources = [*CORE.rglob("*.pyx"), *CORE.rglob("*.py"), *(ROOT / "zswap").rglob("*.py")]
+    without = []
+    for path in sources:
+        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        if lines and not lines[0].startswith('"""'):
+            without.append(str(path.relative_to(ROOT)))
+    assert not without
+
+
+def test_there_is_one_version_number():
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert declared == zswap.__version__
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == declared
+
+
+@pytest.mark.parametrize("counter", [counter.name for counter in Counter if counter.name != "COUNTERS"])
+def test_every_counter_is_shown_and_explained(counter):
+    assert counter in zswap.Stats.__dataclass_fields__
+    assert re.search(rf"\b{counter}\b", zswap.Stats.__doc__)
+
+
+def test_every_figure_is_explained():
+    assert [name for name in zswap.Stats.__dataclass_fields__ if not re.search(rf"\b{name}\b", zswap.Stats.__doc__)] == []
+
+
+# ---- README.md ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def readme():
+    return (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 -m venv .venv && .venv/bin/pip install '.[plot]' && .venv/bin/zswap analyze",
+        "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
+    ],
+)
+def test_readme_has_the_commands_that_ci_runs(readme, command):
+    assert readme.splitlines().count(command) == 1
+
+
+def test_readme_shows_the_quickstart(readme):
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    quickstart = (ROOT / "examples" / "quickstart.py").read_text()
+    assert blocks[0] == quickstart.partition('"""\n\n')[2]
+
+
+def test_readme_has_no_gaps(readme):
+    assert re.findall(r"^[A-Z]+-[A-Z]+$", readme, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/kernel.md"])
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
+    assert [target for target in targets if not (path.parent / target).exists()] == []

@@ -1,0 +1,116 @@
+"""What an installed zswap consists of."""
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import zswap
+import zswap_core
+
+SOURCES = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed():
+    """The distribution that `import zswap` comes from."""
+    try:
+        distribution = metadata.distribution("zswap")
+    except metadata.PackageNotFoundError:
+        pytest.skip("zswap is not installed")
+    if Path(zswap.__file__).resolve() != Path(distribution.locate_file("zswap/__init__.py")).resolve():
+        pytest.skip(f"the zswap in use is not the installed one but {zswap.__file__}")
+    return distribution
+
+
+@pytest.fixture(scope="module")
+def names(installed):
+    return {file.as_posix() for file in installed.files}
+
+
+def test_version(installed):
+    assert installed.version == zswap.__version__
+
+
+def test_what_plug_ins_need_is_there(names):
+    assert {"zswap_core/include/zswap/abi.h", "zswap_core/abi.pxd", "zswap_core/__init__.py"} <= names
+
+
+def test_type_information_is_there(names):
+    assert {"zswap/py.typed", "zswap_core/py.typed", "zswap_core/binding.pyi", "zswap_core/compressors/base.pyi"} <= names
+
+
+def test_nothing_else_is_there(names):
+    ours = re.compile(
+        r"zswap(_core)?/.*\.(py|pyi|pxd|h|so|typed)|zswap-[^/]+\.dist-info/.*|(\.\./)+bin/zswap|.*/__pycache__/.*\.pyc"
+    )
+    assert sorted(name for name in names if not ours.fullmatch(name)) == []
+    assert not any(name.endswith((".pyx", ".c")) for name in names)
+
+
+def test_every_source_was_compiled(names):
+    sources = {path.relative_to(SOURCES).with_suffix("").as_posix() for path in (SOURCES / "zswap_core").rglob("*.pyx")}
+    if not sources:
+        pytest.skip("the sources are not here")
+    assert {name.partition(".")[0] for name in names if name.endswith(".so")} == sources
+
+
+def test_extensions_are_the_installed_ones(installed, names):
+    for name in sorted(names):
+        if name.endswith(".so"):
+            module = importlib.import_module(name.partition(".")[0].replace("/", "."))
+            assert Path(module.__file__).resolve() == Path(installed.locate_file(name)).resolve()
+
+
+def test_command_line_is_declared(installed):
+    scripts = [entry for entry in installed.entry_points if entry.group == "console_scripts"]
+    assert [(entry.name, entry.value) for entry in scripts] == [("zswap", "zswap.__main__:main")]
+
+
+def test_plain_install_is_small(installed):
+    plain = {re.match(r"[\w-]+", need)[0] for need in installed.requires if "extra ==" not in need}
+    assert plain == {"numpy", "lz4", "zstd", "click", "rich"}
+
+
+def test_import_is_lean(tmp_path):
+    """The library alone brings in neither the command line's packages nor the plots'."""
+    code = "import sys, zswap; print(sorted({'click', 'rich', 'matplotlib', 'Cython', 'zswap.analyze'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# ---- compiling against it -------------------------------------------------------------------------------------------
+
+
+def test_include_directory():
+    assert (Path(zswap_core.get_include()) / "zswap" / "abi.h").is_file()
+
+
+@pytest.mark.parametrize(("compiler", "language"), [("cc", "c"), ("c++", "c++")])
+def test_header_stands_alone(tmp_path, compiler, language):
+    """In C and in C++, with nothing included before it and every warning on."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
+    flags = ["-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-std=c11" if language == "c" else "-std=c++11"]
+    source = tmp_path / "plug_in"
+    source.write_text("#include <zswap/abi.h>\nextern zsw_compressor_ops table;\n")
+    done = subprocess.run(
+        [compiler, *flags, "-I", zswap_core.get_include(), "-x", language, str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_cython_finds_the_declarations(tmp_path):
+    pytest.importorskip("Cython")
+    source = tmp_path / "plug_in.pyx"
+    source.write_text("from zswap_core.abi cimport zsw_compressor_ops\ncdef zsw_compressor_ops table\n")
+    subprocess.run([sys.executable, "-m", "cython", "-3", source.name], cwd=tmp_path, check=True)
+    assert "zswap/abi.h" in source.with_suffix(".c").read_text()
