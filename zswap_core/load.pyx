@@ -7,11 +7,10 @@ from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, word_handle, word_length, word_pool,
-                               zsw_entry)
+from zswap_core.entry cimport entry_get, ENTRY_SAME, entry_touch, is_entry, word_handle, word_length, word_pool, zsw_entry
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
-from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock, zsw_yield
+from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
 from zswap_core.samefilled cimport same_fill
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -79,8 +78,10 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
             erase_entry(e, w, shard, offset, id)
         return status
     if zsw_unlikely(not entry_get(entry, w.now)):
-        zsw_unlock(&shard.lock)
-        zsw_yield()                             # over 250 threads are reading this very page
+        zsw_unlock(&shard.lock)                 # over 250 threads are reading this very page
+        if w.no_wait:
+            return Status.WOULD_BLOCK
+        zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
     zsw_unlock(&shard.lock)
     status = read_object(e, w, word, page)

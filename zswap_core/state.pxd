@@ -46,7 +46,7 @@ cdef struct zsw_worker:
     uint32_t spare[SPARE_ENTRIES]
     zsw_pool *counted                   # the pool that `entries` below belongs to
     int64_t entries                     # change of counted.entries not yet made
-    uint32_t no_wait                    # the caller holds the GIL: do not wait for a backing store
+    uint32_t no_wait                    # the caller holds the GIL: do not wait for a backing store or another call
     zsw_worker *next
     void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
     int64_t counters[COUNTERS]

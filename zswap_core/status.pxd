@@ -18,4 +18,4 @@ cpdef enum Status:
     ABSENT = -9             # nothing held at that offset
     CORRUPT = -10           # decompression failed; the entry is kept
     BACKING_FAIL = -11      # the backing store failed to write or read the page
-    WOULD_BLOCK = -12       # needs the backing store, and the caller asked not to wait: never seen outside
+    WOULD_BLOCK = -12       # must wait for others, and the caller holds the GIL: never seen outside
