@@ -7,7 +7,8 @@ from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport entry_get, ENTRY_SAME, entry_touch, is_entry, word_handle, word_length, word_pool, zsw_entry
+from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, word_handle, word_length, word_pool,
+                               zsw_entry)
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
 from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
