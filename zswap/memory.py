@@ -1,43 +1,13 @@
-"""How much memory there is, and how people write amounts of it."""
+"""How much memory there is, and what tells of its shortage."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
 
-_UNITS = {"": 1, "b": 1}
-for _power, _letter in enumerate("kmgt", start=1):
-    _UNITS[_letter] = _UNITS[_letter + "ib"] = 1024**_power
-    _UNITS[_letter + "b"] = 1000**_power
+from zswap_core.amounts import format_bytes, parse_bytes
 
-
-def parse_bytes(amount: int | str) -> int:
-    """Read an amount of memory: an int, or text such as ``"512MiB"``, ``"1.5 GB"`` or ``"64k"`` (a bare letter is binary).
-
-    Raises
-    ------
-    ValueError
-        When the text is no amount, or the amount is negative.
-    """
-    if isinstance(amount, str):
-        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", amount)
-        if match is None or match[2].lower() not in _UNITS:
-            raise ValueError(f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'")
-        return int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
-    if isinstance(amount, bool) or not isinstance(amount, int):
-        raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
-    if amount < 0:
-        raise ValueError(f"{amount} is no amount of memory: it is negative")
-    return amount
-
-
-def format_bytes(amount: float) -> str:
-    """Write an amount of memory for a person: ``"1.5 GiB"``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(amount) < 1024:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
+__all__ = ["format_bytes", "online_node", "parse_bytes", "pressure_files", "total_ram"]
 
 
 def _read(path: Path) -> str:

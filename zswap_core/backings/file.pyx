@@ -39,6 +39,7 @@ import struct
 import zlib
 from contextlib import suppress
 
+from zswap_core.amounts import parse_bytes
 from zswap_core.errors import BackingError
 
 cdef extern from "<fcntl.h>" nogil:
@@ -339,7 +340,6 @@ cdef object read_header(int fd, str path):
 
 cdef object parse_size(object size):
     # The grammar of amounts is the Python layer's.  A program that uses the core alone gives an int.
-    from zswap.memory import parse_bytes
 
     return parse_bytes(size)
 
