@@ -338,12 +338,6 @@ cdef object read_header(int fd, str path):
     return nr_pages * page_size, state != CLEAN
 
 
-cdef object parse_size(object size):
-    # The grammar of amounts is the Python layer's.  A program that uses the core alone gives an int.
-
-    return parse_bytes(size)
-
-
 cdef class SwapFile(Backing):
     """A file for pages that leave the pool.
 
@@ -422,7 +416,7 @@ cdef class SwapFile(Backing):
         self.path = os.path.abspath(os.fsdecode(path))
         self.name = f"swap file {self.path!r}"
         if size is not None:
-            size = parse_size(size)
+            size = parse_bytes(size)
             self.set_size(size)
         self.f.pid = getpid()
         self.f.counts = &self.counts
