@@ -95,7 +95,7 @@ def test_only_adapters_take_the_gil():
     assert takers <= TAKING_THE_GIL
 
 
-def test_python_packages_do_not_import_each_other_in_circles():
+def test_the_core_does_not_import_the_package_above_it():
     """zswap uses zswap_core, never the other way round."""
     pattern = re.compile(r"^\s*(?:from|import|cimport) zswap\b", re.MULTILINE)
     assert [

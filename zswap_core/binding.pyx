@@ -814,10 +814,10 @@ cdef class Engine:
     def _validate(self):
         """Walk every structure and compare it with the counters; AssertionError names what does not agree.  For tests: no
         other call may be in flight."""
-        cdef zsw_worker *w = self.enter()
+        cdef zsw_worker *w = self.enter()       # so that no pool is freed under it
         cdef int rc
-        engine_leave(self.e, w)
         with nogil:
             rc = engine_validate(self.e)
+            engine_leave(self.e, w)
         if rc != 0:
             raise AssertionError(f"validate: check {rc} failed")

@@ -1,0 +1,143 @@
+"""What all tests share: which zswap is tested, hypothesis profiles, a guard against hangs, engines that check themselves.
+
+The tests run against an installed package.  A checkout that was not built in place must not shadow it, which
+`python -m pytest` and a PYTHONPATH would make it do, so its directory is taken off the path unless it holds the compiled
+modules.
+"""
+
+import faulthandler
+import importlib.machinery
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HANG_SECONDS = float(os.environ.get("ZSWAP_TEST_TIMEOUT", "300"))  # no test takes near this; a deadlock takes for ever
+
+
+def built(folder):
+    """Whether a directory holds zswap with its compiled modules."""
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    return any(path.name.endswith(suffixes) for path in (folder / "zswap_core").glob("binding.*"))
+
+
+if not built(ROOT):
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("zswap", "zswap_core")]:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{ROOT}{os.sep}zswap"):
+            del sys.modules[name]  # found before the path was put right
+
+try:
+    import zswap
+    import zswap_core.binding  # noqa: F401
+except ImportError as error:
+    pytest.exit(
+        f"no zswap with compiled modules can be imported ({error}).\n"
+        f"Install it with `pip install {ROOT}`, or build in place with `python setup.py build_ext --inplace`.",
+        returncode=4,
+    )
+
+import hypothesis  # noqa: E402
+
+hypothesis.settings.register_profile(
+    "quick", max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile(
+    "ci", max_examples=100, stateful_step_count=50, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile("long", max_examples=1000, stateful_step_count=100, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_report_header():
+    """Say which zswap is tested."""
+    return f"zswap {zswap.__version__} from {Path(zswap.__file__).parent}"
+
+
+def pytest_configure(config):
+    """Keep the real stderr, which pytest is about to capture, for the traceback of a hang."""
+    config.hang_file = os.fdopen(os.dup(2), "w")
+
+
+def pytest_unconfigure(config):
+    """Close it."""
+    faulthandler.cancel_dump_traceback_later()
+    config.hang_file.close()
+
+
+@pytest.fixture(autouse=True)
+def no_hang(request):
+    """End the run, with every thread's traceback, when a test hangs: nothing else gets out of a deadlock over the GIL."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=request.config.hang_file)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def engine():
+    """Make engines: `engine(...)` is `zswap.ZSwap(...)`, validated and closed when the test ends."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(zswap.ZSwap(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for z in made:
+        if not z.closed:
+            z._validate()
+            z.close()
+
+
+@pytest.fixture
+def codec(request):
+    """Register compressors for one test: `codec(compress, decompress)` returns the name."""
+    names = []
+
+    def register(compress=bytes, decompress=bytes, **kwargs):
+        names.append(f"test.{len(names)}.{random.Random(request.node.nodeid).getrandbits(32):08x}")
+        if "factory" in kwargs:
+            zswap.register_compressor(names[-1], **kwargs)
+        else:
+            zswap.register_compressor(names[-1], compress, decompress)
+        return names[-1]
+
+    yield register
+    for name in names:
+        zswap.unregister_compressor(name)
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run a program in a Python of its own, with the zswap that is tested; returns what it printed."""
+
+    def run(source, *args, timeout=120, **environment):
+        path = str(Path(zswap.__file__).parent.parent)
+        env = {**os.environ, "PYTHONPATH": path, **environment}
+        # Not from the checkout, whose sources would be imported first.
+        command = [sys.executable, "-X", "faulthandler", "-c", source, *map(str, args)]
+        try:
+            done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            pytest.fail(f"the program hangs: {error.stdout}\n{error.stderr}")
+        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+def page_of(seed, size=4096, incompressible=0.3):
+    """A page made of `seed` alone: a part of it, `incompressible`, is random, and the rest repeats."""
+    noise = random.Random(seed).randbytes(int(size * incompressible))
+    tail = (f"page {seed} of the test " * (size // 8)).encode()
+    return (noise + tail)[:size]
+
+
+@pytest.fixture(scope="session")
+def make_page():
+    """The function `page_of`, as test modules cannot import this one under every import mode."""
+    return page_of

@@ -1,0 +1,182 @@
+"""The index against a dict: order, ranges, places that entries know, memory given back."""
+
+import random
+import threading
+
+import pytest
+
+from zswap_core.testing import SHARD_SPAN, Index
+
+TOP = (1 << 47) - 1
+
+
+def patterns():
+    """Names of the ways that offsets are chosen, and what chooses one."""
+    return {
+        "sequential": lambda rng, n: n % 6000,
+        "dense": lambda rng, n: rng.randrange(900),
+        "one shard": lambda rng, n: rng.randrange(SHARD_SPAN),
+        "strided": lambda rng, n: (n % 500) * 64 + 63,
+        "shard edges": lambda rng, n: rng.randrange(8) * SHARD_SPAN + rng.choice([0, 1, 63, 64, SHARD_SPAN - 1]),
+        "sparse": lambda rng, n: rng.randrange(300) * (TOP // 300),
+        "clustered": lambda rng, n: rng.randrange(5) * (1 << 41) + rng.randrange(200),
+    }
+
+
+@pytest.mark.parametrize("pattern", patterns())
+def test_against_a_dict(pattern):
+    rng = random.Random(pattern)
+    choose = patterns()[pattern]
+    index, held = Index(), {}
+    for n in range(6000):
+        offset = choose(rng, n)
+        if rng.random() < (0.75 if n % 2000 < 1200 else 0.2):
+            old, pos = index.put(offset, n + 1)
+            assert old == held.get(offset, 0)
+            assert index.offset_of(pos) == offset
+            held[offset] = n + 1
+        else:
+            assert index.erase(offset) == (held.pop(offset, None) is not None)
+            assert index.get(offset) is None
+        if n % 500 == 499:
+            assert index.validate() == (0, len(held))
+    for offset, value in held.items():
+        found, pos = index.get(offset)
+        assert found == value
+        assert index.offset_of(pos) == offset
+    assert index.validate() == (0, len(held))
+    numbers = index.shards()
+    assert numbers == sorted(set(numbers))
+    assert {offset // SHARD_SPAN for offset in held} <= set(numbers)
+    walked = [
+        item
+        for number in numbers
+        for item in index.collect(number * SHARD_SPAN, number * SHARD_SPAN + SHARD_SPAN - 1, SHARD_SPAN)
+    ]
+    assert walked == sorted(held.items())
+    for offset in list(held):
+        assert index.erase(offset)
+    assert index.validate() == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranges(seed):
+    rng = random.Random(seed)
+    index = Index()
+    base = rng.choice([0, SHARD_SPAN * 5, TOP + 1 - SHARD_SPAN])
+    held = {base + o: o + 1 for o in rng.sample(range(SHARD_SPAN), [1, 40, 2000, SHARD_SPAN][seed])}
+    for offset, value in held.items():
+        index.put(offset, value)
+    order = sorted(held.items())
+    edges = [0, 1, 62, 63, 64, 65, 127, 128, 4095, 4096, 8191, SHARD_SPAN - 65, SHARD_SPAN - 64, SHARD_SPAN - 1]
+    for _ in range(150):
+        low, high = sorted(rng.choice(edges) if rng.random() < 0.5 else rng.randrange(SHARD_SPAN) for _ in range(2))
+        wanted = [item for item in order if base + low <= item[0] <= base + high]
+        assert index.collect(base + low, base + high, SHARD_SPAN) == wanted
+        few = rng.choice([1, 2, 63, 64, 65])
+        assert index.collect(base + low, base + high, few) == wanted[:few]
+
+
+def test_a_run_fills_and_empties_in_any_order():
+    rng = random.Random(3)
+    index = Index()
+    for _ in range(30):
+        order = rng.sample(range(64), 64)
+        for n, slot in enumerate(order):
+            index.put(slot, slot + 1)
+            assert [o for o, _ in index.collect(0, 63)] == sorted(order[: n + 1])
+        order = rng.sample(range(64), 64)
+        for n, slot in enumerate(order):
+            index.erase(slot)
+            assert [(o, v) for o, v in index.collect(0, 63)] == [(o, o + 1) for o in sorted(order[n + 1 :])]
+    assert index.validate() == (0, 0)
+
+
+def test_all_runs_of_a_shard():
+    index = Index()
+    for run in random.Random(1).sample(range(SHARD_SPAN // 64), SHARD_SPAN // 64):
+        index.put(run * 64 + run % 64, run + 1)
+    assert index.collect(0, SHARD_SPAN - 1, 300) == [(run * 64 + run % 64, run + 1) for run in range(SHARD_SPAN // 64)]
+    for run in range(0, SHARD_SPAN // 64, 2):
+        index.erase(run * 64 + run % 64)
+    assert index.validate() == (0, SHARD_SPAN // 128)
+
+
+def test_absent_places():
+    index = Index()
+    assert index.get(5) is None
+    assert not index.erase(5)
+    assert index.collect(0, 100) == []
+    assert index.shards() == []
+    index.put(SHARD_SPAN + 5, 1)
+    assert index.get(5) is None
+    assert index.get(SHARD_SPAN + 4) is None
+    assert not index.erase(SHARD_SPAN + 69)
+    assert index.shards() == [1]
+    assert index.offset_of(0) is None
+
+
+def test_many_shards_outgrow_the_table():
+    index = Index()
+    rng = random.Random(4)
+    offsets = {rng.randrange(TOP) for _ in range(3000)} | {n * SHARD_SPAN for n in range(1000)}
+    for n, offset in enumerate(sorted(offsets), 1):
+        index.put(offset, n)
+    assert index.validate() == (0, len(offsets))
+    assert index.shards() == sorted({o // SHARD_SPAN for o in offsets})
+    low, high = 100, TOP // SHARD_SPAN // 2
+    assert index.shards(low, high) == [n for n in sorted({o // SHARD_SPAN for o in offsets}) if low <= n <= high]
+    for n, offset in enumerate(sorted(offsets), 1):
+        assert index.get(offset)[0] == n
+
+
+def test_shard_numbers_that_share_their_low_bits():
+    # All of these want one slot of a table that looks at the low bits alone.
+    index = Index()
+    for k in range(500):
+        index.put((k << 21) * SHARD_SPAN % TOP, k + 1)
+    assert index.validate()[0] == 0
+
+
+def test_dense_pages_cost_under_eight_bytes():
+    index, pages = Index(), 300_000
+    empty = index.bytes + index.area_bytes
+    for offset in range(pages):
+        index.put(offset, offset + 1)
+    full = index.bytes + index.area_bytes - empty
+    assert full / pages <= 8
+    for offset in range(pages):
+        index.erase(offset)
+    left = index.bytes + index.area_bytes - empty
+    assert left < full // 2, "each slab keeps one chunk warm"
+
+
+def test_a_lone_page_is_cheap():
+    index = Index()
+    empty = index.bytes + index.area_bytes
+    for n in range(2000):
+        index.put(n << 30, n + 1)
+    assert (index.bytes + index.area_bytes - empty) / 2000 <= 256
+
+
+def test_threads_add_shards_together():
+    index = Index()
+    start = threading.Barrier(4)
+
+    def work(k):
+        rng = random.Random(k)
+        order = rng.sample(range(400), 400)
+        start.wait()
+        for number in order:
+            index.put(number * SHARD_SPAN + k * 70, k + 1)  # each shard is found missing by several at once
+            assert index.get(number * SHARD_SPAN + k * 70)[0] == k + 1
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert index.validate() == (0, 1600)
+    assert index.shards() == list(range(400))
+    for number in range(400):
+        assert [v for _, v in index.collect(number * SHARD_SPAN, number * SHARD_SPAN + 300)] == [1, 2, 3, 4]

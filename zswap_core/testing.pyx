@@ -1,0 +1,527 @@
+# cython: language_level=3
+"""The engine's parts, driven from Python: for the test suite.  Programs use zswap.ZSwap.
+
+The parts are C structures without an object of their own, so each is wrapped here just enough that a test can hold it
+against a set, a dict or a list: `Slab`, `Index` (one area and its shards), `Lru`, `Entry` (the reference count and the
+packed word), and the scan and fill of same-filled pages.  `Codec` is a compressor in C whose calls a test can hold up or
+make fail.
+
+Arguments are checked only where a slip would make a test pass by accident; a wrong id crashes, as it would in the engine.
+"""
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.errno cimport EBADMSG, ENOMEM
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from array import array
+
+from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRESSOR_SLOW,
+                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
+from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
+                               entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
+from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_add_shard, area_bytes, area_destroy, area_init, area_shard,
+                               area_shards, area_validate, index_bytes, index_destroy, index_init, pos_shard, shard_collect,
+                               shard_erase, shard_find, shard_reserve, zsw_area, zsw_index, zsw_shard)
+from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
+from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.samefilled cimport same_fill, same_filled
+from zswap_core.slab cimport (slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate,
+                              zsw_slab)
+
+SHARD_SPAN = SHARD_PAGES        # offsets in a shard
+REFS_MAX = ENTRY_REFS_MAX       # references an entry can have, the index's own among them
+
+
+# ---- slabs ----------------------------------------------------------------------------------------------------------
+
+
+cdef class Slab:
+    """A slab of items of one size."""
+    cdef zsw_slab s
+
+    def __cinit__(self, size_t item_size):
+        if not 4 <= item_size <= 256 << 10:
+            raise ValueError("item_size is 4 bytes to 256 KiB")
+        if slab_init(&self.s, item_size) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        slab_destroy(&self.s)
+
+    def take(self, Py_ssize_t count):
+        """Ids of up to `count` new items, as an array."""
+        ids = array("I", bytes(4 * count))
+        cdef uint32_t[::1] view = ids
+        cdef uint32_t got = 0
+        if count:
+            with nogil:
+                got = slab_take(&self.s, &view[0], <uint32_t> count)
+            view = None
+        return ids[:got]
+
+    def give(self, ids):
+        """Takes items back."""
+        cdef const uint32_t[::1] view = array("I", ids)
+        if view.shape[0]:
+            with nogil:
+                slab_give(&self.s, &view[0], <uint32_t> view.shape[0])
+
+    def mark(self, ids, uint32_t salt=0):
+        """Fills each item with bytes made of its id, so that two which overlap are found out."""
+        cdef const uint32_t[::1] view = array("I", ids)
+        cdef Py_ssize_t i
+        with nogil:
+            for i in range(view.shape[0]):
+                memset(slab_at(&self.s, view[i]), <uint8_t> ((view[i] + salt) * 2654435761u >> 24), self.s.item_size)
+
+    def marked(self, ids, uint32_t salt=0):
+        """How many items hold what mark() put there."""
+        cdef const uint32_t[::1] view = array("I", ids)
+        cdef Py_ssize_t i, right = 0
+        cdef size_t k
+        cdef uint8_t *item
+        cdef uint8_t byte
+        with nogil:
+            for i in range(view.shape[0]):
+                item = <uint8_t *> slab_at(&self.s, view[i])
+                byte = <uint8_t> ((view[i] + salt) * 2654435761u >> 24)
+                k = 0
+                while k < self.s.item_size and item[k] == byte:
+                    k += 1
+                right += k == self.s.item_size
+        return right
+
+    def address(self, uint32_t id):
+        return <size_t> slab_at(&self.s, id)
+
+    @property
+    def bytes(self):
+        return slab_bytes(&self.s)
+
+    @property
+    def inuse(self):
+        return self.s.inuse
+
+    @property
+    def limit(self):
+        return slab_limit(&self.s)
+
+    def validate(self):
+        """0, or a negative number that names the check that failed."""
+        return slab_validate(&self.s)
+
+
+# ---- the index ------------------------------------------------------------------------------------------------------
+
+
+cdef class Index:
+    """The index of one swap area.  Calls take the shards' locks as the engine does, and release the GIL."""
+    cdef zsw_index ix
+    cdef zsw_area area
+
+    def __cinit__(self, uint32_t swap_type=0):
+        if index_init(&self.ix) != 0 or area_init(&self.area, swap_type) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        area_destroy(&self.area)
+        index_destroy(&self.ix)
+
+    cdef int reserve(self, uint64_t offset, uint32_t id, uint32_t *old, uint32_t *pos) noexcept nogil:
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        cdef uint32_t *slot
+        cdef int rc = 0
+        if shard == NULL:
+            rc = area_add_shard(&self.ix, &self.area, offset >> SHARD_SHIFT, &shard)
+        if rc == 0:
+            zsw_lock(&shard.lock)
+            rc = shard_reserve(&self.ix, shard, offset & (SHARD_PAGES - 1), &slot, pos)
+            if rc == 0:
+                old[0] = slot[0]
+                slot[0] = id
+            zsw_unlock(&shard.lock)
+        return rc
+
+    def put(self, uint64_t offset, uint32_t id):
+        """Puts an id in place of the one there; returns (the old one or 0, its pos)."""
+        cdef uint32_t old = 0, pos = 0
+        cdef int rc
+        with nogil:
+            rc = self.reserve(offset, id, &old, &pos)
+        if rc == -ENOMEM:
+            raise MemoryError
+        return old, pos
+
+    def get(self, uint64_t offset):
+        """(the id at `offset`, its pos), or None."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        cdef uint32_t *slot
+        cdef uint32_t pos = 0, id = 0
+        if shard == NULL:
+            return None
+        with nogil:
+            zsw_lock(&shard.lock)
+            slot = shard_find(&self.ix, shard, offset & (SHARD_PAGES - 1), &pos)
+            id = slot[0] if slot != NULL else 0
+            zsw_unlock(&shard.lock)
+        return (id, pos) if slot != NULL else None
+
+    def erase(self, uint64_t offset):
+        """Removes what is at `offset`; returns whether there was something."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        cdef uint32_t pos
+        cdef bint found
+        if shard == NULL:
+            return False
+        with nogil:
+            zsw_lock(&shard.lock)
+            found = shard_find(&self.ix, shard, offset & (SHARD_PAGES - 1), &pos) != NULL
+            if found:
+                shard_erase(&self.ix, shard, offset & (SHARD_PAGES - 1))
+            zsw_unlock(&shard.lock)
+        return found
+
+    def collect(self, uint64_t first, uint64_t last, uint32_t capacity=64):
+        """[(offset, id)] in first..last (inclusive), which lie in one shard: the first `capacity` of them."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, first >> SHARD_SHIFT)
+        cdef uint32_t found
+        if first >> SHARD_SHIFT != last >> SHARD_SHIFT or not capacity:
+            raise ValueError("the range lies in one shard, and is asked for something")
+        if shard == NULL:
+            return []
+        cdef uint32_t[::1] where = array("I", bytes(4 * capacity))
+        cdef uint32_t[::1] ids = array("I", bytes(4 * capacity))
+        with nogil:
+            zsw_lock(&shard.lock)
+            found = shard_collect(&self.ix, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1), &where[0], &ids[0],
+                                  capacity)
+            zsw_unlock(&shard.lock)
+        return [(shard.number << SHARD_SHIFT | where[i], ids[i]) for i in range(found)]
+
+    def shards(self, uint64_t first=0, uint64_t last=0xffffffffffffffff):
+        """Numbers of the shards in first..last, sorted."""
+        cdef uint64_t count = area_shards(&self.ix, &self.area, first, last, NULL, 0)
+        cdef uint64_t[::1] numbers = array("Q", bytes(8 * (count + 1)))
+        area_shards(&self.ix, &self.area, first, last, &numbers[0], count)
+        return sorted(numbers[i] for i in range(count))
+
+    def offset_of(self, uint32_t pos):
+        """The offset that an entry's `pos` names, or None."""
+        cdef uint32_t where
+        cdef zsw_shard *shard = pos_shard(&self.ix, pos, &where)
+        return None if shard == NULL else shard.number << SHARD_SHIFT | where
+
+    @property
+    def bytes(self):
+        return index_bytes(&self.ix)
+
+    @property
+    def area_bytes(self):
+        return area_bytes(&self.area)
+
+    def validate(self):
+        """(0 or the negative number that names the check that failed, pages counted)."""
+        cdef uint64_t pages = 0
+        cdef int rc = area_validate(&self.ix, &self.area, &pages)
+        return rc, pages
+
+
+# ---- entries and the LRU --------------------------------------------------------------------------------------------
+
+
+def pack_word(uint64_t handle, uint32_t length, uint32_t pool):
+    return word_pack(handle, length, pool)
+
+
+def unpack_word(uint64_t word):
+    """(handle, length, pool)."""
+    return word_handle(word), word_length(word), word_pool(word)
+
+
+cdef class Entry:
+    """One entry, not in any index."""
+    cdef zsw_entry entry
+
+    def __cinit__(self, bint same=False, uint64_t now=0):
+        self.entry.state = state_new(same, now)
+
+    def get(self, uint64_t now=0):
+        """Takes a reference; False when all are out."""
+        return entry_get(&self.entry, now)
+
+    def put(self):
+        """Drops one; True when it was the last."""
+        return entry_put(&self.entry)
+
+    def touch(self, uint64_t now):
+        entry_touch(&self.entry, now)
+
+    @property
+    def refs(self):
+        return self.entry.state & ENTRY_REFS
+
+    @property
+    def same(self):
+        return self.entry.state & ENTRY_SAME != 0
+
+    @property
+    def referenced(self):
+        return self.entry.state & ENTRY_REFERENCED != 0
+
+    @property
+    def age(self):
+        return self.entry.state >> ENTRY_AGE_SHIFT
+
+
+def entry_size():
+    return sizeof(zsw_entry)
+
+
+cdef class Lru:
+    """An LRU with entries of its own, named by number."""
+    cdef zsw_slab entries
+    cdef zsw_lru lru
+
+    def __cinit__(self):
+        if slab_init(&self.entries, sizeof(zsw_entry)) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        slab_destroy(&self.entries)
+
+    def new(self):
+        cdef uint32_t id = 0
+        if slab_take(&self.entries, &id, 1) != 1:
+            raise MemoryError
+        return id
+
+    def add(self, uint32_t id):
+        lru_add(&self.lru, &self.entries, id)
+
+    def remove(self, uint32_t id):
+        lru_remove(&self.lru, &self.entries, id)
+
+    def __len__(self):
+        return self.lru.count
+
+    def order(self, bint newest_first=False):
+        cdef uint32_t id = self.lru.newest if newest_first else self.lru.oldest
+        cdef zsw_entry *entry
+        ids = []
+        while id and <uint64_t> len(ids) <= self.lru.count:
+            ids.append(id)
+            entry = <zsw_entry *> slab_at(&self.entries, id)
+            id = entry.prev if newest_first else entry.next
+        return ids
+
+
+# ---- same-filled pages ----------------------------------------------------------------------------------------------
+
+
+def scan(const uint8_t[::1] page not None):
+    """The word that the page repeats, or None.  The page is scanned where it lies, aligned or not."""
+    cdef uint64_t value = 0
+    if page.shape[0] < 8 or page.shape[0] % 8:
+        raise ValueError("a page is some 8-byte words")
+    return value if same_filled(&page[0], page.shape[0], &value) else None
+
+
+def fill(uint8_t[::1] page not None, uint64_t value):
+    """Repeats the word over the page."""
+    if page.shape[0] < 8 or page.shape[0] % 8:
+        raise ValueError("a page is some 8-byte words")
+    same_fill(&page[0], page.shape[0], value)
+
+
+# ---- a compressor that tests can hold up and break ------------------------------------------------------------------
+
+
+cdef struct codec_state:
+    uint32_t compress_gate          # while not 0, compress() waits
+    uint32_t decompress_gate
+    uint32_t compressing            # calls that wait at a gate now
+    uint32_t decompressing
+    uint32_t contexts               # contexts alive
+    int compress_error              # when not 0, what compress() returns
+    int decompress_error
+    int context_error
+    int64_t decompress_short        # bytes by which decompress() says less than it wrote
+
+
+cdef size_t codec_bound(void *state, size_t n) noexcept nogil:
+    return n + 16
+
+
+cdef int codec_ctx_new(void *opaque, void **ctx) noexcept nogil:
+    cdef codec_state *state = <codec_state *> opaque
+    if state.context_error:
+        return state.context_error
+    ctx[0] = zsw_map(4096)
+    if ctx[0] == NULL:
+        return -ENOMEM
+    zsw_add_u32(&state.contexts, 1)
+    return 0
+
+
+cdef void codec_ctx_free(void *opaque, void *ctx) noexcept nogil:
+    zsw_add_u32(&(<codec_state *> opaque).contexts, <uint32_t> -1)
+    zsw_unmap(ctx, 4096)
+
+
+cdef void wait_at(uint32_t *gate, uint32_t *waiting) noexcept nogil:
+    if zsw_load_u32(gate):
+        zsw_add_u32(waiting, 1)
+        while zsw_load_u32(gate):
+            zsw_sleep_ns(50000)
+        zsw_add_u32(waiting, <uint32_t> -1)
+
+
+# The format: 4 bytes of length, the byte that fills the rest of the page, then the page up to there.
+cdef int64_t codec_compress(void *opaque, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+    cdef codec_state *state = <codec_state *> opaque
+    cdef uint32_t length = <uint32_t> n
+    wait_at(&state.compress_gate, &state.compressing)
+    if state.compress_error:
+        return state.compress_error
+    (<uint8_t *> ctx)[0] += 1               # two calls in one context would be a race that a sanitizer sees
+    while length and src[length - 1] == src[n - 1]:
+        length -= 1
+    if length + 5 > cap:
+        return 0
+    memcpy(dst, &length, 4)
+    dst[4] = src[n - 1]
+    memcpy(dst + 5, src, length)
+    return length + 5
+
+
+cdef int64_t codec_decompress(void *opaque, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                              size_t cap) noexcept nogil:
+    cdef codec_state *state = <codec_state *> opaque
+    cdef uint32_t length
+    wait_at(&state.decompress_gate, &state.decompressing)
+    if state.decompress_error:
+        return state.decompress_error
+    if n < 5:
+        return -EBADMSG
+    memcpy(&length, src, 4)
+    if length + 5 != n or length > cap:
+        return -EBADMSG
+    memcpy(dst, src + 5, length)
+    memset(dst + length, src[4], cap - length)
+    return <int64_t> cap - state.decompress_short
+
+
+cdef zsw_compressor_ops CODEC = zsw_compressor_ops(
+    abi_version=ZSW_ABI_VERSION,
+    struct_size=sizeof(zsw_compressor_ops),
+    name="testing",
+    flags=0,
+    bound=codec_bound,
+    ctx_new=codec_ctx_new,
+    ctx_free=codec_ctx_free,
+    compress=codec_compress,
+    decompress=codec_decompress,
+    destroy=NULL,
+)
+
+
+cdef class Codec:
+    """A compressor that waits, or fails, when told.  `register_compressor("gate", factory=codec.capsule)` makes it known.
+
+    It strips the last byte's repetitions off a page.  It never takes the GIL; a caller that kept the GIL (a single load; a
+    single store, unless the codec says that it is slow) therefore stops the whole program when it waits, so go through the
+    batch calls.
+
+    Attributes
+    ----------
+    hold_compress, hold_decompress : bool
+        Whether calls wait.
+    compressing, decompressing : int
+        How many wait now.
+    contexts : int
+        Contexts alive.
+    compress_error, decompress_error, context_error : int
+        What those calls return instead of working, when not 0.
+    decompress_short : int
+        By how much decompress() understates what it wrote.
+    """
+    cdef codec_state state
+    cdef zsw_compressor_ops ops
+    cdef zsw_compressor c
+
+    def __cinit__(self, *, slow=False, stateless=True):
+        self.ops = CODEC
+        self.ops.flags = (ZSW_COMPRESSOR_SLOW if slow else 0) | (ZSW_COMPRESSOR_STATELESS_DECOMPRESS if stateless else 0)
+        self.c.ops = &self.ops
+        self.c.state = &self.state
+
+    def capsule(self):
+        capsule = PyCapsule_New(&self.c, ZSW_COMPRESSOR_CAPSULE, release_codec)
+        PyCapsule_SetContext(capsule, <void *> self)
+        Py_INCREF(self)
+        return capsule
+
+    @property
+    def hold_compress(self):
+        return self.state.compress_gate != 0
+
+    @hold_compress.setter
+    def hold_compress(self, bint on):
+        zsw_store_u32(&self.state.compress_gate, on)
+
+    @property
+    def hold_decompress(self):
+        return self.state.decompress_gate != 0
+
+    @hold_decompress.setter
+    def hold_decompress(self, bint on):
+        zsw_store_u32(&self.state.decompress_gate, on)
+
+    @property
+    def compressing(self):
+        return zsw_load_u32(&self.state.compressing)
+
+    @property
+    def decompressing(self):
+        return zsw_load_u32(&self.state.decompressing)
+
+    @property
+    def contexts(self):
+        return zsw_load_u32(&self.state.contexts)
+
+    @property
+    def compress_error(self):
+        return self.state.compress_error
+
+    @compress_error.setter
+    def compress_error(self, int rc):
+        self.state.compress_error = rc
+
+    @property
+    def decompress_error(self):
+        return self.state.decompress_error
+
+    @decompress_error.setter
+    def decompress_error(self, int rc):
+        self.state.decompress_error = rc
+
+    @property
+    def context_error(self):
+        return self.state.context_error
+
+    @context_error.setter
+    def context_error(self, int rc):
+        self.state.context_error = rc
+
+    @property
+    def decompress_short(self):
+        return self.state.decompress_short
+
+    @decompress_short.setter
+    def decompress_short(self, int64_t by):
+        self.state.decompress_short = by
+
+
+cdef void release_codec(object capsule) noexcept:
+    Py_XDECREF(<PyObject *> PyCapsule_GetContext(capsule))
