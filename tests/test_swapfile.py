@@ -811,10 +811,14 @@ FAULTS = r"""
 /* The next `times` transfers return -1 with this errno or, where that is 0, move `bytes` at most. */
 int fault_times, fault_errno, fault_seen;
 size_t fault_bytes;
+/* The first transfer that finds this set waits until it no longer is. */
+volatile int gate, gate_waiting;
 #define TRANSFER(name, memory)                                                          \
     ssize_t name(int fd, memory p, size_t n, off_t at) {                                \
         static ssize_t (*real)(int, memory, size_t, off_t);                             \
         if (!real) real = (ssize_t (*)(int, memory, size_t, off_t))dlsym(RTLD_NEXT, #name); \
+        if (gate && !gate_waiting)                                                      \
+            for (gate_waiting = 1; gate;) usleep(1000);                                 \
         if (fault_times > 0) {                                                          \
             fault_times--, fault_seen++;                                                \
             if (fault_errno) return errno = fault_errno, -1;                            \
@@ -915,6 +919,33 @@ def test_interrupted_and_short_transfers_go_on(folder, faulty, direct):
         """,
         folder / "swap",
         direct,
+    )
+
+
+def test_close_waits_for_a_write_under_way(path, faulty):
+    faulty(
+        """
+        import threading
+        gate, waiting = (ctypes.c_int.in_dll(library, name) for name in ("gate", "gate_waiting"))
+        file = SwapFile(path, "64KiB")
+        gate.value = 1
+        writer = threading.Thread(target=file.write_pages, args=([3], bytes(4096)))
+        writer.start()
+        while not waiting.value:
+            pass
+        closer = threading.Thread(target=file.close)
+        closer.start()
+        while not file.closed:
+            pass
+        closer.join(0.2)
+        assert closer.is_alive()
+        gate.value = 0
+        writer.join()
+        closer.join()
+        assert file.stats()["written_pages"] == 1
+        SwapFile(path).close()
+        """,
+        path,
     )
 
 

@@ -394,6 +394,7 @@ class FedZpool:
 
     name: str
     malloc_pages: Callable[[Int64Array], int]
+    max_saving_size: int
     page_metadata: float
     object_metadata: float
 
@@ -404,11 +405,13 @@ class FedZpool:
         return np.zeros(0, np.int64)
 
     def costs(self, histogram: Int64Array) -> FloatArray:
-        page_size = histogram.size - 1
-        sizes = np.repeat(np.arange(1, page_size + 1), histogram[1:])
+        page_size, limit = histogram.size - 1, self.max_saving_size
+        sizes = np.repeat(np.arange(1, limit + 1), histogram[1 : limit + 1])
         fed = np.random.default_rng(0).permutation(sizes)[: self._MOST_FED]
         each = self.malloc_pages(fed) * page_size / fed.sum() if fed.size else 0.0
-        return np.minimum(np.arange(page_size + 1) * each, page_size)
+        costs = np.arange(page_size + 1) * each
+        costs[limit + 1 :] = page_size  # raw: in the allocator, or refused and left where it was
+        return costs
 
     def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
         return 0.0, 0.0
@@ -445,14 +448,14 @@ def zpool_model(name: str, *, page_size: int = 4096) -> ZpoolModel:
     if base == "zsmalloc":
         return _slot_table(name, chain, False, page_size, 0, page, item)
 
+    from zswap_core.testing_zpool import Zpool
+
     def malloc_pages(sizes: Int64Array) -> int:
         pool = Zpool(name, page_size=page_size)
         pool.malloc_many(sizes.astype(np.uint32))
         return int(pool.total_pages)
 
-    from zswap_core.testing_zpool import Zpool
-
-    return FedZpool(name, malloc_pages, page, item)
+    return FedZpool(name, malloc_pages, Zpool(name, page_size=page_size).max_saving_size, page, item)
 
 
 def _slot_table(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -13,6 +15,17 @@ from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
+
+
+# Closed before the interpreter shuts down: from then on Python ends every thread that asks for the GIL, also one that is in a
+# backing store written in Python, and close() would wait for its call forever.
+_open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for engine in list(_open):
+        engine.close()
 
 
 class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
@@ -102,6 +115,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
             self._apply(self.parameters._values, key)
         self._set_pressure(*pressure_files())
         self.swapon(0, backing=backing)
+        _open.add(self)
 
     def _apply(self, values: Any, key: str) -> None:
         """Make the engine follow one parameter."""
@@ -173,7 +187,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
             The area.
         drain : bool, default False
             Give the pages back: the result is an iterator over (offset, page), each page freed when it was given, and the
-            area goes offline at its end.  If a page cannot be read, the error comes out of the iterator; that page and those
+            area goes offline at its end.  Do not store to the area meanwhile: a page stored at an offset that is being
+            given is freed with it.  If a page cannot be read, the error comes out of the iterator; that page and those
             not yet given stay held and the area online.
 
         Raises
@@ -189,11 +204,15 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
         return self._drain(swap_type)
 
     def _drain(self, swap_type: int) -> Iterator[tuple[int, bytes]]:
-        for number in self._shards(swap_type):
-            for offset in self._shard_offsets(number, swap_type):
-                page = self.load(offset, swap_type=swap_type)
-                yield offset, page
-                self.invalidate(offset, swap_type=swap_type)
+        while self._page_count(swap_type):
+            for number in self._shards(swap_type):
+                for offset in self._shard_offsets(number, swap_type):
+                    try:
+                        page = self.load(offset, swap_type=swap_type)
+                    except KeyError:  # invalidated meanwhile
+                        continue
+                    yield offset, page
+                    self.invalidate(offset, swap_type=swap_type)
         self._swapoff(swap_type)
 
     def recompress(

@@ -5,10 +5,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
-from zswap_core.index cimport area_init, zsw_area
+from zswap_core.index cimport area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, zsw_area
 from zswap_core.invalidate cimport invalidate_area
-from zswap_core.os cimport zsw_add_u32, zsw_lock, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock
+from zswap_core.os cimport EDEADLK, zsw_add_u32, zsw_lock, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
+from zswap_core.worker cimport call_depth, wait_calls
 
 
 cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zsw_backing_ops *backing,
@@ -27,7 +28,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
             free(area)
         else:
             zsw_store_ptr(<void **> &e.areas[type], area)
-    elif area.online:
+    elif area.online != AREA_OFFLINE:
         rc = -EINVAL
     if rc == 0:
         zsw_poke_u64(&area.nr_pages, nr_pages)
@@ -35,22 +36,24 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
         area.store = store
         if backing != NULL:
             zsw_add_u32(&e.backed_areas, 1)
-        zsw_store_u32(&area.online, 1)
+        zsw_store_u32(&area.online, AREA_ONLINE)
     zsw_unlock(&e.areas_lock)
     return rc
 
 
 cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept nogil:
-    """Takes an area offline and frees all it held.  -EINVAL when it is not online.  Calls that are in flight may go on using
-    the backing store: wait for those (wait_calls) before ending it."""
+    """Closes an area to new pages and frees all it held.  -EINVAL when it is not online, -EDEADLK from inside a call.  Calls in
+    flight may go on using the backing store: engine_swapoff_end, outside any call, waits for those."""
     cdef zsw_area *area
     cdef int rc = -EINVAL
     if type >= MAX_AREAS:
         return rc
+    if call_depth() > 1:                        # this one is the first
+        return -EDEADLK
     zsw_lock(&e.areas_lock)
     area = e.areas[type]
-    if area != NULL and area.online:
-        zsw_store_u32(&area.online, 0)
+    if area != NULL and area.online == AREA_ONLINE:
+        zsw_store_u32(&area.online, AREA_LEAVING)
         if area.backing != NULL:
             zsw_add_u32(&e.backed_areas, <uint32_t> -1)
         rc = 0
@@ -62,3 +65,9 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
         zsw_unlock(&area.grow)
         invalidate_area(e, w, area, 0, <uint64_t> -1)
     return rc
+
+
+cdef void engine_swapoff_end(zsw_engine *e, uint32_t type) noexcept nogil:
+    """Waits for the calls that may still use an area's backing store; then the area can come online again."""
+    wait_calls(e)
+    zsw_store_u32(&e.areas[type].online, AREA_OFFLINE)

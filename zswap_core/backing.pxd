@@ -10,6 +10,8 @@ cdef enum:
     AGAIN = -100                # no status: what was found has changed, look again
 
 
+cdef bint writing_begin(zsw_engine *e) noexcept nogil
+cdef void writing_end(zsw_engine *e) noexcept nogil
 cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page) noexcept nogil
 cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
                       uint8_t *page) noexcept nogil

@@ -10,13 +10,36 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_add_shard, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
-                               zsw_shard)
+from zswap_core.index cimport (area_add_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
+                               zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlock
+from zswap_core.os cimport EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_sleep_ns, zsw_unlock
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
+
+
+cdef bint writing_begin(zsw_engine *e) noexcept nogil:
+    """Becomes the writer; False when this thread is it already: a backing store in Python has called back."""
+    if zsw_peek_u64(&e.writer) == zsw_self():
+        return False
+    zsw_lock(&e.writing)
+    zsw_poke_u64(&e.writer, zsw_self())
+    return True
+
+
+cdef void writing_end(zsw_engine *e) noexcept nogil:
+    zsw_poke_u64(&e.writer, 0)
+    zsw_unlock(&e.writing)
+
+
+cdef bint in_flight(zsw_engine *e, uint64_t offset) noexcept nogil:
+    """Whether the batch that this thread is writing has this offset, in whatever area."""
+    cdef uint32_t i
+    for i in range(e.in_flight):
+        if e.writeback.offsets[i] == offset:
+            return True
+    return False
 
 
 cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset) noexcept nogil:
@@ -25,7 +48,7 @@ cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *
     cdef uint32_t pos, old
     while True:
         zsw_lock(&shard.lock)
-        if zsw_load_u32(&area.online) == 0:
+        if zsw_load_u32(&area.online) != AREA_ONLINE:
             zsw_unlock(&shard.lock)
             return Status.NO_AREA
         if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
@@ -54,21 +77,27 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos
-    cdef int status
+    cdef int status, rc
+    cdef bint first, lost
     if area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
         return Status.ENTRY_FAIL                # so nothing can be held there
-    zsw_lock(&e.writing)
+    first = writing_begin(e)
+    # In a callback from the very batch that is writing this offset, our page could not be made to land later than that one.
+    lost = not first and in_flight(e, offset)
     status = begin_transit(e, w, area, shard, offset)
     if status < 0:
-        zsw_unlock(&e.writing)
+        if first:
+            writing_end(e)
         # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what is there.
         return status
-    if area.backing.write_pages(area.store, &offset, page, 1) == 0:
+    rc = -EDEADLK if lost else area.backing.write_pages(area.store, &offset, page, 1)
+    if rc == 0:
         status = Status.WRITTEN_THROUGH
         count(w.counters, Counter.written_through_pages, 1)
         count(w.counters, Counter.backed_pages, 1)
     else:
         status = Status.BACKING_FAIL
+        area.error = rc
         count(w.counters, Counter.backing_write_fail, 1)
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
@@ -78,7 +107,8 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     else:
         shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
     zsw_unlock(&shard.lock)
-    zsw_unlock(&e.writing)
+    if first:
+        writing_end(e)
     return status
 
 
@@ -93,6 +123,7 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
     if not still:
         return AGAIN
     if rc != 0:
+        area.error = rc
         count(w.counters, Counter.backing_read_fail, 1)
         return Status.BACKING_FAIL
     count(w.counters, Counter.backing_loads, 1)

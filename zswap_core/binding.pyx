@@ -9,7 +9,7 @@ getting it back costs more than the microsecond or two it would buy (docs/design
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EINVAL, EIO, ENOMEM, ENOSPC
+from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -18,7 +18,7 @@ from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_s
 from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start
 from zswap_core.writeback cimport engine_writeback
-from zswap_core.area cimport engine_swapoff, engine_swapon, find_area
+from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
 from zswap_core.check cimport engine_validate
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
@@ -33,8 +33,10 @@ from zswap_core.status cimport Status
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
 from zswap_core.store cimport engine_store
 from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
-from zswap_core.worker cimport engine_enter, engine_leave, wait_calls
+from zswap_core.worker cimport engine_enter, engine_leave
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
+
+import os
 
 import numpy as np
 
@@ -142,7 +144,7 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
                else "the pool was at its limit and is still above the accept threshold")
         return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise max_pool_bytes")
     if status == Status.BACKING_FAIL:
-        return engine.backing_error(f"{where}: its backing store failed", swap_type)
+        return engine.backing_error(f"{where}: the backing store failed", swap_type)
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
         return MemoryError(f"{where}: no memory")
     if status == Status.DISABLED:
@@ -181,10 +183,19 @@ cdef class Engine:
         if rc != 0:
             raise MemoryError("no memory for the engine")
 
+    def __del__(self):
+        # Before the collector clears `stores` and `compressors`, which calls in flight still use; and without the GIL, which
+        # those calls may be waiting for.
+        if self.e != NULL and self.e.closing == 0:
+            self.close()
+
     def __dealloc__(self):
+        cdef int rc
         if self.e != NULL:
-            engine_close(self.e)
-            engine_free(self.e)
+            with nogil:
+                rc = engine_close(self.e)
+            if rc >= 0:                         # else the last reference went away inside one of its own calls: it stays
+                engine_free(self.e)
 
     cdef zsw_worker *enter(self) except NULL:
         cdef int rc = 0
@@ -204,7 +215,7 @@ cdef class Engine:
             rc = engine_close(self.e)
         if rc == -EDEADLK:
             raise RuntimeError("close() was called from inside a call of the same engine, which it would wait for")
-        while self.stores:
+        while rc == 0 and self.stores:          # whoever closed it
             self.drop_store(self.stores.popitem()[1])
 
     @property
@@ -219,9 +230,11 @@ cdef class Engine:
 
     cdef object backing_error(self, str what, object swap_type):
         cdef Backing store = self.stores.get(swap_type)
+        cdef int code = -self.e.areas[<int> swap_type].error
         cause = store.last_error if store is not None else None
-        code = getattr(cause, "errno", None) or EIO
-        error = BackingError(code, f"{what} ({cause or 'see its statistics'}); what zswap holds is unharmed")
+        remedy = ("free space on its file system or make the swap file smaller" if code in (ENOSPC, EFBIG)
+                  else "look at the device and the system log")
+        error = BackingError(code, f"{what}: {cause or os.strerror(code)}; {remedy}")
         error.__cause__ = cause
         return error
 
@@ -341,11 +354,13 @@ cdef class Engine:
         with nogil:
             rc = engine_swapoff(self.e, w, type)
             engine_leave(self.e, w)
-            if rc == 0:
-                wait_calls(self.e)              # they may still use its backing store
+        if rc == -EDEADLK:
+            raise RuntimeError("swapoff() was called from inside a call of the same engine, which it would wait for")
         if rc != 0:
             raise ValueError(f"swap area {swap_type} is not online")
         store = self.stores.pop(int(swap_type), None)
+        with nogil:
+            engine_swapoff_end(self.e, type)
         if store is not None:
             self.drop_store(store)
 

@@ -7,7 +7,7 @@ from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport area_validate, pos_shard, shard_find, zsw_shard
+from zswap_core.index cimport AREA_ONLINE, area_validate, pos_shard, shard_find, zsw_shard
 from zswap_core.slab cimport slab_limit, slab_validate
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool
 from zswap_core.stats cimport Counter
@@ -32,7 +32,7 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
             rc = area_validate(&e.index, e.areas[i], &held)
             if rc != 0:
                 return rc
-            if held and not e.areas[i].online:
+            if held and e.areas[i].online != AREA_ONLINE:
                 return -101
             pages += held
     rc = slab_validate(&e.entries)

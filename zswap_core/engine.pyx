@@ -7,11 +7,12 @@ from libc.stdlib cimport calloc, free
 from zswap_core.entry cimport zsw_entry
 from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
-from zswap_core.os cimport EDEADLK, zsw_cpu_count, zsw_lock, zsw_mutex, zsw_swap_u32, zsw_unlock, zsw_unmap
+from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
+                            zsw_swap_u32, zsw_unlock, zsw_unmap)
 from zswap_core.pool cimport pool_destroy
 from zswap_core.slab cimport slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
-from zswap_core.worker cimport drop_contexts, inside_call, wait_calls
+from zswap_core.worker cimport call_depth, drop_contexts, wait_calls
 from zswap_core.writeback cimport writeback_destroy
 
 
@@ -97,12 +98,15 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
 
 
 cdef int engine_close(zsw_engine *e) noexcept nogil:
-    """Refuses new calls, waits for those in flight and frees all memory but the engine's shell.  -EDEADLK from inside a call."""
+    """Refuses new calls, waits for those in flight and frees all memory but the engine's shell.  1 when another thread did so,
+    or did so before; -EDEADLK from inside a call."""
     cdef uint32_t i
-    if inside_call() and not e.forked:
+    if call_depth() > 0 and not e.forked:
         return -EDEADLK
     if zsw_swap_u32(&e.closing, 1) != 0 and not e.forked:
-        return 0
+        while not zsw_load_u32(&e.closed):
+            zsw_sleep_ns(20000)
+        return 1
     if not e.forked:
         wait_calls(e)
         maintenance_stop(e)
@@ -120,6 +124,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     writeback_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
+    zsw_store_u32(&e.closed, 1)
     return 0
 
 

@@ -1,6 +1,6 @@
 # cython: language_level=3
 """The index: (swap area, offset) -> entry id, in shards of 64 MiB of address space."""
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.os cimport zsw_mutex
@@ -47,13 +47,20 @@ cdef struct shard_table:
     uint32_t slots[1]               # mask + 1 shard ids, open addressing, 0: free
 
 
+cdef enum area_state:
+    AREA_OFFLINE
+    AREA_ONLINE
+    AREA_LEAVING                    # takes nothing in any more; calls in flight may still use its backing store
+
+
 cdef struct zsw_area:
     zsw_mutex grow                  # serialises adding shards
     uint32_t type
-    uint32_t online                 # between swapon and swapoff
+    uint32_t online                 # an area_state
     uint64_t nr_pages               # offsets are below this
     const zsw_backing_ops *backing  # NULL: none.  Set before `online` is, and stays while calls are in flight
     void *store
+    int32_t error                   # the backing store's last failure, -errno
     shard_table *table
 
 

@@ -5,10 +5,10 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
-from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS
+from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS, writing_begin, writing_end
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, word_handle, word_length, word_pool,
-                               zsw_entry)
+from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle,
+                               word_length, word_pool, zsw_entry)
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
 from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
@@ -17,6 +17,9 @@ from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 from zswap_core.worker cimport worker_context
+
+cdef enum:
+    OPTIMISTIC_READS = 8        # of one page from a backing store, before it keeps writers away
 
 
 cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint8_t *page) noexcept nogil:
@@ -43,7 +46,7 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = NULL
     cdef uint32_t id
-    cdef int status
+    cdef int status, tries = 0
     if area != NULL:
         shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
     while shard != NULL:
@@ -53,7 +56,13 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
             zsw_unlock(&shard.lock)
             break
         if zsw_unlikely(not is_entry(id)):
-            status = load_backing(e, w, area, shard, offset, id, page)      # unlocks
+            # One that was overtaken often reads with no writer about.  All unlock the shard.
+            tries += 1
+            if tries < OPTIMISTIC_READS or w.no_wait:
+                status = load_backing(e, w, area, shard, offset, id, page)
+            else:
+                zsw_unlock(&shard.lock)
+                status = load_backing_alone(e, w, area, shard, offset, page)
         else:
             status = load_entry(e, w, shard, offset, id, page)              # unlocks
         if zsw_likely(status >= 0):
@@ -106,6 +115,22 @@ cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
         zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
     return read_backing(e, w, area, shard, offset, writes, page)
+
+
+cdef int load_backing_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
+                            uint8_t *page) noexcept nogil:
+    cdef bint first = writing_begin(e)
+    cdef uint32_t id
+    cdef int status = AGAIN
+    zsw_lock(&shard.lock)
+    id = find_entry(e, shard, offset)
+    if id == ON_BACKING or id == IN_TRANSIT:
+        status = load_backing(e, w, area, shard, offset, id, page)
+    else:
+        zsw_unlock(&shard.lock)
+    if first:
+        writing_end(e)
+    return status
 
 
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:

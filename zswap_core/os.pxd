@@ -30,6 +30,7 @@ cdef extern from "zswap/os.h" nogil:
     void zsw_store_i64(int64_t *p, int64_t v)
     void zsw_poke_i64(int64_t *p, int64_t v)
     int64_t zsw_add_i64(int64_t *p, int64_t v)
+    bint zsw_cas_i64(int64_t *p, int64_t expected, int64_t desired)
 
     void *zsw_load_ptr(void **p)
     void zsw_store_ptr(void **p, void *v)
@@ -71,6 +72,7 @@ cdef extern from "zswap/os.h" nogil:
     ctypedef unsigned long pthread_t
     ctypedef void *(*zsw_thread_main)(void *) noexcept nogil
     int zsw_thread_start(pthread_t *thread, zsw_thread_main body, void *arg)
+    uint64_t zsw_self()
     void zsw_thread_join(pthread_t thread)
 
 

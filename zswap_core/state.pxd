@@ -90,6 +90,7 @@ cdef struct zsw_engine:
     zsw_params params
     uint32_t page_size
     uint32_t closing                    # no new call may enter
+    uint32_t closed                     # all is freed but this
     uint32_t forked                     # this is a forked child's copy: its locks may be held by threads that do not exist
     uint32_t reached_full               # the limit was hit and the accept threshold not reached since
     uint32_t worker_count
@@ -112,7 +113,9 @@ cdef struct zsw_engine:
     uint64_t stall_ns
     zsw_mutex compacting
     uint32_t backed_areas               # online areas that have a backing store
-    zsw_mutex writing                   # one writeback at a time, so that no page is written twice at once
+    zsw_mutex writing                   # one writer to backing stores at a time
+    uint64_t writer                     # the thread that holds it; a store in Python may call back
+    uint32_t in_flight                  # how many of writeback.offsets are being written now
     zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
     uint64_t pages_compacted            # by pools that are gone
     # the maintenance thread

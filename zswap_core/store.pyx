@@ -13,7 +13,8 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
-from zswap_core.index cimport area_add_shard, area_shard, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.index cimport (area_add_shard, AREA_ONLINE, area_shard, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
+                               zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_sleep_ns,
@@ -35,7 +36,7 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
     if zsw_unlikely(shard == NULL) and area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
         return Status.ENTRY_FAIL
     zsw_lock(&shard.lock)
-    if zsw_unlikely(zsw_load_u32(&area.online) == 0):
+    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
         zsw_unlock(&shard.lock)
         return Status.NO_AREA
     if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:

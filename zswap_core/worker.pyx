@@ -60,9 +60,9 @@ cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     zsw_store_u32(&w.busy, 0)
 
 
-cdef bint inside_call() noexcept nogil:
-    """Whether this thread is in a call of some engine already: a compressor in Python may call back."""
-    return zsw_depth() > 0
+cdef int call_depth() noexcept nogil:
+    """How many calls of engines this thread is in: a compressor or a backing store in Python may call back."""
+    return zsw_depth()
 
 
 cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:

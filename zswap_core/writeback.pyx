@@ -11,13 +11,14 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, qsort
 
+from zswap_core.backing cimport writing_begin, writing_end
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, ENTRY_SAME, ON_BACKING, zsw_entry
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_add_i64, zsw_and_u32, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_now_ns, zsw_now_s,
-                            zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map,
+                            zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock, zsw_unmap)
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
@@ -65,14 +66,28 @@ cdef uint64_t within_budget(zsw_engine *e, uint64_t pages) noexcept nogil:
     return pages
 
 
+cdef void spend(zsw_engine *e, uint32_t written) noexcept nogil:
+    """Takes what was written off writeback_limit, which may have been set meanwhile: never below 0, which would be no limit."""
+    cdef int64_t limit
+    while True:
+        limit = zsw_load_i64(&e.params.writeback_limit)
+        if limit < 0 or zsw_cas_i64(&e.params.writeback_limit, limit, limit - written if limit > written else 0):
+            return
+
+
 cdef uint32_t pick(zsw_engine *e, uint32_t wanted, uint32_t idle, uint64_t now, uint64_t *looks) noexcept nogil:
     """Fills the victims' ids and places from the LRU; `looks` is how many more entries may be looked at."""
     cdef zsw_writeback *wb = e.writeback
     cdef uint32_t found = 0, id
+    cdef uint64_t round
     cdef zsw_entry *entry
     zsw_lock(&e.lru.lock)
-    while found < wanted and looks[0] > 0 and e.lru.oldest:
+    round = e.lru.count                         # nobody is looked at twice for one batch: that would be one page twice in it
+    if round == 0:
+        looks[0] = 0
+    while found < wanted and looks[0] > 0 and round > 0:
         looks[0] -= 1
+        round -= 1
         id = e.lru.oldest
         entry = entry_at(e, id)
         lru_remove(&e.lru, &e.entries, id)
@@ -161,8 +176,11 @@ cdef uint32_t write_run(zsw_engine *e, zsw_worker *w, uint32_t first, uint32_t e
         n += 1
     if n == 0:
         return 0
+    e.in_flight = n
     rc = area.backing.write_pages(area.store, wb.offsets, wb.pages, n)
+    e.in_flight = 0
     if rc != 0:
+        area.error = rc
         count(w.counters, Counter.backing_write_fail, n)
         count(w.counters, Counter.reject_reclaim_fail, n)
     for i in range(first, first + n):
@@ -202,7 +220,8 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages, uin
     cdef uint32_t written, tried
     if zsw_load_u32(&e.backed_areas) == 0:
         return 0
-    zsw_lock(&e.writing)
+    if not writing_begin(e):                    # a backing store in Python, called by the one that is going on
+        return 0
     if make_buffers(e) == 0:
         # Twice round at most: once to take the second chances away.
         looks = e.lru.count * (1 if idle else 2)
@@ -212,12 +231,11 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages, uin
             if allowed == 0:
                 break
             written = write_batch(e, w, <uint32_t> allowed, idle, &looks, &tried)
-            if zsw_peek_i64(&e.params.writeback_limit) >= 0:
-                zsw_add_i64(&e.params.writeback_limit, -<int64_t> written)
+            spend(e, written)
             if zsw_peek_u64(&e.params.writeback_rate):
                 e.writeback.tokens -= written
             done += written
             if written == 0 and (tried or looks == 0):      # the store fails, or nothing is left
                 break
-    zsw_unlock(&e.writing)
+    writing_end(e)
     return done

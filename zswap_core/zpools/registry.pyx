@@ -2,12 +2,16 @@
 from libc.string cimport strcmp
 
 from zswap_core.abi cimport zsw_zpool_ops
+from zswap_core.zpools.z3fold cimport z3fold_ops
+from zswap_core.zpools.zbud cimport zbud_ops
 from zswap_core.zpools.zsmalloc cimport zsmalloc_ops
 
-cdef const zsw_zpool_ops *zpools[2]
+cdef const zsw_zpool_ops *zpools[4]
 
 zpools[0] = zsmalloc_ops()
-zpools[1] = NULL
+zpools[1] = z3fold_ops()
+zpools[2] = zbud_ops()
+zpools[3] = NULL
 
 
 cdef const zsw_zpool_ops *zpool_at(size_t i) noexcept nogil:

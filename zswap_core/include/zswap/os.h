@@ -191,6 +191,7 @@ static inline int zsw_thread_start(pthread_t *thread, zsw_thread_main body, void
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return -rc;
 }
+static inline uint64_t zsw_self(void) { return (uint64_t)pthread_self(); }
 static inline void zsw_thread_join(pthread_t thread) { pthread_join(thread, NULL); }
 
 #endif
