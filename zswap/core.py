@@ -16,7 +16,6 @@ from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
 
-
 # Closed before the interpreter shuts down: from then on Python ends every thread that asks for the GIL, also one that is in a
 # backing store written in Python, and close() would wait for its call forever.
 _open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
@@ -28,7 +27,7 @@ def _close_all() -> None:
         engine.close()
 
 
-class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
+class ZSwap(Engine, MutableMapping[int, bytes]):
     """A compressed cache of pages, keyed by offset.
 
     It is a mutable mapping from offsets of swap area 0 to pages, and a context manager.  Every method may be called from any
@@ -174,8 +173,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):  # type: ignore[misc]
     def pools(self) -> list[PoolInfo]:
         """List the pools that exist, the current one first."""
         return [
-            PoolInfo(spec, format_zpool(*zpool), current, entries, pages * self.page_size, entries + current)
-            for spec, *zpool, current, entries, pages in self._pools()
+            PoolInfo(spec, format_zpool(name, chain, kernel), current, entries, pages * self.page_size, entries + current)
+            for spec, name, chain, kernel, current, entries, pages in self._pools()
         ]
 
     def swapoff(self, swap_type: int, *, drain: bool = False) -> Iterator[tuple[int, bytes]] | None:

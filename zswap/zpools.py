@@ -36,5 +36,4 @@ def format_zpool(name: str, chain: int, kernel: bool) -> str:
 
 def zpools() -> list[str]:
     """List the names of the allocators."""
-    names = zpool_names()
-    return names + ["zsmalloc" + _KERNEL_SUFFIX]
+    return [*zpool_names(), "zsmalloc" + _KERNEL_SUFFIX]

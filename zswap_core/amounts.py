@@ -20,7 +20,8 @@ def parse_bytes(amount: "int | str") -> int:
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", amount)
         if match is None or match[2].lower() not in _UNITS:
             raise ValueError(f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'")
-        return int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+        unit = _UNITS[match[2].lower()]
+        return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
     if isinstance(amount, bool) or not isinstance(amount, int):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
     if amount < 0:

@@ -1,0 +1,19 @@
+from enum import IntEnum
+
+class Status(IntEnum):
+    STORED = 0
+    SAME_FILLED = 1
+    INCOMPRESSIBLE = 2
+    WRITTEN_THROUGH = 3
+    DISABLED = -1
+    NO_AREA = -2
+    POOL_LIMIT = -3
+    ACCEPT_THRESHOLD = -4
+    COMPRESS_POOR = -5
+    COMPRESS_FAIL = -6
+    ALLOC_FAIL = -7
+    ENTRY_FAIL = -8
+    ABSENT = -9
+    CORRUPT = -10
+    BACKING_FAIL = -11
+    WOULD_BLOCK = -12
