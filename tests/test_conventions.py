@@ -25,6 +25,7 @@ FACING_PYTHON = {
     "compressors/lz4",
     "compressors/lzo",
     "compressors/zstd",
+    "testing",
     "testing_buddies",
     "testing_zpool",
 }

@@ -1,4 +1,4 @@
-"""The command line: ``zswap analyze``, ``zswap capture``, ``zswap compressors``.
+"""The command line: ``zswap analyze``, ``zswap capture``, ``zswap compressors``, ``zswap top``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or a target that cannot be read; 130 stopped by Ctrl-C.
 """
@@ -265,6 +265,30 @@ def compressors(as_json: bool) -> None:
             click.echo(json.dumps(report.compressors_json(), indent=2))
         else:
             report.print_compressors(_console())
+
+
+@cli.command(short_help="Watch a running program.")
+@click.argument("path")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    help="Time between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print one snapshot and end; so it is where the output is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one snapshot as JSON.")
+def top(path: str, interval: float, once: bool, as_json: bool) -> None:
+    """Show pools, ratio, rates, refusals and writeback of a program that called z.serve_stats(PATH).  q quits."""
+    from zswap import top as watching
+
+    try:
+        watching.run(path, _console(), interval=interval, once=once, as_json=as_json)
+    except watching.NotServed as error:
+        raise Refusal(str(error)) from error
+    except watching.Ended as error:
+        raise Failure(str(error)) from error
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zswap.memory import format_bytes, online_node, pressure_files, total_ram
 from zswap.parameters import Parameters
@@ -15,6 +16,9 @@ from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
+
+if TYPE_CHECKING:
+    from zswap.serve import StatsServer
 
 # Closed before the interpreter shuts down: from then on Python ends every thread that asks for the GIL, also one that is in a
 # backing store written in Python, and close() would wait for its call forever.
@@ -176,6 +180,12 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             PoolInfo(spec, format_zpool(name, chain, kernel), current, entries, pages * self.page_size, entries + current)
             for spec, name, chain, kernel, current, entries, pages in self._pools()
         ]
+
+    def serve_stats(self, path: str | os.PathLike[str]) -> StatsServer:
+        """Serve the figures on a Unix socket at `path`, for ``zswap top``; see `zswap.serve.StatsServer`."""
+        from zswap.serve import StatsServer
+
+        return StatsServer(self, path)
 
     def swapoff(self, swap_type: int, *, drain: bool = False) -> Iterator[tuple[int, bytes]] | None:
         """Take a swap area offline and free every page it held.

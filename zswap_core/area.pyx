@@ -14,7 +14,8 @@ from zswap_core.worker cimport call_depth, wait_calls
 
 cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zsw_backing_ops *backing,
                        void *store) noexcept nogil:
-    """Brings a swap area of `nr_pages` offsets online, with a backing store unless `backing` is NULL.  -EINVAL when it is online already or the numbers are out of range."""
+    """Brings a swap area of `nr_pages` offsets online, with a backing store unless `backing` is NULL.  -EINVAL
+    when it is online already or the numbers are out of range."""
     cdef zsw_area *area
     cdef int rc = 0
     if type >= MAX_AREAS or nr_pages == 0 or nr_pages > <uint64_t> 1 << MAX_OFFSET_SHIFT:

@@ -6,7 +6,6 @@ from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.load cimport engine_load
 from zswap_core.os cimport pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_thread_join, zsw_thread_start
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
-from zswap_core.stats cimport count
 from zswap_core.store cimport engine_store
 from zswap_core.worker cimport engine_enter, engine_leave
 
@@ -80,7 +79,7 @@ cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
 
 
 cdef void engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
-                           uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+                             uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
     b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
         e, store_call, offsets, <uint8_t *> pages, status, ns, count, 0, type)
@@ -88,7 +87,7 @@ cdef void engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const u
 
 
 cdef void engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint8_t *pages,
-                          uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+                           uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
     b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
         e, engine_load, offsets, pages, status, ns, count, 0, type)

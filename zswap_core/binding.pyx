@@ -467,7 +467,6 @@ cdef class Engine:
         cdef uint64_t at = as_offset(offset)
         cdef uint32_t type = as_type(swap_type)
         cdef const uint8_t *data
-        cdef Py_buffer buffer
         cdef View view
         cdef zsw_worker *w
         cdef int status

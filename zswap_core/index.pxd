@@ -5,7 +5,6 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.os cimport zsw_mutex
 from zswap_core.slab cimport zsw_slab
-from zswap_core.stats cimport count
 
 cdef enum:
     SHARD_SHIFT = 14                # 2^14 pages of 4 KiB: 64 MiB

@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.os cimport (zsw_ctz, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32, zsw_popcount,
                             zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
-from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_take, slab_validate, zsw_slab
+from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_take, slab_validate
 
 cdef enum:
     TABLE_FIRST = 64        # shards that the first table holds before it doubles: its slots are twice that

@@ -6,7 +6,7 @@ their own first four bytes.  When a chunk's last item comes back its memory goes
 only chunk with room: that one is kept warm.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
 

@@ -3,9 +3,10 @@
 
 A batch of victims is picked from the old end of the LRU.  One that was referenced since the last look gets another round: its
 mark is cleared and it moves to the new end; so does every other that is looked at, so that a second walker meets new ones.
-Each victim is then looked up again under its shard's lock, for it may have gone meanwhile, and pinned by a reference.  The batch is sorted by place, decompressed and written with no lock but `writing` held.  Only
-after the write returned success, and only if the slot still holds this very entry, does the slot change to ON_BACKING and the
-entry lose the index's reference.  A failed write leaves every page where it was.
+Each victim is then looked up again under its shard's lock, for it may have gone meanwhile, and pinned by a reference.  The
+batch is sorted by place, decompressed and written with no lock but `writing` held.  Only after the write returned success,
+and only if the slot still holds this very entry, does the slot change to ON_BACKING and the entry lose the index's reference.
+A failed write leaves every page where it was.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t

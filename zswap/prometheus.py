@@ -1,0 +1,208 @@
+"""An engine's figures for Prometheus, read when it scrapes.
+
+Needs prometheus-client: ``pip install 'zswap[prometheus]'``.
+
+Counters and gauges carry the kernel's names behind ``zswap_``, sizes end in ``_bytes`` and counters in ``_total``.  Refused
+stores are one counter, ``zswap_rejects_total``, with a label ``reason``; each pool has gauges with the labels ``compressor``
+and ``zpool``.  Nothing is counted beside what the engine counts anyway: stores and loads cost what they cost without a
+collector.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector as BaseCollector
+except ImportError as error:
+    raise ImportError("zswap.prometheus needs prometheus-client: pip install 'zswap[prometheus]'") from error
+
+if TYPE_CHECKING:
+    from zswap.core import ZSwap
+    from zswap.stats import PoolInfo, Stats
+
+__all__ = ["Collector"]
+
+# Name behind "zswap_", field of Stats, help.
+_GAUGES = (
+    ("page_size_bytes", "page_size", "Size of a page."),
+    ("max_pool_bytes", "max_pool_bytes", "Limit on the memory of all allocators."),
+    ("pool_total_size_bytes", "pool_total_size", "Memory of all allocators, whole pages counted."),
+    ("idle_bytes", "idle_bytes", "Allocator memory kept for reuse without holding anything."),
+    ("metadata_bytes", "metadata_bytes", "Memory for entries, index, allocator bookkeeping and scratch."),
+    ("resident_bytes", "resident_bytes", "Memory taken in all: allocators and metadata."),
+    ("stored_pages", "stored_pages", "Pages held in memory."),
+    ("stored_bytes", "stored_bytes", "Size of the pages held in memory, before compression."),
+    ("compressed_bytes", "compressed_bytes", "Payload: sum of the compressed sizes of the pages held in memory."),
+    ("same_filled_pages", "same_filled_pages", "Pages held as one repeated word."),
+    ("stored_incompressible_pages", "stored_incompressible_pages", "Pages held raw because they did not compress."),
+    ("backed_pages", "backed_pages", "Pages in backing stores."),
+    ("compression_ratio", "compression_ratio", "Bytes of the held pages over all memory taken; 0 when nothing is held."),
+    ("payload_ratio", "payload_ratio", "Bytes of the pages compressed over their payload; 0 when there are none."),
+)
+_COUNTERS = (
+    ("duplicate_entry", "duplicate_entry", "Stores that replaced a held page."),
+    ("loads", "loads", "Pages loaded."),
+    ("load_misses", "load_misses", "Loads that found nothing."),
+    ("invalidates", "invalidates", "Pages invalidated."),
+    ("decompress_fail", "decompress_fail", "Pages that could not be decompressed."),
+    ("written_back_pages", "written_back_pages", "Pages that went to a backing store because they were cold."),
+    ("written_through_pages", "written_through_pages", "Pages that went to a backing store because they were refused."),
+    ("backing_loads", "backing_loads", "Pages read from a backing store."),
+    ("reject_reclaim_fail", "reject_reclaim_fail", "Pages that could not be written back and stay held."),
+    ("backing_write_fail", "backing_write_fail", "Pages that a backing store failed to write."),
+    ("backing_read_fail", "backing_read_fail", "Pages that a backing store failed to read."),
+    ("pages_compacted", "pages_compacted", "Allocator pages that compaction has freed."),
+)
+# Label, field of Stats.
+_REASONS = (
+    ("pool_limit", "pool_limit_hit"),
+    ("accept_threshold", "reject_accept_threshold"),
+    ("disabled", "reject_disabled"),
+    ("area", "reject_area"),
+    ("compress_poor", "reject_compress_poor"),
+    ("compress_fail", "reject_compress_fail"),
+    ("alloc_fail", "reject_alloc_fail"),
+    ("kmemcache_fail", "reject_kmemcache_fail"),
+)
+# Name behind "zswap_pool_", field of PoolInfo, help.
+_POOL_GAUGES = (
+    ("current", "current", "Whether stores go to this pool: 1 or 0."),
+    ("stored_pages", "stored_pages", "Entries that live in this pool; same-filled pages live in none."),
+    ("size_bytes", "total_size", "Memory of this pool's allocator."),
+    ("references", "references", "What keeps this pool alive: its entries, and being current."),
+)
+_OWN_LABELS = ("reason", "compressor", "zpool")
+
+
+class _Engine:
+    """What is kept of one engine: a weak reference, so that being watched keeps none alive."""
+
+    def __init__(self, z: ZSwap, labels: dict[str, str]) -> None:
+        self.ref = weakref.ref(z)
+        self.labels = labels
+        self.compacted = 0
+
+    def read(self) -> tuple[Stats, list[PoolInfo]] | None:
+        z = self.ref()
+        try:
+            return None if z is None or z.closed else (z.stats(), z.pools())
+        except ValueError:  # closed meanwhile
+            return None
+
+
+class Collector(BaseCollector):
+    """Shows engines to a Prometheus registry.  Nothing is read but when the registry collects.
+
+    An engine that was closed, or of which nothing else is left, has no samples any more; in a forked child none has any.
+
+    Parameters
+    ----------
+    z : ZSwap
+        The engine.
+    labels : mapping of str to str, optional
+        Labels of all its samples, such as ``{"engine": "sessions"}``.
+
+    Raises
+    ------
+    ImportError
+        On import of this module, when prometheus-client is missing.
+    ValueError
+        For a label name that Prometheus does not take, or that is used here: reason, compressor, zpool.
+
+    Examples
+    --------
+    >>> from prometheus_client import CollectorRegistry, generate_latest
+    >>> import zswap
+    >>> registry = CollectorRegistry()
+    >>> with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+    ...     registry.register(Collector(z, labels={"engine": "sessions"}))
+    ...     z[0] = bytes(4096)
+    ...     registry.get_sample_value("zswap_stored_pages", {"engine": "sessions"})
+    1.0
+    """
+
+    def __init__(self, z: ZSwap, *, labels: Mapping[str, str] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._engines: list[_Engine] = []
+        self._names = tuple(sorted(labels or ()))
+        for name in self._names:
+            if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__") or name in _OWN_LABELS:
+                raise ValueError(
+                    f"{name!r} cannot be an engine's label: letters, digits and _ can, but not {', '.join(_OWN_LABELS)}"
+                )
+        self.add(z, labels=labels)
+
+    def add(self, z: ZSwap, *, labels: Mapping[str, str] | None = None) -> None:
+        """Show one more engine.  (A registry takes each name from one collector only, so engines share one.)
+
+        Parameters
+        ----------
+        z : ZSwap
+            The engine.
+        labels : mapping of str to str, optional
+            As for the first engine: the same names, and other values.
+
+        Raises
+        ------
+        ValueError
+            When the labels do not have the first engine's names, or another engine has their values.
+        """
+        mine = {name: str(value) for name, value in (labels or {}).items()}
+        if tuple(sorted(mine)) != self._names:
+            raise ValueError(f"labels {sorted(mine)} given; every engine of a collector needs {list(self._names)}")
+        with self._lock:
+            self._engines = [e for e in self._engines if (other := e.ref()) is not None and not other.closed]
+            if any(e.labels == mine for e in self._engines):
+                raise ValueError(f"another engine has the labels {mine}; give each its own")
+            self._engines.append(_Engine(z, mine))
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics, for the registry to find clashes; reads no engine."""
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read every engine."""
+        families = self._families()
+        rows = iter(families)
+        with self._lock:
+            readings = [(e, reading) for e in self._engines if (reading := e.read()) is not None]
+            for e, (stats, _) in readings:  # while a pool is being freed, its part of this is missing for a moment
+                e.compacted = max(e.compacted, stats.pages_compacted)
+        for (_, field, _), family in zip(_GAUGES + _COUNTERS, rows, strict=False):
+            for e, (stats, _) in readings:
+                family.add_metric(self._values(e), e.compacted if field == "pages_compacted" else getattr(stats, field))
+        rejects = next(rows)
+        for e, (stats, _) in readings:
+            for reason, field in _REASONS:
+                rejects.add_metric([*self._values(e), reason], getattr(stats, field))
+        for (_, field, _), family in zip(_POOL_GAUGES, rows, strict=True):
+            for e, (_, pools) in readings:
+                sums: dict[tuple[str, str], int] = {}  # pools alike in both names are one to Prometheus
+                for pool in pools:
+                    key = pool.compressor, pool.zpool
+                    sums[key] = sums.get(key, 0) + getattr(pool, field)
+                for key, value in sums.items():
+                    family.add_metric([*self._values(e), *key], value)
+        yield from families
+
+    def _values(self, e: _Engine) -> list[str]:
+        return [e.labels[name] for name in self._names]
+
+    def _families(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
+        """Every metric without samples: gauges, counters, rejects, gauges of pools."""
+        names = self._names
+        return [
+            *(GaugeMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _GAUGES),
+            *(CounterMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _COUNTERS),
+            CounterMetricFamily("zswap_rejects", "Stores refused, by reason.", labels=(*names, "reason")),
+            *(
+                GaugeMetricFamily(f"zswap_pool_{name}", text, labels=(*names, "compressor", "zpool"))
+                for name, _, text in _POOL_GAUGES
+            ),
+        ]
