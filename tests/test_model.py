@@ -26,7 +26,7 @@ areas = st.sampled_from(AREAS)
 kinds = st.sampled_from(["zeros", "word", "pair", "text", "half", "noise"])
 recipes = st.tuples(kinds, st.integers(0, 3))
 specs = st.sampled_from(["lz4", "lz4:9", "zstd:1", "test-model-zlib"])
-zpools = st.sampled_from(["zsmalloc", "zsmalloc:4", "zsmalloc-kernel"])
+zpools = st.sampled_from(["zsmalloc", "zsmalloc:4", "zsmalloc-kernel", "z3fold", "zbud"])
 
 
 def page_of(recipe, size):
@@ -104,13 +104,11 @@ class Model(RuleBasedStateMachine):
             self.events["reject_disabled" if status == Status.DISABLED else "reject_area"] += 1
         elif self.is_same(page):
             assert status == Status.SAME_FILLED
-        elif not self.limited and not self.z.parameters["reject_compress_poor"]:
-            assert status in (Status.STORED, Status.INCOMPRESSIBLE)
         else:
             allowed = {Status.STORED, Status.INCOMPRESSIBLE}
             if self.limited:
                 allowed |= {Status.POOL_LIMIT, Status.ACCEPT_THRESHOLD}
-            if self.z.parameters["reject_compress_poor"]:
+            if self.z.parameters["reject_compress_poor"] or self.z.zpool == "zbud":
                 allowed = allowed - {Status.INCOMPRESSIBLE} | {Status.COMPRESS_POOR}
             assert status in allowed
             self.events["reject_compress_poor"] += status == Status.COMPRESS_POOR
@@ -145,8 +143,8 @@ class Model(RuleBasedStateMachine):
         except PoolLimitError:
             limit = self.z.stats().pool_limit_hit > before.pool_limit_hit
             status = Status.POOL_LIMIT if limit else Status.ACCEPT_THRESHOLD
-        except Error as error:
-            status = Status.DISABLED if "'enabled'" in str(error) else Status.COMPRESS_POOR
+        except Error:
+            status = Status.COMPRESS_POOR if self.z.parameters["enabled"] else Status.DISABLED
         except ValueError:
             status = Status.NO_AREA
         else:
@@ -353,6 +351,7 @@ class Model(RuleBasedStateMachine):
 
 PAIRS = [(c.name, "zsmalloc") for c in zswap.compressors() if c.available]
 PAIRS += [("test-model-zlib", "zsmalloc"), ("lz4", "zsmalloc:4"), ("lz4", "zsmalloc-kernel"), ("zstd", "zsmalloc:1")]
+PAIRS += [("lz4", "z3fold"), ("lz4", "zbud")]
 
 
 @pytest.fixture(autouse=True)

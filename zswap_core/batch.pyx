@@ -79,7 +79,7 @@ cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
 
 
 cdef void engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
-                             uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+                            uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
     b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
         e, store_call, offsets, <uint8_t *> pages, status, ns, count, 0, type)
