@@ -81,6 +81,7 @@ def test_module_runs_in_a_pipe(memory):
         [sys.executable, "-m", "zswap", "analyze", "--file", memory, "--pages", "100", "--compressor", "lz4"],
         capture_output=True,
         text=True,
+        cwd="/",  # not where an unbuilt source tree may lie
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
@@ -89,7 +90,7 @@ def test_module_runs_in_a_pipe(memory):
 
 def test_importing_the_library_imports_no_front_end():
     code = "import sys, zswap; print(sorted({'click', 'rich', 'matplotlib'} & set(sys.modules)))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd="/") == "[]\n"
 
 
 def test_process_is_analyzed_as_json(capsys, child):
@@ -181,6 +182,7 @@ def test_zpools_can_be_chosen(capsys, memory):
 def test_reader_that_goes_away_hears_no_complaint(memory):
     process = subprocess.Popen(
         [sys.executable, "-m", "zswap", "analyze", "--file", memory, "--pages", "50", "--compressor", "lz4"],
+        cwd="/",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -254,7 +256,7 @@ if os.getuid() == 0:
 sys.exit(zswap.__main__.main(['analyze', '--pid', sys.argv[1]]))
 """
     forbidden = os.getpid() if os.getuid() == 0 else 1
-    done = subprocess.run([sys.executable, "-c", code, str(forbidden)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(forbidden)], capture_output=True, text=True, cwd="/")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"zswap: (may not read the memory of process|no process) {forbidden}.*\n", done.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,15 @@ class Parameters(MutableMapping[str, Any]):
     """
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
-        self._engine = engine
+        self._ref = weakref.ref(engine)  # not a cycle: the last reference to an engine frees its memory
         self._values = {key: READERS[key](value) for key, value in values.items()}
+
+    @property
+    def _engine(self) -> ZSwap:
+        engine = self._ref()
+        if engine is None:
+            raise ValueError("the ZSwap of these parameters is gone")
+        return engine
 
     def __getitem__(self, key: str) -> Any:
         if key == "writeback_limit" and self._values[key] is not None:

@@ -124,7 +124,7 @@ class Collector(BaseCollector):
     ...     registry.register(Collector(z, labels={"engine": "sessions"}))
     ...     z[0] = bytes(4096)
     ...     registry.get_sample_value("zswap_stored_pages", {"engine": "sessions"})
-    1.0
+    1
     """
 
     def __init__(self, z: ZSwap, *, labels: Mapping[str, str] | None = None) -> None:

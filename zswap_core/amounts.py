@@ -21,11 +21,13 @@ def parse_bytes(amount: "int | str") -> int:
         if match is None or match[2].lower() not in _UNITS:
             raise ValueError(f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'")
         unit = _UNITS[match[2].lower()]
-        return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+        amount = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
     if isinstance(amount, bool) or not isinstance(amount, int):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
     if amount < 0:
         raise ValueError(f"{amount} is no amount of memory: it is negative")
+    if amount >= 1 << 63:
+        raise ValueError(f"{amount} bytes are more than any memory; give at most 2**63 - 1")
     return amount
 
 

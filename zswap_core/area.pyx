@@ -49,7 +49,7 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
     cdef int rc = -EINVAL
     if type >= MAX_AREAS:
         return rc
-    if call_depth() > 1:                        # this one is the first
+    if call_depth(e) > 1:                        # this one is the first
         return -EDEADLK
     zsw_lock(&e.areas_lock)
     area = e.areas[type]

@@ -7,6 +7,7 @@ object, leave, and turn the result into a value or an exception.
 A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one: giving the GIL away and
 getting it back costs more than the microsecond or two it would buy (docs/design.md has the figures).
 """
+from cpython.number cimport PyNumber_Index
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
@@ -66,7 +67,7 @@ def zpool_names():
 cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
     cdef int64_t value
     try:
-        value = offset
+        value = PyNumber_Index(offset)          # a float is no offset
     except OverflowError:
         value = -1
     if value < 0 or <uint64_t> value >= OFFSET_LIMIT:
@@ -75,7 +76,11 @@ cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
 
 
 cdef uint32_t as_type(object swap_type) except? 0xffffffff:
-    cdef int64_t value = swap_type
+    cdef int64_t value
+    try:
+        value = PyNumber_Index(swap_type)
+    except OverflowError:
+        value = -1
     if value < 0 or value >= MAX_AREAS:
         raise ValueError(f"swap_type {swap_type} is out of range: 0 to {MAX_AREAS - 1} is needed")
     return <uint32_t> value
@@ -113,6 +118,10 @@ cdef object offset_array(object offsets):
         raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}")
     if array.size == 0:
         return np.empty(0, np.uint64)
+    if array.dtype.kind == "O":             # integers too large for an array are no offsets either
+        for bad in array.tolist():
+            if isinstance(bad, int):
+                as_offset(bad)
     if array.dtype.kind not in "iu":
         raise TypeError(f"offsets must be integers, not {array.dtype}")
     for bad in (array.min(), array.max()):
@@ -121,6 +130,7 @@ cdef object offset_array(object offsets):
 
 
 cdef int thread_count(object threads) except -1:
+    threads = PyNumber_Index(threads)
     if threads < 1:
         raise ValueError(f"threads is {threads}; at least 1 is needed")
     return <int> min(threads, 64)
@@ -137,7 +147,9 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
     if status == Status.NO_AREA:
         return ValueError(f"{where}: no such swap area, or the offset lies beyond its end")
     if status == Status.CORRUPT:
-        return PageCorruptError(f"{where} cannot be decompressed: its memory is damaged; the entry is kept")
+        error = PageCorruptError(f"{where} cannot be decompressed: its memory is damaged; the entry is kept")
+        error.__cause__ = engine.compressor_error()
+        return error
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
         limit = engine.e.params.max_pages * engine.e.page_size
         why = ("the pool is at its limit" if status == Status.POOL_LIMIT
@@ -150,9 +162,11 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
     if status == Status.DISABLED:
         return engine.error(f"{where} refused: the parameter 'enabled' is off")
     if status == Status.COMPRESS_POOR:
-        return engine.error(f"{where} refused: it does not compress, and the parameter 'reject_compress_poor' is on")
+        why = ("the parameter 'reject_compress_poor' is on" if engine.e.params.reject_compress_poor
+               else f"the zpool {(<bytes> engine.e.current.ops.name).decode()} holds no raw pages")
+        return engine.error(f"{where} refused: it does not compress, and {why}")
     error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
-    error.__cause__ = engine.compressor_.last_error
+    error.__cause__ = engine.compressor_error()
     return error
 
 
@@ -227,6 +241,16 @@ cdef class Engine:
     def page_size(self):
         """Bytes in a page."""
         return self.e.page_size
+
+    cdef object compressor_error(self):
+        """The exception behind a compressor's last failure, where it is one in Python; told once."""
+        cdef Compressor compressor
+        for candidate in self.compressors:
+            compressor = candidate
+            if compressor.last_error is not None:
+                error, compressor.last_error = compressor.last_error, None
+                return error
+        return None
 
     cdef object backing_error(self, str what, object swap_type):
         cdef Backing store = self.stores.get(swap_type)
@@ -321,6 +345,7 @@ cdef class Engine:
             limit = OFFSET_LIMIT if store is None else store.nr_pages
             if nr_pages is None:
                 nr_pages = limit
+            nr_pages = PyNumber_Index(nr_pages)
             if not 0 < nr_pages <= limit:
                 raise ValueError(f"nr_pages is {nr_pages}; 1 to {limit} is needed")
             pages = nr_pages
@@ -390,6 +415,7 @@ cdef class Engine:
         cdef uint64_t pages, done
         cdef uint32_t idle = 0
         cdef zsw_worker *w
+        nr_pages = PyNumber_Index(nr_pages)
         if nr_pages < 0:
             raise ValueError(f"nr_pages is {nr_pages}; it cannot be negative")
         if idle_seconds is not None:
@@ -691,6 +717,7 @@ cdef class Engine:
         cdef uint32_t type = as_type(swap_type)
         cdef uint64_t first = as_offset(start), freed = 0, last
         cdef zsw_worker *w
+        stop = PyNumber_Index(stop)
         if stop < 0 or stop > OFFSET_LIMIT:
             raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
         w = self.enter()

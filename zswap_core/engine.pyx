@@ -101,7 +101,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     """Refuses new calls, waits for those in flight and frees all memory but the engine's shell.  1 when another thread did so,
     or did so before; -EDEADLK from inside a call."""
     cdef uint32_t i
-    if call_depth() > 0 and not e.forked:
+    if call_depth(e) > 0 and not e.forked:
         return -EDEADLK
     if zsw_swap_u32(&e.closing, 1) != 0 and not e.forked:
         while not zsw_load_u32(&e.closed):

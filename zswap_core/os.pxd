@@ -66,8 +66,6 @@ cdef extern from "zswap/os.h" nogil:
     unsigned int zsw_cpu_count()
     void zsw_yield()
     void zsw_sleep_ns(uint64_t ns)
-    int zsw_depth()
-    void zsw_depth_add(int by)
 
     ctypedef unsigned long pthread_t
     ctypedef void *(*zsw_thread_main)(void *) noexcept nogil

@@ -192,6 +192,9 @@ cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
             return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
         if pages > zsw_peek_u64(&e.params.accept_pages):
+            trim_pools(e)
+            pages = pool_pages(e)
+        if pages > zsw_peek_u64(&e.params.accept_pages):
             count(w.counters, Counter.reject_accept_threshold, 1)
             return Status.ACCEPT_THRESHOLD
         zsw_store_u32(&e.reached_full, 0)

@@ -174,17 +174,18 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
     cdef zsw_area *area = find_area(e, type, offset)
     cdef uint64_t value
     cdef int status
-    if zsw_unlikely(area == NULL):
-        count_refusal(w, Status.NO_AREA)
-        return Status.NO_AREA
     if zsw_unlikely(not zsw_peek_u32(&e.params.enabled)):
         status = Status.DISABLED
+    elif zsw_unlikely(area == NULL):
+        status = Status.NO_AREA
     elif zsw_peek_u32(&e.params.same_filled_pages_enabled) and same_filled(page, e.page_size, &value):
         status = hold_same_filled(e, w, area, offset, value)
     else:
         status = hold_compressed(e, w, area, offset, page)
     if zsw_unlikely(status < 0):
         count_refusal(w, status)
+        if area == NULL:
+            return status
         if area.backing != NULL and status != Status.NO_AREA and worker_scratch(w, e.page_size):
             memcpy(w.scratch, page, e.page_size)        # no lock may be held while the caller's memory is touched
             return write_through(e, w, area, offset, w.scratch)

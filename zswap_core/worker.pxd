@@ -9,7 +9,7 @@ cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil
 cdef bint worker_scratch(zsw_worker *w, size_t size) noexcept nogil
 cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil
-cdef int call_depth() noexcept nogil
+cdef int call_depth(zsw_engine *e) noexcept nogil
 cdef void wait_calls(zsw_engine *e) noexcept nogil
 
 

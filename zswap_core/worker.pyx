@@ -1,11 +1,11 @@
 # cython: language_level=3
 """Workers: what a call in flight owns, and how to know that calls have ended."""
 from libc.errno cimport ENOMEM, EPIPE
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc
 
-from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_depth, zsw_depth_add, zsw_futex_wake,
-                            zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_poke_u32,
+from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_futex_wake, zsw_load_ptr, zsw_load_u32,
+                            zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
@@ -38,8 +38,8 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
         zsw_store_u32(&w.busy, 0)
         rc[0] = -EPIPE
         return NULL
+    zsw_poke_u64(&w.owner, zsw_self())
     w.now = zsw_now_s()
-    zsw_depth_add(1)
     return w
 
 
@@ -55,14 +55,23 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     flush_entries(e, w)
-    zsw_depth_add(-1)
+    zsw_poke_u64(&w.owner, 0)
     zsw_poke_u32(&w.uses, w.uses + 1)
     zsw_store_u32(&w.busy, 0)
 
 
-cdef int call_depth() noexcept nogil:
-    """How many calls of engines this thread is in: a compressor or a backing store in Python may call back."""
-    return zsw_depth()
+cdef int call_depth(zsw_engine *e) noexcept nogil:
+    """How many calls of this engine this thread is in: a compressor or a backing store in Python may call back."""
+    cdef uint64_t self = zsw_self()
+    cdef uint32_t i
+    cdef int depth = 0
+    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    for i in range(e.worker_count):
+        depth += zsw_peek_u64(&e.workers[i].owner) == self
+    while w != NULL:
+        depth += zsw_peek_u64(&w.owner) == self
+        w = w.next
+    return depth
 
 
 cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:

@@ -175,11 +175,6 @@ static inline void zsw_sleep_ns(uint64_t ns) {
     nanosleep(&t, NULL);
 }
 
-/* How deep this thread is inside calls.  Each file that includes this has its own: worker.pyx is the one that uses it. */
-static __thread int zsw_depth_;
-static inline int zsw_depth(void) { return zsw_depth_; }
-static inline void zsw_depth_add(int by) { zsw_depth_ += by; }
-
 typedef void *(*zsw_thread_main)(void *);
 
 /* A thread that takes no signals: those belong to the program. */
