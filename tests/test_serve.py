@@ -113,21 +113,6 @@ def test_too_long_a_request_ends_the_connection(z, path, request_line):
             assert "stats" in other()
 
 
-def test_a_client_that_does_not_read_blocks_nobody(z, path):
-    with z.serve_stats(path) as server, Client(path) as lazy:
-        lazy.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                lazy.socket.send(b"stats\n" * 1000)
-        with Client(path) as ask:
-            for _ in range(3):
-                assert "stats" in ask()
-        (kept,) = [c for c in server._clients.values() if c.answer]
-        assert len(kept.answer) < 1 << 16
-        assert len(kept.request) <= 512
-        z[1] = bytes(PAGE)
-
-
 def test_one_client_too_many_ends_the_one_quiet_longest(z, path, monkeypatch):
     monkeypatch.setattr(serve, "_CLIENTS", 3)
     with z.serve_stats(path), contextlib.ExitStack() as stack:
@@ -343,13 +328,6 @@ def test_a_forked_child_does_not_serve(z, path):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         for fd in (go[0], *done):
             os.close(fd)
-
-
-def test_the_file_goes_with_the_program(path):
-    code = "import zswap; z = zswap.ZSwap(max_pool_bytes='1MiB'); z.serve_stats('s'); print(len(__import__('os').listdir()))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (ran.stdout, ran.stderr, ran.returncode) == ("1\n", "", 0)
-    assert os.listdir() == []
 
 
 def test_nothing_is_left_when_no_thread_can_start(z, path, monkeypatch):

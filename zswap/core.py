@@ -271,6 +271,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             yield from self._shard_offsets(number)
 
     def __enter__(self) -> ZSwap:
+        if self.closed:
+            raise ValueError("the ZSwap is closed")
         return self
 
     def __exit__(self, *exc: object) -> None:

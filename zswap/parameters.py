@@ -104,6 +104,8 @@ class Parameters(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in READERS:
             raise KeyError(f"{key!r} is no parameter; there are {', '.join(READERS)}")
+        if self._engine.closed:
+            raise ValueError("the ZSwap is closed")
         before = dict(self._values)
         try:
             self._values[key] = READERS[key](value)
@@ -111,7 +113,7 @@ class Parameters(MutableMapping[str, Any]):
         except BaseException as error:
             self._values.clear()
             self._values.update(before)
-            if isinstance(error, (CompressorNotFound, TypeError)):
+            if isinstance(error, (CompressorNotFound, TypeError, OverflowError)):
                 raise ValueError(f"parameter {key!r}: {error}") from error
             raise
 

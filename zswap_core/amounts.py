@@ -27,7 +27,7 @@ def parse_bytes(amount: "int | str") -> int:
     if amount < 0:
         raise ValueError(f"{amount} is no amount of memory: it is negative")
     if amount >= 1 << 63:
-        raise ValueError(f"{amount} bytes are more than any memory; give at most 2**63 - 1")
+        raise ValueError(f"{amount} is no amount of memory: it is more than there can be; give at most 2**63 - 1")
     return amount
 
 
