@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import stat
-import subprocess
 import sys
 import threading
 
@@ -113,6 +112,23 @@ def test_too_long_a_request_ends_the_connection(z, path, request_line):
             assert "stats" in other()
 
 
+def test_a_client_that_does_not_read_blocks_nobody(z, path):
+    with z.serve_stats(path) as server, Client(path) as lazy:
+        lazy()  # now the server knows it
+        (kept,) = server._clients.values()
+        lazy.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lazy.socket.send(b"stats\n" * 1000)
+        with Client(path) as ask:
+            before = b""
+            while not before or kept.answer is not before:  # until it is stuck, and once more
+                before = kept.answer
+                assert "stats" in ask()
+        assert len(kept.answer) < 1 << 16
+        assert len(kept.request) <= 512
+
+
 def test_one_client_too_many_ends_the_one_quiet_longest(z, path, monkeypatch):
     monkeypatch.setattr(serve, "_CLIENTS", 3)
     with z.serve_stats(path), contextlib.ExitStack() as stack:
@@ -192,11 +208,11 @@ def test_what_is_not_a_dead_socket_of_ours_is_left(z, path):
 
 
 def test_a_socket_in_use_is_left(z, path):
-    with z.serve_stats(path) as server, Client(path) as ask:
+    with z.serve_stats(path), Client(path) as ask:
         with pytest.raises(OSError, match="another server") as caught:
             z.serve_stats(path)
         assert caught.value.errno == errno.EADDRINUSE
-        assert caught.value.filename == server.path
+        assert caught.value.filename == path
         assert "stats" in ask()
         with z.serve_stats(path + "2"), Client(path + "2") as other:
             assert "stats" in other()
@@ -246,6 +262,11 @@ def test_paths_of_every_kind(z, path, tmp_path):
     os.chdir("below")
     server.close()
     assert os.listdir("..") == ["below"]
+    os.mkdir("x" * 100)
+    os.chdir("x" * 100)
+    with z.serve_stats("s"), Client("s") as ask:
+        assert "stats" in ask()
+    assert os.listdir() == []
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------------
@@ -328,6 +349,17 @@ def test_a_forked_child_does_not_serve(z, path):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         for fd in (go[0], *done):
             os.close(fd)
+
+
+def test_the_file_goes_with_the_program(python, tmp_path):
+    code = """
+import os, zswap
+z = zswap.ZSwap(max_pool_bytes="1MiB")
+z.serve_stats("s")
+print(os.listdir())
+"""
+    assert python(code) == "['s']\n"
+    assert os.listdir(tmp_path) == []
 
 
 def test_nothing_is_left_when_no_thread_can_start(z, path, monkeypatch):

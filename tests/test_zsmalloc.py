@@ -3,8 +3,6 @@
 import errno
 import itertools
 import random
-import subprocess
-import sys
 import textwrap
 import threading
 from array import array
@@ -435,7 +433,7 @@ def test_density():
     assert 1.02 <= overhead(kernel=True) <= 1.06
 
 
-def test_no_memory_leaves_everything_as_it_was():
+def test_no_memory_leaves_everything_as_it_was(python):
     code = textwrap.dedent("""
         import resource
         from array import array
@@ -471,8 +469,7 @@ def test_no_memory_leaves_everything_as_it_was():
             raise SystemExit("still no memory")
         print("failures", failures)
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "failures 3\n", "")
+    assert python(code) == "failures 3\n"
 
 
 # ---- threads -------------------------------------------------------------------------------------------------------------
