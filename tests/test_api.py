@@ -696,7 +696,9 @@ def test_parameters_are_a_mapping(z):
         "max_pool_percent",
         "accept_threshold_percent",
         "same_filled_pages_enabled",
+        "non_same_filled_pages_enabled",
         "exclusive_loads",
+        "shrinker_enabled",
     }
     assert kernel | {"max_pool_bytes", "reject_compress_poor"} <= set(p)
     assert len(p) == len(list(p)) == len(dict(p))
@@ -715,7 +717,16 @@ def test_parameters_are_a_mapping(z):
     assert (p["enabled"], p["max_pool_percent"]) == (False, 3)
 
 
-@pytest.mark.parametrize("name", ["enabled", "same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor"])
+SWITCHES = [
+    "enabled",
+    "same_filled_pages_enabled",
+    "non_same_filled_pages_enabled",
+    "exclusive_loads",
+    "reject_compress_poor",
+]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
 def test_switches_as_the_kernel_spells_them(z, name):
     for value, wanted in [
         ("N", False),

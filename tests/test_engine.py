@@ -356,6 +356,21 @@ def test_same_filled_can_be_turned_off(engine):
     assert z[1] == z[2] == WORD  # held as one word, it stays that
 
 
+def test_pages_that_are_not_same_filled_can_be_refused(engine):
+    z, text = engine(), (b"text " * 1000)[:PAGE]
+    z[1] = z[2] = text
+    z.parameters["non_same_filled_pages_enabled"] = False
+    assert z[1] == text  # what is held stays readable
+    with pytest.raises(Error, match=r"offset 2 .*'non_same_filled_pages_enabled' is off"):
+        z[2] = text
+    assert 2 not in z  # no stale copy
+    z[2] = WORD
+    assert z.store_many([3], text).tolist() == [Status.DISABLED]
+    z.parameters["same_filled_pages_enabled"] = False  # both off: nothing is accepted
+    assert z.store_many([3], WORD).tolist() == [Status.DISABLED]
+    assert (z.stats().stored_pages, z.stats().reject_disabled) == (2, 3)
+
+
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel"])
 def test_incompressible_pages_are_kept_raw_at_the_price_of_a_page(engine, zpool, page_size):

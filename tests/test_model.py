@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import zswap
 from zswap import Error, PoolLimitError, Status
+from zswap_core.binding import FLAGS
 
 AREAS = (0, 1, 255)
 NR_PAGES = {0: None, 1: 20000, 255: None}
@@ -104,6 +105,9 @@ class Model(RuleBasedStateMachine):
             self.events["reject_disabled" if status == Status.DISABLED else "reject_area"] += 1
         elif self.is_same(page):
             assert status == Status.SAME_FILLED
+        elif not self.z.parameters["non_same_filled_pages_enabled"]:
+            assert status == Status.DISABLED
+            self.events["reject_disabled"] += 1
         else:
             allowed = {Status.STORED, Status.INCOMPRESSIBLE}
             if self.limited:
@@ -266,7 +270,7 @@ class Model(RuleBasedStateMachine):
         self.z.zpool = zpool
 
     @rule(
-        name=st.sampled_from(["enabled", "same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor"]),
+        name=st.sampled_from(FLAGS),
         on=st.booleans(),
     )
     def flag(self, name, on):

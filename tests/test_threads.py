@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from zswap import Error, PoolLimitError, Status
+from zswap_core.binding import FLAGS
 from zswap_core.testing import Codec
 
 PAGE = 4096
@@ -648,7 +649,7 @@ def test_settings_change_amid_stores(engine):
     def change():
         rng = random.Random(2)
         while not done.is_set():
-            for name in ("enabled", "same_filled_pages_enabled", "reject_compress_poor", "exclusive_loads"):
+            for name in FLAGS:
                 z.parameters[name] = rng.random() < 0.5
             z.parameters["max_pool_bytes"] = rng.choice([0, 20 * PAGE, "64MiB"])
             z.parameters["accept_threshold_percent"] = rng.choice([0, 50, 100])

@@ -105,6 +105,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 "max_pool_bytes": max_pool_bytes,
                 "accept_threshold_percent": accept_threshold_percent,
                 "same_filled_pages_enabled": same_filled_pages_enabled,
+                "non_same_filled_pages_enabled": True,
                 "exclusive_loads": False,
                 "reject_compress_poor": False,
                 "shrinker_enabled": shrinker_enabled,

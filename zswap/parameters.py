@@ -66,6 +66,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "max_pool_bytes": optional_bytes,
     "accept_threshold_percent": percent,
     "same_filled_pages_enabled": boolean,
+    "non_same_filled_pages_enabled": boolean,
     "exclusive_loads": boolean,
     "reject_compress_poor": boolean,
     "shrinker_enabled": boolean,
@@ -79,10 +80,10 @@ class Parameters(MutableMapping[str, Any]):
     """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError and changes nothing.
 
     ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``, ``same_filled_pages_enabled``,
-    ``exclusive_loads`` and ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is zram's: how many pages may still be
-    written back, counted down as they are, None for no limit.  Ours are ``max_pool_bytes`` (None: the percentage counts),
-    ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw), ``shrinker_interval`` in seconds
-    and ``writeback_rate`` in pages a second (None: no limit).
+    ``non_same_filled_pages_enabled``, ``exclusive_loads`` and ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is
+    zram's: how many pages may still be written back, counted down as they are, None for no limit.  Ours are
+    ``max_pool_bytes`` (None: the percentage counts), ``reject_compress_poor`` (refuse pages that do not compress instead of
+    keeping them raw), ``shrinker_interval`` in seconds and ``writeback_rate`` in pages a second (None: no limit).
     """
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:

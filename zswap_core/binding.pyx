@@ -47,7 +47,7 @@ from zswap_core.stats import Counter as _Counter
 
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
 COUNTER_NAMES = tuple(c.name for c in sorted(_Counter) if c.name != "COUNTERS")
-FLAGS = ("enabled", "same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor")
+FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor")
 
 
 def zpool_names():
@@ -160,7 +160,8 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
         return MemoryError(f"{where}: no memory")
     if status == Status.DISABLED:
-        return engine.error(f"{where} refused: the parameter 'enabled' is off")
+        name = "non_same_filled_pages_enabled" if engine.e.params.enabled else "enabled"
+        return engine.error(f"{where} refused: the parameter {name!r} is off")
     if status == Status.COMPRESS_POOR:
         why = ("the parameter 'reject_compress_poor' is on" if engine.e.params.reject_compress_poor
                else f"the zpool {(<bytes> engine.e.current.ops.name).decode()} holds no raw pages")
@@ -301,6 +302,8 @@ cdef class Engine:
             flag = &self.e.params.enabled
         elif name == "same_filled_pages_enabled":
             flag = &self.e.params.same_filled_pages_enabled
+        elif name == "non_same_filled_pages_enabled":
+            flag = &self.e.params.non_same_filled_pages_enabled
         elif name == "exclusive_loads":
             flag = &self.e.params.exclusive_loads
         else:

@@ -56,6 +56,7 @@ cdef struct zsw_worker:
 cdef struct zsw_params:
     uint32_t enabled
     uint32_t same_filled_pages_enabled
+    uint32_t non_same_filled_pages_enabled
     uint32_t exclusive_loads
     uint32_t reject_compress_poor
     uint64_t max_pages                  # the limit, in allocator pages

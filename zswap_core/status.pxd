@@ -7,7 +7,7 @@ cpdef enum Status:
     SAME_FILLED = 1         # held as one word
     INCOMPRESSIBLE = 2      # held raw
     WRITTEN_THROUGH = 3     # refused, and written to the area's backing store instead
-    DISABLED = -1           # the `enabled` parameter is off
+    DISABLED = -1           # the `enabled` parameter is off, or the one for pages of its kind
     NO_AREA = -2            # no such swap area, or the offset lies beyond its end
     POOL_LIMIT = -3         # the pool is at its limit
     ACCEPT_THRESHOLD = -4   # the pool was at its limit and has not fallen to the accept threshold since

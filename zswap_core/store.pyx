@@ -180,6 +180,8 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
         status = Status.NO_AREA
     elif zsw_peek_u32(&e.params.same_filled_pages_enabled) and same_filled(page, e.page_size, &value):
         status = hold_same_filled(e, w, area, offset, value)
+    elif zsw_unlikely(not zsw_peek_u32(&e.params.non_same_filled_pages_enabled)):
+        status = Status.DISABLED
     else:
         status = hold_compressed(e, w, area, offset, page)
     if zsw_unlikely(status < 0):
