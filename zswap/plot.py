@@ -266,11 +266,11 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
             color="#9a2234",
         )
     axes.set_xlim(0, size)
-    axes.set_ylim(-0.07 * top, top * 1.12)
+    axes.set_ylim(-0.07 * top, top * 1.2)  # the names and the remark stand above the bars
     axes.xaxis.set_major_locator(MultipleLocator(size / 8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 0 else ""))
     axes.set_xlabel("bytes of a compressed page (ticks: the allocator's size classes)", color=_INK, fontsize=11.5)
     axes.set_ylabel(f"% of pages, in bins of {size // _BINS} bytes", color=_INK, fontsize=11.5)
     axes.set_title("What pages compress to (same-filled pages left out)", loc="left", fontsize=13, color=_INK, pad=10)
-    axes.legend(loc="upper left", frameon=False, fontsize=12)
+    axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=12, columnspacing=1.2, handlelength=1.2)
