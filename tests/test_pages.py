@@ -67,7 +67,7 @@ def count_kinds(data):
     """Pages of zeros, of incompressible bytes (many values), and of the child's text."""
     zero = ~data.any(axis=1)
     text = np.array([b"all work and no play" in page.tobytes() for page in data])
-    random = np.array([np.unique(page).size > 230 for page in data])
+    random = np.array([np.unique(page).size >= 255 for page in data])
     return int(zero.sum()), int(random.sum()), int(text.sum())
 
 
