@@ -8,7 +8,7 @@ import pytest
 
 from zswap_core.testing import Slab
 
-CHUNK = 256 << 10
+CHUNK = 64 << 10
 
 
 @pytest.mark.parametrize("item_size", [4, 24, 64, 100, 4096, CHUNK])
