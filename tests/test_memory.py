@@ -1,8 +1,13 @@
 """Memory: what is taken and given back, how much there is, and how people write amounts of it."""
 
+import random
+import threading
+
 import pytest
 
+import zswap
 from zswap.memory import format_bytes, parse_bytes, total_ram
+from zswap_core.testing import Codec
 
 PAGE = 4096
 
@@ -40,9 +45,9 @@ def warm(z):
 
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc:4", "zsmalloc-kernel", "zbud", "z3fold"])
-@pytest.mark.parametrize("how", ["area", "many", "one by one", "overwritten"])
+@pytest.mark.parametrize("how", ["area", "many", "one by one", "overwritten", "loaded", "swapoff"])
 def test_memory_goes_back_to_the_system(python, zpool, how):
-    if how in ("one by one", "overwritten") and zpool != "zsmalloc":
+    if how in ("one by one", "overwritten", "loaded", "swapoff") and zpool != "zsmalloc":
         pytest.skip("the allocator makes no difference to this")
     out = python(
         PRELUDE
@@ -54,6 +59,7 @@ if how == "many":
 offsets = np.array(offsets)
 listed = offsets.tolist()
 zeros = bytes(4096 * BLOCK)
+pages = np.ones(4096 * BLOCK, np.uint8)
 z = zswap.ZSwap("lz4", zpool, max_pool_bytes="1GiB")
 warm(z)
 before, metadata = rss(), z.stats().metadata_bytes
@@ -70,6 +76,12 @@ elif how == "many":
 elif how == "one by one":
     for o in listed:
         z.invalidate(o)
+elif how == "loaded":
+    z.parameters["exclusive_loads"] = True
+    for start in range(0, 100_000, BLOCK):
+        z.load_many(offsets[start : start + BLOCK], pages, threads=2)
+elif how == "swapoff":
+    z.swapoff(0)
 else:
     for start in range(0, 100_000, BLOCK):
         z.store_many(offsets[start : start + BLOCK], zeros)
@@ -212,6 +224,60 @@ def test_sparse_offsets_that_come_and_go_do_not_pile_up(engine):
         z.clear()
         taken.append(z.stats().metadata_bytes)
     assert taken[-1] <= taken[9] + (1 << 20)
+
+
+def test_garbage_waits_for_calls_in_flight(engine):
+    # A load is held up in its decompressor.  What is taken out of the index meanwhile must wait for it, and goes when it ends.
+    gate = Codec()
+    zswap.register_compressor("test.memory.gate", factory=gate.capsule)
+    try:
+        z = engine("test.memory.gate")
+        z.store_many([7], b"held up" + bytes(PAGE - 7))
+        empty = z.stats().metadata_bytes
+        gate.hold_decompress = True
+        load = threading.Thread(target=z.load_many, args=([7],))
+        load.start()
+        while gate.decompressing != 1:
+            pass
+        sparse = [n << 30 for n in range(1, 5000)]
+        for _ in range(3):
+            z.store_many(sparse, bytes(PAGE * len(sparse)))
+            assert z.invalidate_many(sparse) == len(sparse)
+        assert z.stats().metadata_bytes > empty + len(sparse) * 64
+        assert list(z) == [7]
+        gate.hold_decompress = False
+        load.join()
+        assert z.stats().metadata_bytes <= empty + (256 << 10)
+    finally:
+        gate.hold_decompress = False
+        zswap.unregister_compressor("test.memory.gate")
+
+
+def test_threads_that_empty_shards_under_each_other(engine):
+    # Each thread has one page of every shard, so that a shard is empty now and then, and removed while others look for it.
+    z = engine()
+    wrong, start = [], threading.Barrier(3)
+
+    def work(k):
+        rng = random.Random(k)
+        start.wait()
+        for _ in range(60):
+            offsets = [(n << 20) + k * 64 for n in rng.sample(range(300), 150)]
+            pages = b"".join(bytes([k + 1, n % 251]) * (PAGE // 2) for n in range(len(offsets)))
+            z.store_many(offsets, pages)
+            if z.load_many(offsets).tobytes() != pages:
+                wrong.append("lost")
+            if z.invalidate_many(offsets) != len(offsets):
+                wrong.append("vanished")
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    assert len(z) == 0
+    z._validate()
 
 
 def test_swapoff_gives_the_index_back(engine):

@@ -90,6 +90,7 @@ cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil
 cdef void area_destroy(zsw_area *area) noexcept nogil
 cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
 cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
+cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil
 cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
                           uint64_t *numbers, uint64_t capacity) noexcept nogil

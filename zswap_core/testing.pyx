@@ -21,7 +21,7 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRE
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
 from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard, area_prune,
-                               area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init, index_pruned,
+                               area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init, index_pruned,
                                index_turn, index_validate, pos_shard, shard_collect, shard_erase, shard_find, shard_reserve,
                                zsw_area, zsw_index, zsw_shard)
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
@@ -218,6 +218,29 @@ cdef class Index:
             left = area_prune(&self.ix, &self.area)
             index_pruned(&self.ix, left)
         return left
+
+    def begin_removal(self, uint64_t offset):
+        """Stops in the midst of removing the empty shard of `offset`: it is marked, but the table has it still."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        with nogil:
+            zsw_lock(&self.area.grow)
+            zsw_lock(&shard.lock)
+            shard.next = shard.id
+            zsw_unlock(&shard.lock)
+
+    def end_removal(self):
+        """Goes on."""
+        cdef int rc
+        with nogil:
+            rc = area_rebuild(&self.ix, &self.area)
+            zsw_unlock(&self.area.grow)
+        if rc != 0:
+            raise MemoryError
+
+    @property
+    def removal_awaited(self):
+        """Whether somebody waits for the removal to end."""
+        return zsw_load_u32(&self.area.grow.word) == 2
 
     def turn(self):
         """Frees the garbage that is condemned and condemns the rest; whether there was such."""
