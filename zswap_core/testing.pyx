@@ -21,9 +21,9 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRE
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
 from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard, area_prune,
-                               area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init, index_pruned,
-                               index_turn, index_validate, pos_shard, shard_collect, shard_erase, shard_find, shard_reserve,
-                               zsw_area, zsw_index, zsw_shard)
+                               area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init,
+                               index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase, shard_find,
+                               shard_reserve, zsw_area, zsw_index, zsw_shard)
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
 from zswap_core.samefilled cimport same_fill, same_filled
