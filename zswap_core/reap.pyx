@@ -7,7 +7,7 @@ it was the last: then it frees the garbage, and condemns what came after in the 
 at its own end too, and alone it frees at once.
 
 Should a call end in the very moment in which its worker is marked, the mark stays until the worker's next call, or until
-anybody reaps.  The garbage then waits a little longer; nothing else does.
+anybody reaps, as compact() makes sure.  The garbage then waits a little longer; nothing else does.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
