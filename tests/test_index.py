@@ -180,3 +180,114 @@ def test_threads_add_shards_together():
     assert index.shards() == list(range(400))
     for number in range(400):
         assert [v for _, v in index.collect(number * SHARD_SPAN, number * SHARD_SPAN + 300)] == [1, 2, 3, 4]
+
+
+def test_empty_shards_are_removed():
+    index = Index()
+    empty = index.bytes + index.area_bytes
+    for n in range(3000):
+        index.put(n << 30, n + 1)
+    for n in range(3000):
+        index.erase(n << 30)
+    assert index.reap_due
+    assert index.prune() == 0
+    assert index.shards() == []
+    assert index.validate() == (0, 0), "what is removed is not lost"
+    assert index.bytes + index.area_bytes > empty + 3000 * 64, "nor free: somebody may be looking"
+    assert index.turn()
+    assert index.bytes + index.area_bytes > empty + 3000 * 64
+    assert not index.turn()
+    assert index.bytes + index.area_bytes <= empty + (192 << 10), "a chunk each for shards, runs and arrays stays warm"
+    assert index.validate() == (0, 0)
+    index.put(5 << 30, 7)
+    assert index.get(5 << 30)[0] == 7
+
+
+def test_shards_with_pages_stay():
+    index = Index()
+    for n in range(1000):
+        index.put(n * SHARD_SPAN, n + 1)
+    for n in range(0, 1000, 2):
+        index.erase(n * SHARD_SPAN)
+    assert index.prune() == 500
+    while index.turn():
+        pass
+    assert index.shards() == list(range(1, 1000, 2))
+    assert [index.get(n * SHARD_SPAN)[0] for n in range(1, 1000, 2)] == list(range(2, 1001, 2))
+    index.erase(SHARD_SPAN)
+    assert index.prune() == 500, "one in five hundred does not pay"
+    assert index.validate() == (0, 499)
+
+
+def test_a_table_that_is_full_of_empty_shards_does_not_grow():
+    index = Index()
+    size = index.area_bytes
+    for n in range(5000):
+        index.put(n * SHARD_SPAN, n + 1)
+        index.erase(n * SHARD_SPAN)
+        if n % 100 == 99:
+            index.turn()
+            assert index.area_bytes == size
+    assert index.validate() == (0, 0)
+
+
+def test_a_page_is_not_put_into_a_shard_that_is_being_removed():
+    index = Index()
+    index.put(SHARD_SPAN + 3, 1)
+    index.put(9 * SHARD_SPAN, 2)
+    index.erase(SHARD_SPAN + 3)
+    index.begin_removal(SHARD_SPAN)
+    assert index.get(SHARD_SPAN + 3) is None, "whoever finds it finds it empty"
+    assert not index.erase(SHARD_SPAN + 3)
+    put = threading.Thread(target=index.put, args=(SHARD_SPAN + 3, 4))
+    put.start()
+    while not index.removal_awaited:
+        assert put.is_alive(), "it was put where nobody will find it"
+    index.end_removal()
+    put.join()
+    assert index.get(SHARD_SPAN + 3)[0] == 4
+    assert index.validate() == (0, 2)
+    assert index.turn()
+    assert not index.turn()
+    assert index.get(SHARD_SPAN + 3)[0] == 4
+    assert index.get(9 * SHARD_SPAN)[0] == 2
+    assert index.validate() == (0, 2)
+
+
+def test_threads_put_and_erase_while_shards_are_removed():
+    # Without turn(): nobody knows here when the others are done looking.
+    index = Index()
+    start, stop, wrong = threading.Barrier(3), threading.Event(), []
+
+    def work(k):
+        rng = random.Random(k)
+        held = {}
+        start.wait()
+        for n in range(20_000):
+            offset = rng.randrange(300) * SHARD_SPAN + k
+            if offset in held:
+                if index.get(offset)[0] != held.pop(offset) or not index.erase(offset):
+                    wrong.append(offset)
+            else:
+                index.put(offset, n + 1)
+                held[offset] = n + 1
+        for offset in held:
+            if not index.erase(offset):
+                wrong.append(offset)
+
+    def remove():
+        start.wait()
+        while not stop.is_set():
+            index.prune()
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    remover = threading.Thread(target=remove)
+    for t in [*threads, remover]:
+        t.start()
+    for t in threads:
+        t.join()
+    stop.set()
+    remover.join()
+    assert not wrong
+    assert index.validate() == (0, 0)
+    assert index.prune() == 0

@@ -1,8 +1,13 @@
 """Memory: what is taken and given back, how much there is, and how people write amounts of it."""
 
+import random
+import threading
+
 import pytest
 
+import zswap
 from zswap.memory import format_bytes, parse_bytes, total_ram
+from zswap_core.testing import Codec
 
 PAGE = 4096
 
@@ -37,6 +42,65 @@ def warm(z):
     z.stats(), z.pools(), z.compact()
     gc.collect()
 """
+
+
+@pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc:4", "zsmalloc-kernel", "zbud", "z3fold"])
+@pytest.mark.parametrize("how", ["area", "many", "one by one", "overwritten", "loaded", "swapoff"])
+def test_memory_goes_back_to_the_system(python, zpool, how):
+    if how in ("one by one", "overwritten", "loaded", "swapoff") and zpool != "zsmalloc":
+        pytest.skip("the allocator makes no difference to this")
+    out = python(
+        PRELUDE
+        + """
+zpool, how = sys.argv[1:]
+offsets = list(range(100_000))
+if how == "many":
+    rng.shuffle(offsets)
+offsets = np.array(offsets)
+listed = offsets.tolist()
+zeros = bytes(4096 * BLOCK)
+pages = np.ones(4096 * BLOCK, np.uint8)
+z = zswap.ZSwap("lz4", zpool, max_pool_bytes="1GiB")
+warm(z)
+before, metadata = rss(), z.stats().metadata_bytes
+store(z, offsets)
+full = rss()
+s = z.stats()
+assert s.stored_pages == 100_000
+assert full - before > s.compressed_bytes * 0.9, "it was measured at all"
+assert full - before < s.resident_bytes + (8 << 20), "what is taken is accounted for"
+if how == "area":
+    assert z.invalidate_area() == 100_000
+elif how == "many":
+    assert z.invalidate_many(offsets) == 100_000
+elif how == "one by one":
+    for o in listed:
+        z.invalidate(o)
+elif how == "loaded":
+    z.parameters["exclusive_loads"] = True
+    for start in range(0, 100_000, BLOCK):
+        z.load_many(offsets[start : start + BLOCK], pages, threads=2)
+elif how == "swapoff":
+    z.swapoff(0)
+else:
+    for start in range(0, 100_000, BLOCK):
+        z.store_many(offsets[start : start + BLOCK], zeros)
+    z.clear()
+after = rss()
+s = z.stats()
+assert s.stored_pages == 0
+z._validate()
+print(before, full, after, s.pool_total_size, s.idle_bytes, s.metadata_bytes - metadata)
+""",
+        zpool,
+        how,
+    )
+    before, full, after, total, idle, metadata = map(int, out.split())
+    assert total == idle
+    assert after - before <= 2 << 20, (
+        f"{(after - before) >> 10} KiB of {(full - before) >> 10} are still held, {idle >> 10} idle"
+    )
+    assert metadata <= 2 << 20
 
 
 def test_half_the_pages_gone_and_compacted(python):
@@ -148,6 +212,83 @@ def test_metadata_of_sparse_pages(engine):
     assert z.load_many(offsets).tobytes() == bytes(PAGE * count)
     assert z.invalidate_range(1 << 46, 1 << 47) == sum(o >= 1 << 46 for o in offsets)
     assert list(z) == [o for o in offsets if o < 1 << 46]
+
+
+def test_sparse_offsets_that_come_and_go_do_not_pile_up(engine):
+    # A program whose offsets are addresses wanders over all of them in time.
+    z = engine()
+    pages = bytes(PAGE * 1000)
+    taken = []
+    for step in range(40):
+        z.store_many([((step * 1000 + n) << 20) for n in range(1000)], pages)
+        z.clear()
+        taken.append(z.stats().metadata_bytes)
+    assert taken[-1] <= taken[9] + (1 << 20)
+
+
+def test_garbage_waits_for_calls_in_flight(engine):
+    # A load is held up in its decompressor.  What is taken out of the index meanwhile must wait for it, and goes when it ends.
+    gate = Codec()
+    zswap.register_compressor("test.memory.gate", factory=gate.capsule)
+    try:
+        z = engine("test.memory.gate")
+        z.store_many([7], b"held up" + bytes(PAGE - 7))
+        empty = z.stats().metadata_bytes
+        gate.hold_decompress = True
+        load = threading.Thread(target=z.load_many, args=([7],))
+        load.start()
+        while gate.decompressing != 1:
+            pass
+        sparse = [n << 30 for n in range(1, 5000)]
+        for _ in range(3):
+            z.store_many(sparse, bytes(PAGE * len(sparse)))
+            assert z.invalidate_many(sparse) == len(sparse)
+        assert z.stats().metadata_bytes > empty + len(sparse) * 64
+        assert list(z) == [7]
+        gate.hold_decompress = False
+        load.join()
+        assert z.stats().metadata_bytes <= empty + (256 << 10)
+    finally:
+        gate.hold_decompress = False
+        zswap.unregister_compressor("test.memory.gate")
+
+
+def test_threads_that_empty_shards_under_each_other(engine):
+    # Each thread has one page of every shard, so that a shard is empty now and then, and removed while others look for it.
+    z = engine()
+    wrong, start = [], threading.Barrier(3)
+
+    def work(k):
+        rng = random.Random(k)
+        start.wait()
+        for _ in range(60):
+            offsets = [(n << 20) + k * 64 for n in rng.sample(range(300), 150)]
+            pages = b"".join(bytes([k + 1, n % 251]) * (PAGE // 2) for n in range(len(offsets)))
+            z.store_many(offsets, pages)
+            if z.load_many(offsets).tobytes() != pages:
+                wrong.append("lost")
+            if z.invalidate_many(offsets) != len(offsets):
+                wrong.append("vanished")
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    assert len(z) == 0
+    z._validate()
+
+
+def test_swapoff_gives_the_index_back(engine):
+    z = engine()
+    empty = z.stats().metadata_bytes
+    for _ in range(3):
+        z.swapon(1)
+        for start in range(0, 20_000, 1000):
+            z.store_many([(start + n) << 25 for n in range(1000)], bytes(PAGE * 1000), swap_type=1)
+        z.swapoff(1)
+        assert z.stats().metadata_bytes - empty <= 1 << 20
 
 
 def test_idle_memory_is_accounted_for(engine, make_page):

@@ -1,5 +1,6 @@
 """The slab against a set: ids unique, items apart, memory given back."""
 
+import ctypes
 import itertools
 import random
 import threading
@@ -8,7 +9,7 @@ import pytest
 
 from zswap_core.testing import Slab
 
-CHUNK = 256 << 10
+CHUNK = 64 << 10
 
 
 @pytest.mark.parametrize("item_size", [4, 24, 64, 100, 4096, CHUNK])
@@ -100,6 +101,39 @@ def test_one_item_back_and_forth_keeps_its_chunk_warm():
         first = slab.take(1)
         assert slab.bytes == warm
     assert slab.validate() == 0
+
+
+def test_one_item_back_and_forth_keeps_its_chunk_warm_whatever_came_before():
+    slab = Slab(64)
+    slab.give(slab.take(20_000))
+    for _ in range(3):
+        item = slab.take(1)[0]
+        slab.mark([item])
+        slab.give([item])
+        # What is not the slab's own is as it was, so the memory has not gone back meanwhile.
+        assert ctypes.string_at(slab.address(item) + 8, 8) != bytes(8)
+
+
+def test_ids_stay_below_the_limit():
+    slab = Slab(64, limit=5000)
+    ids = slab.take(10_000)
+    assert 4000 < len(ids) < 5000
+    assert max(ids) < 5000
+    assert len(slab.take(1)) == 0
+    slab.give(ids)
+    assert len(slab.take(10_000)) == len(ids)
+    assert slab.validate() == 0
+
+
+def test_chunks_without_memory_serve_again_before_new_ones():
+    slab = Slab(24)
+    ids = slab.take(100_000)
+    limit = slab.limit
+    for _ in range(5):
+        slab.give(ids)
+        ids = slab.take(100_000)
+        assert slab.limit == limit
+        assert slab.validate() == 0
 
 
 def test_threads_get_different_items():

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_add_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
+from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
                                zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
 from zswap_core.os cimport EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_sleep_ns, zsw_unlock
@@ -42,12 +42,15 @@ cdef bint in_flight(zsw_engine *e, uint64_t offset) noexcept nogil:
     return False
 
 
-cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset) noexcept nogil:
+cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **out) noexcept nogil:
     """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on."""
+    cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos, old
     while True:
-        zsw_lock(&shard.lock)
+        shard = out[0] = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
+        if shard == NULL:
+            return Status.ENTRY_FAIL
         if zsw_load_u32(&area.online) != AREA_ONLINE:
             zsw_unlock(&shard.lock)
             return Status.NO_AREA
@@ -79,12 +82,10 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     cdef uint32_t pos
     cdef int status, rc
     cdef bint first, lost
-    if area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
-        return Status.ENTRY_FAIL                # so nothing can be held there
     first = writing_begin(e)
     # In a callback from the very batch that is writing this offset, our page could not be made to land later than that one.
     lost = not first and in_flight(e, offset)
-    status = begin_transit(e, w, area, shard, offset)
+    status = begin_transit(e, w, area, offset, &shard)
     if status < 0:
         if first:
             writing_end(e)

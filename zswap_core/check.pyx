@@ -7,7 +7,7 @@ from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport AREA_ONLINE, area_validate, pos_shard, shard_find, zsw_shard
+from zswap_core.index cimport AREA_ONLINE, area_validate, index_validate, pos_shard, shard_find, zsw_shard
 from zswap_core.slab cimport slab_limit, slab_validate
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool
 from zswap_core.stats cimport Counter
@@ -16,7 +16,7 @@ from zswap_core.stats cimport Counter
 cdef int engine_validate(zsw_engine *e) noexcept nogil:
     """Walks everything and compares it with the counters.  0, or a negative number naming the check that failed.  At rest."""
     cdef zsw_totals totals
-    cdef uint64_t pages = 0, held, same = 0, raw = 0, payload = 0, listed = 0
+    cdef uint64_t pages = 0, shards = 0, held, found, same = 0, raw = 0, payload = 0, listed = 0
     cdef int64_t by_pool[MAX_POOLS]
     cdef uint32_t i, id, where, pos, previous = 0
     cdef uint32_t *slot
@@ -29,13 +29,16 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
     engine_totals(e, &totals)
     for i in range(<uint32_t> MAX_AREAS):
         if e.areas[i] != NULL:
-            rc = area_validate(&e.index, e.areas[i], &held)
+            rc = area_validate(&e.index, e.areas[i], &held, &found)
             if rc != 0:
                 return rc
             if held and e.areas[i].online != AREA_ONLINE:
                 return -101
             pages += held
-    rc = slab_validate(&e.entries)
+            shards += found
+    rc = index_validate(&e.index, shards)
+    if rc == 0:
+        rc = slab_validate(&e.entries)
     if rc != 0:
         return rc
     # Every entry in use is indexed where it says, by nobody else; every indexed page has such an entry (the counts agree).

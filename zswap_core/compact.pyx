@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool, zsw_entry
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
-from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
+from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_unlock
 from zswap_core.pool cimport pool_at
 from zswap_core.slab cimport slab_limit
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -35,7 +35,8 @@ cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept no
 
 
 cdef uint64_t engine_compact(zsw_engine *e, zsw_worker *w) noexcept nogil:
-    """Moves objects out of sparsely filled memory in every pool; returns the allocator pages freed."""
+    """Moves objects out of sparsely filled memory in every pool, and clears the index of what is empty; returns the allocator
+    pages freed."""
     cdef uint64_t freed = 0
     cdef uint32_t i, id, limit
     cdef zsw_pool *pool
@@ -51,4 +52,5 @@ cdef uint64_t engine_compact(zsw_engine *e, zsw_worker *w) noexcept nogil:
         freed += pool.ops.compact_end(pool.zpool)
         pool.ops.trim(pool.zpool)
     zsw_unlock(&e.compacting)
+    zsw_store_u32(&e.index.reap_due, 1)         # when this call ends
     return freed

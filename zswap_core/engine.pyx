@@ -10,7 +10,7 @@ from zswap_core.maintenance cimport maintenance_stop
 from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
                             zsw_swap_u32, zsw_unlock, zsw_unmap)
 from zswap_core.pool cimport pool_destroy
-from zswap_core.slab cimport slab_destroy, slab_init
+from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
 from zswap_core.worker cimport call_depth, drop_contexts, wait_calls
 from zswap_core.writeback cimport writeback_destroy
@@ -88,7 +88,7 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     if rc == 0:
         rc = index_init(&e.index)
     if rc == 0:
-        rc = slab_init(&e.entries, sizeof(zsw_entry))
+        rc = slab_init(&e.entries, sizeof(zsw_entry), ANY_ID)
     list_engine(e)
     if rc != 0:
         engine_close(e)

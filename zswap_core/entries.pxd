@@ -9,6 +9,8 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 
 
 cdef uint32_t take_entry(zsw_engine *e, zsw_worker *w) noexcept nogil
+cdef bint only_spares(zsw_engine *e) noexcept nogil
+cdef void give_spares(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void free_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil
 
 

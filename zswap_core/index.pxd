@@ -16,7 +16,8 @@ cdef enum:
     ARRAY_KINDS = 4                 # arrays of 4, 16, 64 and 256 ids
 
 
-# A shard lives as long as its area, so a pointer to one never dangles.
+# A shard that has lost its last page may be taken out of the table.  Whoever found it before still has its memory until the
+# call ends, and finds it empty; a store must not fill it any more, but look again.
 cdef struct zsw_shard:
     zsw_mutex lock                  # guards all below it, and the runs, slots and entries found through it
     uint32_t type                   # the area's swap type
@@ -28,6 +29,7 @@ cdef struct zsw_shard:
     uint32_t id                     # its own, for the runs
     # Pages of the shard that went to the backing store, ever: a reader of the store tells by it that a page went twice.
     uint32_t writes
+    uint32_t next                   # 0: in the table.  Else out of it: the next such shard, or at the end its own id
 
 
 cdef struct zsw_run:
@@ -41,7 +43,7 @@ cdef struct zsw_run:
 cdef struct shard_table:
     uint64_t mask
     uint64_t count
-    shard_table *older              # superseded, but readers may still be in it: kept until the area goes
+    shard_table *next               # when superseded: the next such table
     size_t map_bytes
     uint32_t slots[1]               # mask + 1 shard ids, open addressing, 0: free
 
@@ -53,7 +55,7 @@ cdef enum area_state:
 
 
 cdef struct zsw_area:
-    zsw_mutex grow                  # serialises adding shards
+    zsw_mutex grow                  # serialises adding and removing shards
     uint32_t type
     uint32_t online                 # an area_state
     uint64_t nr_pages               # offsets are below this
@@ -63,11 +65,23 @@ cdef struct zsw_area:
     shard_table *table
 
 
-# Lock order: area.grow, then shard.lock, then the slabs' own.
+# What nobody finds any more, but calls in flight may still look at.
+cdef struct index_garbage:
+    uint32_t shards                 # linked by `next`, which at the end is the shard's own id
+    shard_table *tables
+
+
+# Lock order: area.grow, then shard.lock, then garbage_lock or the slabs' own.
 cdef struct zsw_index:
     zsw_slab shards
     zsw_slab runs
     zsw_slab arrays[ARRAY_KINDS]
+    uint32_t reap_due               # there is garbage, or there are so many empty shards that removing them pays
+    uint32_t emptied                # how often a shard has lost its last page since they were removed
+    uint32_t reap_at                # so often makes it due
+    zsw_mutex garbage_lock
+    index_garbage unlinked          # since the last index_turn
+    index_garbage condemned         # before it: waits for the calls of that moment
 
 
 cdef int index_init(zsw_index *ix) noexcept nogil
@@ -75,7 +89,9 @@ cdef void index_destroy(zsw_index *ix) noexcept nogil
 cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil
 cdef void area_destroy(zsw_area *area) noexcept nogil
 cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
-cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shard **out) noexcept nogil
+cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
+cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil
+cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
                           uint64_t *numbers, uint64_t capacity) noexcept nogil
 
@@ -86,6 +102,10 @@ cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t firs
                             uint32_t *ids, uint32_t capacity) noexcept nogil
 cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil
 
+cdef void index_pruned(zsw_index *ix, uint64_t shards) noexcept nogil
+cdef bint index_turn(zsw_index *ix) noexcept nogil
+
 cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil
 cdef uint64_t area_bytes(zsw_area *area) noexcept nogil
-cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages) noexcept nogil
+cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages, uint64_t *shards) noexcept nogil
+cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil

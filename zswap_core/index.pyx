@@ -10,19 +10,22 @@ Newer kernels moved from a red-black tree a shard to a radix tree for the same r
 dependent loads find any entry, however many there are, with nothing to rebalance, while ranges and order stay natural.
 docs/design.md has the comparison.
 
-Shards are added under `area.grow` and found without a lock: the table only ever gains shards, each published by one store of
-its id, and a table that got too small stays readable until the area ends.
+Shards are added under `area.grow` and found without a lock: a table only ever gains shards, each published by one store of
+its id.  Empty shards are removed by building a table without them, which then takes the old one's place.  Both, the old table
+and the shards that are not in the new one, are garbage: calls in flight may still look at them, so they are kept until those
+have ended.  Who knows when that is calls index_turn, see reap.pyx.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
-from zswap_core.os cimport (zsw_ctz, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32, zsw_popcount,
-                            zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
-from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_take, slab_validate
+from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
+                            zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.slab cimport ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_take, slab_validate
 
 cdef enum:
-    TABLE_FIRST = 64        # shards that the first table holds before it doubles: its slots are twice that
+    TABLE_SLOTS = 128       # of the smallest table
+    REAP_AT = 64            # empty shards that are not worth removing
 
 
 # ---- set-up ---------------------------------------------------------------------------------------------------------
@@ -31,12 +34,13 @@ cdef enum:
 cdef int index_init(zsw_index *ix) noexcept nogil:
     cdef int kind, rc
     memset(ix, 0, sizeof(zsw_index))
-    rc = slab_init(&ix.shards, sizeof(zsw_shard))
+    ix.reap_at = REAP_AT
+    rc = slab_init(&ix.shards, sizeof(zsw_shard), ANY_ID)
     if rc == 0:
-        rc = slab_init(&ix.runs, sizeof(zsw_run))
+        rc = slab_init(&ix.runs, sizeof(zsw_run), POS_RUN_MAX + 1)
     for kind in range(ARRAY_KINDS):
         if rc == 0:
-            rc = slab_init(&ix.arrays[kind], <size_t> 16 << 2 * kind)
+            rc = slab_init(&ix.arrays[kind], <size_t> 16 << 2 * kind, ANY_ID)
     if rc != 0:
         index_destroy(ix)
     return rc
@@ -44,6 +48,8 @@ cdef int index_init(zsw_index *ix) noexcept nogil:
 
 cdef void index_destroy(zsw_index *ix) noexcept nogil:
     cdef int kind
+    free_tables(&ix.unlinked.tables)
+    free_tables(&ix.condemned.tables)
     slab_destroy(&ix.shards)
     slab_destroy(&ix.runs)
     for kind in range(ARRAY_KINDS):
@@ -113,21 +119,23 @@ cdef shard_table *table_new(uint64_t slots) noexcept nogil:
     return table
 
 
+cdef void free_tables(shard_table **first) noexcept nogil:
+    cdef shard_table *table
+    while first[0] != NULL:
+        table = first[0]
+        first[0] = table.next           # before it goes: a forked child must not find what is gone
+        zsw_unmap(table, table.map_bytes)
+
+
 cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil:
     memset(area, 0, sizeof(zsw_area))
     area.type = type
-    area.table = table_new(2 * TABLE_FIRST)
+    area.table = table_new(TABLE_SLOTS)
     return 0 if area.table != NULL else -ENOMEM
 
 
 cdef void area_destroy(zsw_area *area) noexcept nogil:
-    cdef shard_table *table = area.table
-    cdef shard_table *older
-    while table != NULL:
-        older = table.older
-        zsw_unmap(table, table.map_bytes)
-        table = older
-    area.table = NULL
+    free_tables(&area.table)
 
 
 cdef inline uint64_t first_slot(const shard_table *table, uint64_t number) noexcept nogil:
@@ -162,8 +170,6 @@ cdef void table_put(shard_table *table, uint64_t number, uint32_t id) noexcept n
 cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shard **out) noexcept nogil:
     """Finds or makes the shard of that number."""
     cdef shard_table *table
-    cdef shard_table *larger
-    cdef uint64_t slot
     cdef uint32_t id
     cdef zsw_shard *shard
     cdef int rc = 0
@@ -171,18 +177,8 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shar
     shard = area_shard(ix, area, number)
     if shard == NULL:
         table = area.table
-        if table.count * 2 > table.mask:
-            larger = table_new((table.mask + 1) * 2)
-            if larger != NULL:
-                for slot in range(table.mask + 1):
-                    id = zsw_peek_u32(&table.slots[slot])
-                    if id:
-                        table_put(larger, (<zsw_shard *> slab_at(&ix.shards, id)).number, id)
-                larger.older = table
-                zsw_store_ptr(<void **> &area.table, larger)
-                table = larger
-            elif table.count == table.mask:     # one slot must stay free, or a search would not end
-                rc = -ENOMEM
+        if table.count * 2 > table.mask and area_rebuild(ix, area) != 0 and table.count == table.mask:
+            rc = -ENOMEM                        # one slot must stay free, or a search would not end
         if rc == 0 and slab_take(&ix.shards, &id, 1) != 1:
             rc = -ENOMEM
         if rc == 0:
@@ -191,10 +187,24 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shar
             shard.type = area.type
             shard.number = number
             shard.id = id
-            table_put(table, number, id)
+            table_put(area.table, number, id)
     zsw_unlock(&area.grow)
     out[0] = shard
     return rc
+
+
+cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil:
+    """Locks the shard of that number, which is made if there is none.  NULL when there is no memory for it."""
+    cdef zsw_shard *shard = area_shard(ix, area, number)
+    while True:
+        if zsw_unlikely(shard == NULL) and area_add_shard(ix, area, number, &shard) != 0:
+            return NULL
+        zsw_lock(&shard.lock)
+        if zsw_likely(zsw_peek_u32(&shard.next) == 0):
+            return shard
+        # It was removed after we had found it.  Whoever does that holds area.grow until the table is without it.
+        zsw_unlock(&shard.lock)
+        shard = NULL
 
 
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
@@ -216,6 +226,138 @@ cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, u
                 count += 1
     zsw_unlock(&area.grow)
     return count
+
+
+# ---- removing empty shards ------------------------------------------------------------------------------------------
+
+
+cdef void note_emptied(zsw_index *ix) noexcept nogil:
+    if zsw_add_u32(&ix.emptied, 1) >= zsw_peek_u32(&ix.reap_at):
+        zsw_store_u32(&ix.reap_due, 1)
+
+
+cdef bint shard_unlink(zsw_shard *shard, uint32_t *list) noexcept nogil:
+    """Marks an empty shard as out of the table and puts it before others that are; False when it holds pages."""
+    cdef bint empty
+    if zsw_peek_u32(&shard.pages) != 0:
+        return False
+    zsw_lock(&shard.lock)
+    empty = shard.pages == 0
+    if empty:
+        shard.next = list[0] if list[0] else shard.id
+        list[0] = shard.id
+    zsw_unlock(&shard.lock)
+    return empty
+
+
+cdef uint32_t next_garbage(const zsw_shard *shard) noexcept nogil:
+    return shard.next if shard.next != shard.id else 0
+
+
+cdef void shards_relink(zsw_index *ix, uint32_t list) noexcept nogil:
+    cdef zsw_shard *shard
+    while list:
+        shard = <zsw_shard *> slab_at(&ix.shards, list)
+        list = next_garbage(shard)
+        zsw_lock(&shard.lock)
+        shard.next = 0
+        zsw_unlock(&shard.lock)
+
+
+cdef void discard(zsw_index *ix, shard_table *table, uint32_t shards) noexcept nogil:
+    """Makes garbage of a table and a list of shards."""
+    cdef uint32_t last = shards
+    cdef zsw_shard *shard
+    zsw_lock(&ix.garbage_lock)
+    table.next = ix.unlinked.tables
+    ix.unlinked.tables = table
+    if shards:
+        shard = <zsw_shard *> slab_at(&ix.shards, last)
+        while shard.next != shard.id:
+            shard = <zsw_shard *> slab_at(&ix.shards, shard.next)
+        if ix.unlinked.shards:
+            zsw_poke_u32(&shard.next, ix.unlinked.shards)      # a late finder may be looking
+        ix.unlinked.shards = shards
+    zsw_unlock(&ix.garbage_lock)
+    zsw_store_u32(&ix.reap_due, 1)
+
+
+cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil:
+    """Gives the area a table of the size that its shards ask for, without the empty ones.  Under area.grow."""
+    cdef shard_table *table = area.table
+    cdef shard_table *fresh
+    cdef uint64_t slot, slots = TABLE_SLOTS, left = 0
+    cdef uint32_t id, empty = 0
+    cdef zsw_shard *shard
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        if id and not shard_unlink(<zsw_shard *> slab_at(&ix.shards, id), &empty):
+            left += 1
+    while slots < 4 * left:
+        slots *= 2
+    fresh = table_new(slots)
+    if fresh == NULL:
+        shards_relink(ix, empty)
+        return -ENOMEM
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if id and shard.next == 0:
+            table_put(fresh, shard.number, id)
+    zsw_store_ptr(<void **> &area.table, fresh)
+    discard(ix, table, empty)
+    return 0
+
+
+cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil:
+    """Removes the empty shards if they are at least as many as the others; returns how many shards there are now."""
+    cdef shard_table *table
+    cdef uint64_t slot, empty = 0, count
+    cdef uint32_t id
+    zsw_lock(&area.grow)
+    table = area.table
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        if id:
+            empty += zsw_peek_u32(&(<zsw_shard *> slab_at(&ix.shards, id)).pages) == 0
+    if empty and 2 * empty >= table.count:
+        area_rebuild(ix, area)
+    count = area.table.count
+    zsw_unlock(&area.grow)
+    return count
+
+
+cdef void index_pruned(zsw_index *ix, uint64_t shards) noexcept nogil:
+    """Every area was pruned, and so many shards are left: decides when to do so again."""
+    zsw_store_u32(&ix.emptied, 0)
+    zsw_store_u32(&ix.reap_at, <uint32_t> (REAP_AT + shards // 2))
+
+
+cdef void free_shards(zsw_index *ix, uint32_t *first) noexcept nogil:
+    cdef uint32_t batch[64]
+    cdef uint32_t count
+    while first[0]:
+        count = 0
+        while first[0] and count < 64:
+            batch[count] = first[0]
+            first[0] = next_garbage(<zsw_shard *> slab_at(&ix.shards, first[0]))
+            count += 1
+        slab_give(&ix.shards, batch, count)
+
+
+cdef bint index_turn(zsw_index *ix) noexcept nogil:
+    """For whoever knows that the calls which may have seen the condemned garbage have ended.  Frees it and condemns what came
+    after; True when there is such, so that the calls of this moment have to end before the next turn."""
+    cdef bint more
+    zsw_lock(&ix.garbage_lock)
+    free_tables(&ix.condemned.tables)
+    free_shards(ix, &ix.condemned.shards)
+    ix.condemned = ix.unlinked
+    ix.unlinked.tables = NULL
+    ix.unlinked.shards = 0
+    more = ix.condemned.tables != NULL or ix.condemned.shards != 0
+    zsw_unlock(&ix.garbage_lock)
+    return more
 
 
 # ---- shards: where (the offset's low 14 bits) -> entry id.  All under the shard's lock. -----------------------------
@@ -265,9 +407,6 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
     if id == 0:
         if slab_take(&ix.runs, &id, 1) != 1:
             return -ENOMEM
-        if id > POS_RUN_MAX:
-            slab_give(&ix.runs, &id, 1)
-            return -ENOMEM
         fresh = True
         run = <zsw_run *> slab_at(&ix.runs, id)
         memset(run, 0, sizeof(zsw_run))
@@ -287,7 +426,7 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
             return -ENOMEM
         run.slots_kind = <uint8_t> kind
         run.present |= bit
-        shard.pages += 1
+        zsw_poke_u32(&shard.pages, shard.pages + 1)
     slot[0] = array_at(ix, run.slots_kind, run.slots) + rank
     pos[0] = id << RUN_SHIFT | where & (RUN_PAGES - 1)
     return 0
@@ -309,9 +448,11 @@ cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept 
     array_remove(ix, &run.slots, &kind, zsw_popcount(run.present), zsw_popcount(run.present & (bit - 1)))
     run.slots_kind = <uint8_t> kind
     run.present &= ~bit
-    shard.pages -= 1
+    zsw_poke_u32(&shard.pages, shard.pages - 1)
     if run.present == 0:
         drop_run(ix, shard, number, id)
+    if shard.pages == 0:
+        note_emptied(ix)
 
 
 cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
@@ -362,22 +503,29 @@ cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) no
 # ---- figures and checks ---------------------------------------------------------------------------------------------
 
 
+cdef uint64_t tables_bytes(const shard_table *table) noexcept nogil:
+    cdef uint64_t size = 0
+    while table != NULL:
+        size += table.map_bytes
+        table = table.next
+    return size
+
+
 cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil:
     cdef uint64_t size = slab_bytes(&ix.shards) + slab_bytes(&ix.runs)
     cdef int kind
     for kind in range(ARRAY_KINDS):
         size += slab_bytes(&ix.arrays[kind])
+    zsw_lock(&ix.garbage_lock)
+    size += tables_bytes(ix.unlinked.tables) + tables_bytes(ix.condemned.tables)
+    zsw_unlock(&ix.garbage_lock)
     return size
 
 
 cdef uint64_t area_bytes(zsw_area *area) noexcept nogil:
-    cdef uint64_t size = sizeof(zsw_area)
-    cdef shard_table *table
+    cdef uint64_t size
     zsw_lock(&area.grow)
-    table = area.table
-    while table != NULL:
-        size += table.map_bytes
-        table = table.older
+    size = sizeof(zsw_area) + area.table.map_bytes
     zsw_unlock(&area.grow)
     return size
 
@@ -404,29 +552,58 @@ cdef int shard_validate(zsw_index *ix, zsw_shard *shard) noexcept nogil:
     return 0
 
 
-cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages) noexcept nogil:
-    """Checks every shard of the area and counts its pages.  At rest only."""
+cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages, uint64_t *shards) noexcept nogil:
+    """Checks every shard of the area and counts its pages and shards.  At rest only."""
     cdef shard_table *table = area.table
-    cdef uint64_t slot, shards = 0
+    cdef uint64_t slot
     cdef uint32_t id
     cdef int rc
     cdef zsw_shard *shard
-    pages[0] = 0
+    pages[0] = shards[0] = 0
     for slot in range(table.mask + 1):
         id = table.slots[slot]
         if id == 0:
             continue
-        shards += 1
+        shards[0] += 1
         shard = <zsw_shard *> slab_at(&ix.shards, id)
         if shard.id != id or area_shard(ix, area, shard.number) != shard or shard.type != area.type:
             return -20
+        if shard.next != 0:
+            return -26
         rc = shard_validate(ix, shard)
         if rc != 0:
             return rc
         pages[0] += shard.pages
-    if shards != table.count:
-        return -25
-    rc = slab_validate(&ix.shards)
+    return 0 if shards[0] == table.count else -25
+
+
+cdef int garbage_validate(zsw_index *ix, uint32_t id, uint64_t *shards) noexcept nogil:
+    """Removed shards are empty, and end with one that names itself."""
+    cdef zsw_shard *shard
+    while id:
+        shards[0] += 1
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if shards[0] > ix.shards.inuse or shard.id != id or shard.next == 0:
+            return -27
+        if shard.pages != 0 or run_count(shard) != 0:
+            return -28
+        id = next_garbage(shard)
+    return 0
+
+
+cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil:
+    """Checks what the areas, which have so many shards together, share.  At rest only."""
+    cdef int kind, rc
+    rc = garbage_validate(ix, ix.unlinked.shards, &shards)
+    if rc == 0:
+        rc = garbage_validate(ix, ix.condemned.shards, &shards)
+    if rc == 0 and shards != ix.shards.inuse:
+        rc = -29
+    if rc == 0:
+        rc = slab_validate(&ix.shards)
     if rc == 0:
         rc = slab_validate(&ix.runs)
+    for kind in range(ARRAY_KINDS):
+        if rc == 0:
+            rc = slab_validate(&ix.arrays[kind])
     return rc

@@ -10,22 +10,29 @@ cdef struct slab_chunk:
     uint32_t free_head      # 1 + index of the first freed item; 0: none
     uint32_t bump           # items from here on are untouched, and read as zeros
     uint32_t inuse
-    uint32_t prev           # neighbours among the chunks that have room, 1 + chunk number; 0: none
+    uint32_t prev           # neighbours in a list of chunks, 1 + chunk number; 0: none
     uint32_t next
 
 
+# The lock is a leaf: nothing is locked under it.
 cdef struct zsw_slab:
     slab_chunk *chunks      # address space for all there can be, so that a reader needs no lock
     size_t item_size
     uint32_t shift          # log2 of the items in a chunk
+    uint32_t max_chunks
     uint32_t chunk_count    # chunks mapped so far
-    uint32_t room           # head of the list of chunks with room, 1 + chunk number
-    zsw_mutex lock          # a leaf: nothing is locked under it
+    uint32_t room           # head of the list of chunks with room and memory, 1 + chunk number
+    uint32_t cold           # head of the list of chunks whose memory went back, linked by `next` alone
+    zsw_mutex lock
     uint64_t inuse          # items handed out
     uint64_t touched        # items whose memory has been touched since it last came from the system
 
 
-cdef int slab_init(zsw_slab *s, size_t item_size) noexcept nogil
+cdef enum:
+    ANY_ID = 0xffffff00     # a limit that leaves ids free for other meanings
+
+
+cdef int slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil
 cdef void slab_destroy(zsw_slab *s) noexcept nogil
 cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil
 cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept nogil

@@ -3,16 +3,18 @@
 
 An id is `chunk << shift | index`; id 0 is never handed out, so 0 can mean "none".  A chunk's freed items form a list through
 their own first four bytes.  When a chunk's last item comes back its memory goes to the system at once, unless it is the
-only chunk with room: that one is kept warm.
+only chunk with room: that one is kept warm, so a slab keeps one chunk at most.  A chunk without memory serves again before
+a new one is mapped.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
 
 cdef enum:
-    CHUNK_BYTES = 256 << 10
-    MAX_CHUNKS = 1 << 19
+    CHUNK_BYTES = 64 << 10
+    MAX_CHUNKS = 1 << 21
     OS_PAGE = 4096
 
 
@@ -21,19 +23,14 @@ cdef inline size_t chunk_bytes(const zsw_slab *s) noexcept nogil:
     return (size + OS_PAGE - 1) & ~(<size_t> OS_PAGE - 1)
 
 
-cdef int slab_init(zsw_slab *s, size_t item_size) noexcept nogil:
-    """Prepares an empty slab.  `item_size` is at least 4 and at most CHUNK_BYTES."""
-    s.chunks = NULL
+cdef int slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil:
+    """Prepares an empty slab whose ids stay below `limit`.  `item_size` is at least 4 and at most CHUNK_BYTES."""
+    memset(s, 0, sizeof(zsw_slab))
     s.item_size = item_size
-    s.shift = 0
     while (item_size << (s.shift + 1)) <= <size_t> CHUNK_BYTES:
         s.shift += 1
-    s.chunk_count = 0
-    s.room = 0
-    s.lock.word = 0
-    s.inuse = 0
-    s.touched = 0
-    s.chunks = <slab_chunk *> zsw_map(MAX_CHUNKS * sizeof(slab_chunk))
+    s.max_chunks = <uint32_t> min(limit >> s.shift, <uint64_t> MAX_CHUNKS)
+    s.chunks = <slab_chunk *> zsw_map(s.max_chunks * sizeof(slab_chunk))
     return 0 if s.chunks != NULL else -ENOMEM
 
 
@@ -43,12 +40,8 @@ cdef void slab_destroy(zsw_slab *s) noexcept nogil:
         return
     for i in range(s.chunk_count):
         zsw_unmap(s.chunks[i].base, chunk_bytes(s))
-    zsw_unmap(s.chunks, MAX_CHUNKS * sizeof(slab_chunk))
-    s.chunks = NULL
-    s.chunk_count = 0
-    s.room = 0
-    s.inuse = 0
-    s.touched = 0
+    zsw_unmap(s.chunks, s.max_chunks * sizeof(slab_chunk))
+    memset(s, 0, sizeof(zsw_slab))
 
 
 cdef void room_push(zsw_slab *s, uint32_t number) noexcept nogil:
@@ -72,27 +65,46 @@ cdef void room_remove(zsw_slab *s, uint32_t number) noexcept nogil:
     c.next = 0
 
 
+cdef uint32_t reserved(uint32_t number) noexcept nogil:
+    """Items of a chunk that are never handed out: id 0 means "none"."""
+    return number == 0
+
+
 cdef int add_chunk(zsw_slab *s) noexcept nogil:
+    """Gives the list of chunks with room one more, without memory yet."""
     cdef uint32_t number = s.chunk_count
     cdef slab_chunk *c
     cdef void *base
-    # An id has 32 bits: with small items it is they that run out, not the chunk table.
-    if number == MAX_CHUNKS or (<uint64_t> (number + 1) << s.shift) > <uint64_t> 0xffffffff:
+    if s.cold:
+        number = s.cold - 1
+        s.cold = s.chunks[number].next
+        room_push(s, number)
+        return 0
+    if number == s.max_chunks:
         return -ENOMEM
     base = zsw_map(chunk_bytes(s))
     if base == NULL:
         return -ENOMEM
     c = &s.chunks[number]
-    c.free_head = 0
-    c.bump = 0
-    if number == 0:
-        c.bump = 1                      # id 0 means "none"
-        s.touched += 1
-    c.inuse = 0
+    c.bump = reserved(number)
+    s.touched += c.bump
     zsw_store_ptr(<void **> &c.base, base)
     s.chunk_count = number + 1
     room_push(s, number)
     return 0
+
+
+cdef void cool_chunk(zsw_slab *s, uint32_t number) noexcept nogil:
+    """Gives the memory of an empty chunk back."""
+    cdef slab_chunk *c = &s.chunks[number]
+    if zsw_release(c.base, chunk_bytes(s)) != 0:
+        return
+    s.touched -= c.bump - reserved(number)
+    c.bump = reserved(number)
+    c.free_head = 0
+    room_remove(s, number)
+    c.next = s.cold
+    s.cold = number + 1
 
 
 cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil:
@@ -127,7 +139,7 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
 
 cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept nogil:
     """Takes items back.  Their first four bytes become the slab's."""
-    cdef uint32_t i, number, index, first, size = <uint32_t> 1 << s.shift
+    cdef uint32_t i, number, index, size = <uint32_t> 1 << s.shift
     cdef slab_chunk *c
     zsw_lock(&s.lock)
     for i in range(count):
@@ -140,11 +152,7 @@ cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept n
         c.free_head = index + 1
         c.inuse -= 1
         if c.inuse == 0 and (s.room != number + 1 or c.next):
-            if zsw_release(c.base, chunk_bytes(s)) == 0:
-                first = 1 if number == 0 else 0
-                s.touched -= c.bump - first
-                c.bump = first
-                c.free_head = 0
+            cool_chunk(s, number)
     s.inuse -= count
     zsw_unlock(&s.lock)
 
@@ -170,7 +178,7 @@ cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil:
 cdef int slab_validate(zsw_slab *s) noexcept nogil:
     """0 when the lists, the counts and the chunks agree; else a negative number naming the check.  At rest only."""
     cdef uint64_t inuse = 0, touched = 0
-    cdef uint32_t i, free, link, on_list = 0, with_room = 0, previous = 0, size = <uint32_t> 1 << s.shift
+    cdef uint32_t i, free, link, on_list = 0, with_room = 0, cold = 0, previous = 0, size = <uint32_t> 1 << s.shift
     cdef slab_chunk *c
     for i in range(s.chunk_count):
         c = &s.chunks[i]
@@ -181,7 +189,7 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
             if link > c.bump or free > size:
                 return -1
             link = (<uint32_t *> (c.base + <size_t> (link - 1) * s.item_size))[0]
-        if c.inuse + free + (1 if i == 0 else 0) != c.bump:
+        if c.inuse + free + reserved(i) != c.bump:
             return -2
         if free or c.bump < size:
             with_room += 1
@@ -194,7 +202,13 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
             return -3
         previous = link
         link = s.chunks[link - 1].next
-    if on_list != with_room:
+    link = s.cold
+    while link:
+        cold += 1
+        if link > s.chunk_count or cold > s.chunk_count or s.chunks[link - 1].bump != reserved(link - 1):
+            return -6
+        link = s.chunks[link - 1].next
+    if on_list + cold != with_room:
         return -4
     if inuse != s.inuse or touched != s.touched:
         return -5

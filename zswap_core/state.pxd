@@ -39,6 +39,7 @@ cdef struct zsw_pool:
 cdef struct zsw_worker:
     uint32_t busy
     uint32_t uses                       # goes up when it is given back: tells a grace period that the call ended
+    uint32_t awaited                    # garbage waits for the call that has it to end; guarded by `reaping`
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
     uint8_t *scratch                    # where pages are compressed to
@@ -84,7 +85,8 @@ cdef struct zsw_writeback:
     uint64_t tokens                     # pages it allows now
 
 
-# Lock order: writing, compacting, pools_lock, area.grow, shard.lock, lru.lock, then the leaves (slab locks, the allocators').
+# Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, lru.lock, then the leaves (the index's
+# garbage_lock, slab locks, the allocators').
 # `writing` alone is held while pages are decompressed (into memory of our own) and while a backing store works, which may take
 # the GIL; so nobody waits for `writing` with the GIL held.  None of the others is held while memory of the caller's is touched,
 # while a page is compressed or decompressed, or while the GIL is taken.
@@ -101,6 +103,7 @@ cdef struct zsw_engine:
     zsw_index index
     zsw_slab entries
     zsw_lru lru
+    zsw_mutex reaping                   # one at a time clears away what calls left behind
     zsw_mutex areas_lock
     zsw_area *areas[MAX_AREAS]
     zsw_mutex pools_lock

@@ -13,8 +13,7 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
-from zswap_core.index cimport (area_add_shard, AREA_ONLINE, area_shard, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
-                               zsw_shard)
+from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_sleep_ns,
@@ -30,12 +29,11 @@ from zswap_core.worker cimport count_entry, worker_context, worker_scratch
 cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint32_t id) noexcept nogil:
     """Puts a complete entry into the index and the LRU, in place of the old one if there is one."""
     cdef zsw_entry *entry = entry_at(e, id)
-    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
+    cdef zsw_shard *shard = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
     cdef uint32_t *slot
     cdef uint32_t pos, old
-    if zsw_unlikely(shard == NULL) and area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
+    if zsw_unlikely(shard == NULL):
         return Status.ENTRY_FAIL
-    zsw_lock(&shard.lock)
     if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
         zsw_unlock(&shard.lock)
         return Status.NO_AREA

@@ -20,14 +20,15 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRE
                              ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
-from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_add_shard, area_bytes, area_destroy, area_init, area_shard,
-                               area_shards, area_validate, index_bytes, index_destroy, index_init, pos_shard, shard_collect,
-                               shard_erase, shard_find, shard_reserve, zsw_area, zsw_index, zsw_shard)
+from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard, area_prune,
+                               area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init,
+                               index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase, shard_find,
+                               shard_reserve, zsw_area, zsw_index, zsw_shard)
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
 from zswap_core.samefilled cimport same_fill, same_filled
-from zswap_core.slab cimport (slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate,
-                              zsw_slab)
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take,
+                              slab_validate, zsw_slab)
 
 SHARD_SPAN = SHARD_PAGES        # offsets in a shard
 REFS_MAX = ENTRY_REFS_MAX       # references an entry can have, the index's own among them
@@ -40,10 +41,10 @@ cdef class Slab:
     """A slab of items of one size."""
     cdef zsw_slab s
 
-    def __cinit__(self, size_t item_size):
-        if not 4 <= item_size <= 256 << 10:
-            raise ValueError("item_size is 4 bytes to 256 KiB")
-        if slab_init(&self.s, item_size) != 0:
+    def __cinit__(self, size_t item_size, uint64_t limit=ANY_ID):
+        if not 4 <= item_size <= 64 << 10:
+            raise ValueError("item_size is 4 bytes to 64 KiB")
+        if slab_init(&self.s, item_size, limit) != 0:
             raise MemoryError
 
     def __dealloc__(self):
@@ -129,18 +130,16 @@ cdef class Index:
         index_destroy(&self.ix)
 
     cdef int reserve(self, uint64_t offset, uint32_t id, uint32_t *old, uint32_t *pos) noexcept nogil:
-        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        cdef zsw_shard *shard = area_lock_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
         cdef uint32_t *slot
-        cdef int rc = 0
+        cdef int rc
         if shard == NULL:
-            rc = area_add_shard(&self.ix, &self.area, offset >> SHARD_SHIFT, &shard)
+            return -ENOMEM
+        rc = shard_reserve(&self.ix, shard, offset & (SHARD_PAGES - 1), &slot, pos)
         if rc == 0:
-            zsw_lock(&shard.lock)
-            rc = shard_reserve(&self.ix, shard, offset & (SHARD_PAGES - 1), &slot, pos)
-            if rc == 0:
-                old[0] = slot[0]
-                slot[0] = id
-            zsw_unlock(&shard.lock)
+            old[0] = slot[0]
+            slot[0] = id
+        zsw_unlock(&shard.lock)
         return rc
 
     def put(self, uint64_t offset, uint32_t id):
@@ -212,6 +211,48 @@ cdef class Index:
         cdef zsw_shard *shard = pos_shard(&self.ix, pos, &where)
         return None if shard == NULL else shard.number << SHARD_SHIFT | where
 
+    def prune(self):
+        """Removes empty shards if that pays; how many shards are left."""
+        cdef uint64_t left
+        with nogil:
+            left = area_prune(&self.ix, &self.area)
+            index_pruned(&self.ix, left)
+        return left
+
+    def begin_removal(self, uint64_t offset):
+        """Stops in the midst of removing the empty shard of `offset`: it is marked, but the table has it still."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        with nogil:
+            zsw_lock(&self.area.grow)
+            zsw_lock(&shard.lock)
+            shard.next = shard.id
+            zsw_unlock(&shard.lock)
+
+    def end_removal(self):
+        """Goes on."""
+        cdef int rc
+        with nogil:
+            rc = area_rebuild(&self.ix, &self.area)
+            zsw_unlock(&self.area.grow)
+        if rc != 0:
+            raise MemoryError
+
+    @property
+    def removal_awaited(self):
+        """Whether somebody waits for the removal to end."""
+        return zsw_load_u32(&self.area.grow.word) == 2
+
+    def turn(self):
+        """Frees the garbage that is condemned and condemns the rest; whether there was such."""
+        cdef bint more
+        with nogil:
+            more = index_turn(&self.ix)
+        return more
+
+    @property
+    def reap_due(self):
+        return zsw_load_u32(&self.ix.reap_due) != 0
+
     @property
     def bytes(self):
         return index_bytes(&self.ix)
@@ -222,8 +263,10 @@ cdef class Index:
 
     def validate(self):
         """(0 or the negative number that names the check that failed, pages counted)."""
-        cdef uint64_t pages = 0
-        cdef int rc = area_validate(&self.ix, &self.area, &pages)
+        cdef uint64_t pages = 0, shards = 0
+        cdef int rc = area_validate(&self.ix, &self.area, &pages, &shards)
+        if rc == 0:
+            rc = index_validate(&self.ix, shards)
         return rc, pages
 
 
@@ -284,7 +327,7 @@ cdef class Lru:
     cdef zsw_lru lru
 
     def __cinit__(self):
-        if slab_init(&self.entries, sizeof(zsw_entry)) != 0:
+        if slab_init(&self.entries, sizeof(zsw_entry), ANY_ID) != 0:
             raise MemoryError
 
     def __dealloc__(self):

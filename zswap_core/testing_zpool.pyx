@@ -303,7 +303,7 @@ cdef class Arena:
 
     @property
     def chunks(self):
-        return self.arena.chunks.used
+        return self.arena.chunks.inuse
 
     def validate(self, forget=None, twice=None):
         """0 or the number of the check that failed; may leave out a run, or count one twice, to see that it is noticed."""

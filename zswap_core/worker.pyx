@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc
 from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_futex_wake, zsw_load_ptr, zsw_load_u32,
                             zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
@@ -55,6 +56,8 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     flush_entries(e, w)
+    if zsw_unlikely(reap_is_due(e, w)):
+        reap(e, w)
     zsw_poke_u64(&w.owner, 0)
     zsw_poke_u32(&w.uses, w.uses + 1)
     zsw_store_u32(&w.busy, 0)

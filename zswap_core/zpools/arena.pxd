@@ -13,7 +13,7 @@ at every moment, and the memory behind the arena is never more than that.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_add_u64, zsw_load_u64, zsw_mutex
-from zswap_core.zpools.table cimport zsw_table
+from zswap_core.slab cimport zsw_slab
 
 cdef enum:
     ARENA_RUN_MAX = 32              # pages in the longest run
@@ -49,7 +49,7 @@ cdef struct zsw_arena:
     uint64_t bins               # bit i: heads[i] is not empty
     uint32_t heads[ARENA_RUN_MAX + 1]
     zsw_run idle[IDLE_RUNS]
-    zsw_table chunks
+    zsw_slab chunks
 
 
 cdef inline uint64_t arena_total_pages(const zsw_arena *arena) noexcept nogil:

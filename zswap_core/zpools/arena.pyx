@@ -1,6 +1,6 @@
 """The page-run arena; what it promises is in arena.pxd.
 
-Lock order: the arena's lock, then the chunk table's.  No system call that gives pages back runs under the arena's lock, so
+Lock order: the arena's lock, then its slab's.  No system call that gives pages back runs under the arena's lock, so
 the thread that frees the run too many pays for the batch and no other waits for it.
 
 For a memory checker a chunk is poisoned whole when it is mapped; only live objects are not, which is their owner's doing.
@@ -25,15 +25,7 @@ from zswap_core.os cimport (
     zsw_unmap,
     zsw_yield,
 )
-from zswap_core.zpools.table cimport (
-    table_at,
-    table_bytes,
-    table_check,
-    table_destroy,
-    table_get,
-    table_init,
-    table_put,
-)
+from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate
 
 cdef enum:
     IDLE_BYTES = 1 << 20        # about this much stays warm
@@ -44,7 +36,7 @@ cdef uint64_t ALL = ~(<uint64_t> 0)
 # ---- pages of a chunk ----------------------------------------------------------------------------------------------------
 
 cdef zsw_chunk *chunk_of(const zsw_arena *arena, uint32_t id) noexcept nogil:
-    return <zsw_chunk *> table_at(&arena.chunks, id)
+    return <zsw_chunk *> slab_at(&arena.chunks, id)
 
 
 cdef size_t chunk_bytes(const zsw_arena *arena) noexcept nogil:
@@ -151,18 +143,17 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
         arena.spare = 0
         bin_add(arena, id, ARENA_RUN_MAX)
         return 0
-    rc = table_get(&arena.chunks, &id)
-    if rc != 0:
-        return rc
+    if slab_take(&arena.chunks, &id, 1) != 1:
+        return -ENOMEM
     base = <uint8_t *> zsw_map(chunk_bytes(arena))
     if base == NULL:
-        table_put(&arena.chunks, id)
+        slab_give(&arena.chunks, &id, 1)
         return -ENOMEM
     # The one place where memory comes from the system, and before its first touch, which a NUMA policy must precede.
     rc = zsw_bind_node(base, chunk_bytes(arena), arena.numa_node) if arena.numa_node >= 0 else 0
     if rc != 0:
         zsw_unmap(base, chunk_bytes(arena))
-        table_put(&arena.chunks, id)
+        slab_give(&arena.chunks, &id, 1)
         return rc
     # One huge page would make 512 pages resident where one was committed.
     zsw_no_huge_pages(base, chunk_bytes(arena))
@@ -224,7 +215,7 @@ cdef void uncarve(zsw_arena *arena, uint32_t at, uint32_t pages) noexcept nogil:
         arena.spare = id
     else:
         chunk_unmap(arena, id)
-        table_put(&arena.chunks, id)
+        slab_give(&arena.chunks, &id, 1)
 
 
 # ---- idle runs -----------------------------------------------------------------------------------------------------------
@@ -355,12 +346,12 @@ cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil:
     arena.numa_node = -1
     arena.idle_limit = IDLE_BYTES >> page_shift
     # An id shares 32 bits with a page number; at 4 KiB that is 16 TiB of chunks.
-    return table_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))
+    return slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))
 
 
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
     cdef uint32_t bin, id
-    if arena.chunks.blocks == NULL:
+    if arena.chunks.chunks == NULL:
         return
     for bin in range(<uint32_t> ARENA_RUN_MAX + 1):
         id = arena.heads[bin]
@@ -369,7 +360,7 @@ cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
             id = chunk_of(arena, id).next
     if arena.spare != 0:
         chunk_unmap(arena, arena.spare)
-    table_destroy(&arena.chunks)
+    slab_destroy(&arena.chunks)
 
 
 cdef uint64_t arena_idle_pages(zsw_arena *arena) noexcept nogil:
@@ -381,14 +372,14 @@ cdef uint64_t arena_idle_pages(zsw_arena *arena) noexcept nogil:
 
 
 cdef uint64_t arena_metadata_bytes(zsw_arena *arena) noexcept nogil:
-    return table_bytes(&arena.chunks)
+    return slab_bytes(&arena.chunks)
 
 
 # ---- checking ------------------------------------------------------------------------------------------------------------
 
-cdef size_t claims_bytes(const zsw_arena *arena) noexcept nogil:
-    # A bit for every page of every chunk id.
-    return <size_t> arena.chunks.next * CHUNK_WORDS * sizeof(uint64_t)
+cdef size_t claims_bytes(zsw_arena *arena) noexcept nogil:
+    # A bit for every page of every chunk id; never none, which could not be mapped.
+    return <size_t> (slab_limit(&arena.chunks) + 1) * CHUNK_WORDS * sizeof(uint64_t)
 
 
 cdef int arena_check_begin(zsw_arena *arena, uint64_t **claims) noexcept nogil:
@@ -406,7 +397,7 @@ cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_run *ru
     cdef uint32_t page = run.at & (CHUNK_PAGES - 1)
     if run.pages == 0 or run.pages > ARENA_RUN_MAX or run.committed > run.pages:
         return -201
-    if id == 0 or id >= arena.chunks.next:
+    if id == 0 or id >= slab_limit(&arena.chunks):
         return -202
     if not all_clear(chunk_of(arena, id).free, page, run.pages):
         return -203                                         # free and in use
@@ -447,7 +438,7 @@ cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
         id = arena.heads[bin]
         while id != 0:
             seen += 1
-            if seen > arena.chunks.used or chunk_of(arena, id).bin != bin or chunk_of(arena, id).prev != prev:
+            if seen > arena.chunks.inuse or chunk_of(arena, id).bin != bin or chunk_of(arena, id).prev != prev:
                 return -210
             if chunk_of(arena, id).free_pages == CHUNK_PAGES:
                 # Legal for a moment only, between chunk_add() and the carving that follows.
@@ -464,7 +455,7 @@ cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
         rc = check_chunk(arena, claims, arena.spare)
         if rc != 0:
             return rc
-    return table_check(&arena.chunks) if seen == arena.chunks.used else -213
+    return slab_validate(&arena.chunks) if seen == arena.chunks.inuse else -213
 
 
 cdef int check_totals(zsw_arena *arena, uint64_t *claims, uint64_t committed) noexcept nogil:

@@ -21,7 +21,7 @@ it.  Between compactions pages are as sparse as frees leave them.
 
 In kernel geometry each object has 8 bytes before it, where the kernel's zswap kept the swap slot for zpools that evict.
 
-Lock order: the pool's lock, then the descriptor table's or the arena's.  Cells are written under the pool's lock.
+Lock order: the pool's lock, then the descriptors' slab's or the arena's.  Cells are written under the pool's lock.
 """
 from libc.errno cimport EINVAL, ENOSPC
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -37,8 +37,8 @@ from zswap_core.os cimport (
     zsw_unlikely,
     zsw_unlock,
 )
+from zswap_core.slab cimport slab_give, slab_limit
 from zswap_core.zpools.arena cimport arena_release
-from zswap_core.zpools.table cimport table_put
 from zswap_core.zpools.zbud cimport (
     BY_AGE,
     CHUNK_BITS,
@@ -308,7 +308,7 @@ cdef bint free_headless(z3_pool *pool, uint32_t id) noexcept nogil:
     pool.buddies.objects -= 1
     pool.buddies.object_chunks -= CHUNKS
     due = page_delete(&pool.buddies, id)
-    table_put(&pool.buddies.pages, id)
+    slab_give(&pool.buddies.pages, &id, 1)
     return due
 
 
@@ -347,10 +347,10 @@ cdef bint free_cell_of(z3_pool *pool, uint32_t home_id, uint32_t number) noexcep
         # Only a page's only object leaves it, so no other cell of its first page is in use, and the page itself is gone.
         z3_page_at(pool, id).foreign -= 1
         pool.without_page -= 1
-        table_put(&pool.buddies.pages, home_id)
+        slab_give(&pool.buddies.pages, &home_id, 1)
     due = take_object(pool, cell)
     if page_objects(page) == 0:
-        table_put(&pool.buddies.pages, id)
+        slab_give(&pool.buddies.pages, &id, 1)
     return due
 
 
@@ -537,7 +537,7 @@ cdef int check_cell(z3_pool *pool, uint32_t home_id, uint64_t cell) noexcept nog
     cdef uint32_t place = cell_place(cell)
     cdef uint32_t start
     cdef z3_page *on
-    if place == 0 or cell_page(cell) == 0 or cell_page(cell) >= pool.buddies.pages.next:
+    if place == 0 or cell_page(cell) == 0 or cell_page(cell) >= slab_limit(&pool.buddies.pages):
         return -121
     on = z3_page_at(pool, cell_page(cell))
     if on.page.first == CHUNKS or chunks_at(&on.page, place)[0] == 0:
@@ -561,7 +561,7 @@ cdef int check_cells(z3_pool *pool, uint64_t *without_page) noexcept nogil:
     cdef z3_page *home
     cdef uint32_t id, i, used
     cdef int rc
-    for id in range(1, pool.buddies.pages.next):
+    for id in range(1, slab_limit(&pool.buddies.pages)):
         home = z3_page_at(pool, id)
         used = 0
         for i in range(<uint32_t> CELLS):
@@ -607,7 +607,7 @@ cdef int check_all(z3_pool *pool) noexcept nogil:
     cdef int rc = buddies_check(&pool.buddies, room)
     if rc != 0:
         return rc
-    for id in range(1, pool.buddies.pages.next):
+    for id in range(1, slab_limit(&pool.buddies.pages)):
         z3_page_at(pool, id).seen = 0
     rc = check_cells(pool, &without_page)
     if rc != 0:
@@ -618,7 +618,7 @@ cdef int check_all(z3_pool *pool) noexcept nogil:
     pool.gaps = gaps
     if rc != 0:
         return rc
-    if without_page != pool.without_page or pool.buddies.pages.used != pool.buddies.page_count + without_page:
+    if without_page != pool.without_page or pool.buddies.pages.inuse != pool.buddies.page_count + without_page:
         return -131
     return 0
 

@@ -5,7 +5,7 @@ A page of either is 64 chunks, whatever its size: one or two that the kernel's h
 Pages with room for another object are in lists by how much room that is, most recently changed first, and all pages are in
 an LRU by when they were last given an object.
 
-A page's descriptor is an element of a table.  The header's chunks stay in the layout, empty, so that what fits on a page is
+A page's descriptor is an item of a slab.  The header's chunks stay in the layout, empty, so that what fits on a page is
 what fits on the kernel's; but walking a list touches a dense array instead of one line in each of many pages, and freeing an
 object does not touch its page at all.
 """
@@ -13,8 +13,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
 from zswap_core.os cimport zsw_ctz, zsw_mutex
+from zswap_core.slab cimport slab_at, zsw_slab
 from zswap_core.zpools.arena cimport zsw_arena
-from zswap_core.zpools.table cimport table_at, zsw_table
 
 cdef enum:
     CHUNK_BITS = 6
@@ -57,14 +57,14 @@ cdef struct buddy_pool:
     page_list unbuddied[CHUNKS]  # by room in chunks; the first was changed last
     page_list lru               # the first was given an object last
     zsw_arena arena
-    zsw_table pages
+    zsw_slab pages
 
 # Chunks of the largest object that the page takes beside those it has.
 ctypedef uint32_t (*page_room)(const buddy_page *page) noexcept nogil
 
 
 cdef inline buddy_page *page_at(const buddy_pool *pool, uint32_t id) noexcept nogil:
-    return <buddy_page *> table_at(&pool.pages, id)
+    return <buddy_page *> slab_at(&pool.pages, id)
 
 
 cdef inline uint32_t page_objects(const buddy_page *page) noexcept nogil:

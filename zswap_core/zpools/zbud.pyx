@@ -9,7 +9,7 @@ nothing else.  An object at chunk 1 is its page's first, any other its last.
 
 In kernel geometry each object has 8 bytes before it, where the kernel's zswap kept the swap slot for zpools that evict.
 
-Lock order: the pool's lock, then the descriptor table's or the arena's.
+Lock order: the pool's lock, then the descriptors' slab's or the arena's.
 """
 from libc.errno cimport EINVAL, ENOMEM, ENOSPC
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -33,6 +33,7 @@ from zswap_core.os cimport (
     zsw_unlock,
     zsw_unmap,
 )
+from zswap_core.slab cimport slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take
 from zswap_core.zpools.arena cimport (
     arena_alloc,
     arena_check_begin,
@@ -47,13 +48,6 @@ from zswap_core.zpools.arena cimport (
     arena_release,
     arena_total_pages,
     zsw_run,
-)
-from zswap_core.zpools.table cimport (
-    table_bytes,
-    table_destroy,
-    table_get,
-    table_init,
-    table_put,
 )
 
 cdef enum:
@@ -82,7 +76,7 @@ cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_
     pool.header = header
     pool.prefix = KERNEL_PREFIX if config.kernel != 0 else 0
     pool.bytes = bytes
-    rc = table_init(&pool.pages, stride, PAGES_MAX)
+    rc = slab_init(&pool.pages, stride, PAGES_MAX)
     if rc == 0:
         rc = arena_init(&pool.arena, page_shift)
         pool.arena.numa_node = config.numa_node
@@ -96,7 +90,7 @@ cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_
 cdef void buddies_destroy(void *opaque) noexcept nogil:
     cdef buddy_pool *pool = <buddy_pool *> opaque
     arena_destroy(&pool.arena)
-    table_destroy(&pool.pages)
+    slab_destroy(&pool.pages)
     zsw_unmap(pool, pool.bytes)
 
 
@@ -118,7 +112,7 @@ cdef void buddies_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
     zsw_unlock(&pool.lock)
     out.total_pages = arena_total_pages(&pool.arena)
     out.idle_pages = arena_idle_pages(&pool.arena)
-    out.metadata_bytes = pool.bytes + table_bytes(&pool.pages) + arena_metadata_bytes(&pool.arena)
+    out.metadata_bytes = pool.bytes + slab_bytes(&pool.pages) + arena_metadata_bytes(&pool.arena)
 
 
 cdef zsw_run page_run(const buddy_page *page) noexcept nogil:
@@ -132,13 +126,13 @@ cdef zsw_run page_run(const buddy_page *page) noexcept nogil:
 cdef int page_new(buddy_pool *pool, uint32_t *id) noexcept nogil:
     cdef buddy_page *page
     cdef zsw_run run
-    cdef int rc = table_get(&pool.pages, id)
-    if rc != 0:
-        return rc
+    cdef int rc
+    if slab_take(&pool.pages, id, 1) != 1:
+        return -ENOMEM
     page = page_at(pool, id[0])
     rc = arena_alloc(&pool.arena, 1, &run, &page.start)
     if rc != 0:
-        table_put(&pool.pages, id[0])
+        slab_give(&pool.pages, id, 1)
         return rc
     if run.committed == 0:
         arena_commit(&pool.arena, 1)
@@ -246,7 +240,7 @@ cdef void zb_free(void *opaque, uint64_t handle) noexcept nogil:
     buddy[0] = 0
     if page_objects(page) == 0:
         due = page_delete(pool, id)
-        table_put(&pool.pages, id)
+        slab_give(&pool.pages, &id, 1)
     else:
         unbuddied_add(pool, id, room(page))
     zsw_unlock(&pool.lock)
@@ -325,7 +319,7 @@ cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims, uint
     cdef int rc
     while id != 0:
         pages += 1
-        if id >= pool.pages.next or pages > pool.page_count or page_at(pool, id).links[BY_AGE].prev != prev:
+        if id >= slab_limit(&pool.pages) or pages > pool.page_count or page_at(pool, id).links[BY_AGE].prev != prev:
             return -106
         page = page_at(pool, id)
         run = page_run(page)
@@ -356,7 +350,7 @@ cdef int check_rooms(buddy_pool *pool, page_room room_of, uint64_t with_room) no
         id = pool.unbuddied[i].first
         while id != 0:
             listed += 1
-            if id >= pool.pages.next or listed > with_room or page_at(pool, id).links[BY_ROOM].prev != prev:
+            if id >= slab_limit(&pool.pages) or listed > with_room or page_at(pool, id).links[BY_ROOM].prev != prev:
                 return -111
             if i == 0 or room_of(page_at(pool, id)) != i:
                 return -112
@@ -387,7 +381,7 @@ cdef int zb_validate(void *opaque) noexcept nogil:
     cdef int rc
     zsw_lock(&pool.lock)
     rc = buddies_check(pool, room)
-    if rc == 0 and pool.pages.used != pool.page_count:
+    if rc == 0 and pool.pages.inuse != pool.page_count:
         rc = -115
     zsw_unlock(&pool.lock)
     return rc

@@ -14,7 +14,7 @@ Two geometries:
 A handle is the id of a zspage descriptor << SLOT_BITS | slot.  Free slots are bits of the descriptor; the memory of an
 object is its owner's alone, malloc and free never touch it.
 
-Lock order: a class's lock, then the descriptor table's or the arena's.  A descriptor's list links, counts and bits belong to
+Lock order: a class's lock, then the descriptors' slab's or the arena's.  A descriptor's list links, counts and bits belong to
 the lock of its class; `first`, `size` and `class_id` are constant while an object lives in it, so map() takes no lock.  Only
 validate() holds more than one class's lock: all of them, in ascending order.
 """
@@ -47,6 +47,17 @@ from zswap_core.os cimport (
     zsw_unlock,
     zsw_unmap,
 )
+from zswap_core.slab cimport (
+    slab_at,
+    slab_bytes,
+    slab_destroy,
+    slab_give,
+    slab_init,
+    slab_limit,
+    slab_take,
+    slab_validate,
+    zsw_slab,
+)
 from zswap_core.zpools.arena cimport (
     ARENA_RUN_MAX,
     arena_alloc,
@@ -64,16 +75,6 @@ from zswap_core.zpools.arena cimport (
     arena_uncommit,
     zsw_arena,
     zsw_run,
-)
-from zswap_core.zpools.table cimport (
-    table_at,
-    table_bytes,
-    table_check,
-    table_destroy,
-    table_get,
-    table_init,
-    table_put,
-    zsw_table,
 )
 
 cdef enum:
@@ -131,7 +132,7 @@ cdef struct zs_pool:
     uint32_t handle_size        # added to each request
     bint whole                  # a zspage counts whole from its first object on
     zsw_arena arena
-    zsw_table zspages
+    zsw_slab zspages
     int64_t freed_by_compaction  # pages since compact_begin(), less those its targets took; atomic
     uint64_t pages_compacted    # ever; atomic
     uint64_t bad_frees          # of objects that were free already; atomic
@@ -215,8 +216,8 @@ cdef int build_classes(zs_pool *pool, uint32_t chain, bint kernel) noexcept nogi
         for step in range(sizes):
             pool.class_of[step] -= <uint8_t> id
     # A descriptor is whole cache lines: one, but for the kernel's smallest classes of large pages.
-    return table_init(&pool.zspages, (sizeof(zspage) + (most + 63) // 64 * 8 + 63) & ~(<uint32_t> 63),
-                      <uint32_t> 1 << (ZSW_HANDLE_BITS - SLOT_BITS))
+    return slab_init(&pool.zspages, (sizeof(zspage) + (most + 63) // 64 * 8 + 63) & ~(<uint32_t> 63),
+                     <uint32_t> 1 << (ZSW_HANDLE_BITS - SLOT_BITS))
 
 
 cdef zs_class *class_for(zs_pool *pool, size_t size) noexcept nogil:
@@ -233,7 +234,7 @@ cdef zs_class *class_for(zs_pool *pool, size_t size) noexcept nogil:
 # ---- zspages in fullness groups ------------------------------------------------------------------------------------------
 
 cdef zspage *zspage_of(const zs_pool *pool, uint32_t id) noexcept nogil:
-    return <zspage *> table_at(&pool.zspages, id)
+    return <zspage *> slab_at(&pool.zspages, id)
 
 
 cdef uint64_t *free_slots(zspage *zs) noexcept nogil:
@@ -293,13 +294,13 @@ cdef int zspage_new(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
     cdef zspage *zs
     cdef uint64_t *free
     cdef uint32_t slot
-    cdef int rc = table_get(&pool.zspages, id)
-    if rc != 0:
-        return rc
+    cdef int rc
+    if slab_take(&pool.zspages, id, 1) != 1:
+        return -ENOMEM
     zs = zspage_of(pool, id[0])
     rc = arena_alloc(&pool.arena, cls.pages, &zs.run, &zs.first)
     if rc != 0:
-        table_put(&pool.zspages, id[0])
+        slab_give(&pool.zspages, id, 1)
         return rc
     zs.first += cls.size - cls.payload
     zs.size = cls.size
@@ -323,7 +324,7 @@ cdef bint zspage_delete(zs_pool *pool, zs_class *cls, uint32_t id) noexcept nogi
     cdef bint due = arena_free(&pool.arena, &zspage_of(pool, id).run)
     group_remove(pool, cls, id)
     cls.zspages -= 1
-    table_put(&pool.zspages, id)
+    slab_give(&pool.zspages, &id, 1)
     return due
 
 
@@ -631,7 +632,7 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
 cdef void zs_destroy(void *opaque) noexcept nogil:
     cdef zs_pool *pool = <zs_pool *> opaque
     arena_destroy(&pool.arena)
-    table_destroy(&pool.zspages)
+    slab_destroy(&pool.zspages)
     zsw_unmap(pool, sizeof(zs_pool))
 
 
@@ -649,7 +650,7 @@ cdef void zs_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
         zsw_unlock(&cls.lock)
     out.total_pages = arena_total_pages(&pool.arena)
     out.idle_pages = arena_idle_pages(&pool.arena)
-    out.metadata_bytes = sizeof(zs_pool) + table_bytes(&pool.zspages) + arena_metadata_bytes(&pool.arena)
+    out.metadata_bytes = sizeof(zs_pool) + slab_bytes(&pool.zspages) + arena_metadata_bytes(&pool.arena)
     out.pages_compacted = zsw_peek_u64(&pool.pages_compacted)
 
 
@@ -702,7 +703,7 @@ cdef int check_class(zs_pool *pool, zs_class *cls, uint64_t *claims, uint64_t *c
         id = cls.heads[group]
         while id != 0:
             zspages += 1
-            if id >= pool.zspages.next or zspages > cls.zspages:
+            if id >= slab_limit(&pool.zspages) or zspages > cls.zspages:
                 return -111
             rc = check_zspage(pool, cls, id, group, prev)
             zs = zspage_of(pool, id)
@@ -730,13 +731,13 @@ cdef int check_classes(zs_pool *pool, uint64_t *claims, uint64_t *committed) noe
         if rc != 0:
             return rc
         zspages += pool.classes[i].zspages
-    if zspages != pool.zspages.used or zspages != pool.arena.runs:
+    if zspages != pool.zspages.inuse or zspages != pool.arena.runs:
         return -113
-    return table_check(&pool.zspages)
+    return slab_validate(&pool.zspages)
 
 
 cdef int zs_validate(void *opaque) noexcept nogil:
-    """With every class locked no zspage comes or goes, so the arena and the table must agree with the classes."""
+    """With every class locked no zspage comes or goes, so the arena and the slab must agree with the classes."""
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef uint64_t *claims
     cdef uint64_t committed = 0
