@@ -49,7 +49,7 @@ def server(z, path):
 @pytest.fixture
 def now(server):
     with top.Connection("s") as connection:
-        return connection.snapshot()
+        return {**connection.snapshot(), "command": "python3 a_program.py"}  # not ours, which may name a test
 
 
 def text_of(now, width, **options):

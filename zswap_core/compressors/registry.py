@@ -196,9 +196,7 @@ def _level(name: str, levels: Levels | None, text: str | None) -> int | None:
     return int(text)
 
 
-def _open_builtin(
-    name: str, entry: _Builtin, level: int | None, path: str | None, dictionary: bytes | None
-) -> Compressor:
+def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | None, dictionary: bytes | None) -> Compressor:
     module = import_module(f"zswap_core.compressors.{entry.module}")
     try:
         given = () if dictionary is None else (dictionary,)
@@ -297,7 +295,5 @@ def _info(name: str, entry: "_Builtin | _Registered") -> CompressorInfo:
     try:
         c = open_compressor(name)
     except Exception as error:  # a factory may raise anything, and a list must not fail for one row
-        return CompressorInfo(
-            name, False, levels=levels, dictionary=dictionary, error=str(error) or type(error).__name__
-        )
+        return CompressorInfo(name, False, levels=levels, dictionary=dictionary, error=str(error) or type(error).__name__)
     return CompressorInfo(name, True, c.library, c.version, c.path, c.origin, levels, dictionary)
