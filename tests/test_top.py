@@ -112,6 +112,32 @@ def test_80_columns_and_24_rows_hold_it(now):
     assert text_of(now, 80, live=True).count("\n") <= 24
 
 
+def test_latencies_are_shown_when_there_are_any(z, server, now):
+    assert "latency" not in text_of(now, 80)
+    z.parameters["latency"] = True
+    z.load_many(range(10))
+    with top.Connection("s") as connection:
+        now = connection.snapshot()
+    now["latency"]["load"].update(p50=950, p90=7_450, p99=1_230_000, max=2_500_000_000)
+    text = text_of(now, 80)
+    assert re.search(r"latency +load +p50 +950 ns +p90 +7\.[45] µs +p99 +1\.2 ms +max +2\.5 s\n", text)
+    assert "store  " not in text
+    z.compressor = "lz4"
+    z.parameters["enabled"] = True
+    z.store_many(range(10), os.urandom(10 * PAGE))
+    with top.Connection("s") as connection:
+        lines = text_of(connection.snapshot(), 80, live=True).splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("latency store"))
+    assert lines[first + 1].startswith("        load ")
+    assert len(lines) <= 24
+
+
+def test_a_server_that_knows_no_latencies(now):
+    del now["latency"]
+    line = json.dumps(now | {"schema": "zswap.stats"}).encode()
+    assert top._checked(line, "s")["latency"] == {}
+
+
 def test_wide_terminals_have_tables_side_by_side(now):
     now["command"] = "x"  # the tests' own may have any word in it
     lines = {width: text_of(now, width, live=True).splitlines() for width in (80, 200)}

@@ -76,7 +76,7 @@ def areas(z: ZSwap) -> None:
 
 
 def settings(z: ZSwap) -> None:
-    z.compressor = zswap.open_compressor("zstd", dictionary=zswap.train_dictionary(bytes(1 << 20)))  # type: ignore[assignment]
+    z.compressor = zswap.open_compressor("zstd", dictionary=zswap.train_dictionary(bytes(1 << 20)))
     z.compressor = "zstd"
     z.zpool = "zsmalloc:4"
     assert_type(z.compressor, str)

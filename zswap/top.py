@@ -50,6 +50,7 @@ _CALLS = (
     ("written through", "written_through_pages"),
     ("read back", "backing_loads"),
 )
+_LATENCIES = ("p50", "p90", "p99", "max")
 _REFUSALS = (
     ("pool limit", "pool_limit_hit"),
     ("accept threshold", "reject_accept_threshold"),
@@ -194,6 +195,10 @@ def _checked(line: bytes, path: str) -> dict[str, Any]:
                 }
                 for pool in answer["pools"]
             ],
+            "latency": {
+                str(kind): {key: value for key, value in figures.items() if _is_number(value)}
+                for kind, figures in answer.get("latency", {}).items()
+            },
             "parameters": dict(answer["parameters"]),
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -261,6 +266,13 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return f"{days} d {hours:02}:{minutes:02}:{seconds:02}" if days else f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _short_time(ns: float, ascii_only: bool) -> str:
+    for limit, unit in ((1e3, "ns"), (1e6, "us" if ascii_only else "µs"), (1e9, "ms")):
+        if ns < limit:
+            return f"{ns * 1e3 / limit:.{0 if unit == 'ns' else 1}f} {unit}"
+    return f"{ns / 1e9:.1f} s"
 
 
 # ---- the screen -------------------------------------------------------------------------------------------------------
@@ -411,6 +423,12 @@ class _Screen:
             (f"{stats.get('payload_ratio', 0):.2f}", "cyan"),
             f" ({format_bytes(stats.get('compressed_bytes', 0))})",
         )
+        label = "latency "
+        for kind, figures in self.now["latency"].items():
+            if figures.get("count"):
+                times = (f"{name} {_short_time(figures.get(name, 0), ascii_only):>8}" for name in _LATENCIES)
+                yield Text.assemble((label, "bold"), f"{_plain(kind):5}  ", "  ".join(times))
+                label = " " * 8
 
 
 def render(
