@@ -138,6 +138,28 @@ def test_a_server_that_knows_no_latencies(now):
     assert top._checked(line, "s")["latency"] == {}
 
 
+def test_a_long_name_moves_no_table_off_the_screen(now):
+    now["pools"][0]["compressor"] = "zstd:3+dict:1a2b3c4d"
+    text = text_of(now, 80, live=True)
+    assert text.count("\n") <= 24
+    assert re.search(r"zstd:3\+dict:1a2b3c4d +zsmalloc +here", text)
+    assert "references" not in text
+    assert "references" in text_of(now, 82, live=True)
+
+
+def test_low_screens_do_without_blank_lines(now):
+    def lines(height, live=True):
+        console = Console(file=io.StringIO(), width=80, height=height, force_terminal=False)
+        console.print(top.render(now, live=live), highlight=False)
+        return console.file.getvalue().splitlines()
+
+    high, low = lines(40), lines(20)
+    assert sorted(" ".join(high).split()) == sorted(" ".join(low).split())
+    assert len(low) == len(high) - 3
+    assert lines(len(high)) == high
+    assert lines(20, live=False) == lines(40, live=False)
+
+
 def test_wide_terminals_have_tables_side_by_side(now):
     now["command"] = "x"  # the tests' own may have any word in it
     lines = {width: text_of(now, width, live=True).splitlines() for width in (80, 200)}
