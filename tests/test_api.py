@@ -861,6 +861,19 @@ def test_names_are_the_same_wherever_they_show(engine):
             assert z.zpool == zpool
 
 
+def test_another_zpool_keeps_the_compressor_though_its_name_changed_hands(engine, codec):
+    calls = []
+    name = codec(lambda data: calls.append("old") or data, bytes)
+    z = engine(name)
+    zswap.register_compressor(name, lambda data: calls.append("new") or data, bytes)
+    z.zpool = "zsmalloc:4"
+    z[0] = noise(0)
+    assert calls == ["old"]
+    z.compressor = name
+    z[0] = noise(0)
+    assert calls == ["old", "new"]
+
+
 def test_a_failed_change_leaves_the_changes_of_others(engine, codec):
     # Two threads set parameters; the one that fails must not undo what the other has set meanwhile.
     z = engine()

@@ -127,6 +127,16 @@ def test_a_name_can_be_used_as_long_as_the_dictionary_is(engine, pages, raw):
         open_compressor("lz4+dict:00000000")
 
 
+def test_another_allocator_keeps_the_dictionary(engine, pages, raw):
+    z = engine("zstd:3", dictionary=raw)
+    name = z.compressor
+    z[0] = pages[0]
+    z.zpool = "zbud"
+    z[1] = pages[0]
+    assert [(p.compressor, p.zpool) for p in z.pools()] == [(name, "zbud"), (name, "zsmalloc")]
+    assert len(set(z.compressed_sizes([0, 1]).tolist())) == 1
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
