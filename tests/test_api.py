@@ -666,6 +666,27 @@ def test_iteration_is_in_offset_order(engine):
     assert next(iter(z)) == min(offsets)
 
 
+def test_iteration_while_it_changes(engine):
+    # Weakly consistent: no error, no offset twice, in order; what is there all the time is seen.
+    rng = random.Random(2)
+    for forms in (lambda z: iter(z), lambda z: (o for o, _ in z.items()), lambda z: (page[0] * 1000 for page in z.values())):
+        z = engine()
+        offsets = [n * 1000 for n in range(100)]
+        for offset in offsets:
+            z[offset] = bytes([offset // 1000]) * PAGE
+        stay = {o for o in offsets if o % 3000 == 0}
+        seen = []
+        for offset in forms(z):
+            seen.append(offset)
+            for o in rng.sample(offsets, 5):
+                if o not in stay:
+                    z.invalidate(o)
+            z[rng.choice(offsets) + 1] = bytes([200]) * PAGE
+        assert stay <= set(seen)
+        ours = [o for o in seen if o in offsets]
+        assert ours == sorted(set(ours))
+
+
 def test_clearing_while_iterating(z):
     seen = []
     for offset in z:
@@ -794,6 +815,18 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize(("name", "value", "names"), BAD, ids=lambda v: str(v)[:12])
+def test_a_bad_parameter_changes_nothing(z, name, value, names):
+    before = dict(z.parameters), z.pools(), z.stats().max_pool_bytes
+    with pytest.raises(ValueError, match=names.replace(".", r"\.")):
+        z.parameters[name] = value
+    assert (dict(z.parameters), z.pools(), z.stats().max_pool_bytes) == before
+    z[9] = noise(9)
+    assert z.pools()[0].stored_pages == before[1][0].stored_pages + 1
+    z.invalidate(9)
+    unchanged(z)
+
+
 def test_the_attributes_for_compressor_and_zpool(z):
     for bad, error in [("nope", CompressorNotFound), ("zstd:99", ValueError), (5, TypeError)]:
         with pytest.raises(error):
@@ -802,6 +835,81 @@ def test_the_attributes_for_compressor_and_zpool(z):
         with pytest.raises((ValueError, TypeError)):
             z.zpool = bad
     unchanged(z)
+
+
+def test_names_are_the_same_wherever_they_show(engine):
+    z = engine("zstd", "zsmalloc:4")
+    for spec, zpool in [
+        ("zstd", "zsmalloc:4"),
+        ("lz4", "zsmalloc"),
+        ("zstd:3", "zsmalloc-kernel"),
+        ("lz4hc", "zsmalloc-kernel:16"),
+    ]:
+        for assign in ("attribute", "parameter"):
+            z.compressor, z.zpool = "lz4:7", "zsmalloc:3"
+            if assign == "attribute":
+                z.compressor, z.zpool = spec, zpool
+            else:
+                z.parameters["compressor"], z.parameters["zpool"] = spec, zpool
+            pool = z.pools()[0]
+            assert (
+                (z.compressor, z.zpool)
+                == (z.parameters["compressor"], z.parameters["zpool"])
+                == (pool.compressor, pool.zpool)
+            )
+            assert z.compressor.partition(":")[0] == spec.partition(":")[0]
+            assert z.zpool == zpool
+
+
+def test_another_zpool_keeps_the_compressor_though_its_name_changed_hands(engine, codec):
+    calls = []
+    name = codec(lambda data: calls.append("old") or data, bytes)
+    z = engine(name)
+    zswap.register_compressor(name, lambda data: calls.append("new") or data, bytes)
+    z.zpool = "zsmalloc:4"
+    z[0] = noise(0)
+    assert calls == ["old"]
+    z.compressor = name
+    z[0] = noise(0)
+    assert calls == ["old", "new"]
+
+
+def test_a_failed_change_leaves_the_changes_of_others(engine, codec):
+    # Two threads set parameters; the one that fails must not undo what the other has set meanwhile.
+    z = engine()
+    asked, other_set = threading.Event(), threading.Event()
+
+    def factory():
+        asked.set()
+        other_set.wait(10)
+        raise RuntimeError("no such compressor after all")
+
+    name = codec(factory=factory)
+
+    def fail():
+        with pytest.raises(Exception, match="after all"):
+            z.parameters["compressor"] = name
+
+    failing = threading.Thread(target=fail)
+    failing.start()
+    asked.wait(10)
+
+    def change():
+        z.parameters["enabled"] = False
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    # It either gets through at once or waits for the failing one; give it the time to get that far.
+    changing.join(0.2)
+    other_set.set()
+    failing.join()
+    changing.join()
+    assert z.parameters["enabled"] is False
+    with pytest.raises(Error, match="enabled"):
+        z[0] = noise(0)
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------
 
 
 def test_stats_are_a_frozen_snapshot(z):
@@ -968,6 +1076,8 @@ def every_call():
         "recompress": lambda z: z.recompress("zstd"),
         "stats": lambda z: z.stats(),
         "pools": lambda z: z.pools(),
+        "latency": lambda z: z.latency(),
+        "numa_pages": lambda z: z.numa_pages(),
         "compressor": lambda z: setattr(z, "compressor", "zstd"),
         "zpool": lambda z: setattr(z, "zpool", "zsmalloc:4"),
         "parameter compressor": lambda z: z.parameters.__setitem__("compressor", "zstd"),

@@ -157,7 +157,7 @@ def test_compressors_are_listed(capsys):
     found = json.loads(out)
     assert (found["schema"], found["version"]) == ("zswap.compressors", 1)
     assert [c["name"] for c in found["compressors"]] == [c.name for c in zswap.compressors()]
-    keys = {"name", "available", "library", "version", "path", "origin", "levels", "error"}
+    keys = {"name", "available", "library", "version", "path", "origin", "levels", "dictionary", "error"}
     assert all(set(c) == keys for c in found["compressors"])
 
 

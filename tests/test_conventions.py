@@ -21,6 +21,7 @@ FACING_PYTHON = {
     "compressors/adapter",
     "compressors/base",
     "compressors/deflate",
+    "compressors/dictionary",
     "compressors/library",
     "compressors/lz4",
     "compressors/lzo",

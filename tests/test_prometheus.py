@@ -52,6 +52,10 @@ class Fake:
     def pools(self):
         return self.listed
 
+    def latency(self):
+        nothing = zswap.Latency((0,) * (len(zswap.Latency.bounds) - 1), 0, 0)
+        return {"store": nothing, "load": nothing}
+
 
 @pytest.fixture
 def z():
@@ -96,13 +100,35 @@ def test_types_names_and_help_follow_the_conventions(z):
     for name, family in scrape(Collector(z)).items():
         assert name.startswith("zswap_")
         assert family.documentation.endswith(".")
-        assert family.type in ("counter", "gauge")
+        assert family.type == "histogram" if name.endswith("_seconds") else family.type in ("counter", "gauge")
         assert all(s.name.endswith("_total") == (family.type == "counter") for s in family.samples)
         assert "size" not in name.removesuffix("_bytes") or name.endswith("_bytes")
     text = generate_latest(registry := CollectorRegistry()).decode()
     assert text == ""
     registry.register(Collector(z))
     assert "zswap_loads_total 0.0" in generate_latest(registry).decode()
+
+
+def test_latencies_are_histograms(z):
+    z.parameters["latency"] = True
+    for offset in range(20):
+        z[offset] = os.urandom(PAGE)
+    z.load_many(range(15))
+    families, latency = scrape(Collector(z, labels={"engine": "a"})), z.latency()
+    for name, kind, calls in (("zswap_store_seconds", "store", 20), ("zswap_load_seconds", "load", 15)):
+        samples = families[name].samples
+        buckets = [(float(s.labels["le"]), s.value) for s in samples if s.name == f"{name}_bucket"]
+        assert buckets[-1] == (float("inf"), calls)
+        assert [count for _, count in buckets] == sorted(count for _, count in buckets)
+        for end, count in buckets:
+            assert count == sum(
+                n for n, start in zip(latency[kind].counts, zswap.Latency.bounds, strict=False) if start < end * 1e9
+            )
+        assert {s.name.removeprefix(name): s.value for s in samples if "le" not in s.labels} == {
+            "_count": calls,
+            "_sum": pytest.approx(latency[kind].total / 1e9),
+        }
+        assert {s.labels["engine"] for s in samples} == {"a"}
 
 
 def test_each_pool_has_its_series(z):

@@ -69,6 +69,7 @@ def test_line_in_line_out(z, path):
         assert answer["stats"] == z.stats().to_dict()
         assert answer["pools"] == [pool.__dict__ for pool in z.pools()]
         assert answer["parameters"] == dict(z.parameters)
+        assert answer["latency"] == {kind: latency.to_dict() for kind, latency in z.latency().items()}
         z[3] = bytes(PAGE)
         later = ask(b"stats\r\n")
         assert later["stats"]["stored_pages"] == 3

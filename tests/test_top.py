@@ -49,7 +49,7 @@ def server(z, path):
 @pytest.fixture
 def now(server):
     with top.Connection("s") as connection:
-        return connection.snapshot()
+        return {**connection.snapshot(), "command": "python3 a_program.py"}  # not ours, which may name a test
 
 
 def text_of(now, width, **options):
@@ -110,6 +110,54 @@ def test_all_is_shown_at_every_width(now, width, live):
 
 def test_80_columns_and_24_rows_hold_it(now):
     assert text_of(now, 80, live=True).count("\n") <= 24
+
+
+def test_latencies_are_shown_when_there_are_any(z, server, now):
+    assert "latency" not in text_of(now, 80)
+    z.parameters["latency"] = True
+    z.load_many(range(10))
+    with top.Connection("s") as connection:
+        now = connection.snapshot()
+    now["latency"]["load"].update(p50=950, p90=7_450, p99=1_230_000, max=2_500_000_000)
+    text = text_of(now, 80)
+    assert re.search(r"latency +load +p50 +950 ns +p90 +7\.[45] µs +p99 +1\.2 ms +max +2\.5 s\n", text)
+    assert "store  " not in text
+    z.compressor = "lz4"
+    z.parameters["enabled"] = True
+    z.store_many(range(10), os.urandom(10 * PAGE))
+    with top.Connection("s") as connection:
+        lines = text_of(connection.snapshot(), 80, live=True).splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("latency store"))
+    assert lines[first + 1].startswith("        load ")
+    assert len(lines) <= 24
+
+
+def test_a_server_that_knows_no_latencies(now):
+    del now["latency"]
+    line = json.dumps(now | {"schema": "zswap.stats"}).encode()
+    assert top._checked(line, "s")["latency"] == {}
+
+
+def test_a_long_name_moves_no_table_off_the_screen(now):
+    now["pools"][0]["compressor"] = "zstd:3+dict:1a2b3c4d"
+    text = text_of(now, 80, live=True)
+    assert text.count("\n") <= 24
+    assert re.search(r"zstd:3\+dict:1a2b3c4d +zsmalloc +here", text)
+    assert "references" not in text
+    assert "references" in text_of(now, 82, live=True)
+
+
+def test_low_screens_do_without_blank_lines(now):
+    def lines(height, live=True):
+        console = Console(file=io.StringIO(), width=80, height=height, force_terminal=False)
+        console.print(top.render(now, live=live), highlight=False)
+        return console.file.getvalue().splitlines()
+
+    high, low = lines(40), lines(20)
+    assert sorted(" ".join(high).split()) == sorted(" ".join(low).split())
+    assert len(low) == len(high) - 3
+    assert lines(len(high)) == high
+    assert lines(20, live=False) == lines(40, live=False)
 
 
 def test_wide_terminals_have_tables_side_by_side(now):

@@ -76,6 +76,7 @@ def areas(z: ZSwap) -> None:
 
 
 def settings(z: ZSwap) -> None:
+    z.compressor = zswap.open_compressor("zstd", dictionary=zswap.train_dictionary(bytes(1 << 20)))
     z.compressor = "zstd"
     z.zpool = "zsmalloc:4"
     assert_type(z.compressor, str)
@@ -95,6 +96,9 @@ def figures(z: ZSwap) -> None:
     assert_type(z.pools(), list[PoolInfo])
     assert_type(z.pools()[0].current, bool)
     assert_type(z.compact(), int)
+    assert_type(z.numa_pages(), dict[int, int])
+    assert_type(z.latency(reset=True)["store"], zswap.Latency)
+    assert_type(z.latency()["load"].p99, int)
 
 
 def compressors() -> None:

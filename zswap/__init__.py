@@ -2,11 +2,18 @@
 
 from zswap.core import ZSwap
 from zswap.parameters import Parameters
-from zswap.stats import PoolInfo, Recompressed, Stats
+from zswap.stats import Latency, PoolInfo, Recompressed, Stats
 from zswap.zpools import zpools
 from zswap_core.backings import SwapFile
 from zswap_core.compressors.base import Compressor
-from zswap_core.compressors.registry import CompressorInfo, compressors, register_compressor, unregister_compressor
+from zswap_core.compressors.dictionary import train_dictionary
+from zswap_core.compressors.registry import (
+    CompressorInfo,
+    compressors,
+    open_compressor,
+    register_compressor,
+    unregister_compressor,
+)
 from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError
 from zswap_core.status import Status
 
@@ -18,6 +25,7 @@ __all__ = [
     "CompressorInfo",
     "CompressorNotFound",
     "Error",
+    "Latency",
     "PageCorruptError",
     "Parameters",
     "PoolInfo",
@@ -28,7 +36,9 @@ __all__ = [
     "SwapFile",
     "ZSwap",
     "compressors",
+    "open_compressor",
     "register_compressor",
+    "train_dictionary",
     "unregister_compressor",
     "zpools",
 ]

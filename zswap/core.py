@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 import weakref
-from collections.abc import Iterator, MutableMapping
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
 from zswap.memory import format_bytes, online_node, pressure_files, total_ram
 from zswap.parameters import Parameters
-from zswap.stats import PoolInfo, Recompressed, Stats
+from zswap.stats import Latency, PoolInfo, Recompressed, Stats
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
@@ -31,16 +30,44 @@ def _close_all() -> None:
         engine.close()
 
 
+class _Items(ItemsView[int, bytes]):
+    """Items of an engine that others may change meanwhile: what has gone since its offset was read is passed over."""
+
+    _mapping: ZSwap
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        for offset in self._mapping:
+            try:
+                page = self._mapping[offset]
+            except KeyError:
+                continue
+            yield offset, page
+
+
+class _Values(ValuesView[bytes]):
+    """The pages alone, in the same way."""
+
+    _mapping: ZSwap
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _, page in self._mapping.items():
+            yield page
+
+    def __contains__(self, page: object) -> bool:
+        return any(page == held for held in self)
+
+
 class ZSwap(Engine, MutableMapping[int, bytes]):
     """A compressed cache of pages, keyed by offset.
 
     It is a mutable mapping from offsets of swap area 0 to pages, and a context manager.  Every method may be called from any
-    thread.  After a fork the child's copy is closed.
+    thread.  Pages may come and go during iteration: what is there all the time is seen, in order, and no error raised.  After
+    a fork the child's copy is closed.
 
     Parameters
     ----------
-    compressor : str, default "lz4"
-        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.
+    compressor : str or Compressor, default "lz4"
+        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.  Or one from `zswap.open_compressor`.
     zpool : str, default "zsmalloc"
         The allocator; `zswap.zpools` lists them.
     page_size : int, default 4096
@@ -61,6 +88,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Seconds between two looks of the shrinker; a store that hits the limit wakes it at once.
     numa_node : int, optional
         Bind the pools' memory to this node.  By default each page comes from the node of the thread that stores.
+    dictionary : bytes-like, optional
+        What pages have in common, for the compressor zstd; `zswap.train_dictionary` makes one.  To go over to another one
+        later: ``z.compressor = zswap.open_compressor("zstd:3", dictionary=...)``.
+    latency : bool, default False
+        Time every store and load, for `latency`.
 
     Raises
     ------
@@ -91,15 +123,15 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         shrinker_enabled: bool = True,
         shrinker_interval: float = 1.0,
         numa_node: int | None = None,
+        dictionary: Any = None,
+        latency: bool = False,
     ) -> None:
-        self._lock = threading.Lock()  # one change of configuration at a time
         self._node = -1 if numa_node is None else online_node(numa_node)
-        opened = open_compressor(compressor)
         self.parameters = Parameters(
             self,
             {
                 "enabled": True,
-                "compressor": opened.spec,
+                "compressor": open_compressor(compressor, dictionary=dictionary),
                 "zpool": zpool,
                 "max_pool_percent": max_pool_percent,
                 "max_pool_bytes": max_pool_bytes,
@@ -108,43 +140,42 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 "non_same_filled_pages_enabled": True,
                 "exclusive_loads": False,
                 "reject_compress_poor": False,
+                "latency": latency,
                 "shrinker_enabled": shrinker_enabled,
                 "shrinker_interval": shrinker_interval,
                 "writeback_limit": None,
                 "writeback_rate": None,
             },
         )
-        self._use_pool(opened, *parse_zpool(zpool), self._node)
-        for key in ("max_pool_bytes", "writeback_limit", *FLAGS):
+        for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
             self._apply(self.parameters._values, key)
         self._set_pressure(*pressure_files())
         self.swapon(0, backing=backing)
         _open.add(self)
 
     def _apply(self, values: Any, key: str) -> None:
-        """Make the engine follow one parameter."""
-        with self._lock:
-            if key in ("compressor", "zpool"):
-                self._use_pool(open_compressor(values["compressor"]), *parse_zpool(values["zpool"]), self._node)
-            elif key in FLAGS:
-                self._set_flag(key, values[key])
-            elif key in ("shrinker_enabled", "shrinker_interval", "writeback_limit", "writeback_rate"):
-                limit = values["writeback_limit"]
-                if limit is not None and key != "writeback_limit":
-                    limit = self._writeback_limit()  # what is left of it
-                self._set_writeback(
-                    values["shrinker_enabled"],
-                    int(values["shrinker_interval"] * 1e9),
-                    -1 if limit is None else limit,
-                    values["writeback_rate"] or 0,
-                )
-            else:
-                limit = values["max_pool_bytes"]
-                if limit is None:
-                    limit = total_ram() * values["max_pool_percent"] // 100
-                pages = limit // self.page_size
-                self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
-                self._max_pool_bytes = pages * self.page_size
+        """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it that one is set at a time."""
+        if key in ("compressor", "zpool"):
+            self._use_pool(values["compressor"], *parse_zpool(values["zpool"]), self._node)
+        elif key in FLAGS:
+            self._set_flag(key, values[key])
+        elif key in ("shrinker_enabled", "shrinker_interval", "writeback_limit", "writeback_rate"):
+            limit = values["writeback_limit"]
+            if limit is not None and key != "writeback_limit":
+                limit = self._writeback_limit()  # what is left of it
+            self._set_writeback(
+                values["shrinker_enabled"],
+                int(values["shrinker_interval"] * 1e9),
+                -1 if limit is None else limit,
+                values["writeback_rate"] or 0,
+            )
+        else:
+            limit = values["max_pool_bytes"]
+            if limit is None:
+                limit = total_ram() * values["max_pool_percent"] // 100
+            pages = limit // self.page_size
+            self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
+            self._max_pool_bytes = pages * self.page_size
 
     @property
     def compressor(self) -> str:
@@ -153,7 +184,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
     @compressor.setter
     def compressor(self, spec: str | Compressor) -> None:
-        self.parameters["compressor"] = open_compressor(spec).spec
+        self.parameters["compressor"] = open_compressor(spec)
 
     @property
     def zpool(self) -> str:
@@ -181,6 +212,21 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             PoolInfo(spec, format_zpool(name, chain, kernel), current, entries, pages * self.page_size, entries + current)
             for spec, name, chain, kernel, current, entries, pages in self._pools()
         ]
+
+    def latency(self, *, reset: bool = False) -> dict[str, Latency]:
+        """Tell how long stores and loads took, batches' pages included, while the parameter ``latency`` was on.
+
+        Parameters
+        ----------
+        reset : bool, default False
+            Begin anew afterwards.
+
+        Returns
+        -------
+        dict
+            `Latency` of ``"store"`` and of ``"load"``.  Refused stores and loads that found nothing are not in it.
+        """
+        return {name: Latency(*row) for name, row in zip(("store", "load"), self._latency(reset), strict=True)}
 
     def serve_stats(self, path: str | os.PathLike[str]) -> StatsServer:
         """Serve the figures on a Unix socket at `path`, for ``zswap top``; see `zswap.serve.StatsServer`."""
@@ -232,6 +278,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         idle_seconds: int | None = None,
         incompressible: bool = False,
         max_pages: int | None = None,
+        dictionary: Any = None,
     ) -> Recompressed:
         """Compress held pages anew where that makes them smaller, as zram does with its idle pages.
 
@@ -241,7 +288,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
         Parameters
         ----------
-        compressor : str
+        compressor : str or Compressor
             A denser one, such as ``"zstd:9"``.
         idle_seconds : int, optional
             Only pages that were not accessed for so long.
@@ -249,6 +296,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             Only pages that are kept raw.
         max_pages : int, optional
             Stop after so many have moved.
+        dictionary : bytes-like, optional
+            What the pages have in common, as for the engine itself.
 
         Returns
         -------
@@ -260,7 +309,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         if max_pages is not None and max_pages < 0:
             raise ValueError(f"max_pages is {max_pages}; it cannot be negative")
         limit = (1 << 63) if max_pages is None else min(max_pages, 1 << 63)
-        opened, zpool = open_compressor(compressor), parse_zpool(self.zpool)
+        opened, zpool = open_compressor(compressor, dictionary=dictionary), parse_zpool(self.zpool)
         return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds or 0, incompressible, limit))
 
     def clear(self) -> None:
@@ -270,6 +319,14 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def __iter__(self) -> Iterator[int]:
         for number in self._shards():
             yield from self._shard_offsets(number)
+
+    def items(self) -> ItemsView[int, bytes]:
+        """Offsets of area 0 with their pages, in order."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """Pages of area 0, in the order of their offsets."""
+        return _Values(self)
 
     def __enter__(self) -> ZSwap:
         if self.closed:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from zswap.memory import parse_bytes
+from zswap.zpools import format_zpool, parse_zpool
+from zswap_core.compressors.base import Compressor
+from zswap_core.compressors.registry import open_compressor
 from zswap_core.errors import CompressorNotFound
 
 if TYPE_CHECKING:
@@ -51,17 +55,24 @@ def optional_count(value: object) -> int | None:
     return value
 
 
-def name(value: object) -> str:
-    """Read a name."""
+def compressor(value: object) -> Compressor:
+    """Read a compressor: its spec, or itself."""
+    if not isinstance(value, (str, Compressor)):
+        raise ValueError(f"{value!r} is no compressor; give its name, or a zswap.Compressor")
+    return open_compressor(value)
+
+
+def zpool(value: object) -> str:
+    """Read an allocator's spec; the result is the one way to write it."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no name; give a str")
-    return value
+    return format_zpool(*parse_zpool(value))
 
 
 READERS: dict[str, Callable[[object], Any]] = {
     "enabled": boolean,
-    "compressor": name,
-    "zpool": name,
+    "compressor": compressor,
+    "zpool": zpool,
     "max_pool_percent": percent,
     "max_pool_bytes": optional_bytes,
     "accept_threshold_percent": percent,
@@ -69,6 +80,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "non_same_filled_pages_enabled": boolean,
     "exclusive_loads": boolean,
     "reject_compress_poor": boolean,
+    "latency": boolean,
     "shrinker_enabled": boolean,
     "shrinker_interval": seconds,
     "writeback_limit": optional_count,
@@ -83,11 +95,13 @@ class Parameters(MutableMapping[str, Any]):
     ``non_same_filled_pages_enabled``, ``exclusive_loads`` and ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is
     zram's: how many pages may still be written back, counted down as they are, None for no limit.  Ours are
     ``max_pool_bytes`` (None: the percentage counts), ``reject_compress_poor`` (refuse pages that do not compress instead of
-    keeping them raw), ``shrinker_interval`` in seconds and ``writeback_rate`` in pages a second (None: no limit).
+    keeping them raw), ``latency`` (time stores and loads, for `ZSwap.latency`), ``shrinker_interval`` in seconds and
+    ``writeback_rate`` in pages a second (None: no limit).
     """
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
         self._ref = weakref.ref(engine)  # not a cycle: the last reference to an engine frees its memory
+        self._lock = threading.Lock()  # one change at a time
         self._values = {key: READERS[key](value) for key, value in values.items()}
 
     @property
@@ -100,23 +114,21 @@ class Parameters(MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key == "writeback_limit" and self._values[key] is not None:
             return max(self._engine._writeback_limit(), 0)
-        return self._values[key]
+        return self._values[key].spec if key == "compressor" else self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in READERS:
             raise KeyError(f"{key!r} is no parameter; there are {', '.join(READERS)}")
-        if self._engine.closed:
+        engine = self._engine
+        if engine.closed:
             raise ValueError("the ZSwap is closed")
-        before = dict(self._values)
         try:
-            self._values[key] = READERS[key](value)
-            self._engine._apply(self._values, key)
-        except BaseException as error:
-            self._values.clear()
-            self._values.update(before)
-            if isinstance(error, (CompressorNotFound, TypeError, OverflowError)):
-                raise ValueError(f"parameter {key!r}: {error}") from error
-            raise
+            read = READERS[key](value)  # may run code of the user's: not under the lock
+            with self._lock:
+                engine._apply({**self._values, key: read}, key)
+                self._values[key] = read
+        except (CompressorNotFound, TypeError, OverflowError) as error:
+            raise ValueError(f"parameter {key!r}: {error}") from error
 
     def __delitem__(self, key: str) -> None:
         raise TypeError("a parameter can be set, not deleted")
@@ -128,4 +140,4 @@ class Parameters(MutableMapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Parameters({self._values})"
+        return f"Parameters({ {**self._values, 'compressor': self._values['compressor'].spec} })"

@@ -4,27 +4,28 @@ Needs prometheus-client: ``pip install 'zswap[prometheus]'``.
 
 Counters and gauges carry the kernel's names behind ``zswap_``, sizes end in ``_bytes`` and counters in ``_total``.  Refused
 stores are one counter, ``zswap_rejects_total``, with a label ``reason``; each pool has gauges with the labels ``compressor``
-and ``zpool``.  Nothing is counted beside what the engine counts anyway: stores and loads cost what they cost without a
-collector.
+and ``zpool``.  The latencies of stores and loads are histograms, empty unless the engine's parameter ``latency`` is or was
+on.  Nothing is counted beside what the engine counts anyway: stores and loads cost what they cost without a collector.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.registry import Collector as BaseCollector
 except ImportError as error:
     raise ImportError("zswap.prometheus needs prometheus-client: pip install 'zswap[prometheus]'") from error
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
-    from zswap.stats import PoolInfo, Stats
+    from zswap.stats import Latency, PoolInfo, Stats
 
 __all__ = ["Collector"]
 
@@ -77,7 +78,13 @@ _POOL_GAUGES = (
     ("size_bytes", "total_size", "Memory of this pool's allocator."),
     ("references", "references", "What keeps this pool alive: its entries, and being current."),
 )
-_OWN_LABELS = ("reason", "compressor", "zpool")
+# Name behind "zswap_", kind of call, help.
+_HISTOGRAMS = (
+    ("store_seconds", "store", "Time to store a page, while the parameter latency was on."),
+    ("load_seconds", "load", "Time to load a page, while the parameter latency was on."),
+)
+_POWERS = range(8, 31, 2)  # of two, in nanoseconds: where the histograms' buckets end, from 256 ns to 1.07 s
+_OWN_LABELS = ("reason", "compressor", "zpool", "le")
 
 
 class _Engine:
@@ -88,12 +95,18 @@ class _Engine:
         self.labels = labels
         self.compacted = 0
 
-    def read(self) -> tuple[Stats, list[PoolInfo]] | None:
+    def read(self) -> tuple[Stats, list[PoolInfo], dict[str, Latency]] | None:
         z = self.ref()
         try:
-            return None if z is None or z.closed else (z.stats(), z.pools())
+            return None if z is None or z.closed else (z.stats(), z.pools(), z.latency())
         except ValueError:  # closed meanwhile
             return None
+
+
+def _buckets(latency: Latency) -> list[tuple[str, float]]:
+    """The cumulative counts that Prometheus wants; each of its buckets is some whole ones of ours."""
+    ends = dict(zip(latency.bounds, itertools.accumulate(latency.counts, initial=0), strict=True))
+    return [*((repr(2**power / 1e9), float(ends[2**power])) for power in _POWERS), ("+Inf", float(latency.count))]
 
 
 class Collector(BaseCollector):
@@ -113,7 +126,7 @@ class Collector(BaseCollector):
     ImportError
         On import of this module, when prometheus-client is missing.
     ValueError
-        For a label name that Prometheus does not take, or that is used here: reason, compressor, zpool.
+        For a label name that Prometheus does not take, or that is used here: reason, compressor, zpool, le.
 
     Examples
     --------
@@ -172,30 +185,33 @@ class Collector(BaseCollector):
         rows = iter(families)
         with self._lock:
             readings = [(e, reading) for e in self._engines if (reading := e.read()) is not None]
-            for e, (stats, _) in readings:  # while a pool is being freed, its part of this is missing for a moment
+            for e, (stats, *_) in readings:  # while a pool is being freed, its part of this is missing for a moment
                 e.compacted = max(e.compacted, stats.pages_compacted)
         for (_, field, _), family in zip(_GAUGES + _COUNTERS, rows, strict=False):
-            for e, (stats, _) in readings:
+            for e, (stats, *_) in readings:
                 family.add_metric(self._values(e), e.compacted if field == "pages_compacted" else getattr(stats, field))
         rejects = next(rows)
-        for e, (stats, _) in readings:
+        for e, (stats, *_) in readings:
             for reason, field in _REASONS:
                 rejects.add_metric([*self._values(e), reason], getattr(stats, field))
-        for (_, field, _), family in zip(_POOL_GAUGES, rows, strict=True):
-            for e, (_, pools) in readings:
+        for (_, field, _), family in zip(_POOL_GAUGES, rows, strict=False):
+            for e, (_, pools, _) in readings:
                 sums: dict[tuple[str, str], int] = {}  # pools alike in both names are one to Prometheus
                 for pool in pools:
                     key = pool.compressor, pool.zpool
                     sums[key] = sums.get(key, 0) + getattr(pool, field)
                 for key, value in sums.items():
                     family.add_metric([*self._values(e), *key], value)
+        for (_, kind, _), family in zip(_HISTOGRAMS, rows, strict=True):
+            for e, (_, _, latencies) in readings:
+                family.add_metric(self._values(e), _buckets(latencies[kind]), latencies[kind].total / 1e9)
         yield from families
 
     def _values(self, e: _Engine) -> list[str]:
         return [e.labels[name] for name in self._names]
 
-    def _families(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
-        """Every metric without samples: gauges, counters, rejects, gauges of pools."""
+    def _families(self) -> list[Any]:
+        """Every metric without samples: gauges, counters, rejects, gauges of pools, histograms."""
         names = self._names
         return [
             *(GaugeMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _GAUGES),
@@ -205,4 +221,5 @@ class Collector(BaseCollector):
                 GaugeMetricFamily(f"zswap_pool_{name}", text, labels=(*names, "compressor", "zpool"))
                 for name, _, text in _POOL_GAUGES
             ),
+            *(HistogramMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _HISTOGRAMS),
         ]

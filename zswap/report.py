@@ -437,8 +437,8 @@ def compressors_json() -> dict[str, Any]:
     -------
     dict
         ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``, ``library``, ``version``
-        (its), ``path``, ``origin`` (wheel, system, ...), ``levels`` = [lowest, default, highest] or null, and ``error``
-        where it is not available.
+        (its), ``path``, ``origin`` (wheel, system, ...), ``levels`` = [lowest, default, highest] or null, ``dictionary``
+        (whether it takes one), and ``error`` where it is not available.
     """
     compressors = [
         {
@@ -449,6 +449,7 @@ def compressors_json() -> dict[str, Any]:
             "path": info.path,
             "origin": info.origin,
             "levels": list(info.levels) if info.levels else None,
+            "dictionary": info.dictionary,
             "error": info.error,
         }
         for info in zswap.compressors()

@@ -11,6 +11,9 @@ The protocol, version 1: whoever connects to the stream socket sends lines; each
     jumps).
 ``stats``, ``pools``, ``parameters``
     What `ZSwap.stats` (``to_dict``), `ZSwap.pools` and `ZSwap.parameters` say.
+``latency``
+    What `ZSwap.latency` says, an object with ``count``, ``total``, ``p50``, ``p90``, ``p99`` and ``max`` for each kind of
+    call, in nanoseconds; all 0 unless the parameter ``latency`` is on or was.
 
 Any other line gets ``{"schema", "version", "error"}``.  A line may be 255 bytes long; a longer one gets an error and the
 end of the connection.  By hand: ``echo stats | socat - UNIX-CONNECT:PATH``.
@@ -279,6 +282,7 @@ class StatsServer:
             "uptime": time.monotonic() - self._begun,
             "stats": engine.stats().to_dict(),
             "pools": [asdict(pool) for pool in engine.pools()],
+            "latency": {kind: latency.to_dict() for kind, latency in engine.latency().items()},
             # By key: another thread may be setting one, and the mapping is not to be walked then.
             "parameters": {key: engine.parameters.get(key) for key in READERS},
         }

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from zswap.memory import format_bytes
+from zswap_core.binding import LATENCY_BOUNDS
 
 
 @dataclass(frozen=True)
@@ -172,3 +173,68 @@ class Recompressed(NamedTuple):
     kept: int
     bytes_before: int
     bytes_after: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long the calls of one kind took, in nanoseconds.
+
+    Times are sorted into buckets that are a quarter of a power of two wide, and percentiles are read from those: they are off
+    by an eighth at most.
+
+    Attributes
+    ----------
+    counts : tuple of int
+        How many calls fell into each bucket; `bounds` has the buckets.
+    total, max : int
+        Sum of all times, and the longest one, both exact.
+    """
+
+    counts: tuple[int, ...]
+    total: int
+    max: int
+
+    #: Where each bucket begins, and where the last one ends.
+    bounds = LATENCY_BOUNDS
+
+    @property
+    def count(self) -> int:
+        """How many calls."""
+        return sum(self.counts)
+
+    def percentile(self, percent: float) -> int:
+        """Give the time that so many percent of the calls stayed within; 0 when there were none.
+
+        Raises
+        ------
+        ValueError
+            When `percent` is not within 0 to 100.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(f"percent is {percent}; 0 to 100 is needed")
+        rank = self.count * percent / 100
+        below = 0
+        for count, start, end in zip(self.counts, self.bounds, self.bounds[1:], strict=False):
+            if count and below + count >= rank:
+                return min(round(start + (end - start) * max(rank - below, 0) / count), self.max)
+            below += count
+        return 0
+
+    @property
+    def p50(self) -> int:
+        """The median."""
+        return self.percentile(50)
+
+    @property
+    def p90(self) -> int:
+        """What nine of ten calls stayed within."""
+        return self.percentile(90)
+
+    @property
+    def p99(self) -> int:
+        """What 99 of 100 calls stayed within."""
+        return self.percentile(99)
+
+    def to_dict(self) -> dict[str, int]:
+        """The figures without the buckets."""
+        return {name: getattr(self, name) for name in ("count", "total", "p50", "p90", "p99", "max")}

@@ -32,7 +32,6 @@ _TICK = 0.25  # seconds between two looks at the terminal's size
 _ANSWER = 1 << 20  # bytes of an answer
 _SUSPEND = b"\x1a"
 _GAP = 3  # columns between tables side by side
-_NARROW = 76  # columns below which less is said of the pools
 
 _PAGES = (
     ("stored", "stored_pages"),
@@ -50,6 +49,7 @@ _CALLS = (
     ("written through", "written_through_pages"),
     ("read back", "backing_loads"),
 )
+_LATENCIES = ("p50", "p90", "p99", "max")
 _REFUSALS = (
     ("pool limit", "pool_limit_hit"),
     ("accept threshold", "reject_accept_threshold"),
@@ -107,7 +107,9 @@ class Connection:
         except (OSError, ValueError) as error:
             self.socket.close()
             why = getattr(error, "strerror", None) or str(error)
-            raise NotServed(f"cannot open {path}: {why}; give the path that z.serve_stats(path) was given") from None
+            raise NotServed(
+                f"cannot open {path or repr(path)}: {why}; give the path that z.serve_stats(path) was given"
+            ) from None
 
     def fileno(self) -> int:
         """Descriptor to wait on."""
@@ -194,6 +196,10 @@ def _checked(line: bytes, path: str) -> dict[str, Any]:
                 }
                 for pool in answer["pools"]
             ],
+            "latency": {
+                str(kind): {key: value for key, value in figures.items() if _is_number(value)}
+                for kind, figures in answer.get("latency", {}).items()
+            },
             "parameters": dict(answer["parameters"]),
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -263,6 +269,13 @@ def _duration(seconds: float) -> str:
     return f"{days} d {hours:02}:{minutes:02}:{seconds:02}" if days else f"{hours}:{minutes:02}:{seconds:02}"
 
 
+def _short_time(ns: float, ascii_only: bool) -> str:
+    for limit, unit in ((1e3, "ns"), (1e6, "us" if ascii_only else "µs"), (1e9, "ms")):
+        if ns < limit:
+            return f"{ns * 1e3 / limit:.{0 if unit == 'ns' else 1}f} {unit}"
+    return f"{ns / 1e9:.1f} s"
+
+
 # ---- the screen -------------------------------------------------------------------------------------------------------
 
 
@@ -318,10 +331,9 @@ def _refusals_table(now: dict[str, Any], speed: dict[str, float] | None, live: b
     return table
 
 
-def _pools_table(now: dict[str, Any], width: int) -> Table:
+def _pools_table(now: dict[str, Any], more: bool) -> Table:
     from rich.markup import escape
 
-    more = width >= _NARROW
     table = _table("compressor", "zpool", "stores", "pages", "size", *(("B/page", "references") if more else ()), left=3)
     for pool in now["pools"]:
         pages, size = pool["stored_pages"], pool["total_size"]
@@ -344,34 +356,48 @@ class _Screen:
         self.now, self.speed, self.note, self.live = now, speed, note, live
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._parts(console, options, self._spaced(console, options))
+
+    def _spaced(self, console: Console, options: ConsoleOptions) -> bool:
+        """Whether there is room for blank lines: what a screen is too low for is lost."""
+        from rich.console import Group
+
+        parts = Group(*self._parts(console, options, True))
+        return not self.live or len(console.render_lines(parts, options.update(height=None))) <= console.height
+
+    def _parts(self, console: Console, options: ConsoleOptions, spaced: bool) -> Iterator[RenderableType]:
         from rich.console import Group
         from rich.measure import Measurement
         from rich.table import Table
         from rich.text import Text
 
         width = options.max_width
+        blank = (Text(),) if spaced else ()
         yield self._header(width)
-        yield Text()
+        yield from blank
         yield from self._memory(width, options.ascii_only)
-        yield Text()
+        yield from blank
         pages = _pages_table(self.now)
         calls = _events_table("calls", _CALLS, self.now, self.speed, self.live)
-        refusals, pools = _refusals_table(self.now, self.speed, self.live), _pools_table(self.now, width)
-        layouts: tuple[list[list[RenderableType]], ...] = (
-            [[pages, calls, refusals, pools]],
-            [[pages, calls, refusals], [pools]],
-            [[Group(pages, Text(), refusals), calls], [pools]],
-            [[pages], [calls], [refusals], [pools]],
-        )
+        refusals = _refusals_table(self.now, self.speed, self.live)
         free = options.update(width=10 * width)
 
         def needed(row: list[RenderableType]) -> int:
             return sum(Measurement.get(console, free, table).maximum + _GAP for table in row) - _GAP
 
+        pools = _pools_table(self.now, True)
+        if needed([pools]) > width:
+            pools = _pools_table(self.now, False)
+        layouts: tuple[list[list[RenderableType]], ...] = (
+            [[pages, calls, refusals, pools]],
+            [[pages, calls, refusals], [pools]],
+            [[Group(pages, *blank, refusals), calls], [pools]],
+            [[pages], [calls], [refusals], [pools]],
+        )
         rows = next((rows for rows in layouts if max(map(needed, rows)) <= width), layouts[-1])
         for number, row in enumerate(rows):
             if number:
-                yield Text()
+                yield from blank
             grid = Table.grid(padding=(0, _GAP, 0, 0))
             grid.add_row(*row)
             yield grid
@@ -386,7 +412,9 @@ class _Screen:
         command = _plain(now["command"])
         if len(command) > room:
             command = command[: room - 1] + "…"
-        text = Text.assemble((start, "bold"), command.ljust(room), (note, "bold" if "answer" in note else "dim"))
+        text = Text.assemble(
+            (start, "bold"), command.ljust(room if note else 0), (note, "bold" if "answer" in note else "dim")
+        )
         text.no_wrap = True
         text.overflow = "crop"
         return text
@@ -411,6 +439,12 @@ class _Screen:
             (f"{stats.get('payload_ratio', 0):.2f}", "cyan"),
             f" ({format_bytes(stats.get('compressed_bytes', 0))})",
         )
+        label = "latency "
+        for kind, figures in self.now["latency"].items():
+            if figures.get("count"):
+                times = (f"{name} {_short_time(figures.get(name, 0), ascii_only):>8}" for name in _LATENCIES)
+                yield Text.assemble((label, "bold"), f"{_plain(kind):5}  ", "  ".join(times))
+                label = " " * 8
 
 
 def render(

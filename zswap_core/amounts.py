@@ -21,7 +21,8 @@ def parse_bytes(amount: "int | str") -> int:
         if match is None or match[2].lower() not in _UNITS:
             raise ValueError(f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'")
         unit = _UNITS[match[2].lower()]
-        amount = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+        whole, _, part = match[1].partition(".")
+        amount = int(whole + part) * unit // 10 ** len(part)
     if isinstance(amount, bool) or not isinstance(amount, int):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
     if amount < 0:

@@ -3,8 +3,9 @@
 from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.invalidate cimport engine_invalidate
+from zswap_core.latency cimport latency_record, Timed
 from zswap_core.load cimport engine_load
-from zswap_core.os cimport pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_thread_join, zsw_thread_start
+from zswap_core.os cimport pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_thread_join, zsw_thread_start
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.store cimport engine_store
 from zswap_core.worker cimport engine_enter, engine_leave
@@ -18,6 +19,7 @@ ctypedef int (*page_call)(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t 
 cdef struct batch:
     zsw_engine *e
     page_call call
+    Timed timed
     const uint64_t *offsets
     uint8_t *pages
     int8_t *status
@@ -32,7 +34,9 @@ cdef int store_call(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
 
 
 cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
-    cdef uint64_t i, end, before = 0, after
+    cdef uint64_t i, end, before = 0, after, took
+    cdef bint recording, timing
+    cdef int status
     while True:
         end = zsw_add_u64(&b.next, CHUNK)
         i = end - CHUNK
@@ -41,15 +45,21 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         if end > b.total:
             end = b.total
         w.now = zsw_now_s()
-        if b.ns != NULL:
+        recording = zsw_peek_u32(&b.e.params.latency) != 0
+        timing = recording or b.ns != NULL
+        if timing:
             before = zsw_now_ns()
         while i < end:
-            b.status[i] = <int8_t> b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
-            if b.ns != NULL:
+            status = b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
+            b.status[i] = <int8_t> status
+            if timing:
                 after = zsw_now_ns()
-                before = after - before
-                b.ns[i] = <uint32_t> before if before >> 32 == 0 else <uint32_t> -1
+                took = after - before
                 before = after
+                if b.ns != NULL:
+                    b.ns[i] = <uint32_t> took if took >> 32 == 0 else <uint32_t> -1
+                if recording and status >= 0:
+                    latency_record(&w.latency, zsw_peek_u32(&b.e.latency_epoch), b.timed, took)
             i += 1
 
 
@@ -81,16 +91,16 @@ cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
 cdef void engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
                             uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
-    b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
-        e, store_call, offsets, <uint8_t *> pages, status, ns, count, 0, type)
+    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
+        e, store_call, Timed.store_ns, offsets, <uint8_t *> pages, status, ns, count, 0, type)
     run_threads(&b, w, threads)
 
 
 cdef void engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint8_t *pages,
                            uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
-    b.e, b.call, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
-        e, engine_load, offsets, pages, status, ns, count, 0, type)
+    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
+        e, engine_load, Timed.load_ns, offsets, pages, status, ns, count, 0, type)
     run_threads(&b, w, threads)
 
 

@@ -76,6 +76,7 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     e.params.non_same_filled_pages_enabled = 1
     e.params.shrinker_interval_ns = 1000000000
     e.params.writeback_limit = -1
+    e.latency_epoch = 1
     cpus = zsw_cpu_count()
     e.workers = <zsw_worker **> calloc(cpus, sizeof(zsw_worker *))
     rc = 0 if e.workers != NULL else -ENOMEM

@@ -1,7 +1,8 @@
 # cython: language_level=3
-"""Every counter and size, summed over workers and pools."""
-from libc.stdint cimport int64_t, uint64_t
+"""Every counter, size and time, summed over workers and pools."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from zswap_core.latency cimport Timed, zsw_histogram
 from zswap_core.state cimport zsw_engine
 from zswap_core.stats cimport COUNTERS
 
@@ -15,3 +16,6 @@ cdef struct zsw_totals:
 
 
 cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil
+cdef void engine_latency(zsw_engine *e, Timed call, zsw_histogram *out) noexcept nogil
+# Adds the allocators' pages on each NUMA node below `nodes`; 0 or -errno.
+cdef int engine_node_pages(zsw_engine *e, uint64_t *counts, uint32_t nodes) noexcept nogil

@@ -1,11 +1,12 @@
 # cython: language_level=3
-"""Every counter and size, summed over workers and pools."""
+"""Every counter, size and time, summed over workers and pools."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.index cimport area_bytes, index_bytes, zsw_area
-from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64
+from zswap_core.latency cimport latency_add, Timed, zsw_histogram
+from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u32
 from zswap_core.pool cimport pool_at
 from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
@@ -48,3 +49,25 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
         area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
         if area != NULL:
             out.metadata_bytes += area_bytes(area)
+
+
+cdef void engine_latency(zsw_engine *e, Timed call, zsw_histogram *out) noexcept nogil:
+    cdef uint32_t i, epoch = zsw_peek_u32(&e.latency_epoch)
+    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    memset(out, 0, sizeof(zsw_histogram))
+    for i in range(e.worker_count):
+        latency_add(&e.workers[i].latency, epoch, call, out)
+    while w != NULL:
+        latency_add(&w.latency, epoch, call, out)
+        w = w.next
+
+
+cdef int engine_node_pages(zsw_engine *e, uint64_t *counts, uint32_t nodes) noexcept nogil:
+    cdef zsw_pool *pool
+    cdef uint32_t i
+    cdef int rc = 0
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        if pool != NULL and rc == 0:
+            rc = pool.ops.node_pages(pool.zpool, counts, nodes)
+    return rc

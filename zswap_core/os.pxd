@@ -56,6 +56,7 @@ cdef extern from "zswap/os.h" nogil:
     int zsw_release(void *p, size_t size)
     void zsw_release_inside(void *p, size_t size)
     int zsw_bind_node(void *p, size_t size, int node)
+    int zsw_nodes_of(void **pages, unsigned long count, int *nodes)
     void zsw_no_huge_pages(void *p, size_t size)
 
     long zsw_read_text(const char *path, char *text, size_t capacity)

@@ -16,6 +16,8 @@ cdef void retire_pools(zsw_engine *e) noexcept nogil
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
 cdef void pool_destroy(zsw_pool *pool) noexcept nogil
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil
+# Whether a pool may still call the compressor, be it one that is just being freed.
+cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil
 
 
 cdef inline zsw_pool *pool_at(zsw_engine *e, uint32_t id) noexcept nogil:

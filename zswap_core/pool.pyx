@@ -199,3 +199,18 @@ cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
             return Status.ACCEPT_THRESHOLD
         zsw_store_u32(&e.reached_full, 0)
     return Status.STORED
+
+
+cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil:
+    cdef uint32_t id
+    cdef zsw_pool *pool
+    cdef bint used = False
+    zsw_lock(&e.pools_lock)
+    for id in range(<uint32_t> MAX_POOLS):
+        pool = e.pools[id]
+        if pool == NULL:
+            used = used or e.pool_claimed[id] != 0          # it is being freed, and its compressor cannot be told any more
+        elif pool.compressor.ops == compressor.ops and pool.compressor.state == compressor.state:
+            used = True
+    zsw_unlock(&e.pools_lock)
+    return used

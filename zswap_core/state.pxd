@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.index cimport zsw_area, zsw_index
+from zswap_core.latency cimport zsw_latency
 from zswap_core.lru cimport zsw_lru
 from zswap_core.os cimport pthread_t, zsw_mutex
 from zswap_core.slab cimport zsw_slab
@@ -52,6 +53,7 @@ cdef struct zsw_worker:
     zsw_worker *next
     void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
     int64_t counters[COUNTERS]
+    zsw_latency latency
 
 
 cdef struct zsw_params:
@@ -60,6 +62,7 @@ cdef struct zsw_params:
     uint32_t non_same_filled_pages_enabled
     uint32_t exclusive_loads
     uint32_t reject_compress_poor
+    uint32_t latency                    # time stores and loads
     uint64_t max_pages                  # the limit, in allocator pages
     uint64_t accept_pages               # after the limit was hit, refuse until at or below this
     uint32_t shrinker_enabled           # answer memory pressure, not only the limit
@@ -123,6 +126,7 @@ cdef struct zsw_engine:
     uint32_t in_flight                  # how many of writeback.offsets are being written now
     zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
     uint64_t pages_compacted            # by pools that are gone
+    uint32_t latency_epoch              # goes up when the histograms are to be empty
     # the maintenance thread
     pthread_t thread
     uint32_t thread_started

@@ -3,8 +3,8 @@
 
 The parts are C structures without an object of their own, so each is wrapped here just enough that a test can hold it
 against a set, a dict or a list: `Slab`, `Index` (one area and its shards), `Lru`, `Entry` (the reference count and the
-packed word), and the scan and fill of same-filled pages.  `Codec` is a compressor in C whose calls a test can hold up or
-make fail.
+packed word), `Histogram` (of latencies), and the scan and fill of same-filled pages.  `Codec` is a compressor in C whose
+calls a test can hold up or make fail.
 
 Arguments are checked only where a slip would make a test pass by accident; a wrong id crashes, as it would in the engine.
 """
@@ -24,6 +24,7 @@ from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destro
                                area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init,
                                index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase, shard_find,
                                shard_reserve, zsw_area, zsw_index, zsw_shard)
+from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
 from zswap_core.samefilled cimport same_fill, same_filled
@@ -32,6 +33,25 @@ from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_gi
 
 SHARD_SPAN = SHARD_PAGES        # offsets in a shard
 REFS_MAX = ENTRY_REFS_MAX       # references an entry can have, the index's own among them
+
+
+# ---- latency --------------------------------------------------------------------------------------------------------
+
+
+cdef class Histogram:
+    """One worker's histograms, of which the first is used."""
+    cdef zsw_latency latency
+
+    def record(self, uint64_t ns, uint32_t epoch=1):
+        """Counts a call."""
+        latency_record(&self.latency, epoch, Timed.store_ns, ns)
+
+    def read(self, uint32_t epoch=1):
+        """Counts of each bucket, sum and longest."""
+        cdef zsw_histogram sum
+        memset(&sum, 0, sizeof(sum))
+        latency_add(&self.latency, epoch, Timed.store_ns, &sum)
+        return tuple([sum.counts[i] for i in range(LATENCY_BUCKETS)]), sum.total, sum.longest
 
 
 # ---- slabs ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Compressors, each a table of C functions (`zswap/abi.h`), bound at run time to the library that does the work.
 
 `registry` turns a name into a `Compressor`; `base` is what one is; `library` and `_find` bring the shared objects;
-`lz4`, `zstd`, `deflate` and `lzo` each fill a table from one library, `adapter` from two Python callables.
+`lz4`, `zstd`, `deflate` and `lzo` each fill a table from one library, `adapter` from two Python callables; `dictionary` makes
+dictionaries for zstd.
 """

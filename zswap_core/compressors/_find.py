@@ -55,11 +55,29 @@ LIBZSTD = Source(
         "ZSTD_freeDCtx",
         "ZSTD_DCtx_setParameter",
         "ZSTD_decompressDCtx",
+        "ZSTD_createCDict",
+        "ZSTD_freeCDict",
+        "ZSTD_CCtx_refCDict",
+        "ZSTD_createDDict",
+        "ZSTD_freeDDict",
+        "ZSTD_DCtx_refDDict",
         "ZSTD_isError",
         "ZSTD_getErrorCode",
     ),
     version_symbol="ZSTD_versionString",
     minimum=(1, 4, 0),  # the first with ZSTD_compress2 as a stable function
+)
+
+# The part of libzstd that makes dictionaries, which the wheel of LIBZSTD leaves out.
+LIBZDICT = Source(
+    library="libzstd's dictionary builder",
+    env="ZSWAP_LIBZDICT",
+    module="zstandard._cffi",
+    soname="libzstd.so.1",
+    remedy="pip install zstandard, or install the system's libzstd (apt install libzstd1)",
+    symbols=("ZDICT_trainFromBuffer", "ZDICT_isError", "ZDICT_getErrorName"),
+    version_symbol="ZSTD_versionString",
+    minimum=(1, 3, 6),  # the first whose plain trainer chooses its parameters by trying them
 )
 
 LIBLZO2 = Source(

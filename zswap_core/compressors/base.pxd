@@ -11,6 +11,7 @@ cdef class Compressor:
     cdef readonly str name
     cdef readonly str spec
     cdef readonly object level
+    cdef readonly bytes dictionary
     cdef readonly str library
     cdef readonly str version
     cdef readonly str path
@@ -18,5 +19,7 @@ cdef class Compressor:
     cdef public object last_error  # the exception behind the last failure, where there was one
 
 
-cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library)
-cpdef str spec_of(str name, object level)
+cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library,
+                               bytes dictionary=*)
+cpdef str spec_of(str name, object level, object dictionary=*)
+cpdef str dictionary_id(object dictionary)

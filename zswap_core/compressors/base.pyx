@@ -15,6 +15,7 @@ from zswap_core.abi cimport (
 from zswap_core.compressors.library cimport Library
 
 import os
+from hashlib import sha256
 
 from zswap_core.errors import Error, PageCorruptError
 
@@ -80,9 +81,12 @@ cdef class Compressor:
     name : str
         "zstd".
     spec : str
-        Name and level: "zstd:3".  Two compressors from one registry with equal specs make the same output.
+        Name and level: "zstd:3"; with a dictionary also the first digits of its SHA-256: "zstd:3+dict:1a2b3c4d".  Two
+        compressors from one registry with equal specs make the same output.
     level : int or None
         None when this compressor has no levels.
+    dictionary : bytes or None
+        What it takes as known to both sides.
     library, version, path : str or None
         The library that does the work, its version if it tells, and the file it was found in.
     origin : str
@@ -207,12 +211,19 @@ cdef void release_owner(object capsule) noexcept:
     Py_XDECREF(<PyObject *> PyCapsule_GetContext(capsule))
 
 
-cpdef str spec_of(str name, object level):
-    """The one way to write a name and a level."""
-    return name if level is None else f"{name}:{level}"
+cpdef str dictionary_id(object dictionary):
+    """What tells a dictionary from another."""
+    return sha256(dictionary).hexdigest()
 
 
-cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library):
+cpdef str spec_of(str name, object level, object dictionary=None):
+    """The one way to write a name, a level and a dictionary."""
+    spec = name if level is None else f"{name}:{level}"
+    return spec if dictionary is None else f"{spec}+dict:{dictionary_id(dictionary)[:8]}"
+
+
+cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library,
+                               bytes dictionary=None):
     """For a plug-in of this package: the new object owns `state`."""
     cdef Compressor self = Compressor.__new__(Compressor)
     self.c.ops = ops
@@ -221,7 +232,8 @@ cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str n
     self.keep = library
     self.name = name
     self.level = level
-    self.spec = spec_of(name, level)
+    self.dictionary = dictionary
+    self.spec = spec_of(name, level, dictionary)
     self.library = library.library
     self.version = library.version
     self.path = library.path

@@ -1,6 +1,7 @@
 """Compressors by name.
 
-A spec is a name, or a name and a level: "lz4", "zstd:3", "zstd:-5".
+A spec is a name, or a name and a level: "lz4", "zstd:3", "zstd:-5".  The spec of an opened compressor with a dictionary goes
+on with the dictionary's id, as in "zstd:3+dict:1a2b3c4d", and can be opened again as long as somebody holds that compressor.
 """
 
 import re
@@ -13,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from zswap_core.compressors._find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path
 from zswap_core.compressors.adapter import PythonCompressor
-from zswap_core.compressors.base import Compressor
+from zswap_core.compressors.base import Compressor, dictionary_id, spec_of
 from zswap_core.errors import CompressorNotFound, Error
 
 __all__ = ["CompressorInfo", "compressors", "open_compressor", "register_compressor", "unregister_compressor"]
@@ -25,6 +26,7 @@ class _Builtin(NamedTuple):
     module: str  # opened by <module>.open_<name>(level, path); imported when first asked for
     source: Source
     levels: Levels | None
+    dictionary: bool = False  # open_<name>(level, path, dictionary) takes one
 
 
 class _Registered(NamedTuple):
@@ -35,14 +37,23 @@ class _Registered(NamedTuple):
 _BUILTIN = {
     "lz4": _Builtin("lz4", LIBLZ4, (1, 1, 65537)),
     "lz4hc": _Builtin("lz4", LIBLZ4, (1, 9, 12)),
-    "zstd": _Builtin("zstd", LIBZSTD, (-(1 << 17), 3, 22)),
+    "zstd": _Builtin("zstd", LIBZSTD, (-(1 << 17), 3, 22), dictionary=True),
     "lzo": _Builtin("lzo", LIBLZO2, None),
     "deflate": _Builtin("deflate", LIBDEFLATE, (1, 6, 12)),
 }
 _registered: dict[str, _Registered] = {}
 
-# Opened compressors, as long as somebody holds them: one object for each spec and library file.
-_opened: WeakValueDictionary[tuple[str, str | None], Compressor] = WeakValueDictionary()
+_DICTIONARY_SIZES = 8, 1 << 24  # zstd ignores less; more than 16 MiB helps no page
+
+
+class _Key(NamedTuple):
+    spec: str  # without the dictionary
+    path: str | None
+    dictionary: str | None  # its id, whole
+
+
+# Opened compressors, as long as somebody holds them: one object for each spec, library file and dictionary.
+_opened: WeakValueDictionary[_Key, Compressor] = WeakValueDictionary()
 _lock = threading.Lock()
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
@@ -62,6 +73,8 @@ class CompressorInfo:
         As in `Compressor`; None when it is not available.
     levels : tuple of int, or None
         Lowest, default and highest level; None when there are no levels.
+    dictionary : bool
+        Whether it takes a dictionary.
     error : str or None
     """
 
@@ -72,11 +85,12 @@ class CompressorInfo:
     path: str | None = None
     origin: str | None = None
     levels: Levels | None = None
+    dictionary: bool = False
     error: str | None = None
 
 
-def open_compressor(spec: "str | Compressor", *, path: str | None = None) -> Compressor:
-    """Open a compressor.
+def open_compressor(spec: "str | Compressor", *, path: str | None = None, dictionary: Any = None) -> Compressor:
+    """Open a compressor: what `ZSwap` takes in place of a name, and for one with a dictionary must.
 
     Parameters
     ----------
@@ -84,26 +98,32 @@ def open_compressor(spec: "str | Compressor", *, path: str | None = None) -> Com
         "name" or "name:level"; a Compressor is returned as it is.
     path : str, optional
         The library's file, for a compressor that has a library; by default it is looked for.
+    dictionary : bytes-like, optional
+        What the pages have in common, for zstd: from `train_dictionary`, from ``zstd --train``, or any bytes at all, of which
+        the last ones are the cheapest to refer to.  8 bytes to 16 MiB.
 
     Returns
     -------
     Compressor
-        The same object for the same spec and path, as long as somebody holds it.
+        The same object for the same spec, path and dictionary, as long as somebody holds it.
 
     Raises
     ------
     CompressorNotFound
         There is no such name, or its library is missing.
     ValueError
-        The level is not one that this compressor has.
+        The level is not one that this compressor has, it takes no dictionary, or the dictionary is damaged.
     """
     if isinstance(spec, Compressor):
         if spec.spec is None:
             raise ValueError("this Compressor was never opened")
+        if dictionary is not None:
+            raise ValueError(f"the compressor {spec.spec} is open already: give the dictionary together with its name")
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"a compressor is a string or a Compressor, not {type(spec).__name__}")
 
+    spec, plus, known = spec.partition("+")
     name, colon, text = spec.partition(":")
     entry = _entry(name)
     level = _level(name, entry.levels, text if colon else None)
@@ -111,18 +131,47 @@ def open_compressor(spec: "str | Compressor", *, path: str | None = None) -> Com
         path = explicit_path(entry.source, path)
     elif path is not None:
         raise ValueError(f"compressor {name!r} has no library to take from {path!r}")
-    key = (name if level is None else f"{name}:{level}", path)
+    if plus:
+        return _with_known_dictionary(spec_of(name, level), known)
+    if dictionary is not None:
+        dictionary = _dictionary(name, entry, dictionary)
+    key = _Key(spec_of(name, level), path, None if dictionary is None else dictionary_id(dictionary))
 
     with _lock:
         opened = _opened.get(key)
     if opened is not None:
         return opened
     # Not under the lock: a factory may do anything.
-    opened = _open_builtin(name, entry, level, path) if isinstance(entry, _Builtin) else _open_registered(name, entry, level)
+    if isinstance(entry, _Builtin):
+        opened = _open_builtin(name, entry, level, path, dictionary)
+    else:
+        opened = _open_registered(name, entry, level)
     with _lock:
         if _registered.get(name, entry) is not entry:
             return opened  # replaced meanwhile
         return _opened.setdefault(key, opened)
+
+
+def _with_known_dictionary(spec: str, known: str) -> Compressor:
+    """Find the opened compressor that writes its spec so."""
+    with _lock:
+        for compressor in list(_opened.values()):
+            if compressor.spec == f"{spec}+{known}":
+                return compressor
+    raise CompressorNotFound(f"no compressor {spec} with the dictionary {known!r} is in use; give the dictionary itself")
+
+
+def _dictionary(name: str, entry: "_Builtin | _Registered", dictionary: Any) -> bytes:
+    if not isinstance(entry, _Builtin) or not entry.dictionary:
+        takers = ", ".join(known for known, builtin in _BUILTIN.items() if builtin.dictionary)
+        raise ValueError(f"compressor {name!r} takes no dictionary; {takers} does")
+    if isinstance(dictionary, (int, str)):
+        raise TypeError(f"a dictionary is a bytes-like object, not {type(dictionary).__name__}")
+    data = bytes(memoryview(dictionary))
+    low, high = _DICTIONARY_SIZES
+    if not low <= len(data) <= high:
+        raise ValueError(f"the dictionary is {len(data)} bytes long; {low} to {high} are needed")
+    return data
 
 
 def _entry(name: str) -> "_Builtin | _Registered":
@@ -147,10 +196,11 @@ def _level(name: str, levels: Levels | None, text: str | None) -> int | None:
     return int(text)
 
 
-def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | None) -> Compressor:
+def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | None, dictionary: bytes | None) -> Compressor:
     module = import_module(f"zswap_core.compressors.{entry.module}")
     try:
-        compressor: Compressor = getattr(module, f"open_{name}")(level, path)
+        given = () if dictionary is None else (dictionary,)
+        compressor: Compressor = getattr(module, f"open_{name}")(level, path, *given)
     except CompressorNotFound as error:
         raise CompressorNotFound(f"compressor {name!r} is not available: {error}") from None
     # The functions were found by name alone.  One page there and back shows that they are what they are taken for.
@@ -229,7 +279,7 @@ def unregister_compressor(name: str) -> None:
 
 
 def _forget(name: str) -> None:
-    for key in [key for key in _opened if key[0].partition(":")[0] == name]:
+    for key in [key for key in _opened if key.spec.partition(":")[0] == name]:
         del _opened[key]
 
 
@@ -237,12 +287,13 @@ def compressors() -> list[CompressorInfo]:
     """List every known compressor, whether its library is there, and which was taken."""
     with _lock:
         entries: dict[str, _Builtin | _Registered] = {**_BUILTIN, **dict(sorted(_registered.items()))}
-    return [_info(name, entry.levels) for name, entry in entries.items()]
+    return [_info(name, entry) for name, entry in entries.items()]
 
 
-def _info(name: str, levels: Levels | None) -> CompressorInfo:
+def _info(name: str, entry: "_Builtin | _Registered") -> CompressorInfo:
+    levels, dictionary = entry.levels, isinstance(entry, _Builtin) and entry.dictionary
     try:
         c = open_compressor(name)
     except Exception as error:  # a factory may raise anything, and a list must not fail for one row
-        return CompressorInfo(name, False, levels=levels, error=str(error) or type(error).__name__)
-    return CompressorInfo(name, True, c.library, c.version, c.path, c.origin, levels)
+        return CompressorInfo(name, False, levels=levels, dictionary=dictionary, error=str(error) or type(error).__name__)
+    return CompressorInfo(name, True, c.library, c.version, c.path, c.origin, levels, dictionary)

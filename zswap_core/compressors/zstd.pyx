@@ -2,6 +2,9 @@
 
 Frames go without the magic number, checksum and dictionary id, as what is stored is known to be ours: 4 bytes a page won.
 The content size stays: it costs a byte, and damage that changes the length is then seen by the library.
+
+A dictionary is digested once, when the compressor is opened, and then only referred to by every context.  That a page meets
+the dictionary it was compressed with is the engine's doing: pools of different dictionaries are different pools.
 """
 from libc.errno cimport EBADMSG, EINVAL, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
@@ -40,6 +43,12 @@ cdef struct zstd_state:
     size_t (*free_dctx)(void *dctx) noexcept nogil
     size_t (*set_d)(void *dctx, int parameter, int value) noexcept nogil
     size_t (*decompress)(void *dctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
+    void *cdict                 # these two are NULL without a dictionary
+    void *ddict
+    size_t (*free_cdict)(void *cdict) noexcept nogil
+    size_t (*free_ddict)(void *ddict) noexcept nogil
+    size_t (*ref_cdict)(void *cctx, const void *cdict) noexcept nogil
+    size_t (*ref_ddict)(void *dctx, const void *ddict) noexcept nogil
 
 
 cdef struct zstd_context:
@@ -60,12 +69,14 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
 
 
 cdef int configure(const zstd_state *s, const zstd_context *c) noexcept nogil:
-    """Parameters are set once: they outlive every ZSTD_compress2()."""
+    """Parameters and dictionaries are set once: they outlive every page.  A dictionary brings its level with it."""
     if (s.is_error(s.set_c(c.cctx, ZSTD_c_compressionLevel, s.level))
             or s.is_error(s.set_c(c.cctx, ZSTD_c_checksumFlag, 0))
             or s.is_error(s.set_c(c.cctx, ZSTD_c_dictIDFlag, 0))
             or s.is_error(s.set_c(c.cctx, ZSTD_c_format, ZSTD_f_zstd1_magicless))
             or s.is_error(s.set_d(c.dctx, ZSTD_d_format, ZSTD_f_zstd1_magicless))):
+        return -EINVAL
+    if s.cdict != NULL and (s.is_error(s.ref_cdict(c.cctx, s.cdict)) or s.is_error(s.ref_ddict(c.dctx, s.ddict))):
         return -EINVAL
     return 0
 
@@ -108,7 +119,12 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
 
 
 cdef void destroy(void *state) noexcept nogil:
-    free(state)
+    cdef zstd_state *s = <zstd_state *> state
+    if s.cdict != NULL:
+        s.free_cdict(s.cdict)
+    if s.ddict != NULL:
+        s.free_ddict(s.ddict)
+    free(s)
 
 
 cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
@@ -125,13 +141,33 @@ cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
 )
 
 
-def open_zstd(level, path=None):
-    """Return the `zstd` compressor; `level` is -131072 .. 22."""
+cdef int digest(zstd_state *s, Library lib, bytes dictionary) except -1:
+    """Makes what contexts refer to; a dictionary that begins as zstd's own do must also go on as they do."""
+    cdef void *(*new_cdict)(const void *dictionary, size_t n, int level) noexcept nogil
+    cdef void *(*new_ddict)(const void *dictionary, size_t n) noexcept nogil
+    cdef const uint8_t *data = dictionary
+    cdef size_t n = len(dictionary)
+    new_cdict = <void *(*)(const void *, size_t, int) noexcept nogil> lib.symbol("ZSTD_createCDict")
+    new_ddict = <void *(*)(const void *, size_t) noexcept nogil> lib.symbol("ZSTD_createDDict")
+    s.free_cdict = <size_t (*)(void *) noexcept nogil> lib.symbol("ZSTD_freeCDict")
+    s.free_ddict = <size_t (*)(void *) noexcept nogil> lib.symbol("ZSTD_freeDDict")
+    s.ref_cdict = <size_t (*)(void *, const void *) noexcept nogil> lib.symbol("ZSTD_CCtx_refCDict")
+    s.ref_ddict = <size_t (*)(void *, const void *) noexcept nogil> lib.symbol("ZSTD_DCtx_refDDict")
+    with nogil:
+        s.cdict = new_cdict(data, n, s.level)
+        s.ddict = new_ddict(data, n)
+    if s.cdict == NULL or s.ddict == NULL:
+        raise ValueError("the dictionary is damaged: it begins as zstd's own do, and libzstd cannot read it")
+    return 0
+
+
+def open_zstd(level, path=None, dictionary=None):
+    """Return the `zstd` compressor; `level` is -131072 .. 22, `dictionary` one that zstd trained or any bytes."""
     cdef Library lib = open_library(LIBZSTD, path)
     cdef zstd_state *s = <zstd_state *> calloc(1, sizeof(zstd_state))
     if s == NULL:
         raise MemoryError
-    cdef Compressor self = new_compressor(&ZSTD, s, "zstd", level, lib)
+    cdef Compressor self = new_compressor(&ZSTD, s, "zstd", level, lib, dictionary)
     s.level = level
     s.bound = <size_t (*)(size_t) noexcept nogil> lib.symbol("ZSTD_compressBound")
     s.is_error = <unsigned int (*)(size_t) noexcept nogil> lib.symbol("ZSTD_isError")
@@ -145,4 +181,6 @@ def open_zstd(level, path=None):
     s.set_d = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_DCtx_setParameter")
     s.decompress = (<size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil>
                     lib.symbol("ZSTD_decompressDCtx"))
+    if dictionary is not None:
+        digest(s, lib, dictionary)
     return self

@@ -23,11 +23,11 @@ cdef enum:
     IDLE_RUNS = 512
 
 cdef struct zsw_chunk:
-    uint8_t *base
     uint32_t next               # neighbours in the bin
     uint32_t prev
     uint32_t bin                # no free run of this chunk is longer, as far as runs to ARENA_RUN_MAX go
     uint32_t free_pages
+    uint8_t *base               # NULL: unmapped
     uint64_t free[CHUNK_WORDS]  # pages in no run, neither in use nor idle; none of them is committed
 
 cdef struct zsw_run:
@@ -76,6 +76,8 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil
 
 cdef uint64_t arena_idle_pages(zsw_arena *arena) noexcept nogil
 cdef uint64_t arena_metadata_bytes(zsw_arena *arena) noexcept nogil
+# Adds to counts[node] the resident pages of each NUMA node below `nodes`; 0 or -errno.
+cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) noexcept nogil
 
 # Checking, while nobody else allocates or frees runs: begin, claim each run in use, end.  Negative numbers name what failed;
 # begin waits for releases under way and returns with the arena locked, which end() undoes, even after a failed claim.

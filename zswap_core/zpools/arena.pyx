@@ -19,6 +19,7 @@ from zswap_core.os cimport (
     zsw_map,
     zsw_bind_node,
     zsw_no_huge_pages,
+    zsw_nodes_of,
     zsw_popcount,
     zsw_release_inside,
     zsw_unlock,
@@ -29,6 +30,7 @@ from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_
 
 cdef enum:
     IDLE_BYTES = 1 << 20        # about this much stays warm
+    NODE_BATCH = 512            # pages the system is asked about at a time
 
 cdef uint64_t ALL = ~(<uint64_t> 0)
 
@@ -170,6 +172,7 @@ cdef void chunk_unmap(zsw_arena *arena, uint32_t id) noexcept nogil:
     cdef zsw_chunk *chunk = chunk_of(arena, id)
     ZSW_UNPOISON(chunk.base, chunk_bytes(arena))
     zsw_unmap(chunk.base, chunk_bytes(arena))
+    chunk.base = NULL
 
 
 cdef int carve(zsw_arena *arena, uint32_t pages, uint32_t *at) noexcept nogil:
@@ -361,6 +364,51 @@ cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
     if arena.spare != 0:
         chunk_unmap(arena, arena.spare)
     slab_destroy(&arena.chunks)
+
+
+cdef int add_nodes(void **pages, uint32_t count, uint64_t *counts, uint32_t nodes) noexcept nogil:
+    cdef int found[NODE_BATCH]
+    cdef uint32_t i
+    cdef int rc = zsw_nodes_of(pages, count, found) if count > 0 else 0
+    for i in range(count if rc == 0 else 0):
+        if found[i] >= 0 and <uint32_t> found[i] < nodes:
+            counts[found[i]] += 1
+    return rc
+
+
+cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, const uint64_t *free, uint64_t *counts,
+                          uint32_t nodes) noexcept nogil:
+    cdef void *pages[NODE_BATCH]
+    cdef uint32_t page = next_page(free, 0, ALL), count = 0
+    cdef int rc = 0
+    while page < CHUNK_PAGES and rc == 0:
+        pages[count] = base + (<size_t> page << arena.page_shift)
+        count += 1
+        if count == NODE_BATCH:
+            rc = add_nodes(pages, count, counts, nodes)
+            count = 0
+        page = next_page(free, page + 1, ALL)
+    return add_nodes(pages, count, counts, nodes) if rc == 0 else rc
+
+
+cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) noexcept nogil:
+    cdef uint64_t free[CHUNK_WORDS]
+    cdef uint8_t *base
+    cdef uint32_t id = 1
+    cdef bint more = True
+    cdef int rc = 0
+    while more and rc == 0:
+        # The system is asked with no lock held: a chunk that goes meanwhile has no resident pages, which is no error.
+        zsw_lock(&arena.lock)
+        more = id < arena.chunks.next
+        if more:
+            base = chunk_of(arena, id).base
+            memcpy(free, chunk_of(arena, id).free, sizeof(free))
+        zsw_unlock(&arena.lock)
+        if more and base != NULL:
+            rc = chunk_node_pages(arena, base, free, counts, nodes)
+        id += 1
+    return rc
 
 
 cdef uint64_t arena_idle_pages(zsw_arena *arena) noexcept nogil:

@@ -47,6 +47,7 @@ from zswap_core.zpools.zbud cimport (
     buddies_check,
     buddies_create,
     buddies_destroy,
+    buddies_node_pages,
     buddies_stats,
     buddies_total_pages,
     buddies_trim,
@@ -651,6 +652,7 @@ ops.trim = buddies_trim
 ops.stats = buddies_stats
 ops.validate = z3_validate
 ops.slot_size = z3_slot_size
+ops.node_pages = buddies_node_pages
 
 
 cdef const zsw_zpool_ops *z3fold_ops() noexcept nogil:

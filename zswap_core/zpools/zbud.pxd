@@ -145,6 +145,7 @@ cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_
 cdef void buddies_destroy(void *pool) noexcept nogil
 cdef uint64_t buddies_total_pages(void *pool) noexcept nogil
 cdef uint64_t buddies_trim(void *pool) noexcept nogil
+cdef int buddies_node_pages(void *pool, uint64_t *counts, uint32_t nodes) noexcept nogil
 cdef void buddies_stats(void *pool, zsw_zpool_stats *out) noexcept nogil
 
 # Under the pool's lock.  A new page is empty, the first of the LRU and in no other list, or -ENOMEM with nothing changed.

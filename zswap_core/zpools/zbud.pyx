@@ -45,6 +45,7 @@ from zswap_core.zpools.arena cimport (
     arena_idle_pages,
     arena_init,
     arena_metadata_bytes,
+    arena_node_pages,
     arena_release,
     arena_total_pages,
     zsw_run,
@@ -96,6 +97,10 @@ cdef void buddies_destroy(void *opaque) noexcept nogil:
 
 cdef uint64_t buddies_total_pages(void *opaque) noexcept nogil:
     return arena_total_pages(&(<buddy_pool *> opaque).arena)
+
+
+cdef int buddies_node_pages(void *opaque, uint64_t *counts, uint32_t nodes) noexcept nogil:
+    return arena_node_pages(&(<buddy_pool *> opaque).arena, counts, nodes)
 
 
 cdef uint64_t buddies_trim(void *opaque) noexcept nogil:
@@ -406,6 +411,7 @@ ops.trim = buddies_trim
 ops.stats = buddies_stats
 ops.validate = zb_validate
 ops.slot_size = zb_slot_size
+ops.node_pages = buddies_node_pages
 
 
 cdef const zsw_zpool_ops *zbud_ops() noexcept nogil:

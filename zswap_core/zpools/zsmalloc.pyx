@@ -70,6 +70,7 @@ from zswap_core.zpools.arena cimport (
     arena_idle_pages,
     arena_init,
     arena_metadata_bytes,
+    arena_node_pages,
     arena_release,
     arena_total_pages,
     arena_uncommit,
@@ -590,6 +591,10 @@ cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
     return <uint64_t> freed
 
 
+cdef int zs_node_pages(void *opaque, uint64_t *counts, uint32_t nodes) noexcept nogil:
+    return arena_node_pages(&(<zs_pool *> opaque).arena, counts, nodes)
+
+
 cdef uint64_t zs_trim(void *opaque) noexcept nogil:
     return arena_release(&(<zs_pool *> opaque).arena)
 
@@ -773,6 +778,7 @@ ops.trim = zs_trim
 ops.stats = zs_stats
 ops.validate = zs_validate
 ops.slot_size = zs_slot_size
+ops.node_pages = zs_node_pages
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:

@@ -100,6 +100,8 @@ typedef struct zsw_zpool_ops {
     int (*validate)(void *pool);
     /* Memory that an object of `size` takes in all, in bytes, the rounding of its size class included. */
     size_t (*slot_size)(void *pool, size_t size);
+    /* Adds to counts[node], for each NUMA node below `nodes`, the pages that lie there now.  0 or -errno. */
+    int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes);
 } zsw_zpool_ops;
 
 /* ---- backing stores ---------------------------------------------------------------------------------------------- */

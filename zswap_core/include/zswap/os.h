@@ -133,6 +133,10 @@ static inline int zsw_bind_node(void *p, size_t bytes, int node) {
     /* 2 is MPOL_BIND; the header that says so belongs to libnuma.  The kernel reads one bit less than it is told. */
     return syscall(SYS_mbind, p, bytes, 2, mask, (unsigned long)(16 * bits), 0) == 0 ? 0 : -errno;
 }
+/* The node of each page, or -errno where none is resident. */
+static inline int zsw_nodes_of(void **pages, unsigned long count, int *nodes) {
+    return syscall(SYS_move_pages, 0, count, pages, NULL, nodes, 0) == 0 ? 0 : -errno;
+}
 /* For memory whose untouched parts are to stay without cost. */
 static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
 
