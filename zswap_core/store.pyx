@@ -17,8 +17,8 @@ from zswap_core.index cimport (area_add_shard, AREA_ONLINE, area_shard, SHARD_PA
                                zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_sleep_ns,
-                            zsw_store_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
+                            zsw_sleep_ns, zsw_store_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -35,18 +35,19 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
     cdef uint32_t pos, old
     if zsw_unlikely(shard == NULL) and area_add_shard(&e.index, area, offset >> SHARD_SHIFT, &shard) != 0:
         return Status.ENTRY_FAIL
-    zsw_lock(&shard.lock)
-    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
-        zsw_unlock(&shard.lock)
-        return Status.NO_AREA
-    if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
-        zsw_unlock(&shard.lock)
-        return Status.ENTRY_FAIL
-    old = slot[0]
-    if zsw_unlikely(old == IN_TRANSIT):
+    while True:
+        zsw_lock(&shard.lock)
+        if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
+            zsw_unlock(&shard.lock)
+            return Status.NO_AREA
+        if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
+            zsw_unlock(&shard.lock)
+            return Status.ENTRY_FAIL
+        old = slot[0]
+        if zsw_likely(old != IN_TRANSIT):
+            break
         zsw_unlock(&shard.lock)
         zsw_sleep_ns(TRANSIT_NS)
-        return publish(e, w, area, offset, id)
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
