@@ -20,7 +20,7 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
-from zswap_core.check cimport engine_validate
+from zswap_core.check cimport engine_age, engine_validate
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
@@ -863,3 +863,9 @@ cdef class Engine:
             engine_leave(self.e, w)
         if rc != 0:
             raise AssertionError(f"validate: check {rc} failed")
+
+    def _age(self, uint32_t seconds):
+        """Make every held page `seconds` older.  For tests: no other call may be in flight."""
+        cdef zsw_worker *w = self.enter()
+        engine_age(self.e, seconds)
+        engine_leave(self.e, w)
