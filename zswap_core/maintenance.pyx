@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.compact cimport engine_compact
 from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
                             zsw_peek_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join, zsw_thread_start, zsw_unlock)
-from zswap_core.pool cimport pool_pages, retire_pools
+from zswap_core.pool cimport pools_reach, retire_pools
 from zswap_core.pressure cimport under_pressure
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_worker
 from zswap_core.worker cimport engine_enter, engine_leave
@@ -61,7 +61,7 @@ cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
     cdef int failures = 0, rc
     cdef zsw_worker *w
     while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas) and not zsw_load_u32(&e.stop):
-        if pool_pages(e) <= zsw_peek_u64(&e.params.accept_pages):
+        if not pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
             return
         if not write_some(e, WRITEBACK_BATCH, &written):
             return

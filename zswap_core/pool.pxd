@@ -14,6 +14,7 @@ cdef int pool_hold(zsw_engine *e, const zsw_compressor *compressor, const zsw_zp
 cdef void pool_release(zsw_engine *e, zsw_pool *pool) noexcept nogil
 cdef bint retire_pools(zsw_engine *e) noexcept nogil
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
+cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil
 cdef void pool_destroy(zsw_pool *pool) noexcept nogil
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil
 

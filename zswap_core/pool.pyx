@@ -11,8 +11,8 @@ from libc.stdlib cimport calloc, free
 from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
 from zswap_core.maintenance cimport maintenance_wake
-from zswap_core.os cimport (zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_store_ptr, zsw_store_u32,
-                            zsw_swap_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_store_ptr,
+                            zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -211,23 +211,24 @@ cdef void trim_pools(zsw_engine *e) noexcept nogil:
             pool.ops.trim(pool.zpool)
 
 
+cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil:
+    """Whether the pools take so many pages, when memory that only waits for reuse is given back."""
+    if zsw_likely(pool_pages(e) < pages):
+        return False
+    trim_pools(e)
+    return pool_pages(e) >= pages
+
+
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
     """STORED when a page may come in, else the reason why not."""
-    cdef uint64_t pages = pool_pages(e), limit = zsw_peek_u64(&e.params.max_pages)
-    if zsw_unlikely(pages >= limit):
-        trim_pools(e)                           # memory that only waits for reuse is no reason to refuse
-        pages = pool_pages(e)
-        if pages >= limit:
-            if zsw_swap_u32(&e.reached_full, 1) == 0:
-                zsw_store_u32(&e.limit_hit, 1)          # once: a shrinker that cannot write must not be kept awake
-                maintenance_wake(e)
-            count(w.counters, Counter.pool_limit_hit, 1)
-            return Status.POOL_LIMIT
+    if zsw_unlikely(pools_reach(e, zsw_peek_u64(&e.params.max_pages))):
+        if zsw_swap_u32(&e.reached_full, 1) == 0:
+            zsw_store_u32(&e.limit_hit, 1)      # once: a shrinker that cannot write must not be kept awake
+            maintenance_wake(e)
+        count(w.counters, Counter.pool_limit_hit, 1)
+        return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
-        if pages > zsw_peek_u64(&e.params.accept_pages):
-            trim_pools(e)
-            pages = pool_pages(e)
-        if pages > zsw_peek_u64(&e.params.accept_pages):
+        if pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
             count(w.counters, Counter.reject_accept_threshold, 1)
             return Status.ACCEPT_THRESHOLD
         zsw_store_u32(&e.reached_full, 0)
