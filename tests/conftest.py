@@ -11,6 +11,8 @@ import os
 import random
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,112 @@ def page_of(seed, size=4096, incompressible=0.3):
 def make_page():
     """The function `page_of`, as test modules cannot import this one under every import mode."""
     return page_of
+
+
+class MemoryStore:
+    """A backing store in memory.  It notes the offsets of each call, then calls a hook, which may raise or wait."""
+
+    def __init__(self):
+        """Make an empty one."""
+        self.pages = {}
+        self.writes, self.reads, self.discards = [], [], []
+        self.on_write = self.on_read = self.on_discard = lambda offsets: None
+
+    def write_pages(self, offsets, pages):
+        """Keep pages."""
+        self.writes.append(offsets.tolist())
+        self.on_write(offsets.tolist())
+        self.pages.update((o, page.tobytes()) for o, page in zip(offsets.tolist(), pages, strict=True))
+
+    def read_pages(self, offsets, out):
+        """Give pages back."""
+        self.reads.append(offsets.tolist())
+        self.on_read(offsets.tolist())
+        for o, page in zip(offsets.tolist(), out, strict=True):
+            page[:] = memoryview(self.pages[o])
+
+    def discard_pages(self, offsets):
+        """Forget pages."""
+        self.discards.append(offsets.tolist())
+        self.on_discard(offsets.tolist())
+        for o in offsets.tolist():
+            self.pages.pop(o, None)
+
+
+class Gate:
+    """A hook that holds up the thread that comes to it, until it is opened."""
+
+    def __init__(self):
+        """Make a closed one."""
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, *args):
+        """Wait."""
+        self.reached.set()
+        assert self.opened.wait(60), "nobody opened the gate"
+
+    def __enter__(self):
+        """Wait until somebody is held up."""
+        assert self.reached.wait(60), "nobody came to the gate"
+        return self
+
+    def __exit__(self, *exception):
+        """Open it."""
+        self.opened.set()
+
+
+class Thread(threading.Thread):
+    """A thread whose result, or exception, join() hands over."""
+
+    def __init__(self, call, *args):
+        """Start it."""
+        super().__init__(target=self.work, args=(call, args), daemon=True)
+        self.outcome = self.error = None
+        self.start()
+
+    def work(self, call, args):
+        """Do the call."""
+        try:
+            self.outcome = call(*args)
+        except BaseException as error:
+            self.error = error
+
+    def join(self, timeout=60):
+        """Wait for the end."""
+        super().join(timeout)
+        assert not self.is_alive(), "the thread hangs"
+        if self.error is not None:
+            raise self.error
+        return self.outcome
+
+
+def wait_until(condition, seconds=5):
+    """Wait for what another thread is about to do."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.0005)
+
+
+@pytest.fixture(scope="session")
+def memory_store():
+    """The class `MemoryStore`."""
+    return MemoryStore
+
+
+@pytest.fixture(scope="session")
+def gate():
+    """The class `Gate`."""
+    return Gate
+
+
+@pytest.fixture(scope="session")
+def thread():
+    """The class `Thread`."""
+    return Thread
+
+
+@pytest.fixture(scope="session")
+def until():
+    """The function `wait_until`."""
+    return wait_until

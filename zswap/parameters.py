@@ -93,10 +93,10 @@ class Parameters(MutableMapping[str, Any]):
 
     ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``, ``same_filled_pages_enabled``,
     ``non_same_filled_pages_enabled``, ``exclusive_loads`` and ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is
-    zram's: how many pages may still be written back, counted down as they are, None for no limit.  Ours are
-    ``max_pool_bytes`` (None: the percentage counts), ``reject_compress_poor`` (refuse pages that do not compress instead of
-    keeping them raw), ``latency`` (time stores and loads, for `ZSwap.latency`), ``shrinker_interval`` in seconds and
-    ``writeback_rate`` in pages a second (None: no limit).
+    zram's: how many pages may still be written back, counted down as they are, None for no limit.  A load with
+    ``exclusive_loads`` frees the page, also in the backing store.  Ours are ``max_pool_bytes`` (None: the percentage counts),
+    ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw), ``latency`` (time stores and
+    loads, for `ZSwap.latency`), ``shrinker_interval`` in seconds and ``writeback_rate`` in pages a second (None: no limit).
     """
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:

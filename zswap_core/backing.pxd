@@ -15,3 +15,5 @@ cdef void writing_end(zsw_engine *e) noexcept nogil
 cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page) noexcept nogil
 cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
                       uint8_t *page) noexcept nogil
+cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, const uint64_t *offsets,
+                         uint32_t n) noexcept nogil

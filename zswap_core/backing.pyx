@@ -6,14 +6,15 @@ writes to a store holds `writing`, so that of two writes to one offset the later
 being written back may long have left the index.  A reader reads without a lock, and looks afterwards whether what it read was
 still the page: the slot still says ON_BACKING, and no page of the shard went to the store meanwhile.
 """
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
-from zswap_core.entries cimport entry_at, find_entry, put_entry
+from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
-                               zsw_area, zsw_shard)
+from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
+                               SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_sleep_ns, zsw_unlock
+from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
+                            zsw_sleep_ns, zsw_unlock)
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -33,11 +34,11 @@ cdef void writing_end(zsw_engine *e) noexcept nogil:
     zsw_unlock(&e.writing)
 
 
-cdef bint in_flight(zsw_engine *e, uint64_t offset) noexcept nogil:
-    """Whether the batch that this thread is writing has this offset, in whatever area."""
+cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept nogil:
+    """Whether the batch that this thread is writing has this page."""
     cdef uint32_t i
     for i in range(e.in_flight):
-        if e.writeback.offsets[i] == offset:
+        if e.writeback.victims[i].offset == offset and e.writeback.victims[i].area == area:
             return True
     return False
 
@@ -84,7 +85,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     cdef bint first, lost
     first = writing_begin(e)
     # In a callback from the very batch that is writing this offset, our page could not be made to land later than that one.
-    lost = not first and in_flight(e, offset)
+    lost = not first and in_flight(e, area, offset)
     status = begin_transit(e, w, area, offset, &shard)
     if status < 0:
         if first:
@@ -100,6 +101,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
         status = Status.BACKING_FAIL
         area.error = rc
         count(w.counters, Counter.backing_write_fail, 1)
+        area.backing.discard(area.store, &offset, 1)        # half a page, or one from before
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     if status == Status.WRITTEN_THROUGH:
@@ -115,11 +117,17 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
 
 cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
                       uint8_t *page) noexcept nogil:
-    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile."""
+    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With
+    exclusive loads the store has it no more."""
     cdef int rc = area.backing.read_pages(area.store, &offset, page, 1)
-    cdef bint still
+    cdef uint32_t *slot
+    cdef uint32_t pos
+    cdef bint still, last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0
     zsw_lock(&shard.lock)
-    still = find_entry(e, shard, offset) == ON_BACKING and shard.writes == writes
+    slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
+    still = slot != NULL and slot[0] == ON_BACKING and shard.writes == writes
+    if still and last:
+        slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
     if not still:
         return AGAIN
@@ -128,4 +136,19 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
         count(w.counters, Counter.backing_read_fail, 1)
         return Status.BACKING_FAIL
     count(w.counters, Counter.backing_loads, 1)
+    if last:
+        discard_backed(e, w, area, shard, &offset, 1)
     return Status.STORED
+
+
+cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, const uint64_t *offsets,
+                         uint32_t n) noexcept nogil:
+    """Lets the backing store forget pages of a shard whose slots we have put in transit, and erases the slots."""
+    cdef uint32_t i = n
+    area.backing.discard(area.store, offsets, n)
+    zsw_lock(&shard.lock)
+    while i > 0:
+        i -= 1
+        shard_erase(&e.index, shard, offsets[i] & (SHARD_PAGES - 1))
+    zsw_unlock(&shard.lock)
+    count(w.counters, Counter.backed_pages, -<int64_t> n)

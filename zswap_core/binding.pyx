@@ -17,10 +17,10 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.backings.base cimport Backing
-from zswap_core.maintenance cimport maintenance_start
+from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
-from zswap_core.check cimport engine_validate
+from zswap_core.check cimport engine_age, engine_validate
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
@@ -495,6 +495,7 @@ cdef class Engine:
         zsw_poke_u64(&self.e.params.shrinker_interval_ns, interval_ns)
         zsw_poke_i64(&self.e.params.writeback_limit, limit)
         zsw_poke_u64(&self.e.params.writeback_rate, rate)
+        maintenance_wake(self.e)                # it sleeps by the old interval
 
     def _writeback_limit(self):
         return zsw_peek_i64(&self.e.params.writeback_limit)
@@ -954,3 +955,9 @@ cdef class Engine:
             engine_leave(self.e, w)
         if rc != 0:
             raise AssertionError(f"validate: check {rc} failed")
+
+    def _age(self, uint32_t seconds):
+        """Make every held page `seconds` older.  For tests: no other call may be in flight."""
+        cdef zsw_worker *w = self.enter()
+        engine_age(self.e, seconds)
+        engine_leave(self.e, w)

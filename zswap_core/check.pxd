@@ -1,6 +1,9 @@
 # cython: language_level=3
-"""validate()."""
+"""What tests need: validate(), and to make pages old."""
+from libc.stdint cimport uint32_t
+
 from zswap_core.state cimport zsw_engine
 
 
 cdef int engine_validate(zsw_engine *e) noexcept nogil
+cdef void engine_age(zsw_engine *e, uint32_t seconds) noexcept nogil

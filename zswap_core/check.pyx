@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.entries cimport entry_at
-from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
+from zswap_core.entry cimport ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
 from zswap_core.figures cimport engine_totals, zsw_totals
 from zswap_core.index cimport AREA_ONLINE, area_validate, index_validate, pos_shard, shard_find, zsw_shard
 from zswap_core.slab cimport slab_limit, slab_validate
@@ -94,3 +94,13 @@ cdef int engine_validate(zsw_engine *e) noexcept nogil:
             or totals.counters[<int> Counter.compressed_bytes] != <int64_t> payload):
         return -110
     return 0
+
+
+cdef void engine_age(zsw_engine *e, uint32_t seconds) noexcept nogil:
+    """Makes every page seem not accessed for so much longer.  At rest."""
+    cdef uint32_t id
+    cdef zsw_entry *entry
+    for id in range(1, slab_limit(&e.entries)):
+        entry = entry_at(e, id)
+        if entry.pos != 0:
+            entry.state -= seconds << ENTRY_AGE_SHIFT       # modulo the age's 22 bits, which are the uppermost

@@ -11,7 +11,7 @@ from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_
                             zsw_swap_u32, zsw_unlock, zsw_unmap)
 from zswap_core.pool cimport pool_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.worker cimport call_depth, drop_contexts, wait_calls
 from zswap_core.writeback cimport writeback_destroy
 
@@ -103,6 +103,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     """Refuses new calls, waits for those in flight and frees all memory but the engine's shell.  1 when another thread did so,
     or did so before; -EDEADLK from inside a call."""
     cdef uint32_t i
+    cdef zsw_pool *pool
     if call_depth(e) > 0 and not e.forked:
         return -EDEADLK
     if zsw_swap_u32(&e.closing, 1) != 0 and not e.forked:
@@ -117,6 +118,11 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
             drop_contexts(e, e.pools[i])
             pool_destroy(e.pools[i])
             e.pools[i] = NULL
+    while e.unlinked != NULL:
+        pool = e.unlinked
+        e.unlinked = pool.next
+        drop_contexts(e, pool)
+        pool_destroy(pool)
     e.current = NULL
     for i in range(<uint32_t> MAX_AREAS):
         if e.areas[i] != NULL:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.area cimport find_area
-from zswap_core.backing cimport TRANSIT_NS
+from zswap_core.backing cimport discard_backed, TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
 from zswap_core.index cimport (area_shard, RUN_PAGES, shard_collect, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT,
@@ -35,28 +35,12 @@ cdef void erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t o
         put_entry(e, w, id)
 
 
-cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, const uint32_t *where,
-                         uint32_t found) noexcept nogil:
-    """Lets the backing store forget pages whose slots we have put in transit, and erases the slots."""
-    cdef uint64_t offsets[RUN_PAGES]
-    cdef uint32_t i
-    for i in range(found):
-        offsets[i] = shard.number << SHARD_SHIFT | where[i]
-    area.backing.discard(area.store, offsets, found)
-    zsw_lock(&shard.lock)
-    i = found
-    while i > 0:
-        i -= 1
-        shard_erase(&e.index, shard, where[i])
-    zsw_unlock(&shard.lock)
-    count(w.counters, Counter.backed_pages, -<int64_t> found)
-
-
 cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint32_t first,
                                uint32_t last) noexcept nogil:
     """Erases what the shard holds in first..last (inclusive), one run's worth at a time; returns how many pages that were."""
     cdef uint32_t where[RUN_PAGES]
     cdef uint32_t ids[RUN_PAGES]
+    cdef uint64_t offsets[RUN_PAGES]
     cdef uint32_t i, found, entries, backed, transit
     cdef uint32_t *slot
     cdef uint32_t pos
@@ -64,7 +48,6 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
     while True:
         zsw_lock(&shard.lock)
         found = shard_collect(&e.index, shard, first, last, where, ids, RUN_PAGES)
-        # Backed pages move to the front of `where` as they are found, entries to the front of `ids`.
         entries = backed = transit = 0
         zsw_lock(&e.lru.lock)
         for i in range(found):
@@ -90,10 +73,10 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
                 put_entry(e, w, ids[i])
                 entries += 1
             elif where[i] != NOWHERE:
-                where[backed] = where[i]
+                offsets[backed] = shard.number << SHARD_SHIFT | where[i]
                 backed += 1
         if backed:
-            discard_backed(e, w, area, shard, where, backed)
+            discard_backed(e, w, area, shard, offsets, backed)
         total += entries + backed
         if transit:
             zsw_sleep_ns(TRANSIT_NS)            # another call has them: it ends soon

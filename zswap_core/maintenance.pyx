@@ -2,15 +2,14 @@
 """The maintenance thread, one an engine, started by the first switch of pools or the first backing store.
 
 It sleeps on `work`, which is bumped when an emptied pool is to be freed or a store hit the limit, and wakes by itself every
-shrinker interval while there is a backing store.
+shrinker interval while there is a backing store.  It never waits for other calls, which may wait for a backing store.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.compact cimport engine_compact
-from zswap_core.os cimport (zsw_add_u32, zsw_futex_wait, zsw_futex_wait_for, zsw_futex_wake, zsw_load_u32, zsw_lock,
-                            zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_store_u32, zsw_thread_join, zsw_thread_start,
-                            zsw_unlock)
-from zswap_core.pool cimport pool_pages, retire_pools
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
+                            zsw_peek_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join, zsw_thread_start, zsw_unlock)
+from zswap_core.pool cimport pools_reach, retire_pools
 from zswap_core.pressure cimport under_pressure
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_worker
 from zswap_core.worker cimport engine_enter, engine_leave
@@ -19,6 +18,10 @@ from zswap_core.writeback cimport engine_writeback
 cdef enum:
     MAX_FAILURES = 16           # batches in a row from which nothing could be written
     PRESSURE_SHARE = 32         # under memory pressure, one in so many pages goes at each look
+    PAUSE_MIN_NS = 100000       # before looking again whether the calls have ended that may use an emptied pool; doubles
+    PAUSE_MAX_NS = 100000000
+
+cdef uint64_t FOREVER = <uint64_t> -1
 
 
 cdef int maintenance_start(zsw_engine *e) noexcept nogil:
@@ -35,8 +38,7 @@ cdef int maintenance_start(zsw_engine *e) noexcept nogil:
 cdef void maintenance_stop(zsw_engine *e) noexcept nogil:
     if e.thread_started:
         zsw_store_u32(&e.stop, 1)
-        zsw_add_u32(&e.work, 1)
-        zsw_futex_wake(&e.work, 1)
+        maintenance_wake(e)
         zsw_thread_join(e.thread)
         e.thread_started = 0
 
@@ -59,7 +61,7 @@ cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
     cdef int failures = 0, rc
     cdef zsw_worker *w
     while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas) and not zsw_load_u32(&e.stop):
-        if pool_pages(e) <= zsw_peek_u64(&e.params.accept_pages):
+        if not pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
             return
         if not write_some(e, WRITEBACK_BATCH, &written):
             return
@@ -79,22 +81,37 @@ cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
             engine_leave(e, w)
 
 
+cdef void shrink_some(zsw_engine *e) noexcept nogil:
+    cdef uint64_t written
+    shrink_to_threshold(e)
+    if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
+        write_some(e, e.lru.count // PRESSURE_SHARE + 1, &written)
+
+
 cdef void *maintain(void *arg) noexcept nogil:
     cdef zsw_engine *e = <zsw_engine *> arg
     cdef uint32_t seen
-    cdef uint64_t written
-    while True:
+    cdef uint64_t looked = 0, now, interval, wait, pause = PAUSE_MIN_NS
+    while not zsw_load_u32(&e.stop):
         seen = zsw_load_u32(&e.work)
-        if zsw_load_u32(&e.stop):
-            return NULL
-        retire_pools(e)
-        if zsw_load_u32(&e.backed_areas):
-            shrink_to_threshold(e)
-            if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
-                write_some(e, e.lru.count // PRESSURE_SHARE + 1, &written)
-        if zsw_load_u32(&e.stop):
-            return NULL
-        if zsw_load_u32(&e.backed_areas):
-            zsw_futex_wait_for(&e.work, seen, zsw_peek_u64(&e.params.shrinker_interval_ns))
+        wait = FOREVER
+        if retire_pools(e):
+            wait = pause
+            pause = pause * 2 if pause < PAUSE_MAX_NS else pause
         else:
+            pause = PAUSE_MIN_NS
+        if zsw_load_u32(&e.backed_areas):
+            now = zsw_now_ns()
+            interval = zsw_peek_u64(&e.params.shrinker_interval_ns)
+            if zsw_swap_u32(&e.limit_hit, 0) or now - looked >= interval:
+                shrink_some(e)
+                now = looked = zsw_now_ns()
+            if looked + interval - now < wait:
+                wait = looked + interval - now
+        if zsw_load_u32(&e.stop):
+            break
+        if wait == FOREVER:
             zsw_futex_wait(&e.work, seen)
+        else:
+            zsw_futex_wait_for(&e.work, seen, wait)
+    return NULL

@@ -12,8 +12,9 @@ cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const 
 cdef int pool_hold(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                    const zsw_zpool_config *config, zsw_pool **out) noexcept nogil
 cdef void pool_release(zsw_engine *e, zsw_pool *pool) noexcept nogil
-cdef void retire_pools(zsw_engine *e) noexcept nogil
+cdef bint retire_pools(zsw_engine *e) noexcept nogil
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
+cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil
 cdef void pool_destroy(zsw_pool *pool) noexcept nogil
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil
 # Whether a pool may still call the compressor, be it one that is just being freed.

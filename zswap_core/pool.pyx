@@ -10,12 +10,13 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
-from zswap_core.os cimport (zsw_add_u32, zsw_futex_wake, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64,
-                            zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
-from zswap_core.state cimport MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.maintenance cimport maintenance_wake
+from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_store_ptr,
+                            zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.state cimport GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
-from zswap_core.worker cimport drop_contexts, wait_calls
+from zswap_core.worker cimport await_calls, calls_ended, drop_contexts
 
 
 cdef int pool_create(const zsw_compressor *compressor, const zsw_zpool_ops *ops, const zsw_zpool_config *config,
@@ -60,15 +61,14 @@ cdef zsw_pool *find_pool(zsw_engine *e, const zsw_compressor *compressor, const 
                          const zsw_zpool_config *config) noexcept nogil:
     cdef uint32_t i
     for i in range(e.pool_limit):
-        if e.pools[i] != NULL and not e.pools[i].retired and pool_matches(e.pools[i], compressor, ops, config):
+        if e.pools[i] != NULL and e.pools[i].stage == POOL_LIVE and pool_matches(e.pools[i], compressor, ops, config):
             return e.pools[i]
     return NULL
 
 
 cdef void make_current(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     zsw_store_ptr(<void **> &e.current, pool)
-    zsw_add_u32(&e.work, 1)                     # the one that was current may be empty
-    zsw_futex_wake(&e.work, 1)
+    maintenance_wake(e)                         # the one that was current may be empty
 
 
 cdef int open_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
@@ -121,41 +121,74 @@ cdef void pool_release(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     zsw_lock(&e.pools_lock)
     pool.holds -= 1
     zsw_unlock(&e.pools_lock)
-    zsw_add_u32(&e.work, 1)                     # it may have stayed empty
-    zsw_futex_wake(&e.work, 1)
+    maintenance_wake(e)                         # it may have stayed empty
 
 
-cdef void retire_pools(zsw_engine *e) noexcept nogil:
-    """Frees the pools that are empty and not current."""
+cdef bint find_empty(zsw_engine *e) noexcept nogil:
+    """Whether there are pools that are empty and not current."""
+    cdef uint32_t id
+    cdef bint found = False
+    cdef zsw_pool *pool
+    zsw_lock(&e.pools_lock)
+    for id in range(e.pool_limit):
+        pool = e.pools[id]
+        if pool != NULL and pool != e.current and pool.holds == 0 and zsw_load_i64(&pool.entries) == 0:
+            pool.stage = POOL_EMPTY
+            found = True
+    zsw_unlock(&e.pools_lock)
+    return found
+
+
+cdef void unlink_empty(zsw_engine *e) noexcept nogil:
+    """Hides the pools that are still empty.  A store that had taken one while it was current may have published meanwhile, and
+    what it had published before was perhaps not yet counted: such a pool drains, and its last entry wakes us again."""
     cdef uint32_t id
     cdef zsw_pool *pool
     cdef zsw_zpool_stats stats
-    for id in range(<uint32_t> MAX_POOLS):
-        zsw_lock(&e.pools_lock)
+    zsw_lock(&e.pools_lock)
+    for id in range(e.pool_limit):
         pool = e.pools[id]
-        if pool != NULL and pool != e.current and pool.holds == 0 and zsw_load_i64(&pool.entries) == 0:
-            pool.retired = 1
-        else:
-            pool = NULL
-        zsw_unlock(&e.pools_lock)
-        if pool == NULL:
+        if pool == NULL or pool.stage != POOL_EMPTY:
             continue
-        # A store that took this pool while it was current may still be about to publish, and entries it has published may
-        # not be counted yet: both are over when the calls of this moment are.
-        wait_calls(e)
         if zsw_load_i64(&pool.entries) != 0:
-            continue                            # it drains, and its last entry wakes us again
-        zsw_lock(&e.pools_lock)
-        zsw_store_ptr(<void **> &e.pools[id], NULL)
-        zsw_unlock(&e.pools_lock)
-        wait_calls(e)                           # those that walk all pools may hold the pointer
+            pool.stage = POOL_DRAINING
+            continue
         pool.ops.stats(pool.zpool, &stats)
         e.pages_compacted += stats.pages_compacted
+        zsw_store_ptr(<void **> &e.pools[id], NULL)
+        pool.next = e.unlinked
+        e.unlinked = pool
+    zsw_unlock(&e.pools_lock)
+
+
+cdef void free_unlinked(zsw_engine *e) noexcept nogil:
+    cdef zsw_pool *pool
+    cdef uint32_t id
+    while e.unlinked != NULL:
+        pool = e.unlinked
+        e.unlinked = pool.next
+        id = pool.id
         drop_contexts(e, pool)
         pool_destroy(pool)
         zsw_lock(&e.pools_lock)
         e.pool_claimed[id] = 0                  # only now: a new pool of that id would have met the old one's contexts
         zsw_unlock(&e.pools_lock)
+
+
+cdef bint retire_pools(zsw_engine *e) noexcept nogil:
+    """Goes on with freeing the pools that are empty and not current: one grace period before they are unlinked, another for
+    those that walk all pools and may hold the pointer.  True when a grace period has yet to end: come back later, for a call
+    may last as long as its backing store pleases."""
+    while not e.grace or calls_ended(e, GRACE_POOLS):
+        if e.unlinked != NULL:
+            free_unlinked(e)
+        elif e.grace:
+            unlink_empty(e)
+        e.grace = e.unlinked != NULL or find_empty(e)
+        if not e.grace:
+            return False
+        await_calls(e, GRACE_POOLS)
+    return True
 
 
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil:
@@ -178,23 +211,24 @@ cdef void trim_pools(zsw_engine *e) noexcept nogil:
             pool.ops.trim(pool.zpool)
 
 
+cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil:
+    """Whether the pools take so many pages, when memory that only waits for reuse is given back."""
+    if zsw_likely(pool_pages(e) < pages):
+        return False
+    trim_pools(e)
+    return pool_pages(e) >= pages
+
+
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
     """STORED when a page may come in, else the reason why not."""
-    cdef uint64_t pages = pool_pages(e), limit = zsw_peek_u64(&e.params.max_pages)
-    if zsw_unlikely(pages >= limit):
-        trim_pools(e)                           # memory that only waits for reuse is no reason to refuse
-        pages = pool_pages(e)
-        if pages >= limit:
-            if zsw_swap_u32(&e.reached_full, 1) == 0:
-                zsw_add_u32(&e.work, 1)                 # once: a shrinker that cannot write must not be kept awake
-                zsw_futex_wake(&e.work, 1)
-            count(w.counters, Counter.pool_limit_hit, 1)
-            return Status.POOL_LIMIT
+    if zsw_unlikely(pools_reach(e, zsw_peek_u64(&e.params.max_pages))):
+        if zsw_swap_u32(&e.reached_full, 1) == 0:
+            zsw_store_u32(&e.limit_hit, 1)      # once: a shrinker that cannot write must not be kept awake
+            maintenance_wake(e)
+        count(w.counters, Counter.pool_limit_hit, 1)
+        return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
-        if pages > zsw_peek_u64(&e.params.accept_pages):
-            trim_pools(e)
-            pages = pool_pages(e)
-        if pages > zsw_peek_u64(&e.params.accept_pages):
+        if pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
             count(w.counters, Counter.reject_accept_threshold, 1)
             return Status.ACCEPT_THRESHOLD
         zsw_store_u32(&e.reached_full, 0)

@@ -13,9 +13,10 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport give_spares, only_spares
 from zswap_core.index cimport area_prune, index_pruned, index_turn, zsw_area
-from zswap_core.os cimport (zsw_cas_u32, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32,
-                            zsw_store_u32, zsw_swap_u32, zsw_unlock)
-from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
+from zswap_core.os cimport (zsw_cas_u32, zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_store_u32, zsw_swap_u32,
+                            zsw_unlock)
+from zswap_core.state cimport GRACE_INDEX, MAX_AREAS, zsw_engine, zsw_worker
+from zswap_core.worker cimport await_calls, calls_ended
 
 
 cdef zsw_worker *next_worker(zsw_engine *e, uint32_t *i, zsw_worker *w) noexcept nogil:
@@ -53,38 +54,15 @@ cdef void collect_spares(zsw_engine *e, zsw_worker *own) noexcept nogil:
         w = next_worker(e, &i, w)
 
 
-cdef void mark_calls(zsw_engine *e, zsw_worker *own) noexcept nogil:
-    cdef uint32_t i = 0
-    cdef zsw_worker *w
-    zsw_fence()                                 # a worker taken from here on finds the index as it is now
-    w = next_worker(e, &i, NULL)
-    while w != NULL:
-        if w != own and zsw_load_u32(&w.busy):
-            zsw_poke_u32(&w.awaited, 1)
-        w = next_worker(e, &i, w)
-
-
-cdef bint calls_in_flight(zsw_engine *e) noexcept nogil:
-    """Whether a marked worker is busy still."""
-    cdef uint32_t i = 0
-    cdef zsw_worker *w = next_worker(e, &i, NULL)
-    while w != NULL:
-        if zsw_peek_u32(&w.awaited):
-            if zsw_load_u32(&w.busy):
-                return True
-            zsw_poke_u32(&w.awaited, 0)
-        w = next_worker(e, &i, w)
-    return False
-
-
 cdef void reap(zsw_engine *e, zsw_worker *w) noexcept nogil:
     """Called at the end of a call, which holds no lock and looks at nothing any more but its worker."""
     zsw_lock(&e.reaping)
-    zsw_poke_u32(&w.awaited, 0)
+    zsw_poke_u32(&w.awaited[<int> GRACE_INDEX], 0)
     if zsw_swap_u32(&e.index.reap_due, 0):
         prune(e)
         if only_spares(e):
             collect_spares(e, w)
-    while not calls_in_flight(e) and index_turn(&e.index):
-        mark_calls(e, w)
+    while calls_ended(e, GRACE_INDEX) and index_turn(&e.index):
+        await_calls(e, GRACE_INDEX)
+        zsw_poke_u32(&w.awaited[<int> GRACE_INDEX], 0)          # ours has
     zsw_unlock(&e.reaping)

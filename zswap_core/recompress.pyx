@@ -15,7 +15,7 @@ from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, wor
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
-from zswap_core.pool cimport pool_at, pool_hold, pool_pages, pool_release
+from zswap_core.pool cimport pool_at, pool_hold, pool_release, pools_reach
 from zswap_core.slab cimport slab_limit
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -133,7 +133,7 @@ cdef int engine_recompress(zsw_engine *e, zsw_worker *w, const zsw_compressor *c
     limit = slab_limit(&e.entries)
     for id in range(1, limit):
         # Old and new object exist side by side for a moment, and the old one's page may stay: the limit holds here too.
-        if out.moved >= max_pages or pool_pages(e) >= zsw_peek_u64(&e.params.max_pages):
+        if out.moved >= max_pages or pools_reach(e, zsw_peek_u64(&e.params.max_pages)):
             break
         if qualifies(e, w, target, entry_at(e, id), idle, incompressible):
             recompress_entry(e, w, target, id, out)

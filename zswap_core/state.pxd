@@ -21,6 +21,19 @@ cdef enum:
     MAX_OFFSET_SHIFT = 47
 
 
+# Grace periods of which one each may run: see worker.pyx.
+cdef enum:
+    GRACE_POOLS                 # of emptied pools; the maintenance thread's
+    GRACE_INDEX                 # of what was taken out of the index; guarded by `reaping`
+    GRACES
+
+
+cdef enum pool_stage:
+    POOL_LIVE
+    POOL_EMPTY                  # found empty while not current, and never current again: waits for the calls of that moment
+    POOL_DRAINING               # one of those had still filled it
+
+
 # One compressor and one zpool with its memory.  One pool is current; the others live until their last entry goes.
 cdef struct zsw_pool:
     zsw_compressor compressor
@@ -31,7 +44,8 @@ cdef struct zsw_pool:
     size_t max_saving           # a longer result takes a whole page: keep the page raw
     int64_t entries             # entries that live in it; exact when no call is in flight
     uint32_t id
-    uint32_t retired            # found empty while not current: never current again
+    uint32_t stage              # a pool_stage
+    zsw_pool *next              # among the engine's unlinked ones
     uint32_t holds              # calls that fill it though it is not current; guarded by pools_lock
 
 
@@ -40,7 +54,8 @@ cdef struct zsw_pool:
 cdef struct zsw_worker:
     uint32_t busy
     uint32_t uses                       # goes up when it is given back: tells a grace period that the call ended
-    uint32_t awaited                    # garbage waits for the call that has it to end; guarded by `reaping`
+    uint32_t awaited[GRACES]            # by which grace periods the call that has it is waited for,
+    uint32_t awaited_uses[GRACES]       # that is the one that began when `uses` was this
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
     uint8_t *scratch                    # where pages are compressed to
@@ -123,7 +138,7 @@ cdef struct zsw_engine:
     uint32_t backed_areas               # online areas that have a backing store
     zsw_mutex writing                   # one writer to backing stores at a time
     uint64_t writer                     # the thread that holds it; a store in Python may call back
-    uint32_t in_flight                  # how many of writeback.offsets are being written now
+    uint32_t in_flight                  # how many of writeback.victims are being written now
     zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
     uint64_t pages_compacted            # by pools that are gone
     uint32_t latency_epoch              # goes up when the histograms are to be empty
@@ -131,5 +146,8 @@ cdef struct zsw_engine:
     pthread_t thread
     uint32_t thread_started
     uint32_t work                       # futex word: bumped when there is something to do
+    uint32_t limit_hit                  # a store hit the limit: there is something to shrink
+    uint32_t grace                      # a grace period has begun, see pool.pyx
+    zsw_pool *unlinked                  # pools that nobody finds any more, to be freed at its end
     uint32_t stop
     zsw_engine *next_engine             # all engines of the process, for fork

@@ -13,11 +13,11 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
-from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard)
+from zswap_core.index cimport area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_sleep_ns,
-                            zsw_store_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
+                            zsw_sleep_ns, zsw_store_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -29,22 +29,24 @@ from zswap_core.worker cimport count_entry, worker_context, worker_scratch
 cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint32_t id) noexcept nogil:
     """Puts a complete entry into the index and the LRU, in place of the old one if there is one."""
     cdef zsw_entry *entry = entry_at(e, id)
-    cdef zsw_shard *shard = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
+    cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos, old
-    if zsw_unlikely(shard == NULL):
-        return Status.ENTRY_FAIL
-    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
-        zsw_unlock(&shard.lock)
-        return Status.NO_AREA
-    if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
-        zsw_unlock(&shard.lock)
-        return Status.ENTRY_FAIL
-    old = slot[0]
-    if zsw_unlikely(old == IN_TRANSIT):
+    while True:
+        shard = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
+        if zsw_unlikely(shard == NULL):
+            return Status.ENTRY_FAIL
+        if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
+            zsw_unlock(&shard.lock)
+            return Status.NO_AREA
+        if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
+            zsw_unlock(&shard.lock)
+            return Status.ENTRY_FAIL
+        old = slot[0]
+        if zsw_likely(old != IN_TRANSIT):
+            break
         zsw_unlock(&shard.lock)
         zsw_sleep_ns(TRANSIT_NS)
-        return publish(e, w, area, offset, id)
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     # The LRU comes last: what walks it may take any entry it finds there for complete.

@@ -11,6 +11,8 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil
 cdef int call_depth(zsw_engine *e) noexcept nogil
 cdef void wait_calls(zsw_engine *e) noexcept nogil
+cdef void await_calls(zsw_engine *e, int which) noexcept nogil
+cdef bint calls_ended(zsw_engine *e, int which) noexcept nogil
 
 
 cdef inline void count_entry(zsw_engine *e, zsw_worker *w, zsw_pool *pool, int by) noexcept nogil:

@@ -4,9 +4,10 @@ from libc.errno cimport ENOMEM, EPIPE
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc
 
-from zswap_core.os cimport (zsw_add_i64, zsw_add_u32, zsw_cas_u32, zsw_cpu, zsw_futex_wake, zsw_load_ptr, zsw_load_u32,
-                            zsw_lock, zsw_map, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
-                            zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.maintenance cimport maintenance_wake
+from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map,
+                            zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self, zsw_sleep_ns,
+                            zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
 from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
@@ -48,8 +49,7 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
     cdef zsw_pool *pool = w.counted
     if w.entries != 0:
         if zsw_add_i64(&pool.entries, w.entries) == 0 and pool != <zsw_pool *> zsw_load_ptr(<void **> &e.current):
-            zsw_add_u32(&e.work, 1)
-            zsw_futex_wake(&e.work, 1)
+            maintenance_wake(e)
         w.entries = 0
     w.counted = NULL
 
@@ -113,6 +113,43 @@ cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     while w != NULL:
         drop_context(w, pool)
         w = w.next
+
+
+cdef void await_worker(zsw_worker *w, int which) noexcept nogil:
+    w.awaited_uses[which] = zsw_load_u32(&w.uses)
+    zsw_poke_u32(&w.awaited[which], zsw_load_u32(&w.busy))
+
+
+cdef void await_calls(zsw_engine *e, int which) noexcept nogil:
+    """Begins a grace period, which is over when every call that is in flight now has ended."""
+    cdef uint32_t i
+    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    zsw_fence()                                 # a worker taken from here on finds everything as it is now
+    for i in range(e.worker_count):
+        await_worker(e.workers[i], which)
+    while w != NULL:
+        await_worker(w, which)
+        w = w.next
+
+
+cdef bint worker_ended(zsw_worker *w, int which) noexcept nogil:
+    if zsw_peek_u32(&w.awaited[which]) and (zsw_load_u32(&w.busy) == 0 or zsw_load_u32(&w.uses) != w.awaited_uses[which]):
+        zsw_poke_u32(&w.awaited[which], 0)
+    return zsw_peek_u32(&w.awaited[which]) == 0
+
+
+cdef bint calls_ended(zsw_engine *e, int which) noexcept nogil:
+    """Whether the grace period is over."""
+    cdef uint32_t i
+    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    for i in range(e.worker_count):
+        if not worker_ended(e.workers[i], which):
+            return False
+    while w != NULL:
+        if not worker_ended(w, which):
+            return False
+        w = w.next
+    return True
 
 
 cdef void wait_worker(zsw_worker *w) noexcept nogil:

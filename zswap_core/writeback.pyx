@@ -6,7 +6,7 @@ mark is cleared and it moves to the new end; so does every other that is looked 
 Each victim is then looked up again under its shard's lock, for it may have gone meanwhile, and pinned by a reference.  The
 batch is sorted by place, decompressed and written with no lock but `writing` held.  Only after the write returned success,
 and only if the slot still holds this very entry, does the slot change to ON_BACKING and the entry lose the index's reference.
-A failed write leaves every page where it was.
+A failed write leaves every page where it was.  What the store then has in vain is discarded.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
@@ -60,8 +60,10 @@ cdef uint64_t within_budget(zsw_engine *e, uint64_t pages) noexcept nogil:
         else:
             fresh = <uint64_t> (<double> rate * <double> (now - wb.tokens_ns) / 1e9)
             if fresh:
-                wb.tokens = rate if wb.tokens + fresh > rate else wb.tokens + fresh
+                wb.tokens += fresh
                 wb.tokens_ns = now
+            if wb.tokens > rate:                # also when the rate has been lowered
+                wb.tokens = rate
         if pages > wb.tokens:
             pages = wb.tokens
     return pages
@@ -159,11 +161,12 @@ cdef int by_place(const void *a, const void *b) noexcept nogil:
 
 
 cdef uint32_t write_run(zsw_engine *e, zsw_worker *w, uint32_t first, uint32_t end) noexcept nogil:
-    """Writes the victims first..end-1, all of one area; returns how many went."""
+    """Writes the victims first..end-1, all of one area; returns how many went.  No other page is written to a store meanwhile,
+    so what has come to the slot of a page that changed is not in the store."""
     cdef zsw_writeback *wb = e.writeback
     cdef zsw_victim *victim
     cdef zsw_area *area = wb.victims[first].area
-    cdef uint32_t i, n = 0, written = 0
+    cdef uint32_t i, n = 0, written = 0, vain = 0
     cdef int rc
     for i in range(first, end):
         victim = &wb.victims[i]
@@ -177,9 +180,7 @@ cdef uint32_t write_run(zsw_engine *e, zsw_worker *w, uint32_t first, uint32_t e
         n += 1
     if n == 0:
         return 0
-    e.in_flight = n
     rc = area.backing.write_pages(area.store, wb.offsets, wb.pages, n)
-    e.in_flight = 0
     if rc != 0:
         area.error = rc
         count(w.counters, Counter.backing_write_fail, n)
@@ -189,6 +190,11 @@ cdef uint32_t write_run(zsw_engine *e, zsw_worker *w, uint32_t first, uint32_t e
             put_entry(e, w, wb.victims[i].id)
         elif finish(e, w, &wb.victims[i]):
             written += 1
+            continue
+        wb.offsets[vain] = wb.victims[i].offset
+        vain += 1
+    if vain:
+        area.backing.discard(area.store, wb.offsets, vain)
     count(w.counters, Counter.written_back_pages, written)
     return written
 
@@ -204,6 +210,7 @@ cdef uint32_t write_batch(zsw_engine *e, zsw_worker *w, uint32_t wanted, uint32_
             n += 1
     tried[0] = n
     qsort(wb.victims, n, sizeof(zsw_victim), by_place)
+    e.in_flight = n
     first = 0
     while first < n:
         i = first + 1
@@ -211,6 +218,7 @@ cdef uint32_t write_batch(zsw_engine *e, zsw_worker *w, uint32_t wanted, uint32_
             i += 1
         written += write_run(e, w, first, i)
         first = i
+    e.in_flight = 0
     return written
 
 

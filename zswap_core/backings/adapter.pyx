@@ -69,8 +69,13 @@ cdef class PythonBacking(Backing):
     The arrays are copies that belong to the object, which may keep them.  A view of the engine's memory that an object kept
     would outlive that memory, and nothing can take back a view that numpy has taken.
 
-    The methods are called with the GIL and no lock of zswap's held, from any thread, also from several at once.  When one
-    raises an OSError, its errno is what the engine sees; any other exception counts as EIO.
+    The methods are called with the GIL held, from any thread, also from several at once; but writes to all the stores of an
+    engine come one at a time.  When one raises an OSError, its errno is what the engine sees; any other exception counts as
+    EIO.
+
+    They may call the engine back, though not for the pages that they were given.  None may wait for another thread's call of
+    the engine: that thread may be waiting for this one, also a reader's, which keeps writers away once it has been overtaken
+    a few times.
     """
 
     cdef readonly object obj

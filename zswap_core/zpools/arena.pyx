@@ -400,7 +400,7 @@ cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) no
     while more and rc == 0:
         # The system is asked with no lock held: a chunk that goes meanwhile has no resident pages, which is no error.
         zsw_lock(&arena.lock)
-        more = id < arena.chunks.next
+        more = id < slab_limit(&arena.chunks)
         if more:
             base = chunk_of(arena, id).base
             memcpy(free, chunk_of(arena, id).free, sizeof(free))
