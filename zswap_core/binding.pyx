@@ -891,7 +891,7 @@ cdef class Engine:
     def numa_pages(self):
         """Ask the system on which NUMA nodes the allocators' memory lies.
 
-        This looks at every page, about a tenth of a microsecond each, and stops nobody meanwhile.
+        This looks at every page, about 0.3 microseconds each, and stops nobody meanwhile.
 
         Returns
         -------
