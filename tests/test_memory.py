@@ -263,7 +263,7 @@ def test_threads_that_empty_shards_under_each_other(engine):
         start.wait()
         for _ in range(60):
             offsets = [(n << 20) + k * 64 for n in rng.sample(range(300), 150)]
-            pages = b"".join(bytes([k + 1, n % 251]) * (PAGE // 2) for n in range(len(offsets)))
+            pages = b"".join(f"thread {k} page {n} ".encode().ljust(PAGE, b".") for n in range(len(offsets)))
             z.store_many(offsets, pages)
             if z.load_many(offsets).tobytes() != pages:
                 wrong.append("lost")
