@@ -10,7 +10,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from zswap_core.os cimport zsw_lock, zsw_map, zsw_poke_u64, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_poke_u32, zsw_poke_u64, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
 
 cdef enum:
     CHUNK_BYTES = 64 << 10
@@ -149,7 +149,8 @@ cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept n
         c = &s.chunks[number]
         if c.free_head == 0 and c.bump == size:
             room_push(s, number)        # it was full, so it was on no list
-        (<uint32_t *> (c.base + <size_t> index * s.item_size))[0] = c.free_head
+        # Whoever has the id still may look, so nothing is written by halves.
+        zsw_poke_u32(<uint32_t *> (c.base + <size_t> index * s.item_size), c.free_head)
         c.free_head = index + 1
         c.inuse -= 1
         if c.inuse == 0 and (s.room != number + 1 or c.next):
