@@ -8,4 +8,4 @@ cdef void reap(zsw_engine *e, zsw_worker *w) noexcept nogil
 
 
 cdef inline bint reap_is_due(zsw_engine *e, zsw_worker *w) noexcept nogil:
-    return zsw_peek_u32(&w.awaited) != 0 or zsw_peek_u32(&e.index.reap_due) != 0
+    return zsw_peek_u32(&w.reap_awaited) != 0 or zsw_peek_u32(&e.index.reap_due) != 0

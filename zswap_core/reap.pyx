@@ -60,7 +60,7 @@ cdef void mark_calls(zsw_engine *e, zsw_worker *own) noexcept nogil:
     w = next_worker(e, &i, NULL)
     while w != NULL:
         if w != own and zsw_load_u32(&w.busy):
-            zsw_poke_u32(&w.awaited, 1)
+            zsw_poke_u32(&w.reap_awaited, 1)
         w = next_worker(e, &i, w)
 
 
@@ -69,10 +69,10 @@ cdef bint calls_in_flight(zsw_engine *e) noexcept nogil:
     cdef uint32_t i = 0
     cdef zsw_worker *w = next_worker(e, &i, NULL)
     while w != NULL:
-        if zsw_peek_u32(&w.awaited):
+        if zsw_peek_u32(&w.reap_awaited):
             if zsw_load_u32(&w.busy):
                 return True
-            zsw_poke_u32(&w.awaited, 0)
+            zsw_poke_u32(&w.reap_awaited, 0)
         w = next_worker(e, &i, w)
     return False
 
@@ -80,7 +80,7 @@ cdef bint calls_in_flight(zsw_engine *e) noexcept nogil:
 cdef void reap(zsw_engine *e, zsw_worker *w) noexcept nogil:
     """Called at the end of a call, which holds no lock and looks at nothing any more but its worker."""
     zsw_lock(&e.reaping)
-    zsw_poke_u32(&w.awaited, 0)
+    zsw_poke_u32(&w.reap_awaited, 0)
     if zsw_swap_u32(&e.index.reap_due, 0):
         prune(e)
         if only_spares(e):

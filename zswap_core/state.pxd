@@ -39,7 +39,7 @@ cdef struct zsw_pool:
 cdef struct zsw_worker:
     uint32_t busy
     uint32_t uses                       # goes up when it is given back: tells a grace period that the call ended
-    uint32_t awaited                    # garbage waits for the call that has it to end; guarded by `reaping`
+    uint32_t reap_awaited               # garbage waits for the call that has it to end; guarded by `reaping`
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
     uint8_t *scratch                    # where pages are compressed to
