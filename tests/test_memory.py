@@ -263,7 +263,7 @@ def test_threads_that_empty_shards_under_each_other(engine):
         start.wait()
         for _ in range(60):
             offsets = [(n << 20) + k * 64 for n in rng.sample(range(300), 150)]
-            pages = b"".join(bytes([k + 1, n % 251]) * (PAGE // 2) for n in range(len(offsets)))
+            pages = b"".join(f"thread {k} page {n} ".encode().ljust(PAGE, b".") for n in range(len(offsets)))
             z.store_many(offsets, pages)
             if z.load_many(offsets).tobytes() != pages:
                 wrong.append("lost")
@@ -302,6 +302,21 @@ def test_idle_memory_is_accounted_for(engine, make_page):
     s = z.stats()
     assert s.idle_bytes == 0
     assert 0 < s.pool_total_size <= 32 * PAGE
+
+
+@pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc-kernel", "zbud", "z3fold"])
+def test_little_stays_idle(engine, zpool):
+    z = engine("lz4", zpool, max_pool_bytes="1GiB")
+    pages = random.Random(1).randbytes(3000 * 1000)
+    pages = b"".join(pages[i : i + 3000].ljust(PAGE, b"-") for i in range(0, len(pages), 3000))
+    for start in range(0, 10_000, 1000):
+        z.store_many(range(start, start + 1000), pages)
+    for stop in range(500, 10_000, 500):
+        z.invalidate_range(0, stop)
+        assert z.stats().idle_bytes <= 1 << 20
+    z.invalidate_range(0, 10_000)
+    s = z.stats()
+    assert (s.idle_bytes, s.pool_total_size) == (0, 0), "an empty pool keeps none"
 
 
 # ---- amounts ---------------------------------------------------------------------------------------------------------

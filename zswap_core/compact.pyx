@@ -27,8 +27,8 @@ cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept no
     slot = shard_find(&e.index, shard, where, &pos)
     word = entry.word
     # One reference is the index's own: there is no reader, and while we hold the lock none can come.
-    if (slot != NULL and slot[0] == id and not entry.state & ENTRY_SAME and word_pool(word) == pool.id
-            and (zsw_load_u32(&entry.state) & ENTRY_REFS) == 1):
+    if (slot != NULL and slot[0] == id and word_pool(word) == pool.id
+            and (zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1):
         if pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1:
             zsw_poke_u64(&entry.word, word_pack(handle, word_length(word), pool.id))
     zsw_unlock(&shard.lock)

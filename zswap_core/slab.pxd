@@ -24,6 +24,7 @@ cdef struct zsw_slab:
     uint32_t room           # head of the list of chunks with room and memory, 1 + chunk number
     uint32_t cold           # head of the list of chunks whose memory went back, linked by `next` alone
     zsw_mutex lock
+    # Written under the lock, looked at without.
     uint64_t inuse          # items handed out
     uint64_t touched        # items whose memory has been touched since it last came from the system
 

@@ -10,7 +10,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from zswap_core.os cimport zsw_lock, zsw_map, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_poke_u32, zsw_poke_u64, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
 
 cdef enum:
     CHUNK_BYTES = 64 << 10
@@ -87,7 +87,7 @@ cdef int add_chunk(zsw_slab *s) noexcept nogil:
         return -ENOMEM
     c = &s.chunks[number]
     c.bump = reserved(number)
-    s.touched += c.bump
+    zsw_poke_u64(&s.touched, s.touched + c.bump)
     zsw_store_ptr(<void **> &c.base, base)
     s.chunk_count = number + 1
     room_push(s, number)
@@ -99,7 +99,7 @@ cdef void cool_chunk(zsw_slab *s, uint32_t number) noexcept nogil:
     cdef slab_chunk *c = &s.chunks[number]
     if zsw_release(c.base, chunk_bytes(s)) != 0:
         return
-    s.touched -= c.bump - reserved(number)
+    zsw_poke_u64(&s.touched, s.touched - (c.bump - reserved(number)))
     c.bump = reserved(number)
     c.free_head = 0
     room_remove(s, number)
@@ -109,7 +109,7 @@ cdef void cool_chunk(zsw_slab *s, uint32_t number) noexcept nogil:
 
 cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil:
     """Hands out up to `count` items; returns how many: fewer only when there is no memory.  Their content is undefined."""
-    cdef uint32_t got = 0, number, index, size = <uint32_t> 1 << s.shift
+    cdef uint32_t got = 0, fresh = 0, number, index, size = <uint32_t> 1 << s.shift
     cdef slab_chunk *c
     zsw_lock(&s.lock)
     while got < count:
@@ -124,7 +124,7 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
             elif c.bump < size:
                 index = c.bump
                 c.bump += 1
-                s.touched += 1
+                fresh += 1
             else:
                 break
             c.inuse += 1
@@ -132,7 +132,8 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
             got += 1
         if c.free_head == 0 and c.bump == size:
             room_remove(s, number)
-    s.inuse += got
+    zsw_poke_u64(&s.touched, s.touched + fresh)
+    zsw_poke_u64(&s.inuse, s.inuse + got)
     zsw_unlock(&s.lock)
     return got
 
@@ -148,12 +149,13 @@ cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept n
         c = &s.chunks[number]
         if c.free_head == 0 and c.bump == size:
             room_push(s, number)        # it was full, so it was on no list
-        (<uint32_t *> (c.base + <size_t> index * s.item_size))[0] = c.free_head
+        # Whoever has the id still may look, so nothing is written by halves.
+        zsw_poke_u32(<uint32_t *> (c.base + <size_t> index * s.item_size), c.free_head)
         c.free_head = index + 1
         c.inuse -= 1
         if c.inuse == 0 and (s.room != number + 1 or c.next):
             cool_chunk(s, number)
-    s.inuse -= count
+    zsw_poke_u64(&s.inuse, s.inuse - count)
     zsw_unlock(&s.lock)
 
 
