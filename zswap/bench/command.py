@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,9 +16,9 @@ from zswap.bench.corpora import CORPORA, DEFAULT
 from zswap.bench.rows import ROWS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from zswap.bench.corpora import Pages
+    from zswap.bench.figures import Figure
+    from zswap.bench.table import Corpus
 
 __all__ = ["bench"]
 
@@ -34,20 +35,18 @@ def _chosen_rows(ctx: click.Context, param: click.Parameter, words: tuple[str, .
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def _ended_in_order() -> Iterator[None]:
+    """Let a signal that would end this process end it as an exception, so that all is given back."""
+    before = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+def _exit(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _pages_of(
@@ -84,7 +83,9 @@ def _pages_of(
     "--row", "rows", metavar="WORD", multiple=True, callback=_chosen_rows, help="Only rows with WORD in their name."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of made pages and random orders.")
-@click.option("--figures", "with_figures", is_flag=True, help="Measure what the project promises instead.")
+@click.option(
+    "--figures", "with_figures", is_flag=True, help="Measure what the project promises (of lz4 and zstd:1) instead."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--plot", metavar="PATH", help="Draw the table to a .png, .svg or .pdf.")
@@ -112,6 +113,7 @@ def bench(
     if with_figures and plot is not None:
         raise click.UsageError("--plot draws the table; --figures has none")
     from zswap.bench import output
+    from zswap.bench.table import measure
     from zswap.plot import check_path
     from zswap_core.compressors.registry import open_compressor
 
@@ -125,55 +127,45 @@ def bench(
         names = ("process", "text") if smoke else DEFAULT
     count = pages or (_SMOKE_PAGES if smoke else _PAGES)
     rounds = rounds or (_SMOKE_ROUNDS if smoke else _ROUNDS)
-    console = _console()
+    console = output.console()
     missing: dict[str, str] = {}
-    made = _pages_of(names, files, count, seed, missing)
-    report: dict[str, Any] = {"compressor": spec, "rounds": rounds, "seed": seed, "missing": missing}
-    if not as_json:
-        click.echo(output.heading(spec, rounds))
-    with _progress() as progress:
+    corpora: list[Corpus] = []
+    figures: list[Figure] = []
+    with _ended_in_order():
+        if not as_json:
+            click.echo(output.heading(spec, rounds))
+        made = _pages_of(names, files, count, seed, missing)
         if with_figures:
-            report["figures"] = _figures(dict(made), rounds, seed, smoke, progress)
+            figures = _figures(dict(made), rounds, seed, smoke)
         else:
-            report["corpora"] = corpora = []
             for name, taken in made:
-                from zswap.bench.table import measure
-
-                corpus = measure(name, taken, rows=rows, rounds=rounds, compressor=spec, seed=seed, progress=progress)
-                corpora.append(corpus)
+                with output.progress() as progress:
+                    corpora.append(
+                        measure(name, taken, rows=rows, rounds=rounds, compressor=spec, seed=seed, progress=progress)
+                    )
                 if not as_json:
-                    output.print_corpus(corpus, console, as_markdown=as_markdown)
+                    output.print_corpus(corpora[-1], console, as_markdown=as_markdown)
     if as_json:
-        click.echo(json.dumps(output.to_json(**report), indent=1, allow_nan=False))
+        report = output.to_json(compressor=spec, rounds=rounds, seed=seed, corpora=corpora, figures=figures, missing=missing)
+        click.echo(json.dumps(report, indent=1, allow_nan=False))
     elif with_figures:
-        output.print_figures(report["figures"], console, as_markdown=as_markdown)
+        output.print_figures(figures, console, as_markdown=as_markdown)
     for name, why in missing.items():
         click.echo(f"{name}: left out; {why}", err=as_json)
-    if plot is not None and report["corpora"]:
-        output.plot_corpora(report["corpora"], plot, spec)
+    if plot is not None and corpora:
+        output.plot_corpora(corpora, plot, spec)
         click.echo(f"drawn: {plot}", err=True)
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=max(120, int(os.environ.get("COLUMNS", "0") or 0)))
-
-
-def _figures(
-    made: dict[str, Pages], rounds: int, seed: int, smoke: bool, progress: Callable[[int, int, str], None] | None
-) -> list[Any]:
+def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool) -> list[Figure]:
+    from zswap.bench import figures, output
     from zswap.bench.corpora import distinct
-    from zswap.bench.figures import Setting, figures
 
-    setting = Setting({name: distinct(pages) for name, pages in made.items()}, rounds, seed=seed)
-    setting.pages = {name: pages for name, pages in setting.pages.items() if len(pages)}
-    if not setting.pages:
-        raise click.UsageError("all these pages are same-filled: nothing to compress")
-    if smoke:
-        setting.entries = _SMOKE_ENTRIES
-    if progress is not None:
-        tell = progress
-        setting.progress = lambda what: tell(0, 1, what)
-    return figures(setting)
+    pages = {name: distinct(taken) for name, taken in made.items()}
+    pages = {name: taken for name, taken in pages.items() if len(taken)}
+    if not pages:
+        raise click.UsageError("--figures needs pages that are not same-filled; there are none")
+    entries = _SMOKE_ENTRIES if smoke else figures.ENTRIES
+    with output.progress() as progress:
+        setting = figures.Setting(pages, rounds, entries, seed, lambda what: progress(0, 1, what))
+        return figures.figures(setting)

@@ -161,11 +161,12 @@ def java(count: int, seed: int) -> Pages:
 def text(count: int, seed: int) -> Pages:
     """Python's own sources."""
     blob = bytearray()
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
-        if "site-packages" in path.parts:
-            continue
-        with contextlib.suppress(OSError):
-            blob += path.read_bytes()
+    for folder, folders, names in os.walk(sysconfig.get_paths()["stdlib"]):
+        folders[:] = sorted(set(folders) - {"site-packages"})
+        for name in sorted(names):
+            if name.endswith(".py"):
+                with contextlib.suppress(OSError):
+                    blob += Path(folder, name).read_bytes()
         if len(blob) >= count * PAGE:
             break
     return np.frombuffer(bytes(blob[: len(blob) // PAGE * PAGE]), np.uint8).reshape(-1, PAGE)[:count]

@@ -31,9 +31,12 @@ from zswap.bench.table import measure
 from zswap_core.bench import CodecLoop, IndexLoop
 from zswap_core.compressors.registry import open_compressor
 
-__all__ = ["FIGURES", "Figure", "Setting", "figures"]
+__all__ = ["ENTRIES", "FIGURES", "Figure", "Setting", "figures"]
 
 Values = Mapping[str, float]  # by corpus
+
+#: Numbers of entries: where growth begins, of the index and ranges, where growth ends.
+ENTRIES = (100_000, 1_000_000, 10_000_000)
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,14 @@ class Setting:
         Of each corpus, same-filled ones left out.
     rounds : int
     entries : tuple of int
-        Numbers of entries: where growth begins, of the index and ranges, where growth ends.
+        As `ENTRIES`.
     progress : callable
         Told what is being done.
     """
 
     pages: dict[str, Pages]
     rounds: int = 5
-    entries: tuple[int, int, int] = (100_000, 1_000_000, 10_000_000)
+    entries: tuple[int, int, int] = ENTRIES
     seed: int = 0
     progress: Callable[[str], object] = field(default=lambda what: None)
 

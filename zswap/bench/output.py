@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zswap
@@ -23,13 +25,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "growth_table",
+    "Column",
+    "console",
+    "heading",
     "machine",
+    "markdown",
     "plot_corpora",
     "plot_growth",
     "print_corpus",
     "print_figures",
     "print_growth",
+    "print_table",
+    "progress",
     "to_json",
 ]
 
@@ -54,6 +61,29 @@ def heading(compressor: str, rounds: int) -> str:
     """What was measured, on what."""
     library = open_compressor(compressor)
     return f"{library.spec} ({library.library} {library.version}); median of {rounds} rounds\n{machine()}"
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or 120 columns."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(120, int(os.environ.get("COLUMNS", "0") or 0)))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A function that is told steps done, steps in all, and what is being done: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
 # ---- tables -------------------------------------------------------------------------------------------------------------------
@@ -162,6 +192,12 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
+def print_table(columns: Sequence[Column], grid: Grid) -> None:
+    """Print a table with as many of its columns as there is room for."""
+    on = console()
+    on.print(_fitting(on, columns, grid, [None] * len(grid)))
+
+
 def print_corpus(corpus: Corpus, console: Console, *, as_markdown: bool = False) -> None:
     """Print the table of one corpus, and what was left out."""
     grid = [_row_cells(corpus, row) for row in corpus.rows]
@@ -228,9 +264,9 @@ _GROWTH = (
 )
 
 
-def growth_table(points: Sequence[Point]) -> Grid:
-    """The rows of the table of growth."""
-    return [
+def print_growth(points: Sequence[Point], *, as_markdown: bool = False) -> None:
+    """Print the table of growth."""
+    grid = [
         [
             point.shape,
             f"{point.entries:,}",
@@ -240,15 +276,10 @@ def growth_table(points: Sequence[Point]) -> Grid:
         ]
         for point in points
     ]
-
-
-def print_growth(points: Sequence[Point], console: Console, *, as_markdown: bool = False) -> None:
-    """Print the table of growth."""
-    grid = growth_table(points)
     if as_markdown:
         print(f"\n{markdown(_GROWTH, grid)}")
     else:
-        console.print(_fitting(console, _GROWTH, grid, [None] * len(grid)))
+        print_table(_GROWTH, grid)
 
 
 # ---- JSON -----------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, comp
                 case "tails":
                     tails = _tails(row)
                     pipe.send(("done", tails) if row.check() else ("failed", "the pages loaded are not those stored"))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         pass
     except Exception as error:
         with contextlib.suppress(OSError):
@@ -217,7 +217,7 @@ class _RowProcess:
     def answer(self) -> tuple[str, Any]:
         try:
             kind, value = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self._process.join()
             raise Error(f"{self.name}: its process died (exit code {self._process.exitcode})") from None
         if kind == "failed":
@@ -225,7 +225,8 @@ class _RowProcess:
         return kind, value
 
     def ask(self, word: str) -> dict[str, Any]:
-        self._pipe.send(word)
+        with contextlib.suppress(BrokenPipeError):  # it has died, as the lack of an answer will tell
+            self._pipe.send(word)
         return dict(self.answer()[1])
 
     def end(self) -> None:
