@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import lz4.block
 import numpy as np
@@ -487,6 +488,7 @@ def test_stopping_it_leaves_nothing_behind(number, code):
             "--row",
             "zswap",
         ],
+        cwd=Path(zswap.__file__).parents[1],  # where the zswap that is tested will be found
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
