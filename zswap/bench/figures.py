@@ -25,7 +25,7 @@ import numpy as np
 import zswap
 from zswap.bench import corpora
 from zswap.bench.corpora import PAGE, Pages
-from zswap.bench.growth import grow, offsets_of
+from zswap.bench.growth import Held, grow, offsets_of
 from zswap.bench.rows import Batch, Codec, CodecCopy, Job, Single
 from zswap.bench.table import measure
 from zswap_core.bench import CodecLoop, IndexLoop
@@ -306,12 +306,12 @@ def many(setting: Setting) -> Iterator[Figure]:
     looked_up = offsets_of("dense, random", some, setting.seed)
     lookups = [index.lookup(looked_up)[1] / some for _ in range(setting.rounds)]
     yield Figure(f"index lookup, random, {some:,} entries", 60, statistics.median(lookups), unit="ns")
-    loads = []
-    for entries in (few, most):
-        setting.progress(f"{entries:,} entries")
-        loads.append(grow("dense, random", entries, rounds=setting.rounds, seed=setting.seed).load)
-    note = f"{loads[0]:.0f} ns, {loads[1]:.0f} ns at random"
-    yield Figure(f"a load, from {few:,} to {most:,} entries", 1.3, loads[1] / loads[0], note=note)
+    setting.progress(f"{few:,} and {most:,} entries")
+    shape = "dense, random"
+    with Held(shape, few, seed=setting.seed) as small, Held(shape, most, seed=setting.seed) as large:
+        taken = in_turns(setting.rounds, {"small": small.load, "large": large.load})
+    note = f"{taken['small']:.0f} ns, {taken['large']:.0f} ns at random"
+    yield Figure(f"a load, from {few:,} to {most:,} entries", 1.3, taken["large"] / taken["small"], note=note)
 
 
 # ---- backing store, start -----------------------------------------------------------------------------------------------------

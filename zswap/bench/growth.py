@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import zswap
 from zswap.bench.corpora import PAGE, Pages
 
-__all__ = ["SHAPES", "Point", "grow", "offsets_of", "small_pages"]
+__all__ = ["SHAPES", "Held", "Point", "grow", "offsets_of", "small_pages"]
 
 #: How offsets lie, and in which order they are stored and loaded.
 SHAPES = ("dense, in order", "dense, random", "sparse, in order", "sparse, random")
@@ -83,8 +84,8 @@ def _timed(offsets: npt.NDArray[np.uint64], call: Callable[[npt.NDArray[np.uint6
     return (time.perf_counter_ns() - start) / len(offsets)
 
 
-def grow(shape: str, entries: int, *, compressor: str = "lz4", rounds: int = 3, seed: int = 0) -> Point:
-    """Fill an engine with `entries` small pages, use it, and empty it.
+class Held:
+    """An engine that holds `entries` small pages, and what is done with them.  A context manager.
 
     Parameters
     ----------
@@ -92,6 +93,66 @@ def grow(shape: str, entries: int, *, compressor: str = "lz4", rounds: int = 3, 
         One of `SHAPES`.
     entries : int
     compressor : str
+    seed : int
+
+    Attributes
+    ----------
+    engine : ZSwap
+    store_ns : float
+        What a store into the empty engine took.
+    """
+
+    def __init__(self, shape: str, entries: int, *, compressor: str = "lz4", seed: int = 0) -> None:
+        self.entries = entries
+        self._pages = small_pages(min(entries, _BATCH), seed)
+        self._out = self._pages.copy()  # touched already
+        offsets = offsets_of(shape, entries, seed)
+        self._stop = int(offsets.max()) + 1
+        if shape.endswith("random"):  # in another order than they were stored in
+            self._used = np.random.default_rng(seed + 2).choice(offsets, min(entries, _LOADS), replace=False)
+        else:  # spread over all: in order within each stretch
+            stretches = max(1, min(entries, _LOADS) // _BATCH)
+            at = np.linspace(0, max(0, entries - _BATCH), stretches).astype(np.int64)
+            self._used = np.concatenate([offsets[a : a + _BATCH] for a in at])
+        self.engine = zswap.ZSwap(compressor, max_pool_bytes=entries * 512 + (64 << 20))
+        self.store_ns = _timed(offsets, self._store)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.engine.close()
+
+    def _store(self, offsets: npt.NDArray[np.uint64]) -> None:
+        if self.engine.store_many(offsets, self._pages[: len(offsets)]).min() < 0:
+            raise zswap.Error(f"a page of {self.entries:,} was refused: {self.engine.stats()}")
+
+    def load(self) -> float:
+        """Load up to 2**20 of the pages; nanoseconds a page."""
+        return _timed(self._used, lambda offsets: self.engine.load_many(offsets, out=self._out[: len(offsets)]))
+
+    def replace(self) -> float:
+        """Store up to 2**20 of the pages anew; nanoseconds a page."""
+        return _timed(self._used, self._store)
+
+    def invalidate(self) -> float:
+        """Drop all pages in one range; nanoseconds a page."""
+        start = time.perf_counter_ns()
+        dropped = self.engine.invalidate_range(0, self._stop)
+        took = time.perf_counter_ns() - start
+        if dropped != self.entries:
+            raise zswap.Error(f"{dropped:,} pages were held, not {self.entries:,}")
+        return took / self.entries
+
+
+def grow(shape: str, entries: int, *, rounds: int = 3, seed: int = 0) -> Point:
+    """Fill an engine, use it, and empty it.
+
+    Parameters
+    ----------
+    shape : str
+        One of `SHAPES`.
+    entries : int
     rounds : int
         Of loads and replacements, of which the median counts.
     seed : int
@@ -100,37 +161,17 @@ def grow(shape: str, entries: int, *, compressor: str = "lz4", rounds: int = 3, 
     -------
     Point
     """
-    pages = small_pages(min(entries, _BATCH), seed)
-    out = pages.copy()  # touched already
-    offsets = offsets_of(shape, entries, seed)
-    if shape.endswith("random"):
-        used = offsets[: min(entries, _LOADS)]
-    else:  # spread over all: in order within each stretch
-        stretches = max(1, min(entries, _LOADS) // _BATCH)
-        at = np.linspace(0, max(0, entries - _BATCH), stretches).astype(np.int64)
-        used = np.concatenate([offsets[a : a + _BATCH] for a in at])
-    with zswap.ZSwap(compressor, max_pool_bytes=entries * 512 + (64 << 20)) as engine:
-
-        def store(batch: npt.NDArray[np.uint64]) -> None:
-            if engine.store_many(batch, pages[: len(batch)]).min() < 0:
-                raise zswap.Error(f"a page of {entries:,} was refused: {engine.stats()}")
-
-        stored = _timed(offsets, store)
-        loads = [_timed(used, lambda batch: engine.load_many(batch, out=out[: len(batch)])) for _ in range(rounds)]
-        stats = engine.stats()
-        replaced = [_timed(used, store) for _ in range(rounds)]
-        start = time.perf_counter_ns()
-        dropped = engine.invalidate_range(0, int(offsets.max()) + 1)
-        invalidated = (time.perf_counter_ns() - start) / entries
-        if dropped != entries:
-            raise zswap.Error(f"{dropped:,} pages were held, not {entries:,}")
-    return Point(
-        shape,
-        entries,
-        stored,
-        float(np.median(loads)),
-        float(np.median(replaced)),
-        invalidated,
-        stats.metadata_bytes / entries,
-        stats.resident_bytes / entries,
-    )
+    with Held(shape, entries, seed=seed) as held:
+        loads = [held.load() for _ in range(rounds)]
+        stats = held.engine.stats()
+        replaced = [held.replace() for _ in range(rounds)]
+        return Point(
+            shape,
+            entries,
+            held.store_ns,
+            statistics.median(loads),
+            statistics.median(replaced),
+            held.invalidate(),
+            stats.metadata_bytes / entries,
+            stats.resident_bytes / entries,
+        )
