@@ -390,7 +390,7 @@ class DictLz4(_Dict):
 
 
 class DictZstd(_Dict):
-    """zstandard, one compressor a thread, at the level of --compressor zstd:N, else 1."""
+    """zstandard, one context a thread, at the level of --compressor zstd:N, else 1."""
 
     name = "dict of zstandard"
 
@@ -399,22 +399,29 @@ class DictZstd(_Dict):
         self.codec = import_peer("zstandard")
         name, _, level = job.compressor.partition(":")
         self.level = int(level or 3) if name == "zstd" else 1
+        self._contexts = threading.local()
+
+    def _context(self, kind: str) -> Any:
+        """This thread's compressor or decompressor."""
+        found = getattr(self._contexts, kind, None)
+        if found is None:
+            made = {"put": lambda: self.codec.ZstdCompressor(level=self.level), "get": self.codec.ZstdDecompressor}
+            found = made[kind]()
+            setattr(self._contexts, kind, found)
+        return found
 
     def put(self, offsets: Sequence[int], views: Sequence[Pages]) -> None:
-        compress, held = self.codec.ZstdCompressor(level=self.level).compress, self.held
+        compress, held = self._context("put").compress, self.held
         for offset, page in zip(offsets, views, strict=True):
             held[offset] = compress(page)
 
     def get(self, offsets: Sequence[int], outs: Sequence[Pages]) -> None:
-        decompress, held = self.codec.ZstdDecompressor().decompress, self.held
+        decompress, held = self._context("get").decompress, self.held
         for offset in offsets:
             decompress(held[offset])
 
-    def _each(self, ns: Nanoseconds, call: Callable[[Sequence[int], Sequence[Pages]], object], views: list[Pages]) -> bool:
-        return False  # put and get make a context each time
-
     def fetch(self, offset: int) -> Any:
-        return self.codec.ZstdDecompressor().decompress(self.held[offset])
+        return self._context("get").decompress(self.held[offset])
 
 
 class Cramjam(_Dict):

@@ -16,8 +16,9 @@ import os
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +31,7 @@ from zswap.bench.rows import ROWS, Job, Row, RowMissing
 __all__ = ["Corpus", "Measured", "measure"]
 
 Progress = Callable[[int, int, str], object]
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -168,8 +170,8 @@ def _tails(row: Row) -> dict[str, float]:
 
 def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int) -> None:
     """The life of a row's process: memory once, then a round at each word from the parent, the check and the tails last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})  # it has come with all of _STOPPING held
     row: Row | None = None
     try:
         pages, out = (_shared(path, count) for path in paths)
@@ -179,8 +181,8 @@ def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, comp
             pipe.send(("missing", str(error)))
             return
         pipe.send(("ready", row.kind))
-        while (word := pipe.recv()) != "end":
-            match word:
+        while True:
+            match pipe.recv():
                 case "memory":
                     pipe.send(("done", _memory(row)))
                 case "round":
@@ -207,12 +209,16 @@ class _RowProcess:
     def __init__(self, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
-        self._pipe, theirs = context.Pipe()
+        self._pipe, self._theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, name, paths, count, compressor, seed), name=name, daemon=True
+            target=_serve, args=(self._theirs, name, paths, count, compressor, seed), name=name, daemon=True
         )
-        self._process.start()
-        theirs.close()
+
+    def start(self) -> None:
+        resource_tracker.ensure_running()  # which would let signals in
+        with _signals_held():
+            self._process.start()
+            self._theirs.close()
 
     def answer(self) -> tuple[str, Any]:
         try:
@@ -229,11 +235,14 @@ class _RowProcess:
             self._pipe.send(word)
         return dict(self.answer()[1])
 
-    def end(self) -> None:
+    def dismiss(self) -> None:
         """Let it finish what it does, give back what it holds, and go."""
-        with contextlib.suppress(OSError):
-            self._pipe.send("end")
         self._pipe.close()
+
+    def wait(self) -> None:
+        """Wait until it has gone."""
+        if self._process.pid is None:
+            return
         self._process.join(30)
         if self._process.is_alive():
             self._process.terminate()
@@ -241,13 +250,13 @@ class _RowProcess:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Any:
-    """Do not be stopped halfway through giving things back."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _signals_held() -> Iterator[None]:
+    """Do not be stopped halfway through starting a process, or giving things back: what comes meanwhile comes after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def measure(
@@ -305,15 +314,16 @@ def measure(
         with mmap.mmap(descriptors[0], pages.nbytes) as shared:
             shared[:] = pages.tobytes()
         paths = (f"/proc/{os.getpid()}/fd/{descriptors[0]}", f"/proc/{os.getpid()}/fd/{descriptors[1]}")
-        for row in rows:
-            step(f"start {row}")
-            process = _RowProcess(row, paths, count, compressor, seed)
-            processes.append(process)
+        processes += [_RowProcess(row, paths, count, compressor, seed) for row in rows]
+        for process in processes:
+            process.start()
+        for process in processes:
+            step(f"start {process.name}")
             kind, value = process.answer()
             if kind == "missing":
-                missing[row] = value
+                missing[process.name] = value
             else:
-                found[row] = Measured(row, value)
+                found[process.name] = Measured(process.name, value)
         running = [process for process in processes if process.name in found]
         for word in ("memory", *["round"] * rounds, "tails"):
             for process in running:
@@ -326,9 +336,11 @@ def measure(
                         setattr(measured, what, value)
             running = running[1:] + running[:1]
     finally:
-        with _interrupts_held():
+        with _signals_held():
             for process in processes:
-                process.end()
+                process.dismiss()
+            for process in processes:
+                process.wait()
             for fd in descriptors:
                 os.close(fd)
     return Corpus(name, count, int(np.count_nonzero(same_filled(pages))), list(found.values()), missing)
