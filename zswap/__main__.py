@@ -1,4 +1,4 @@
-"""The command line: ``zswap analyze``, ``zswap capture``, ``zswap compressors``, ``zswap top``.
+"""The command line: ``zswap analyze``, ``zswap bench``, ``zswap capture``, ``zswap compressors``, ``zswap top``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or a target that cannot be read; 130 stopped by Ctrl-C.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zswap import CompressorNotFound, Error, __version__
+from zswap.bench.command import bench
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -252,6 +253,11 @@ def capture(
         click.echo(
             f"{written:,} pages of {source.title}{lost}, {format_bytes(written * source.page_size)}: {output}", err=True
         )
+
+
+if bench.callback is not None:
+    bench.callback = _plain_errors()(bench.callback)
+cli.add_command(bench)
 
 
 @cli.command(short_help="List the compressors.")

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What a store and a load cost at the very least: the compressor's own functions in a loop, and nothing else.
+"""What a store and a load cost at the very least: loops over the compressor's own functions, the scan, a copy, the index.
 
 The engine calls the same functions with the same context and room, so the difference is what the engine costs.
 """
@@ -9,7 +9,10 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor
 from zswap_core.compressors.base cimport Compressor
-from zswap_core.os cimport zsw_map, zsw_now_ns, zsw_unmap
+from zswap_core.index cimport (area_add_shard, area_bytes, area_destroy, area_init, area_shard, index_bytes, index_destroy,
+                               index_init, shard_find, shard_reserve, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_index,
+                               zsw_shard)
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_now_ns, zsw_unlock, zsw_unmap
 from zswap_core.samefilled cimport same_fill, same_filled
 
 cdef enum:
@@ -82,6 +85,27 @@ cdef int64_t load_range(zsw_loop *loop, void *ctx, const uint64_t *order, uint8_
     return 0
 
 
+cdef int64_t scan_range(zsw_loop *loop, const uint8_t *pages, uint64_t first, uint64_t stop) noexcept nogil:
+    """Look whether pages first .. stop - 1 are same-filled, and keep the words of those that are."""
+    cdef uint64_t i
+    for i in range(first, stop):
+        loop.length[i] = SAME if same_filled(pages + i * loop.page_size, loop.page_size, &loop.at[i]) else RAW
+    return 0
+
+
+cdef int64_t copy_range(zsw_loop *loop, const uint8_t *pages, const uint64_t *order, uint8_t *out, uint64_t first,
+                        uint64_t stop, uint32_t *ns) noexcept nogil:
+    """Fill out[i] with page order[i] as it is."""
+    cdef uint64_t i, start = 0
+    for i in range(first, stop):
+        if ns != NULL:
+            start = zsw_now_ns()
+        memcpy(out + i * loop.page_size, pages + order[i] * loop.page_size, loop.page_size)
+        if ns != NULL:
+            ns[i] = <uint32_t> (zsw_now_ns() - start)
+    return 0
+
+
 cdef class CodecLoop:
     """The loops over one set of pages.  Every method releases the GIL; threads may share the work by ranges."""
     cdef zsw_loop loop
@@ -115,13 +139,14 @@ cdef class CodecLoop:
 
         Parameters
         ----------
-        what : {"compress", "store", "load"}
+        what : {"compress", "store", "load", "scan", "copy"}
             compress: the codec alone, its output dropped.  store: with the scan for same-filled pages before and a copy to
-            where the page stays after it.  load: the codec alone, from where store put the pages.
-        out, order : buffers, for load
+            where the page stays after it.  load: the codec alone, from where store put the pages; the fill alone for a
+            same-filled one.  scan: whether pages are same-filled.  copy: pages to `out` as they are.
+        out, order : buffers, for load and copy
             Room for all pages; which page comes at each place.
         ns : buffer of uint32, optional
-            Filled with each page's time.
+            Filled with each page's time; not by scan.
 
         Returns
         -------
@@ -130,20 +155,20 @@ cdef class CodecLoop:
         """
         cdef uint64_t last = self.count if stop is None else stop
         cdef const zsw_compressor *c = &self.loop.c
-        cdef bint loading = what == "load", whole = what == "store"
+        cdef bint loading = what == "load", whole = what == "store", copying = what == "copy", scanning = what == "scan"
         cdef uint32_t *times = NULL
         cdef uint8_t *scratch
         cdef void *ctx = NULL
         cdef int64_t rc = 0
         cdef uint64_t i, start, took
-        if what not in ("compress", "store", "load"):
-            raise ValueError(f"what is {what!r}; compress, store or load is needed")
+        if what not in ("compress", "store", "load", "scan", "copy"):
+            raise ValueError(f"what is {what!r}; compress, store, load, scan or copy is needed")
         if first >= last or last > self.count:
             raise ValueError(f"pages {first} to {last} of {self.count}: no such range")
-        if loading and (out is None or order is None or <uint64_t> out.shape[0] != self.count * self.loop.page_size
-                        or <uint64_t> order.shape[0] != self.count):
-            raise ValueError("load needs `out` with room for all pages, and an `order` of all")
-        if loading:
+        if (loading or copying) and (out is None or order is None or <uint64_t> order.shape[0] != self.count
+                                     or <uint64_t> out.shape[0] != self.count * self.loop.page_size):
+            raise ValueError(f"{what} needs `out` with room for all pages, and an `order` of all")
+        if loading or copying:
             for i in range(self.count):
                 if order[i] >= self.count:
                     raise ValueError(f"there is no page {order[i]}")
@@ -161,6 +186,10 @@ cdef class CodecLoop:
                 start = zsw_now_ns()
                 if loading:
                     rc = load_range(&self.loop, ctx, &order[0], &out[0], first, last, times)
+                elif copying:
+                    rc = copy_range(&self.loop, &self.pages[0], &order[0], &out[0], first, last, times)
+                elif scanning:
+                    rc = scan_range(&self.loop, &self.pages[0], first, last)
                 else:
                     rc = store_range(&self.loop, ctx, scratch, &self.pages[0], first, last, whole, times)
                 took = zsw_now_ns() - start
@@ -185,3 +214,80 @@ cdef class CodecLoop:
             else:
                 total += self.loop.length[i]
         return total, raw, same
+
+
+cdef class IndexLoop:
+    """The index of one swap area that holds `offsets`, and the loop that looks pages up in it as a load does.
+
+    Parameters
+    ----------
+    offsets : buffer of uint64
+        All different, each below 2**47.
+    """
+    cdef zsw_index ix
+    cdef zsw_area area
+    cdef readonly uint64_t count
+
+    def __cinit__(self, const uint64_t[::1] offsets not None):
+        cdef uint64_t i
+        cdef int rc = 0
+        if index_init(&self.ix) != 0 or area_init(&self.area, 0) != 0:
+            raise MemoryError("no memory for the index")
+        self.count = offsets.shape[0]
+        for i in range(self.count):
+            if offsets[i] >> 47:
+                raise ValueError(f"offset {offsets[i]} is too large")
+        with nogil:
+            for i in range(self.count):
+                rc = self.put(offsets[i], <uint32_t> (i + 1))
+                if rc != 0:
+                    break
+        if rc != 0:
+            raise MemoryError("no memory for the index")
+
+    def __dealloc__(self):
+        area_destroy(&self.area)
+        index_destroy(&self.ix)
+
+    cdef int put(self, uint64_t offset, uint32_t id) noexcept nogil:
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        cdef uint32_t *slot
+        cdef uint32_t pos
+        cdef int rc = 0
+        if shard == NULL:
+            rc = area_add_shard(&self.ix, &self.area, offset >> SHARD_SHIFT, &shard)
+        if rc == 0:
+            zsw_lock(&shard.lock)
+            rc = shard_reserve(&self.ix, shard, offset & (SHARD_PAGES - 1), &slot, &pos)
+            if rc == 0:
+                slot[0] = id
+            zsw_unlock(&shard.lock)
+        return rc
+
+    def lookup(self, const uint64_t[::1] offsets not None):
+        """Look every one of `offsets` up, one after another.
+
+        Returns
+        -------
+        tuple of int
+            How many were there, and the nanoseconds in all.
+        """
+        cdef uint64_t i, start, took, found = 0, count = offsets.shape[0]
+        cdef zsw_shard *shard
+        cdef uint32_t pos
+        with nogil:
+            start = zsw_now_ns()
+            for i in range(count):
+                shard = area_shard(&self.ix, &self.area, offsets[i] >> SHARD_SHIFT)
+                if shard == NULL:
+                    continue
+                zsw_lock(&shard.lock)
+                if shard_find(&self.ix, shard, offsets[i] & (SHARD_PAGES - 1), &pos) != NULL:
+                    found += 1
+                zsw_unlock(&shard.lock)
+            took = zsw_now_ns() - start
+        return found, took
+
+    def bytes(self):
+        """Memory that the index takes."""
+        return index_bytes(&self.ix) + area_bytes(&self.area)

@@ -1,0 +1,171 @@
+"""``zswap bench``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from zswap.bench.corpora import CORPORA, DEFAULT
+from zswap.bench.rows import ROWS
+
+if TYPE_CHECKING:
+    from zswap.bench.corpora import Pages
+    from zswap.bench.figures import Figure
+    from zswap.bench.table import Corpus
+
+__all__ = ["bench"]
+
+_PAGES, _ROUNDS = 10_240, 5
+_SMOKE_PAGES, _SMOKE_ROUNDS, _SMOKE_ENTRIES = 256, 1, (1_000, 2_000, 10_000)
+
+
+def _chosen_rows(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> list[str]:
+    """The rows in whose name one of the words is; all when there are none."""
+    for word in words:
+        if not any(word in name for name in ROWS):
+            raise click.BadParameter(f"no row has {word!r} in its name; there are: {', '.join(ROWS)}")
+    return [name for name in ROWS if not words or any(word in name for word in words)]
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let a signal that would end this process end it as an exception, so that all is given back."""
+    before = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _pages_of(
+    names: Sequence[str], files: Sequence[str], count: int, seed: int, missing: dict[str, str]
+) -> Iterator[tuple[str, Pages]]:
+    """Name and pages of each corpus, one at a time; why one is left out goes to `missing`."""
+    from zswap.bench import corpora
+
+    for name in names:
+        try:
+            yield name, corpora.make(name, count, seed)
+        except corpora.CorpusMissing as error:
+            missing[name] = str(error)
+    for path in files:
+        yield os.path.basename(path), corpora.from_file(path, count, seed)
+
+
+@click.command(short_help="Compare with the bare codec, other libraries and zram.")
+@click.option(
+    "--corpus",
+    "names",
+    type=click.Choice(list(CORPORA)),
+    multiple=True,
+    metavar="NAME",
+    help=f"Pages to take: {', '.join(CORPORA)}; may be repeated.  {', '.join(DEFAULT)} unless given.",
+)
+@click.option("--file", "files", metavar="PATH", multiple=True, help="Pages of this file; may be repeated.")
+@click.option("--pages", type=click.IntRange(min=8), metavar="N", help=f"Pages of each; {_PAGES:,} unless given.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), metavar="N", help=f"Of which the median counts; {_ROUNDS} unless given."
+)
+@click.option("--compressor", metavar="SPEC", default="lz4", show_default=True, help="For zswap, the bare codec and zram.")
+@click.option(
+    "--row", "rows", metavar="WORD", multiple=True, callback=_chosen_rows, help="Only rows with WORD in their name."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of made pages and random orders.")
+@click.option(
+    "--figures", "with_figures", is_flag=True, help="Measure what the project promises (of lz4 and zstd:1) instead."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
+@click.option("--plot", metavar="PATH", help="Draw the table to a .png, .svg or .pdf.")
+@click.option("--smoke", is_flag=True, help="As few pages and rounds as show that it works.")
+def bench(
+    names: tuple[str, ...],
+    files: tuple[str, ...],
+    pages: int | None,
+    rounds: int | None,
+    compressor: str,
+    rows: list[str],
+    seed: int,
+    with_figures: bool,
+    as_json: bool,
+    as_markdown: bool,
+    plot: str | None,
+    smoke: bool,
+) -> None:
+    """Store and load the same pages by this library, the bare codec, other libraries, and the kernel's zram.
+
+    Every row runs in a process of its own, and they take turns.  docs/bench.md says what each does.
+    """
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --markdown exclude each other")
+    if with_figures and plot is not None:
+        raise click.UsageError("--plot draws the table; --figures has none")
+    from zswap.bench import output
+    from zswap.bench.table import measure
+    from zswap.plot import check_path
+    from zswap_core.compressors.registry import open_compressor
+
+    if plot is not None:
+        check_path(plot)
+    try:
+        spec = open_compressor(compressor).spec
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--compressor") from error
+    if not names and not files:
+        names = ("process", "text") if smoke else DEFAULT
+    count = pages or (_SMOKE_PAGES if smoke else _PAGES)
+    rounds = rounds or (_SMOKE_ROUNDS if smoke else _ROUNDS)
+    console = output.console()
+    missing: dict[str, str] = {}
+    corpora: list[Corpus] = []
+    figures: list[Figure] = []
+    with _ended_in_order():
+        if not as_json:
+            click.echo(output.heading(spec, rounds))
+        made = _pages_of(names, files, count, seed, missing)
+        if with_figures:
+            figures = _figures(dict(made), rounds, seed, smoke)
+        else:
+            for name, taken in made:
+                with output.progress() as progress:
+                    corpora.append(
+                        measure(name, taken, rows=rows, rounds=rounds, compressor=spec, seed=seed, progress=progress)
+                    )
+                if not as_json:
+                    output.print_corpus(corpora[-1], console, as_markdown=as_markdown)
+    if as_json:
+        report = output.to_json(compressor=spec, rounds=rounds, seed=seed, corpora=corpora, figures=figures, missing=missing)
+        click.echo(json.dumps(report, indent=1, allow_nan=False))
+    elif with_figures:
+        output.print_figures(figures, console, as_markdown=as_markdown)
+    for name, why in missing.items():
+        click.echo(f"{name}: left out; {why}", err=as_json)
+    if plot is not None and corpora:
+        output.plot_corpora(corpora, plot, spec)
+        click.echo(f"drawn: {plot}", err=True)
+
+
+def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool) -> list[Figure]:
+    from zswap.bench import figures, output
+    from zswap.bench.corpora import distinct
+
+    pages = {name: distinct(taken) for name, taken in made.items()}
+    pages = {name: taken for name, taken in pages.items() if len(taken)}
+    if not pages:
+        raise click.UsageError("--figures needs pages that are not same-filled; there are none")
+    entries = _SMOKE_ENTRIES if smoke else figures.ENTRIES
+    with output.progress() as progress:
+        setting = figures.Setting(pages, rounds, entries, seed, lambda what: progress(0, 1, what))
+        return figures.figures(setting)

@@ -1,0 +1,415 @@
+"""What the project promises, measured here: each figure, its bound, and whether it holds.
+
+Ratios are of medians of rounds that take turns in one process, on pages that are not same-filled, since these would flatter
+every line but the codec's own.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import zswap
+from zswap.bench import corpora
+from zswap.bench.corpora import PAGE, Pages
+from zswap.bench.growth import Held, grow, offsets_of
+from zswap.bench.rows import Batch, Codec, CodecCopy, Job, Single
+from zswap.bench.table import measure
+from zswap_core.bench import CodecLoop, IndexLoop
+from zswap_core.compressors.registry import open_compressor
+
+__all__ = ["ENTRIES", "FIGURES", "Figure", "Setting", "figures"]
+
+Values = Mapping[str, float]  # by corpus
+
+#: Numbers of entries: where growth begins, of the index and ranges, where growth ends.
+ENTRIES = (100_000, 1_000_000, 10_000_000)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One promise.
+
+    Attributes
+    ----------
+    what : str
+    bound, value : float
+        Value is NaN where it could not be measured.
+    at_most : bool
+        Whether the bound is from above.
+    unit : str
+    note : str
+        Values by corpus, or why there is none.
+    beside : bool
+        Whether all else that goes with the figure holds too.
+    """
+
+    what: str
+    bound: float
+    value: float
+    at_most: bool = True
+    unit: str = "×"
+    note: str = ""
+    beside: bool = True
+
+    @property
+    def holds(self) -> bool | None:
+        """None where it was not measured."""
+        if math.isnan(self.value):
+            return None
+        return self.beside and (self.value <= self.bound if self.at_most else self.value >= self.bound)
+
+    def to_dict(self) -> dict[str, Any]:
+        value = None if math.isnan(self.value) else self.value
+        return asdict(self) | {"value": value, "holds": self.holds}
+
+
+@dataclass
+class Setting:
+    """What the figures are measured with.
+
+    Attributes
+    ----------
+    pages : dict
+        Of each corpus, same-filled ones left out.
+    rounds : int
+    entries : tuple of int
+        As `ENTRIES`.
+    progress : callable
+        Told what is being done.
+    """
+
+    pages: dict[str, Pages]
+    rounds: int = 5
+    entries: tuple[int, int, int] = ENTRIES
+    seed: int = 0
+    progress: Callable[[str], object] = field(default=lambda what: None)
+
+
+def in_turns(rounds: int, calls: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """The median of each call's results; every round makes all calls once, beginning with another one each time."""
+    names = list(calls)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            found[name].append(calls[name]())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def _by_corpus(values: Values, form: str) -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def _worst(what: str, bound: float, values: Values, *, at_most: bool = True, unit: str = "×") -> Figure:
+    value = (max if at_most else min)(values.values())
+    return Figure(what, bound, value, at_most, unit, _by_corpus(values, ".2f" if unit == "×" else ".0f"))
+
+
+# ---- calls ----------------------------------------------------------------------------------------------------------------
+
+
+def _calls_on(pages: Pages, compressor: str, setting: Setting) -> dict[str, float]:
+    """Nanoseconds a page of all calls that are compared with each other."""
+    job = Job(pages, pages.copy(), compressor, setting.seed)
+    order, shuffled, count = job.order, job.shuffled, len(pages)
+    bare, whole = Codec(job), CodecCopy(job)
+    # What is loaded from is filled once, in order; what is stored replaces pages elsewhere.
+    kept, stirred = Batch(job), Batch(job)
+    single_kept, single_stirred = Single(job), Single(job)
+    rows = (kept, stirred, single_kept, single_stirred)
+    fresh = Batch(job)
+
+    def new() -> int:
+        fresh.clear()
+        return fresh.store()
+
+    try:
+        for row in rows:
+            row.clear()
+            row.store()
+        calls: dict[str, Callable[[], int]] = {
+            "codec store": lambda: whole.store(),
+            "codec load": lambda: bare.load(order),
+            "codec random": lambda: bare.load(shuffled),
+            "new": new,
+            "store": lambda: stirred.store(),
+            "store 2": lambda: stirred.store(2),
+            "load": lambda: kept.load(order),
+            "load 2": lambda: kept.load(order, 2),
+            "random": lambda: kept.load(shuffled),
+            "single store": lambda: single_stirred.store(),
+            "single store 2": lambda: single_stirred.store(2),
+            "single load": lambda: single_kept.load(order),
+            "single load 2": lambda: single_kept.load(order, 2),
+        }
+        taken = in_turns(setting.rounds, calls)
+        if not all(row.check() for row in rows):
+            raise zswap.Error("the pages loaded are not those stored")
+        return {name: ns / count for name, ns in taken.items()}
+    finally:
+        for row in (*rows, fresh):
+            row.close()
+
+
+def calls(setting: Setting) -> Iterator[Figure]:
+    """Batches over the bare codec, single calls over batches, two threads over one."""
+    taken: dict[str, dict[str, dict[str, float]]] = {}
+    for compressor in ("lz4", "zstd:1"):
+        for name, pages in setting.pages.items():
+            setting.progress(f"calls, {compressor}, {name}")
+            taken.setdefault(compressor, {})[name] = _calls_on(pages, compressor, setting)
+
+    def over(what: str, base: str, compressor: str = "lz4") -> dict[str, float]:
+        return {name: ns[what] / ns[base] for name, ns in taken[compressor].items()}
+
+    def extra(what: str, base: str) -> dict[str, float]:
+        return {name: ns[what] - ns[base] for name, ns in taken["lz4"].items()}
+
+    store = _worst("batch store over codec, scan, copy", 1.06, over("store", "codec store"))
+    yield replace(store, note=f"{store.note}; into an empty pool {_by_corpus(over('new', 'codec store'), '.2f')}")
+    yield _worst("batch load over codec, in order", 1.08, over("load", "codec load"))
+    yield _worst("batch load over codec, at random", 1.20, over("random", "codec random"))
+    yield _worst("single store over batch", 250, extra("single store", "store"), unit="ns")
+    yield _worst("single load over batch", 200, extra("single load", "load"), unit="ns")
+    for compressor in taken:
+        for what in ("store", "load"):
+            gains = over(what, f"{what} 2", compressor)
+            yield _worst(f"threads=2 over 1, {what}, {compressor}", 1.9, gains, at_most=False)
+    for what in ("single store", "single load"):
+        yield _worst(f"two Python threads over one, {what}", 1.0, over(what, f"{what} 2"), at_most=False)
+
+
+def against_zram(setting: Setting) -> Iterator[Figure]:
+    """Batches against the kernel's zram, pages new and in place; each in a process of its own, as in the table."""
+    gains: dict[str, dict[str, float]] = {"new": {}, "store": {}, "load": {}}
+    why = ""
+    for name, pages in setting.pages.items():
+        setting.progress(f"against zram, {name}")
+        corpus = measure(name, pages, rows=(Batch.name, "zram"), rounds=setting.rounds, seed=setting.seed)
+        ours, zram = corpus.row(Batch.name), corpus.row("zram")
+        if ours is None or zram is None:
+            why = corpus.missing["zram"]
+            break
+        for what, values in gains.items():
+            values[name] = statistics.median(getattr(zram, what)) / statistics.median(getattr(ours, what))
+    for what, title in (("new", "store, new"), ("store", "store, in place"), ("load", "load")):
+        figure = Figure(f"zram over batch, {title}, geometric mean", 1.15, math.nan, at_most=False, note=why)
+        if not why:
+            values = gains[what]
+            mean = statistics.geometric_mean(values.values())
+            figure = replace(figure, value=mean, note=_by_corpus(values, ".2f"), beside=min(values.values()) > 1)
+        yield figure
+
+
+def _page_aligned(job: Job) -> tuple[Any, Any]:
+    """Move a job's pages to where O_DIRECT takes them from; the memory lives as long as the result."""
+    areas = mmap.mmap(-1, job.pages.nbytes), mmap.mmap(-1, job.pages.nbytes)
+    moved = [np.frombuffer(area, np.uint8).reshape(-1, PAGE) for area in areas]
+    moved[0][:] = job.pages
+    moved[1][:] = 0
+    job.pages, job.out = moved
+    return areas
+
+
+def same_filled(setting: Setting) -> Iterator[Figure]:
+    """A same-filled page in cache over the bare scan and fill; batches of 64, 256 KiB."""
+    setting.progress("same-filled pages")
+    pages = corpora.make("same-filled", 64, setting.seed)
+    out, count, repeats = pages.copy(), 64, 50
+    order = np.arange(count, dtype=np.uint64)
+    loop = CodecLoop(open_compressor("lz4"), pages.reshape(-1), PAGE)
+    loop.run("store")
+
+    def timed(call: Callable[[], object]) -> float:
+        start = time.perf_counter_ns()
+        for _ in range(repeats):
+            call()
+        return (time.perf_counter_ns() - start) / (count * repeats)
+
+    with zswap.ZSwap(max_pool_bytes="64MiB") as engine:
+        engine.store_many(order, pages)
+        taken = in_turns(
+            4 * setting.rounds + 1,
+            {
+                "scan": lambda: sum(loop.run("scan") for _ in range(repeats)) / (count * repeats),
+                "fill": lambda: (
+                    sum(loop.run("load", out=out.reshape(-1), order=order) for _ in range(repeats)) / (count * repeats)
+                ),
+                "store": lambda: timed(lambda: engine.store_many(order, pages)),
+                "load": lambda: timed(lambda: engine.load_many(order, out=out)),
+            },
+        )
+    for what, base in (("store", "scan"), ("load", "fill")):
+        note = f"{what} {taken[what]:.0f}, bare {base} {taken[base]:.0f}"
+        yield Figure(f"same-filled page, {what} over a bare {base}", 80, taken[what] - taken[base], unit="ns", note=note)
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------------------
+
+
+def memory(setting: Setting) -> Iterator[Figure]:
+    """Allocator and metadata over payload: filled, half freed and compacted, refilled; of ten times each corpus."""
+    found: dict[str, dict[str, float]] = {"after a fill": {}, "half freed, after compact()": {}, "refilled": {}}
+    for name, pages in setting.pages.items():
+        setting.progress(f"memory, {name}")
+        count, times = len(pages), 10
+        half = np.random.default_rng(setting.seed).permutation(times * count)[: times * count // 2].astype(np.uint64)
+        with zswap.ZSwap("lz4", max_pool_bytes=2 * times * pages.nbytes + (64 << 20)) as engine:
+
+            def overhead(engine: zswap.ZSwap = engine) -> float:
+                stats = engine.stats()
+                return stats.resident_bytes / stats.compressed_bytes
+
+            for turn in range(times):
+                engine.store_many(np.arange(turn * count, (turn + 1) * count, dtype=np.uint64), pages)
+            found["after a fill"][name] = overhead()
+            engine.invalidate_many(half)
+            engine.compact()
+            found["half freed, after compact()"][name] = overhead()
+            for at in range(0, len(half), 1024):
+                part = half[at : at + 1024]
+                engine.store_many(part, pages[(part % np.uint64(count)).astype(np.int64)])
+            found["refilled"][name] = overhead()
+    for what, bound in zip(found, (1.04, 1.10, 1.05), strict=True):
+        values = found[what]
+        yield Figure(
+            f"memory and metadata over payload, {what}", bound, max(values.values()), note=_by_corpus(values, ".3f")
+        )
+
+
+# ---- growth -------------------------------------------------------------------------------------------------------------------
+
+
+def many(setting: Setting) -> Iterator[Figure]:
+    """Metadata and ranges at 10^6 pages, the index alone, and a load from 10^5 to 10^7; pages that lz4 makes 100 bytes of."""
+    few, some, most = setting.entries
+    setting.progress(f"{some:,} entries")
+    dense = grow("dense, in order", some, rounds=1, seed=setting.seed)
+    yield Figure("metadata a page, dense", 40, dense.metadata, unit="bytes", note=f"{some:,} pages")
+    yield Figure(f"invalidate_range of {some:,} pages, a page", 40, dense.invalidate, unit="ns")
+    setting.progress("the index")
+    index = IndexLoop(np.arange(some, dtype=np.uint64))
+    looked_up = offsets_of("dense, random", some, setting.seed)
+    lookups = [index.lookup(looked_up)[1] / some for _ in range(setting.rounds)]
+    yield Figure(f"index lookup, random, {some:,} entries", 60, statistics.median(lookups), unit="ns")
+    setting.progress(f"{few:,} and {most:,} entries")
+    shape = "dense, random"
+    with Held(shape, few, seed=setting.seed) as small, Held(shape, most, seed=setting.seed) as large:
+        taken = in_turns(setting.rounds, {"small": small.load, "large": large.load})
+    note = f"{taken['small']:.0f} ns, {taken['large']:.0f} ns at random"
+    yield Figure(f"a load, from {few:,} to {most:,} entries", 1.3, taken["large"] / taken["small"], note=note)
+
+
+# ---- backing store, start -----------------------------------------------------------------------------------------------------
+
+
+def writeback(setting: Setting) -> Iterator[Figure]:
+    """Throughput of writeback to a swap file over bare pwrite in 1 MiB batches to a file beside it, both sparse."""
+    name, pages = next(iter(setting.pages.items()))
+    setting.progress("writeback")
+    count = len(pages)
+    job = Job(pages, pages.copy(), "lz4", setting.seed)
+    areas = _page_aligned(job)
+    view = job.pages.reshape(-1).data
+    with tempfile.TemporaryDirectory(prefix="zswap-bench-", dir=".") as folder:
+        file = zswap.SwapFile(f"{folder}/swap", count * PAGE)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_DIRECT if file.direct else 0)
+        fd = os.open(f"{folder}/bare", flags, 0o600)
+        try:
+            with zswap.ZSwap("lz4", max_pool_bytes=2 * pages.nbytes + (64 << 20), backing=file) as engine:
+
+                def ours() -> float:
+                    engine.store_many(job.order, job.pages)
+                    start = time.perf_counter_ns()
+                    written = engine.shrink(count)
+                    took = time.perf_counter_ns() - start
+                    if written != count:
+                        raise zswap.Error(f"{written} of {count} pages were written back")
+                    return took / count
+
+                def bare() -> float:
+                    os.ftruncate(fd, 0)
+                    os.ftruncate(fd, count * PAGE)
+                    start = time.perf_counter_ns()
+                    for at in range(0, len(view), 1 << 20):
+                        os.pwrite(fd, view[at : at + (1 << 20)], at)
+                    return (time.perf_counter_ns() - start) / count
+
+                taken = in_turns(setting.rounds, {"ours": ours, "bare": bare})
+        finally:
+            os.close(fd)
+            file.close()
+        direct = "O_DIRECT" if file.direct else "page cache"
+    del areas
+    note = f"{name}, {direct}: {_rate(taken['ours'])}, bare {_rate(taken['bare'])}"
+    yield Figure("writeback over bare pwrite, throughput", 0.7, taken["bare"] / taken["ours"], False, note=note)
+
+
+def _rate(ns: float) -> str:
+    return f"{PAGE * 1000 / ns:,.0f} MB/s"
+
+
+_START = """
+import time
+import numpy
+begin = time.perf_counter()
+import zswap
+imported = time.perf_counter()
+zswap.ZSwap().close()
+print(imported - begin, time.perf_counter() - imported)
+"""
+
+
+def start(setting: Setting) -> Iterator[Figure]:
+    """What a program waits for: the import beyond numpy's own, and the first ZSwap()."""
+    setting.progress("start")
+    folder = Path(zswap.__file__).parents[1]  # so that this zswap is the one imported
+    taken = []
+    for _ in range(setting.rounds):
+        done = subprocess.run([sys.executable, "-c", _START], capture_output=True, text=True, check=True, cwd=folder)
+        taken.append([1000 * float(word) for word in done.stdout.split()])
+    imported, first = (statistics.median(column) for column in zip(*taken, strict=True))
+    yield Figure("import zswap, beyond numpy's", 60, imported, unit="ms", note=f"Python {platform.python_version()}")
+    yield Figure("first ZSwap()", 5, first, unit="ms")
+
+
+#: The groups of figures, by name.
+FIGURES: dict[str, Callable[[Setting], Iterator[Figure]]] = {
+    "calls": calls,
+    "zram": against_zram,
+    "same-filled": same_filled,
+    "memory": memory,
+    "many": many,
+    "writeback": writeback,
+    "start": start,
+}
+
+
+def figures(setting: Setting, groups: list[str] | None = None) -> list[Figure]:
+    """Measure the figures.
+
+    Parameters
+    ----------
+    setting : Setting
+    groups : list of str, optional
+        Which of `FIGURES`; all unless given.
+
+    Returns
+    -------
+    list of Figure
+    """
+    return [figure for group in groups or FIGURES for figure in FIGURES[group](setting)]

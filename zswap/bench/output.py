@@ -1,0 +1,432 @@
+"""What was measured, as tables, Markdown, JSON, and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import zswap
+from zswap.bench.figures import Figure
+from zswap.bench.growth import Point
+from zswap.bench.table import Corpus, Measured
+from zswap.memory import format_bytes
+from zswap.plot import PlotError, check_path
+from zswap_core.compressors.registry import open_compressor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = [
+    "Column",
+    "console",
+    "heading",
+    "machine",
+    "markdown",
+    "plot_corpora",
+    "plot_growth",
+    "print_corpus",
+    "print_figures",
+    "print_growth",
+    "print_table",
+    "progress",
+    "to_json",
+]
+
+#: Raised when a key changes its meaning or goes away; new keys may come at any time.
+JSON_VERSION = 1
+
+Grid = list[list[str]]
+
+
+def machine() -> str:
+    """The machine in one line."""
+    model = platform.machine()
+    with open("/proc/cpuinfo") as info:
+        for entry in info:
+            if entry.startswith("model name"):
+                model = entry.partition(":")[2].strip()
+                break
+    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def heading(compressor: str, rounds: int) -> str:
+    """What was measured, on what."""
+    library = open_compressor(compressor)
+    return f"{library.spec} ({library.library} {library.version}); median of {rounds} rounds\n{machine()}"
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or 120 columns."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(120, int(os.environ.get("COLUMNS", "0") or 0)))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A function that is told steps done, steps in all, and what is being done: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """Where a table has little room, the columns with the highest `spare` are left out first."""
+
+    group: str
+    name: str
+    spare: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"{self.group} {self.name}".strip()
+
+
+_ROW = (
+    Column("", "row"),
+    Column("store ns", "new"),
+    Column("store ns", "in place"),
+    Column("store ns", "p99", 2),
+    Column("load ns", "in order"),
+    Column("load ns", "random"),
+    Column("load ns", "p99", 2),
+    Column("MB/s", "store", 3),
+    Column("MB/s", "load", 3),
+    Column("2 thr.", "store", 1),
+    Column("2 thr.", "load", 1),
+    Column("ratio", "payload"),
+    Column("ratio", "memory"),
+)
+
+
+def _number(value: float | None, form: str = ".0f") -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _row_cells(corpus: Corpus, row: Measured) -> list[str]:
+    def speed(what: str) -> str:
+        ns = row.median(what)
+        return "" if ns is None else f"{corpus.nbytes / corpus.pages / ns * 1000:,.0f}"
+
+    def ratio(nbytes: int | None) -> str:
+        return "" if nbytes is None else "∞" if nbytes <= 0 else f"{corpus.nbytes / nbytes:.2f}"
+
+    return [
+        row.row,
+        *(_number(value) for value in (row.median("new"), row.median("store"), row.store_p99)),
+        *(_number(value) for value in (row.median("load"), row.median("load_random"), row.load_p99)),
+        speed("store"),
+        speed("load"),
+        *(_number(row.gain(what), ".2f") for what in ("store", "load")),
+        ratio(row.payload),
+        ratio(row.resident),
+    ]
+
+
+def _corpus_title(corpus: Corpus) -> str:
+    same = 100 * corpus.same_filled / corpus.pages
+    return f"{corpus.name}: {corpus.pages:,} pages, {format_bytes(corpus.nbytes)}, {same:.1f} % same-filled"
+
+
+def _missing_lines(corpus: Corpus) -> list[str]:
+    return [f"{row}: left out; {why}" for row, why in corpus.missing.items()]
+
+
+def markdown(columns: Sequence[Column], grid: Grid) -> str:
+    """A Markdown table, the first column flush left."""
+    lines = [" | ".join(column.title for column in columns), "|".join(["---", *["---:"] * (len(columns) - 1)])]
+    lines += [" | ".join(cells) for cells in grid]
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def _rich_table(columns: Sequence[Column], grid: Grid, styles: Sequence[str | None], keep: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold", show_edge=False
+    )
+    shown = [number for number, column in enumerate(columns) if column.spare <= keep]
+    before = ""
+    for number in shown:
+        group, name, _ = columns[number]
+        title = f"{group if group != before else ''}\n{name}" if any(column.group for column in columns) else name
+        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+        before = group
+    for cells, style in zip(grid, styles, strict=True):
+        table.add_row(*(cells[number] for number in shown), style=style)
+    return table
+
+
+def _fitting(console: Console, columns: Sequence[Column], grid: Grid, styles: Sequence[str | None]) -> Table:
+    """The table with as many columns as there is room for."""
+    from rich.measure import measure_renderables
+
+    for keep in range(max(column.spare for column in columns), -1, -1):
+        table = _rich_table(columns, grid, styles, keep)
+        if measure_renderables(console, console.options.update(max_width=1000), [table]).maximum <= console.width:
+            break
+    return table
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def print_table(columns: Sequence[Column], grid: Grid) -> None:
+    """Print a table with as many of its columns as there is room for."""
+    on = console()
+    on.print(_fitting(on, columns, grid, [None] * len(grid)))
+
+
+def print_corpus(corpus: Corpus, console: Console, *, as_markdown: bool = False) -> None:
+    """Print the table of one corpus, and what was left out."""
+    grid = [_row_cells(corpus, row) for row in corpus.rows]
+    if as_markdown:
+        print(f"\n**{_corpus_title(corpus)}**\n\n{markdown(_ROW, grid)}")
+        for line in _missing_lines(corpus):
+            print(f"\n{line}")
+        return
+    styles = {"limit": "dim", "zswap": "bold", "peer": None}
+    console.print()
+    _say(console, _corpus_title(corpus), "bold")
+    console.print(_fitting(console, _ROW, grid, [styles[row.kind] for row in corpus.rows]))
+    for line in _missing_lines(corpus):
+        _say(console, line, "dim")
+
+
+_FIGURE = (Column("", "figure"), Column("", "bound"), Column("", "measured"), Column("", "holds"), Column("", "", 1))
+
+
+def _amount(value: float, unit: str) -> str:
+    digits = 2 if unit == "×" else 1 if abs(value) < 100 else 0
+    digits = 3 if unit == "×" and value < 1.15 else digits
+    return f"{value:.{digits}f} {unit}"
+
+
+def _figure_cells(figure: Figure) -> list[str]:
+    bound = f"{'≤' if figure.at_most else '≥'} {figure.bound:g} {figure.unit}"
+    value = "" if math.isnan(figure.value) else _amount(figure.value, figure.unit)
+    holds = {True: "yes", False: "NO", None: "not measured"}[figure.holds]
+    return [figure.what, bound, value, holds, figure.note]
+
+
+def print_figures(figures: Sequence[Figure], console: Console, *, as_markdown: bool = False) -> None:
+    """Print each figure, its bound, and whether it holds."""
+    grid = [_figure_cells(figure) for figure in figures]
+    held = sum(figure.holds is True for figure in figures)
+    summary = f"{held} of {len(figures)} figures hold" + (
+        f", {missing} not measured" if (missing := sum(figure.holds is None for figure in figures)) else ""
+    )
+    if as_markdown:
+        print(f"\n{markdown(_FIGURE, grid)}\n\n{summary}")
+        return
+    console.print()
+    styles = {True: None, False: "bold red", None: "dim"}
+    notes = console.width >= 150  # else below, where they may take a line of their own
+    table = _rich_table(_FIGURE, grid, [styles[figure.holds] for figure in figures], 1 if notes else 0)
+    console.print(table)
+    if not notes:
+        for cells in grid:
+            if cells[-1]:
+                _say(console, f"{cells[0]}: {cells[-1]}", "dim")
+    _say(console, summary, "bold")
+
+
+_GROWTH = (
+    Column("", "offsets"),
+    Column("", "entries"),
+    Column("ns a page", "store"),
+    Column("ns a page", "load"),
+    Column("ns a page", "replace"),
+    Column("ns a page", "invalidate"),
+    Column("bytes a page", "metadata"),
+    Column("bytes a page", "in all"),
+)
+
+
+def print_growth(points: Sequence[Point], *, as_markdown: bool = False) -> None:
+    """Print the table of growth."""
+    grid = [
+        [
+            point.shape,
+            f"{point.entries:,}",
+            *(_number(ns) for ns in (point.store, point.load, point.replace, point.invalidate)),
+            f"{point.metadata:.1f}",
+            f"{point.resident:.1f}",
+        ]
+        for point in points
+    ]
+    if as_markdown:
+        print(f"\n{markdown(_GROWTH, grid)}")
+    else:
+        print_table(_GROWTH, grid)
+
+
+# ---- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def to_json(
+    *,
+    compressor: str,
+    rounds: int,
+    seed: int,
+    corpora: Sequence[Corpus] = (),
+    figures: Sequence[Figure] = (),
+    growth: Sequence[Point] = (),
+    missing: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """What ``zswap bench --json`` prints.
+
+    Returns
+    -------
+    dict
+        ``schema``, ``version``, ``zswap``, ``machine``, ``compressor`` (``name``, ``library``, ``version``), ``page_size``,
+        ``rounds``, ``seed``, ``missing`` (corpora left out, and why), ``corpora`` (`Corpus`: every round's ns a page),
+        ``figures`` (`Figure`), ``growth`` (`Point`).
+    """
+    library = open_compressor(compressor)
+    return {
+        "schema": "zswap.bench",
+        "version": JSON_VERSION,
+        "zswap": zswap.__version__,
+        "machine": machine(),
+        "compressor": {"name": library.spec, "library": library.library, "version": library.version},
+        "page_size": 4096,
+        "rounds": rounds,
+        "seed": seed,
+        "missing": missing or {},
+        "corpora": [corpus.to_dict() for corpus in corpora],
+        "figures": [figure.to_dict() for figure in figures],
+        "growth": [point.to_dict() for point in growth],
+    }
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
+_COLOURS = {"limit": "#9aa5b1", "zswap": "#d55e00", "peer": "#0072b2"}  # Okabe and Ito: told apart by everybody
+_SHAPES = {
+    "dense, in order": ("#0072b2", "-"),
+    "dense, random": ("#d55e00", "-"),
+    "sparse, in order": ("#0072b2", "--"),
+    "sparse, random": ("#d55e00", "--"),
+}
+
+
+def _picture(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=size, facecolor="white", layout="constrained")
+    FigureCanvasAgg(picture)
+    return picture, picture.subplots(rows, columns, squeeze=False)
+
+
+def _style(axes: Axes, title: str, across: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.tick_params(colors=_FAINT, labelcolor=_INK)
+    axes.grid(True, axis=across, color=_GRID, linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left", fontsize=11, color=_INK)
+
+
+def _save(picture: Picture, path: str) -> None:
+    try:
+        picture.savefig(path, dpi=160)
+    except OSError as error:
+        raise PlotError(f"cannot write {path}: {error.strerror}") from error
+
+
+def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
+    """Draw store, load and ratio of every row, a line of bars for each, a row of panels for each corpus.
+
+    Raises
+    ------
+    PlotError
+        When matplotlib is missing or the file cannot be written.
+    """
+    check_path(path)
+    most = max(len(corpus.rows) for corpus in corpora)
+    picture, panels = _picture(len(corpora), 3, (15, 1.2 + len(corpora) * (0.9 + 0.24 * most)))
+    for corpus, line in zip(corpora, panels, strict=True):
+        names = [row.row for row in corpus.rows]
+        colours = [_COLOURS[row.kind] for row in corpus.rows]
+        title = _corpus_title(corpus).partition(":")[0]
+        columns: tuple[tuple[str, list[float | None], str], ...] = (
+            (f"{title}: µs to store a page, in place", [_micro(row.median("store")) for row in corpus.rows], ".1f"),
+            ("µs to load a page, in order", [_micro(row.median("load")) for row in corpus.rows], ".1f"),
+            (
+                "times smaller, by memory taken",
+                [corpus.nbytes / row.resident if row.resident and row.resident > 0 else None for row in corpus.rows],
+                ".2f",
+            ),
+        )
+        for axes, (label, values, form) in zip(line, columns, strict=True):
+            bars = axes.barh(names, [value or 0 for value in values], color=colours, height=0.72)
+            axes.bar_label(bars, [_number(value, form) for value in values], padding=3, fontsize=8.5, color=_INK)
+            axes.invert_yaxis()
+            axes.margins(x=0.12)
+            if axes is not line[0]:
+                axes.set_yticklabels([])
+            _style(axes, label, "x")
+    picture.suptitle(f"Holding pages, {compressor}: zswap beside its limits (grey) and its peers", fontsize=15, color=_INK)
+    picture.supxlabel(machine(), fontsize=9, color=_FAINT)
+    _save(picture, path)
+
+
+def _micro(ns: float | None) -> float | None:
+    return None if ns is None else ns / 1000
+
+
+def plot_growth(points: Sequence[Point], path: str) -> None:
+    """Draw what an operation and a page's metadata cost against the number of entries.
+
+    Raises
+    ------
+    PlotError
+        When matplotlib is missing or the file cannot be written.
+    """
+    check_path(path)
+    picture, panels = _picture(1, 4, (16, 4.6))
+    columns = (
+        ("load", "ns to load a page"),
+        ("store", "ns to store a new page"),
+        ("invalidate", "ns a page to invalidate a range"),
+        ("metadata", "bytes of metadata a page"),
+    )
+    for axes, (what, title) in zip(panels[0], columns, strict=True):
+        for shape, (colour, line) in _SHAPES.items():
+            chosen = [point for point in points if point.shape == shape]
+            if chosen:
+                values = [getattr(point, what) for point in chosen]
+                entries = [point.entries for point in chosen]
+                axes.plot(entries, values, line, marker="o", markersize=5, color=colour, label=shape)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("pages held", color=_INK)
+        _style(axes, title, "both")
+    panels[0][0].legend(frameon=False, fontsize=9)
+    picture.suptitle("As it grows (pages of about 100 bytes compressed)", fontsize=15, color=_INK, x=0.01, ha="left")
+    picture.supxlabel(machine(), fontsize=9, color=_FAINT)
+    _save(picture, path)
