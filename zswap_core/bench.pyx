@@ -3,13 +3,14 @@
 
 The engine calls the same functions with the same context and room, so the difference is what the engine costs.
 """
+from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor
 from zswap_core.compressors.base cimport Compressor
-from zswap_core.index cimport (area_add_shard, area_bytes, area_destroy, area_init, area_shard, index_bytes, index_destroy,
+from zswap_core.index cimport (area_bytes, area_destroy, area_init, area_lock_shard, area_shard, index_bytes, index_destroy,
                                index_init, shard_find, shard_reserve, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_index,
                                zsw_shard)
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_now_ns, zsw_unlock, zsw_unmap
@@ -250,18 +251,16 @@ cdef class IndexLoop:
         index_destroy(&self.ix)
 
     cdef int put(self, uint64_t offset, uint32_t id) noexcept nogil:
-        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        cdef zsw_shard *shard = area_lock_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
         cdef uint32_t *slot
         cdef uint32_t pos
-        cdef int rc = 0
+        cdef int rc
         if shard == NULL:
-            rc = area_add_shard(&self.ix, &self.area, offset >> SHARD_SHIFT, &shard)
+            return -ENOMEM
+        rc = shard_reserve(&self.ix, shard, offset & (SHARD_PAGES - 1), &slot, &pos)
         if rc == 0:
-            zsw_lock(&shard.lock)
-            rc = shard_reserve(&self.ix, shard, offset & (SHARD_PAGES - 1), &slot, &pos)
-            if rc == 0:
-                slot[0] = id
-            zsw_unlock(&shard.lock)
+            slot[0] = id
+        zsw_unlock(&shard.lock)
         return rc
 
     def lookup(self, const uint64_t[::1] offsets not None):
