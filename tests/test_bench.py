@@ -134,14 +134,13 @@ def test_index_loop_refuses():
 
 @pytest.fixture(params=list(rows.ROWS))
 def row(request, job):
-    aligned = figures._page_aligned(job)  # zram's requests need it
+    figures._page_aligned(job)  # zram's requests need it
     try:
         row = rows.ROWS[request.param](job)
     except rows.RowMissing as missing:
         pytest.skip(str(missing))
     yield row
     row.close()
-    del aligned
 
 
 def test_a_row_gives_back_what_it_was_given(row):

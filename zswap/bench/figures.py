@@ -215,14 +215,11 @@ def against_zram(setting: Setting) -> Iterator[Figure]:
         yield figure
 
 
-def _page_aligned(job: Job) -> tuple[Any, Any]:
-    """Move a job's pages to where O_DIRECT takes them from; the memory lives as long as the result."""
-    areas = mmap.mmap(-1, job.pages.nbytes), mmap.mmap(-1, job.pages.nbytes)
-    moved = [np.frombuffer(area, np.uint8).reshape(-1, PAGE) for area in areas]
+def _page_aligned(job: Job) -> None:
+    """Move a job's pages to where O_DIRECT takes them from."""
+    moved = [np.frombuffer(mmap.mmap(-1, job.pages.nbytes), np.uint8).reshape(-1, PAGE) for _ in range(2)]
     moved[0][:] = job.pages
-    moved[1][:] = 0
     job.pages, job.out = moved
-    return areas
 
 
 def same_filled(setting: Setting) -> Iterator[Figure]:
@@ -323,7 +320,7 @@ def writeback(setting: Setting) -> Iterator[Figure]:
     setting.progress("writeback")
     count = len(pages)
     job = Job(pages, pages.copy(), "lz4", setting.seed)
-    areas = _page_aligned(job)
+    _page_aligned(job)
     view = job.pages.reshape(-1).data
     with tempfile.TemporaryDirectory(prefix="zswap-bench-", dir=".") as folder:
         file = zswap.SwapFile(f"{folder}/swap", count * PAGE)
@@ -354,7 +351,6 @@ def writeback(setting: Setting) -> Iterator[Figure]:
             os.close(fd)
             file.close()
         direct = "O_DIRECT" if file.direct else "page cache"
-    del areas
     note = f"{name}, {direct}: {_rate(taken['ours'])}, bare {_rate(taken['bare'])}"
     yield Figure("writeback over bare pwrite, throughput", 0.7, taken["bare"] / taken["ours"], False, note=note)
 
