@@ -269,7 +269,7 @@ def test_a_pool_made_for_nothing_goes(make, until):
 
 
 def test_into_the_pool_that_they_are_in(mixed):
-    z, pages = mixed()
+    z, _ = mixed()
     assert z.recompress("lz4") == (0, 0, 0, 0)
     assert len(z.pools()) == 1
 
@@ -377,8 +377,8 @@ def test_a_page_that_changes_while_it_is_recompressed(make, memory_store, codec,
             z[0] = left[0] = words(2)
     # What it was about to move has changed; what came instead it may meet as well.
     result = working.join()
-    assert result.kept == 1
-    assert result.moved <= len(left)
+    assert result.kept >= 1
+    assert result.moved + result.kept <= len(left) + 1
     z._validate()
     assert dict(z) == left
 
