@@ -86,11 +86,11 @@ class Faulty:
 class Soak:
     """One run: the engine, the oracle, and what went wrong."""
 
-    def __init__(self, z: zswap.ZSwap, pages: npt.NDArray[np.uint8], source: mmap.mmap, seconds: float) -> None:
+    def __init__(self, z: zswap.ZSwap, count: int, pages: npt.NDArray[np.uint8], source: mmap.mmap, seconds: float) -> None:
         self.z, self.pages, self.source, self.seconds = z, pages, source, seconds
         self.digests = [hashlib.blake2b(page, digest_size=8).digest() for page in pages]
         # Which of the pages is stored at each offset, -1 for none.  A worker has every second offset.
-        self.held = np.full(len(pages), -1, np.int64)
+        self.held = np.full(count, -1, np.int64)
         self.stop = threading.Event()
         self.problems: list[str] = []
         self.done = dict.fromkeys(("stored", "loaded", "invalidated", "refused", "retried", "switches"), 0)
@@ -144,7 +144,7 @@ class Soak:
     def work(self, number: int) -> None:
         """Store, load and invalidate, until told to stop."""
         rng = np.random.default_rng(number)
-        mine = np.arange(number, len(self.pages), WORKERS)
+        mine = np.arange(number, len(self.held), WORKERS)
         try:
             for first in range(0, len(mine), BATCH):  # all of them once, in random order
                 if first == 0:
@@ -276,7 +276,9 @@ def corpus(path: Path, count: int) -> tuple[npt.NDArray[np.uint8], mmap.mmap]:
 def run() -> int:
     """Read the command line, and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pages", type=int, default=80_000, metavar="N", help="pages in all (default: %(default)s)")
+    parser.add_argument(
+        "--pages", type=int, default=80_000, metavar="N", help="offsets to store pages at (default: %(default)s)"
+    )
     parser.add_argument("--cap", default="32MiB", metavar="SIZE", help="the pool's limit (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30, metavar="N", help="how long (default: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, few pages")
@@ -295,18 +297,18 @@ def run() -> int:
 def soak(args: Any, folder: Path) -> int:
     """Run what the command line asks for in a folder of its own."""
     pages, source = corpus(folder / "pages", args.pages)
-    print(f"{len(pages)} pages of a process and of files, cap {args.cap}, swap file in {folder}")
-    file = zswap.SwapFile(folder / "swap", (len(pages) + 16) * PAGE, direct=False)
+    print(f"{args.pages} offsets, {len(pages)} pages of a process and of files, cap {args.cap}, swap file in {folder}")
+    file = zswap.SwapFile(folder / "swap", args.pages * PAGE, direct=False)
     if args.full_disk:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(pages) // 3 * PAGE, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (args.pages // 3 * PAGE, hard))
     faulty = Faulty(file) if args.faults else None
     try:
         with zswap.ZSwap(
             max_pool_bytes=parse_bytes(args.cap), backing=faulty or file, shrinker_interval=0.1, shrinker_enabled=False
         ) as z:
-            return Soak(z, pages, source, args.seconds).run(faulty)
+            return Soak(z, args.pages, pages, source, args.seconds).run(faulty)
     finally:
         file.close()
 
