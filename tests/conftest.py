@@ -222,7 +222,7 @@ class Thread(threading.Thread):
         return self.outcome
 
 
-def wait_until(condition, seconds=5):
+def wait_until(condition, seconds=30):
     """Wait for what another thread is about to do."""
     end = time.monotonic() + seconds
     while not condition():

@@ -1068,6 +1068,20 @@ def test_during_the_read(make, store, fill, gate, thread, make_page, what):
     z._validate()
 
 
+def test_a_failed_read_of_a_page_that_changed_is_counted_and_no_error(make, store, fill, make_page):
+    z = make(store)
+    fill(z, 0)
+    z.shrink(1)
+
+    def fail(offsets):
+        z.store(0, make_page(100))
+        raise OSError(errno.EIO, "broken")
+
+    store.on_read = fail
+    assert z.load(0) == make_page(100)
+    assert z.stats().backing_read_fail == 1
+
+
 def test_swapoff_during_the_read(make, store, fill, gate, thread, until):
     z = make(store)
     fill(z, 0)

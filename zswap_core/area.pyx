@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.index cimport area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, zsw_area
 from zswap_core.invalidate cimport invalidate_area
+from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.os cimport EDEADLK, zsw_add_u32, zsw_lock, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.worker cimport call_depth, wait_calls
@@ -37,6 +38,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
         area.store = store
         if backing != NULL:
             zsw_add_u32(&e.backed_areas, 1)
+            maintenance_wake(e)                 # without a store it sleeps for ever
         zsw_store_u32(&area.online, AREA_ONLINE)
     zsw_unlock(&e.areas_lock)
     return rc

@@ -129,11 +129,12 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
     if still and last:
         slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
-    if not still:
-        return AGAIN
     if rc != 0:
         area.error = rc
         count(w.counters, Counter.backing_read_fail, 1)
+    if not still:
+        return AGAIN
+    if rc != 0:
         return Status.BACKING_FAIL
     count(w.counters, Counter.backing_loads, 1)
     if last:

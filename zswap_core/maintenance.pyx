@@ -57,21 +57,23 @@ cdef bint write_some(zsw_engine *e, uint64_t pages, uint64_t *written) noexcept 
 cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
     """After the limit was hit: works down to the accept threshold.  Writing back frees objects here and there, so whenever as
     much has gone as would make a sixteenth of the pool, what is left is moved together."""
-    cdef uint64_t written = 0, since = 0
+    cdef uint64_t written = 0, since = 0, batch = WRITEBACK_BATCH
     cdef int failures = 0, rc
     cdef zsw_worker *w
     while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas) and not zsw_load_u32(&e.stop):
         if not pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
             return
-        if not write_some(e, WRITEBACK_BATCH, &written):
+        if not write_some(e, batch, &written):
             return
         since += written
         if written == 0:
             failures += 1
+            batch = (batch + 1) // 2            # a store that is nearly full may yet have room for some of them
             if failures == MAX_FAILURES or zsw_peek_i64(&e.params.writeback_limit) == 0:
                 return                          # the next interval, or the next hit, tries again
         else:
             failures = 0
+            batch = WRITEBACK_BATCH
         if since > e.lru.count // 16 + WRITEBACK_BATCH:
             since = 0
             w = engine_enter(e, &rc)

@@ -1,0 +1,313 @@
+"""Keep an engine under load for a while and check everything: real pages, a swap file, switches, failures, a full disk.
+
+Two threads store, load and invalidate pages in random order, a third switches compressor and zpool every 50 ms, and the
+shrinker works.  Every page that is loaded is compared with what was stored; at the end all pages are, and the counters with a
+scan of every structure.  The process must not grow beyond the cap, zswap's own metadata and 16 MiB.
+
+    python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--faults | --full-disk] [--smoke]
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import random
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+import zswap
+from zswap.bench.corpora import PAGE, make
+from zswap.memory import format_bytes, parse_bytes
+
+WORKERS = 2
+BATCH = 32  # pages a call, at most
+SLACK = 16 << 20
+SWITCH_SECONDS = 0.05
+SAMPLE_SECONDS = 0.25
+COMPRESSORS = [
+    f"{info.name}:1" for info in zswap.compressors() if info.available and info.name in ("lz4", "zstd", "deflate")
+]
+ZPOOLS = ("zsmalloc", "zsmalloc:4", "z3fold", "zbud")
+WRITES_A_FAILURE = 10
+READS_A_FAILURE = 50
+
+
+def rss() -> int:
+    """Resident memory of this process that is not a file's, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(errno.ENOENT, "no RssAnon in /proc/self/status")
+
+
+class Faulty:
+    """A swap file that fails one write in ten and one read in fifty, from a seed, and counts the pages it failed."""
+
+    def __init__(self, below: zswap.SwapFile) -> None:
+        self.below, self.nr_pages = below, below.nr_pages
+        self.rng, self.lock = random.Random(0), threading.Lock()
+        self.failed_writes = self.failed_reads = 0
+        self.calm = False
+
+    def _fails(self, one_in: int) -> bool:
+        return not self.calm and self.rng.randrange(one_in) == 0
+
+    def write_pages(self, offsets: npt.NDArray[np.uint64], pages: npt.NDArray[np.uint8]) -> None:
+        with self.lock:
+            fails = self._fails(WRITES_A_FAILURE)
+            self.failed_writes += len(offsets) * fails
+        if fails:
+            half = len(offsets) // 2  # as a device does: some of it is there
+            self.below.write_pages(offsets[:half], pages[:half])
+            raise OSError(errno.EIO, "one write in ten")
+        self.below.write_pages(offsets, pages)
+
+    def read_pages(self, offsets: npt.NDArray[np.uint64], out: npt.NDArray[np.uint8]) -> None:
+        with self.lock:
+            fails = self._fails(READS_A_FAILURE)
+            self.failed_reads += len(offsets) * fails
+        if fails:
+            out[:] = 0xEE
+            raise OSError(errno.EIO, "one read in fifty")
+        self.below.read_pages(offsets, out)
+
+    def discard_pages(self, offsets: npt.NDArray[np.uint64]) -> None:
+        self.below.discard_pages(offsets)
+
+
+class Soak:
+    """One run: the engine, the oracle, and what went wrong."""
+
+    def __init__(self, z: zswap.ZSwap, count: int, pages: npt.NDArray[np.uint8], source: mmap.mmap, seconds: float) -> None:
+        self.z, self.pages, self.source, self.seconds = z, pages, source, seconds
+        self.digests = [hashlib.blake2b(page, digest_size=8).digest() for page in pages]
+        # Which of the pages is stored at each offset, -1 for none.  A worker has every second offset.
+        self.held = np.full(count, -1, np.int64)
+        self.stop = threading.Event()
+        self.problems: list[str] = []
+        self.done = dict.fromkeys(("stored", "loaded", "invalidated", "refused", "retried", "switches"), 0)
+        self.lock = threading.Lock()
+
+    def wrong(self, what: str) -> None:
+        """Note what must not be, and end the run."""
+        self.problems.append(what)
+        self.stop.set()
+
+    def count(self, **done: int) -> None:
+        with self.lock:
+            for name, by in done.items():
+                self.done[name] += by
+
+    def store(self, offsets: npt.NDArray[np.int64], rng: np.random.Generator) -> None:
+        which = rng.integers(0, len(self.pages), len(offsets))
+        status = self.z.store_many(offsets, self.pages[which])
+        for code in set(status[status < 0].tolist()):
+            # Without a store nothing is held after a refusal; with one, only when the store has failed.
+            if code != zswap.Status.BACKING_FAIL:
+                self.wrong(f"a store was refused with {zswap.Status(code).name}")
+        self.held[offsets] = np.where(status < 0, -1, which)
+        self.count(stored=int((status >= 0).sum()), refused=int((status < 0).sum()))
+
+    def load(self, offsets: npt.NDArray[np.int64]) -> None:
+        out = np.empty((len(offsets), PAGE), np.uint8)
+        status = np.empty(len(offsets), np.int8)
+        self.z.load_many(offsets, out, status=status)
+        for offset, code, page in zip(offsets.tolist(), status.tolist(), out, strict=True):
+            for _ in range(50):  # one read in fifty fails, fifty in turn do not
+                if code != zswap.Status.BACKING_FAIL:
+                    break
+                self.count(retried=1)
+                one = np.empty(1, np.int8)
+                self.z.load_many([offset], page, status=one)
+                code = int(one[0])
+            self.compare(offset, code, page)
+        self.count(loaded=len(offsets))
+
+    def compare(self, offset: int, code: int, page: npt.NDArray[np.uint8]) -> None:
+        which = int(self.held[offset])
+        if which < 0:
+            if code != zswap.Status.ABSENT:
+                self.wrong(f"offset {offset} holds a page that was never stored, or freed (status {code})")
+        elif code < 0:
+            self.wrong(f"the page at offset {offset} is lost: {zswap.Status(code).name}")
+        elif hashlib.blake2b(page, digest_size=8).digest() != self.digests[which]:
+            self.wrong(f"the page at offset {offset} is not the one that was stored")
+
+    def work(self, number: int) -> None:
+        """Store, load and invalidate, until told to stop."""
+        rng = np.random.default_rng(number)
+        mine = np.arange(number, len(self.held), WORKERS)
+        try:
+            for first in range(0, len(mine), BATCH):  # all of them once, in random order
+                if first == 0:
+                    rng.shuffle(mine)
+                if self.stop.is_set():
+                    return
+                self.store(mine[first : first + BATCH], rng)
+            while not self.stop.is_set():
+                offsets = rng.choice(mine, int(rng.integers(1, BATCH + 1)), replace=False)
+                what = rng.random()
+                if what < 0.35:
+                    self.store(offsets, rng)
+                elif what < 0.95:
+                    self.load(offsets)
+                else:
+                    freed = self.z.invalidate_many(offsets)
+                    if freed != int((self.held[offsets] >= 0).sum()):
+                        self.wrong(f"{freed} pages were freed, not {int((self.held[offsets] >= 0).sum())}")
+                    self.held[offsets] = -1
+                    self.count(invalidated=freed)
+        except BaseException as error:
+            self.wrong(f"worker {number}: {error!r}")
+
+    def meddle(self) -> None:
+        """Switch pools, and compact now and then."""
+        rng = random.Random(3)
+        try:
+            while not self.stop.wait(SWITCH_SECONDS):
+                self.z.compressor = rng.choice(COMPRESSORS)
+                self.z.zpool = rng.choice(ZPOOLS)
+                if rng.random() < 0.1:
+                    self.z.compact()
+                self.count(switches=1)
+        except BaseException as error:
+            self.wrong(f"the one that switches: {error!r}")
+
+    def watch(self, base: int) -> tuple[int, int]:
+        """Sample the memory until the time is up; the most that was used, and the least room that was left, in bytes."""
+        end = time.monotonic() + self.seconds
+        most, room = 0, 1 << 62
+        while time.monotonic() < end and not self.stop.wait(SAMPLE_SECONDS):
+            stats = self.z.stats()
+            used = rss() - base
+            allowed = stats.max_pool_bytes + stats.metadata_bytes + SLACK
+            most, room = max(most, used), min(room, allowed - used)
+            print(
+                f"  {self.seconds - (end - time.monotonic()):6.1f} s  used {format_bytes(max(used, 0)):>9} of "
+                f"{format_bytes(allowed):>9}  pool {format_bytes(stats.pool_total_size):>9}  held {stats.stored_pages:6}  "
+                f"in the store {stats.backed_pages:6}",
+                flush=True,
+            )
+        self.stop.set()
+        return most, room
+
+    def check(self, faulty: Faulty | None) -> None:
+        """At rest: every page, every counter."""
+        if faulty is not None:
+            faulty.calm = True
+        self.z.parameters["writeback_limit"] = 0  # the shrinker rests
+        self.z.swapon(255)
+        self.z.swapoff(255)  # waits for calls in flight
+        held = np.flatnonzero(self.held >= 0)
+        for first in range(0, len(self.held), 256):
+            self.load(np.arange(first, min(first + 256, len(self.held))))
+        if len(self.z) != len(held):
+            self.wrong(f"{len(self.z)} pages are held, not {len(held)}")
+        stats = self.z.stats()
+        where = np.concatenate([self.z.compressed_sizes(part) for part in np.array_split(np.arange(len(self.held)), 16)])
+        scan = {
+            "stored_pages": int((where >= 0).sum()),
+            "same_filled_pages": int((where == 0).sum()),
+            "stored_incompressible_pages": int((where == PAGE).sum()),
+            "compressed_bytes": int(where[where > 0].sum()),
+            "backed_pages": int((where == -2).sum()),
+            "invalidates": self.done["invalidated"],
+            "decompress_fail": 0,
+        }
+        if faulty is not None:
+            scan["backing_write_fail"] = faulty.failed_writes
+            scan["backing_read_fail"] = faulty.failed_reads
+        for name, value in scan.items():
+            if getattr(stats, name) != value:
+                self.wrong(f"the counter {name} is {getattr(stats, name)}; a scan finds {value}")
+        try:
+            self.z._validate()
+        except AssertionError as error:
+            self.wrong(str(error))
+
+    def run(self, faulty: Faulty | None) -> int:
+        """Run it, print what it did, and return the exit code."""
+        self.source.madvise(mmap.MADV_DONTNEED)
+        base = rss()
+        threads = [threading.Thread(target=self.work, args=(k,)) for k in range(WORKERS)]
+        threads.append(threading.Thread(target=self.meddle))
+        for t in threads:
+            t.start()
+        most, room = self.watch(base)
+        for t in threads:
+            t.join()
+        self.check(faulty)
+        if room < 0:
+            self.problems.append(f"memory: {format_bytes(-room)} more than the cap, the metadata and {format_bytes(SLACK)}")
+        self.report(most, room, faulty)
+        return 1 if self.problems else 0
+
+    def report(self, most: int, room: int, faulty: Faulty | None) -> None:
+        stats = self.z.stats()
+        print("\n" + "  ".join(f"{name} {value:,}" for name, value in self.done.items()))
+        names = ("written_back_pages", "written_through_pages", "backing_loads", "pool_limit_hit", "backing_write_fail")
+        print("  ".join(f"{name} {getattr(stats, name):,}" for name in (*names, "backing_read_fail", "reject_reclaim_fail")))
+        if faulty is not None:
+            print(f"the store failed {faulty.failed_writes:,} pages' writes and {faulty.failed_reads:,} pages' reads")
+        print(f"memory: {format_bytes(max(most, 0))} at most; room left at worst {format_bytes(max(room, 0))}")
+        for problem in self.problems[:10]:
+            print(f"WRONG: {problem}")
+        print("nothing lost, every counter right" if not self.problems else f"{len(self.problems)} things are wrong")
+
+
+def corpus(path: Path, count: int) -> tuple[npt.NDArray[np.uint8], mmap.mmap]:
+    """Pages of a process's memory and of files, mapped from a file so that they are no memory of ours."""
+    with path.open("wb") as file:
+        for part in (make("process", count // 2), make("text", count - count // 2)):
+            file.write(part.tobytes())
+    with path.open("rb") as file:
+        source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(source, np.uint8).reshape(-1, PAGE), source
+
+
+@click.command(help=__doc__.splitlines()[0] if __doc__ else None)
+@click.option("--pages", type=click.IntRange(min=1000), default=80_000, show_default=True, help="Offsets to store pages at.")
+@click.option("--cap", default="32MiB", show_default=True, metavar="SIZE", help="The pool's limit.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="How long.")
+@click.option("--faults", is_flag=True, help="The store fails one write in ten and one read in fifty.")
+@click.option("--full-disk", is_flag=True, help="The swap file has room for a third of what it should hold.")
+@click.option("--smoke", is_flag=True, help="A few seconds, few pages.")
+def main(pages: int, cap: str, seconds: float, faults: bool, full_disk: bool, smoke: bool) -> None:
+    """Run what the command line asks for in a folder of its own."""
+    if smoke:
+        pages, cap, seconds = 4000, "2MiB", 2
+    with tempfile.TemporaryDirectory(prefix="zswap-soak-") as name:
+        sys.exit(soak(Path(name), pages, cap, seconds, faults, full_disk))
+
+
+def soak(folder: Path, count: int, cap: str, seconds: float, faults: bool, full_disk: bool) -> int:
+    """Run, and return the exit code."""
+    pages, source = corpus(folder / "pages", count)
+    click.echo(f"{count} offsets, {len(pages)} pages of a process and of files, cap {cap}, swap file in {folder}")
+    file = zswap.SwapFile(folder / "swap", count * PAGE, direct=False)
+    if full_disk:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (count // 3 * PAGE, hard))
+    faulty = Faulty(file) if faults else None
+    try:
+        with zswap.ZSwap(
+            max_pool_bytes=parse_bytes(cap), backing=faulty or file, shrinker_interval=0.1, shrinker_enabled=False
+        ) as z:
+            return Soak(z, count, pages, source, seconds).run(faulty)
+    finally:
+        file.close()
+
+
+if __name__ == "__main__":
+    main()
