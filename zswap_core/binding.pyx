@@ -47,6 +47,7 @@ from zswap_core.backings import open_backing
 from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
 from zswap_core.stats import Counter as _Counter
 
+cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
 COUNTER_NAMES = tuple(c.name for c in sorted(_Counter) if c.name != "COUNTERS")
 FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor",
@@ -116,29 +117,49 @@ cdef View view_of(object obj, str name, Py_ssize_t size, bint writable):
     return view
 
 
-cdef object offset_array(object offsets):
-    """`offsets` as a contiguous uint64 array, every one checked."""
-    array = np.asarray(offsets)
-    if array.ndim != 1:
-        raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}")
-    if array.size == 0:
-        return np.empty(0, np.uint64)
+cdef object wide_integers(object array):
+    """As an array of 64-bit integers, signed or not."""
     if array.dtype.kind == "O":             # integers too large for an array are no offsets either
         for bad in array.tolist():
             if isinstance(bad, int):
                 as_offset(bad)
-    if array.dtype.kind not in "iu":
+    if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"offsets must be integers, not {array.dtype}")
-    for bad in (array.min(), array.max()):
-        as_offset(int(bad))
-    return np.ascontiguousarray(array, np.uint64)
+    return array.astype(UINT64 if array.dtype.kind == "u" else INT64)
+
+
+cdef View offsets_of(object offsets):
+    """`offsets` as uint64, every one checked."""
+    cdef View view
+    cdef const uint64_t *at
+    cdef uint64_t i, n, bits = 0
+    array = np.asarray(offsets)
+    if array.ndim != 1:
+        raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}")
+    if array.dtype is not UINT64 and array.dtype is not INT64:
+        array = wide_integers(array)
+    if array.strides[0] != 8:
+        array = np.ascontiguousarray(array)
+    n = len(array)
+    view = view_of(array, "offsets", n * 8, False)
+    at = <const uint64_t *> view.buffer.buf
+    for i in range(n):
+        bits |= at[i]                       # the limit is a power of two; what was negative is beyond it
+    if bits >= OFFSET_LIMIT:
+        for bad in (array.min(), array.max()):
+            as_offset(int(bad))
+    return view
 
 
 cdef int thread_count(object threads) except -1:
-    threads = PyNumber_Index(threads)
-    if threads < 1:
+    cdef int64_t count
+    try:
+        count = PyNumber_Index(threads)
+    except OverflowError:
+        count = 64 if threads > 0 else 0
+    if count < 1:
         raise ValueError(f"threads is {threads}; at least 1 is needed")
-    return <int> min(threads, 64)
+    return <int> count if count < 64 else 64
 
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -708,38 +729,38 @@ cdef class Engine:
         cdef uint32_t type = as_type(swap_type)
         cdef int workers = thread_count(threads)
         cdef View offset_view, page_view, status_view, ns_view
-        cdef uint64_t n
+        cdef const uint64_t *at
+        cdef int8_t *done
+        cdef uint64_t n, i = 0
         cdef uint32_t *ns_data = NULL
         cdef zsw_worker *w
-        array = offset_array(offsets)
-        n = len(array)
+        offset_view = offsets_of(offsets)
+        at = <const uint64_t *> offset_view.buffer.buf
+        n = offset_view.buffer.len // 8
         if pages is None:
             if storing:
                 raise TypeError("pages must be a buffer, not None")
             pages = np.empty((n, self.e.page_size), np.uint8)
         codes = np.empty(n, np.int8) if status is None else status
-        offset_view = view_of(array, "offsets", n * 8, False)
         page_view = view_of(pages, "pages" if storing else "out", n * self.e.page_size, not storing)
         status_view = view_of(codes, "status", n, True)
+        done = <int8_t *> status_view.buffer.buf
         if ns is not None:
             ns_view = view_of(ns, "ns", n * 4, True)
             ns_data = <uint32_t *> ns_view.buffer.buf
         w = self.enter()
         with nogil:
             if storing:
-                engine_store_many(self.e, w, type, <const uint64_t *> offset_view.buffer.buf,
-                                  <const uint8_t *> page_view.buffer.buf, n, workers,
-                                  <int8_t *> status_view.buffer.buf, ns_data)
+                engine_store_many(self.e, w, type, at, <const uint8_t *> page_view.buffer.buf, n, workers, done, ns_data)
             else:
-                engine_load_many(self.e, w, type, <const uint64_t *> offset_view.buffer.buf,
-                                 <uint8_t *> page_view.buffer.buf, n, workers,
-                                 <int8_t *> status_view.buffer.buf, ns_data)
+                engine_load_many(self.e, w, type, at, <uint8_t *> page_view.buffer.buf, n, workers, done, ns_data)
             engine_leave(self.e, w)
+            while i < n and done[i] >= 0:
+                i += 1
         if storing:
             return codes
-        if status is None and n and codes.min() < 0:
-            first = int((codes < 0).argmax())
-            raise error_for(int(codes[first]), int(array[first]), swap_type, self)
+        if status is None and i < n:
+            raise error_for(done[i], at[i], swap_type, self)
         return pages
 
     def invalidate_many(self, offsets, *, swap_type=0):
@@ -748,9 +769,8 @@ cdef class Engine:
         cdef uint64_t n, freed
         cdef View view
         cdef zsw_worker *w
-        array = offset_array(offsets)
-        n = len(array)
-        view = view_of(array, "offsets", n * 8, False)
+        view = offsets_of(offsets)
+        n = view.buffer.len // 8
         w = self.enter()
         with nogil:
             freed = engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf, n)
@@ -793,10 +813,9 @@ cdef class Engine:
         cdef const uint64_t *at
         cdef int32_t *size
         cdef zsw_worker *w
-        array = offset_array(offsets)
-        n = len(array)
+        view = offsets_of(offsets)
+        n = view.buffer.len // 8
         sizes = np.empty(n, np.int32)
-        view = view_of(array, "offsets", n * 8, False)
         size_view = view_of(sizes, "sizes", n * 4, True)
         at = <const uint64_t *> view.buffer.buf
         size = <int32_t *> size_view.buffer.buf

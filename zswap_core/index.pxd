@@ -98,6 +98,7 @@ cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, u
 cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t *pos) noexcept nogil
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
+cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint64_t gone) noexcept nogil
 cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
                             uint32_t *ids, uint32_t capacity) noexcept nogil
 cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil

@@ -455,6 +455,41 @@ cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept 
         note_emptied(ix)
 
 
+cdef void array_keep(zsw_index *ix, uint32_t *array, uint32_t *kind, uint64_t present, uint64_t kept) noexcept nogil:
+    """Of the ids that belong to the bits of `present`, in order, leaves those of `kept`; without any the array is freed."""
+    cdef uint32_t *ids = array_at(ix, kind[0], array[0])
+    cdef uint32_t to = kind[0], i = 0, count = 0
+    if kept == 0:
+        slab_give(&ix.arrays[kind[0]], array, 1)
+        array[0] = 0
+        return
+    while present:
+        if kept & present & -present:
+            ids[count] = ids[i]
+            count += 1
+        i += 1
+        present &= present - 1
+    while to and count <= kind_capacity(to - 1) // 2:
+        to -= 1
+    if to != kind[0]:
+        array_resize(ix, array, kind, to, count)
+
+
+cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint64_t gone) noexcept nogil:
+    """Removes the slots of run `number` whose bits are in `gone`; all must exist."""
+    cdef uint32_t id = shard_run(ix, shard, number), kind
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
+    kind = run.slots_kind
+    array_keep(ix, &run.slots, &kind, run.present, run.present & ~gone)
+    run.slots_kind = <uint8_t> kind
+    run.present &= ~gone
+    zsw_poke_u32(&shard.pages, shard.pages - zsw_popcount(gone))
+    if run.present == 0:
+        drop_run(ix, shard, number, id)
+    if shard.pages == 0:
+        note_emptied(ix)
+
+
 cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
                             uint32_t *ids, uint32_t capacity) noexcept nogil:
     """The held pages in first..last (inclusive), in order, up to `capacity` of them: their places and entry ids."""

@@ -6,8 +6,8 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport discard_backed, TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_shard, RUN_PAGES, shard_collect, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT,
-                               shard_table, zsw_area, zsw_shard)
+from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase, shard_erase_run, shard_find,
+                               SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlock
 from zswap_core.slab cimport slab_at
@@ -41,25 +41,29 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
     cdef uint32_t where[RUN_PAGES]
     cdef uint32_t ids[RUN_PAGES]
     cdef uint64_t offsets[RUN_PAGES]
-    cdef uint32_t i, found, entries, backed, transit
+    cdef uint32_t i, found, entries, backed, transit, run, number
+    cdef uint64_t gone
     cdef uint32_t *slot
     cdef uint32_t pos
     cdef uint64_t total = 0
     while True:
         zsw_lock(&shard.lock)
         found = shard_collect(&e.index, shard, first, last, where, ids, RUN_PAGES)
-        entries = backed = transit = 0
+        entries = backed = transit = run = 0
+        gone = 0
         zsw_lock(&e.lru.lock)
         for i in range(found):
             if is_entry(ids[i]) and not entry_at(e, ids[i]).state & ENTRY_SAME:
                 lru_remove(&e.lru, &e.entries, ids[i])
         zsw_unlock(&e.lru.lock)
-        # From the last to the first: the arrays behind the bitmaps only lose their ends.
-        i = found
-        while i > 0:
-            i -= 1
+        for i in range(found):
             if is_entry(ids[i]):
-                shard_erase(&e.index, shard, where[i])
+                number = where[i] >> RUN_SHIFT
+                if number != run and gone:
+                    shard_erase_run(&e.index, shard, run, gone)
+                    gone = 0
+                run = number
+                gone |= <uint64_t> 1 << (where[i] & (RUN_PAGES - 1))
                 where[i] = NOWHERE
             elif ids[i] == ON_BACKING:
                 slot = shard_find(&e.index, shard, where[i], &pos)
@@ -67,6 +71,8 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
             else:
                 where[i] = NOWHERE
                 transit += 1
+        if gone:
+            shard_erase_run(&e.index, shard, run, gone)
         zsw_unlock(&shard.lock)
         for i in range(found):
             if is_entry(ids[i]):

@@ -32,6 +32,7 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos, old
+    cdef bint leaves, joins
     while True:
         shard = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
         if zsw_unlikely(shard == NULL):
@@ -50,12 +51,15 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
-    zsw_lock(&e.lru.lock)
-    if is_entry(old) and not entry_at(e, old).state & ENTRY_SAME:
-        lru_remove(&e.lru, &e.entries, old)
-    if not entry.state & ENTRY_SAME:
-        lru_add(&e.lru, &e.entries, id)
-    zsw_unlock(&e.lru.lock)
+    leaves = is_entry(old) and not entry_at(e, old).state & ENTRY_SAME
+    joins = not entry.state & ENTRY_SAME
+    if leaves or joins:
+        zsw_lock(&e.lru.lock)
+        if leaves:
+            lru_remove(&e.lru, &e.entries, old)
+        if joins:
+            lru_add(&e.lru, &e.entries, id)
+        zsw_unlock(&e.lru.lock)
     zsw_unlock(&shard.lock)
     if old:
         count(w.counters, Counter.duplicate_entry, 1)
