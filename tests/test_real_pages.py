@@ -220,7 +220,53 @@ def test_single_calls_from_two_threads(engine, pages, compressor):
     assert len(z) == len(range(0, len(pages), step))
 
 
-@pytest.mark.parametrize("zpool", ["zsmalloc:1", "zsmalloc:4", "zsmalloc-kernel"])
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_four_threads_at_random(engine, pages, compressor):
+    # Each thread has every fourth offset and knows what it left there; shards, size classes and workers are everybody's.
+    z = engine(compressor, page_size=PAGE, max_pool_bytes="4GiB")
+    pages = share(pages, compressor)
+    oracles, wrong = [{} for _ in range(4)], []
+
+    def work(k):
+        rng, oracle = np.random.default_rng(k), oracles[k]
+        for _ in range(len(pages) // 400):
+            offsets = 4 * rng.choice(len(pages) // 4, 100, replace=False) + k
+            what = rng.integers(4)
+            if what < 2:
+                which = rng.integers(0, len(pages), 100)
+                if what:
+                    assert z.store_many(offsets, pages[which]).min() >= 0
+                else:
+                    for offset, n in zip(offsets.tolist(), which.tolist(), strict=True):
+                        z.store(offset, pages[n])
+                oracle.update(zip(offsets.tolist(), which.tolist(), strict=True))
+            elif what == 2:
+                assert z.invalidate_many(offsets[:30]) == sum(oracle.pop(o, None) is not None for o in offsets[:30].tolist())
+            status = np.empty(100, np.int8)
+            out = z.load_many(offsets, status=status)
+            for offset, code, page in zip(offsets.tolist(), status.tolist(), out, strict=True):
+                right = np.array_equal(page, pages[oracle[offset]]) if offset in oracle else code == Status.ABSENT
+                if not right:
+                    wrong.append((offset, code))
+
+    def run(k):
+        try:
+            work(k)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    held = {offset: n for oracle in oracles for offset, n in oracle.items()}
+    assert list(z) == sorted(held)
+    assert all(z.load(offset) == pages[n].tobytes() for offset, n in held.items())
+
+
+@pytest.mark.parametrize("zpool", ["zsmalloc:1", "zsmalloc:4", "zsmalloc-kernel", "z3fold"])  # zbud holds no raw pages
 def test_every_zpool(engine, pages, zpool):
     z = engine("lz4", zpool, page_size=PAGE, max_pool_bytes="4GiB")
     offsets = np.arange(len(pages))
