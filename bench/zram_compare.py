@@ -3,6 +3,8 @@
 Takes a zram device that nobody uses (disksize 0), needs root, and gives the device back as it was, whatever happens.  Where
 there is none it says so and exits with 0.  Exits with 1 when zsmalloc with the kernel's geometry takes more than 2 % more or
 less than the device's own mem_used_total.
+
+All zpools stand side by side.  A page that one refuses stays as it is, and its memory counts whole.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from zswap.bench.zram import Zram, zsmalloc_chain
 from zswap.memory import format_bytes
 
 TOLERANCE = 0.02
-COLUMNS = tuple(Column("", name) for name in ("", "payload", "memory", "against zram", "same-filled", "raw"))
+TITLES = ("", "payload", "memory", "against zram", "saved", "objects a page", "same-filled", "raw", "refused")
+COLUMNS = tuple(Column("", title) for title in TITLES)
 
 
 @dataclass
@@ -40,11 +43,24 @@ class Taken:
     memory: int
     same_filled: int
     raw: int
+    pages: int
+    refused: int = 0
     off_by: float | None = None  # memory against zram's
 
     def cells(self) -> list[str]:
         against = "" if self.off_by is None else f"{100 * self.off_by:+.2f} %"
-        return [self.name, f"{self.payload:,}", f"{self.memory:,}", against, f"{self.same_filled:,}", f"{self.raw:,}"]
+        saved = f"{100 * (1 - self.memory / (self.pages * PAGE)):.1f} %"
+        objects = (self.pages - self.same_filled - self.refused) * PAGE / (self.memory - self.refused * PAGE)
+        counts = (self.same_filled, self.raw, self.refused)
+        return [
+            self.name,
+            f"{self.payload:,}",
+            f"{self.memory:,}",
+            against,
+            saved,
+            f"{objects:.2f}",
+            *(f"{n:,}" for n in counts),
+        ]
 
 
 def in_zram(zram: Zram, corpus: str, pages: Pages) -> Taken:
@@ -59,25 +75,29 @@ def in_zram(zram: Zram, corpus: str, pages: Pages) -> Taken:
     if stat["orig"] + stat["same"] * PAGE < pages.nbytes and stat["orig"] != pages.nbytes:
         raise OSError(f"{zram.dev} holds {stat['orig']} bytes of {pages.nbytes}")
     name = f"zram, Linux {platform.release()}"
-    return Taken(corpus, name, stat["payload"], stat["used"], stat["same"], stat.get("raw", 0))
+    return Taken(corpus, name, stat["payload"], stat["used"], stat["same"], stat.get("raw", 0), len(pages))
 
 
 def in_zswap(corpus: str, pages: Pages, zpool: str) -> Taken:
     offsets = np.arange(len(pages), dtype=np.uint64)
     with zswap.ZSwap("lz4", zpool, max_pool_bytes=2 * pages.nbytes + (64 << 20)) as z:
         status = z.store_many(offsets, pages)
-        if status.min() < 0:
-            raise OSError(f"{zpool} refused {np.count_nonzero(status < 0)} pages")
-        if not np.array_equal(z.load_many(offsets), pages):
+        held = status >= 0
+        refused = int(np.count_nonzero(status == zswap.Status.COMPRESS_POOR))
+        if np.count_nonzero(~held) != refused:
+            raise OSError(f"{zpool} refused pages: {np.unique(status[~held]).tolist()}")
+        if not np.array_equal(z.load_many(offsets[held]), pages[held]):
             raise OSError(f"{zpool} did not give back what was stored")
         stats = z.stats()
     return Taken(
         corpus,
         f"zswap, {zpool}",
         stats.compressed_bytes,
-        stats.pool_total_size,
+        stats.pool_total_size + refused * PAGE,
         stats.same_filled_pages,
         stats.stored_incompressible_pages,
+        len(pages),
+        refused,
     )
 
 
@@ -112,7 +132,7 @@ def main(
     count = pages or (1024 if smoke else 16384)
     told = zsmalloc_chain()
     length = chain or told or 8
-    zpools = [f"zsmalloc-kernel:{length}", "zsmalloc"]
+    zpools = [f"zsmalloc-kernel:{length}", "zsmalloc", "z3fold", "zbud"]
     lines: list[Taken] = []
     try:
         with Zram("lz4") as zram:
