@@ -333,7 +333,7 @@ def test_json_has_the_documented_keys(analysis):
     found = json.loads(json.dumps(report.analysis_json(analysis), allow_nan=False))
     assert (found["schema"], found["version"]) == ("zswap.analyze", 1)
     documented = set(re.findall(r"``(\w+)``", report.analysis_json.__doc__)) | set(
-        re.findall(r"^        (\w+)$", report.analysis_json.__doc__, re.MULTILINE)
+        re.findall(r"^ {4,8}(\w+)$", report.analysis_json.__doc__, re.MULTILINE)
     )
 
     def keys(value):

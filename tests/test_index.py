@@ -33,11 +33,13 @@ def test_against_a_dict(pattern):
         if rng.random() < (0.75 if n % 2000 < 1200 else 0.2):
             old, pos = index.put(offset, n + 1)
             assert old == held.get(offset, 0)
+            assert index.peek(offset) == n + 1
             assert index.offset_of(pos) == offset
             held[offset] = n + 1
         else:
             assert index.erase(offset) == (held.pop(offset, None) is not None)
             assert index.get(offset) is None
+            assert index.peek(offset) == 0
         if n % 500 == 499:
             assert index.validate() == (0, len(held))
     for offset, value in held.items():
@@ -57,6 +59,27 @@ def test_against_a_dict(pattern):
     for offset in list(held):
         assert index.erase(offset)
     assert index.validate() == (0, 0)
+
+
+def test_many_of_a_run_at_once():
+    rng = random.Random(3)
+    index, held = Index(), {}
+    for step in range(600):
+        run = rng.randrange(6) * 64 + rng.choice([0, SHARD_SPAN])
+        if rng.random() < 0.5:
+            for offset in rng.sample(range(run, run + 64), rng.randrange(1, 64)):
+                index.put(offset, step + 1)
+                held[offset] = step + 1
+        else:
+            there = [offset for offset in range(run, run + 64) if offset in held]
+            some = there if rng.random() < 0.3 else rng.sample(there, rng.randrange(len(there) + 1))
+            if some:
+                index.erase_run(run, sum(1 << offset % 64 for offset in some))
+            for offset in some:
+                del held[offset]
+        assert [index.peek(offset) for offset in range(run, run + 64)] == [held.get(o, 0) for o in range(run, run + 64)]
+        assert index.validate() == (0, len(held))
+    assert all(index.get(offset)[0] == value for offset, value in held.items())
 
 
 @pytest.mark.parametrize("seed", range(4))

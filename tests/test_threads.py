@@ -665,6 +665,48 @@ def test_settings_change_amid_stores(engine):
     at_rest(z)
 
 
+def test_loads_look_ahead_amid_changes(engine):
+    # With so many entries batches of loads look ahead, at what others free, move and store meanwhile.
+    z = engine(max_pool_bytes="64MiB")
+    many = np.arange(1 << 20, (1 << 20) + 80_000)
+    z.store_many(many, bytes(PAGE * len(many)))
+    kept = np.arange(0, 40 * 2000, 40)
+    z.store_many(kept, b"".join(cookie(o, 0, 0) for o in kept.tolist()))
+    done = threading.Event()
+
+    def load():
+        rng = np.random.default_rng(1)
+        for _ in range(20):
+            offsets = rng.permutation(np.concatenate([rng.choice(kept, 500, replace=False), rng.integers(0, 80_000, 500)]))
+            status = np.empty(len(offsets), np.int8)
+            out = z.load_many(offsets, status=status, threads=2)
+            for offset, code, page in zip(offsets.tolist(), status.tolist(), out, strict=True):
+                assert code >= 0 or offset % 40
+                assert code < 0 or name_of(page.tobytes())[0] == offset
+        done.set()
+
+    def change():
+        rng = random.Random(2)
+        while not done.is_set():
+            batch = [o for o in rng.sample(range(80_000), 300) if o % 40]
+            z.store_many(batch, b"".join(cookie(o, 1, 1) for o in batch))
+            if rng.random() < 0.3:
+                start = rng.randrange(2000) * 40 + 1
+                z.invalidate_range(start, start + 39)
+            if rng.random() < 0.3:
+                z.invalidate_many([o for o in range(80_000) if o % 40 == rng.randrange(1, 40)])
+
+    def switch():
+        rng = random.Random(3)
+        while not done.is_set():
+            z.compressor = rng.choice(["lz4", "lz4:9", "zstd:1"])
+            z.compact()
+
+    together(load, change, switch)
+    assert z.invalidate_range(1 << 20, 1 << 21) == len(many)
+    at_rest(z)
+
+
 def test_a_compressor_in_python_from_many_threads(engine, codec):
     z = engine(codec(lambda data: data.rstrip(b"."), lambda data: data.ljust(PAGE, b".")))
     pages = {o: (b"%d " % o * 40).ljust(PAGE, b".") for o in range(120)}

@@ -665,7 +665,7 @@ def test_threads(geometry):
 def library_pages(n):
     """Pages of the standard library's sources."""
     text = bytearray()
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
         text += path.read_bytes()
         if len(text) >= n * PAGE:
             break

@@ -2,10 +2,12 @@
 """Batches: many pages a call, shared among threads."""
 from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
 
+from zswap_core.ahead cimport AHEAD_FROM, AHEAD_PAGES, look_ahead
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
 from zswap_core.load cimport engine_load
-from zswap_core.os cimport pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_thread_join, zsw_thread_start
+from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_thread_join,
+                            zsw_thread_start)
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.store cimport engine_store
 from zswap_core.worker cimport engine_enter, engine_leave
@@ -35,7 +37,7 @@ cdef int store_call(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
 
 cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
     cdef uint64_t i, end, before = 0, after, took
-    cdef bint recording, timing
+    cdef bint recording, timing, ahead = b.timed == Timed.load_ns and zsw_peek_u64(&b.e.entries.inuse) >= AHEAD_FROM
     cdef int status
     while True:
         end = zsw_add_u64(&b.next, CHUNK)
@@ -50,6 +52,8 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         if timing:
             before = zsw_now_ns()
         while i < end:
+            if ahead and i % AHEAD_PAGES == 0:
+                look_ahead(b.e, b.type, b.offsets + i, AHEAD_PAGES if end - i > AHEAD_PAGES else <uint32_t> (end - i))
             status = b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
             b.status[i] = <int8_t> status
             if timing:

@@ -20,8 +20,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
-                            zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
-from zswap_core.slab cimport ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_take, slab_validate
+                            zsw_peek_u64, zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
+                            zsw_unmap)
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_peek, slab_take,
+                              slab_validate)
 
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
@@ -395,6 +397,29 @@ cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where,
         return NULL
     pos[0] = id << RUN_SHIFT | where & (RUN_PAGES - 1)
     return array_at(ix, run.slots_kind, run.slots) + zsw_popcount(run.present & (bit - 1))
+
+
+cdef uint32_t array_peek(const zsw_index *ix, uint32_t kind, uint32_t array, uint32_t rank) noexcept nogil:
+    cdef uint32_t *ids
+    if kind >= ARRAY_KINDS or rank >= kind_capacity(kind):
+        return 0
+    ids = <uint32_t *> slab_peek(&ix.arrays[kind], array)
+    return zsw_peek_u32(&ids[rank]) if ids != NULL else 0
+
+
+cdef uint32_t shard_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil:
+    """What the slot at `where` holds, 0 for none, read without the shard's lock: it may be anything."""
+    cdef uint32_t number = where >> RUN_SHIFT, id
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1)), present
+    cdef zsw_run *run
+    if not shard.present[number >> 6] >> (number & 63) & 1:
+        return 0
+    id = array_peek(ix, zsw_peek_u32(&shard.runs_kind), zsw_peek_u32(&shard.runs), run_rank(shard, number))
+    run = <zsw_run *> slab_peek(&ix.runs, id)
+    present = zsw_peek_u64(&run.present) if run != NULL else 0
+    if not present & bit:
+        return 0
+    return array_peek(ix, run.slots_kind, zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
 
 
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil:

@@ -20,10 +20,10 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRE
                              ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
-from zswap_core.index cimport (SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard, area_prune,
-                               area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy, index_init,
-                               index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase, shard_find,
-                               shard_reserve, zsw_area, zsw_index, zsw_shard)
+from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
+                               area_prune, area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy,
+                               index_init, index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase,
+                               shard_erase_run, shard_find, shard_peek, shard_reserve, zsw_area, zsw_index, zsw_shard)
 from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
@@ -200,6 +200,19 @@ cdef class Index:
                 shard_erase(&self.ix, shard, offset & (SHARD_PAGES - 1))
             zsw_unlock(&shard.lock)
         return found
+
+    def peek(self, uint64_t offset):
+        """The id at `offset` or 0, read as a look ahead does: without the lock."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        return shard_peek(&self.ix, shard, offset & (SHARD_PAGES - 1)) if shard != NULL else 0
+
+    def erase_run(self, uint64_t offset, uint64_t gone):
+        """Removes from the run of `offset` the pages whose bits are in `gone`, all of which are there."""
+        cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
+        with nogil:
+            zsw_lock(&shard.lock)
+            shard_erase_run(&self.ix, shard, (offset & (SHARD_PAGES - 1)) >> RUN_SHIFT, gone)
+            zsw_unlock(&shard.lock)
 
     def collect(self, uint64_t first, uint64_t last, uint32_t capacity=64):
         """[(offset, id)] in first..last (inclusive), which lie in one shard: the first `capacity` of them."""

@@ -43,6 +43,7 @@ from zswap_core.os cimport (
     zsw_mutex,
     zsw_peek_i64,
     zsw_peek_u64,
+    zsw_prefetch,
     zsw_unlikely,
     zsw_unlock,
     zsw_unmap,
@@ -54,6 +55,7 @@ from zswap_core.slab cimport (
     slab_give,
     slab_init,
     slab_limit,
+    slab_peek,
     slab_take,
     slab_validate,
     zsw_slab,
@@ -425,6 +427,15 @@ cdef uint8_t *zs_map(void *opaque, uint64_t handle) noexcept nogil:
     return zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
 
 
+cdef void zs_prefetch(void *opaque, uint64_t handle) noexcept nogil:
+    cdef zspage *zs = <zspage *> slab_peek(&(<zs_pool *> opaque).zspages, <uint32_t> (handle >> SLOT_BITS))
+    cdef uint8_t *object
+    if zs != NULL:
+        object = zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
+        zsw_prefetch(object)
+        zsw_prefetch(object + 64)               # the processor's own prefetching goes on from there
+
+
 cdef void zs_free(void *opaque, uint64_t handle) noexcept nogil:
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef uint32_t id = <uint32_t> (handle >> SLOT_BITS)
@@ -779,6 +790,7 @@ ops.stats = zs_stats
 ops.validate = zs_validate
 ops.slot_size = zs_slot_size
 ops.node_pages = zs_node_pages
+ops.prefetch = zs_prefetch
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:

@@ -102,6 +102,8 @@ typedef struct zsw_zpool_ops {
     size_t (*slot_size)(void *pool, size_t size);
     /* Adds to counts[node], for each NUMA node below `nodes`, the pages that lie there now.  0 or -errno. */
     int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes);
+    /* The object will be read soon.  A hint, and safe with any handle, that of an object long freed too.  May be NULL. */
+    void (*prefetch)(void *pool, uint64_t handle);
 } zsw_zpool_ops;
 
 /* ---- backing stores ---------------------------------------------------------------------------------------------- */

@@ -1,0 +1,12 @@
+# cython: language_level=3
+"""Looking ahead in a batch of loads, so that its cache misses overlap."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from zswap_core.state cimport zsw_engine
+
+cdef enum:
+    AHEAD_PAGES = 8             # looked at in one go: as many chains of misses as a processor follows at a time
+    AHEAD_FROM = 1 << 16        # entries in use; with fewer, caches hold what a look-up needs
+
+
+cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t count) noexcept nogil
