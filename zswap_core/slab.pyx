@@ -10,7 +10,8 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from zswap_core.os cimport zsw_lock, zsw_map, zsw_poke_u32, zsw_poke_u64, zsw_release, zsw_store_ptr, zsw_unlock, zsw_unmap
+from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_poke_u32, zsw_poke_u64, zsw_release, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlock, zsw_unmap)
 
 cdef enum:
     CHUNK_BYTES = 64 << 10
@@ -89,7 +90,7 @@ cdef int add_chunk(zsw_slab *s) noexcept nogil:
     c.bump = reserved(number)
     zsw_poke_u64(&s.touched, s.touched + c.bump)
     zsw_store_ptr(<void **> &c.base, base)
-    s.chunk_count = number + 1
+    zsw_store_u32(&s.chunk_count, number + 1)
     room_push(s, number)
     return 0
 
@@ -170,11 +171,7 @@ cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil:
 
 cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil:
     """One past the greatest id that may be in use: for a walk over all items."""
-    cdef uint32_t limit
-    zsw_lock(&s.lock)
-    limit = s.chunk_count << s.shift
-    zsw_unlock(&s.lock)
-    return limit
+    return zsw_load_u32(&s.chunk_count) << s.shift
 
 
 cdef int slab_validate(zsw_slab *s) noexcept nogil:
