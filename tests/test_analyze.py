@@ -33,11 +33,27 @@ def result_of(sizes, name="lz4", store=1000.0, load=500.0):
     return CompressorResult(name, len(sizes), histogram, Timing(store, store, store), Timing(load, load, load))
 
 
+def options(name):
+    """What `Zpool` is made with for a spec."""
+    _, chain, kernel = parse_zpool(name)
+    return {"chain": chain, "kernel": kernel} if kernel or chain else {}
+
+
 def payloads(count, seed=0):
     """Payloads as processes have them: same-filled, small, middling, raw."""
     rng = np.random.default_rng(seed)
     kinds = rng.choice(4, count, p=(0.2, 0.3, 0.4, 0.1))
     return np.choose(kinds, (0, rng.integers(30, 600, count), rng.integers(600, 3700, count), PAGE))
+
+
+@pytest.mark.parametrize("name", [*ZPOOLS, "zsmalloc:1", "z3fold", "zbud"])
+def test_incompressible_is_what_takes_a_page_by_itself(name):
+    model, taken = zpool_model(name), Zpool(parse_zpool(name)[0].removesuffix("-kernel"), **options(name))
+    largest = model.max_saving_size
+    assert largest == taken.max_saving_size
+    # Many small ones: in zbud and z3fold each byte of theirs costs dearly, and none takes a page.
+    found = estimate(result_of([0] * 10 + [700] * 60 + [largest] * 20 + [largest + 1] * 20), model, 110)
+    assert found.incompressible == pytest.approx(20 / 110)
 
 
 def page_mix(each, seed=0):

@@ -307,6 +307,10 @@ class ZpoolModel(Protocol):
     def slots(self) -> Int64Array:
         """The largest payload of each size class, ascending; empty when the allocator has none."""
 
+    @property
+    def max_saving_size(self) -> int:
+        """The largest payload that takes less than a whole allocator page."""
+
     def costs(self, histogram: Int64Array) -> FloatArray:
         """Allocator bytes that one page takes among pages distributed as in `histogram`, by payload."""
 
@@ -346,6 +350,10 @@ class SlotTable:
     @property
     def slots(self) -> Int64Array:
         return np.where(self.sizes == self.sizes[-1], self.sizes, self.sizes - self.header)
+
+    @property
+    def max_saving_size(self) -> int:
+        return int(self.slots[-2]) if self.slots.size > 1 else 0
 
     def _class_of(self, page_size: int) -> Int64Array:
         payload = np.minimum(np.arange(page_size + 1) + self.header, self.sizes[-1])
@@ -521,7 +529,7 @@ def estimate(result: CompressorResult, model: ZpoolModel, population: int) -> Es
         compressor=result.name,
         zpool=model.name,
         target_bytes=population * size,
-        incompressible=float(histogram[1:][shares[1:] >= size].sum()) / n,
+        incompressible=float(histogram[model.max_saving_size + 1 :].sum()) / n,
         allocator_bytes=allocator,
         metadata_bytes=metadata,
         saved_low=math.floor(saved - half),
