@@ -35,7 +35,7 @@ if not built(ROOT):
 
 try:
     import zswap
-    import zswap_core.binding  # noqa: F401
+    import zswap_core.binding  # noqa: F401 (only to see that it is compiled)
 except ImportError as error:
     pytest.exit(
         f"no zswap with compiled modules can be imported ({error}).\n"
@@ -43,7 +43,7 @@ except ImportError as error:
         returncode=4,
     )
 
-import hypothesis  # noqa: E402
+import hypothesis  # noqa: E402 (after the path was put right)
 
 hypothesis.settings.register_profile(
     "quick", max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None

@@ -66,6 +66,7 @@ cdef void unlist_engine(zsw_engine *e) noexcept nogil:
 cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     """An engine with no pool and no area yet, whose limit admits nothing."""
     cdef zsw_engine *e = <zsw_engine *> calloc(1, sizeof(zsw_engine))
+    cdef zsw_worker *w
     cdef uint32_t cpus
     cdef int rc
     if e == NULL:
@@ -81,11 +82,13 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     e.workers = <zsw_worker **> calloc(cpus, sizeof(zsw_worker *))
     rc = 0 if e.workers != NULL else -ENOMEM
     while rc == 0 and e.worker_count < cpus:
-        e.workers[e.worker_count] = <zsw_worker *> calloc(1, sizeof(zsw_worker))
-        if e.workers[e.worker_count] != NULL:
-            e.worker_count += 1
-        else:
+        w = <zsw_worker *> calloc(1, sizeof(zsw_worker))
+        if w == NULL:
             rc = -ENOMEM
+        else:
+            w.next = e.all_workers
+            e.workers[e.worker_count] = e.all_workers = w
+            e.worker_count += 1
     if rc == 0:
         rc = index_init(&e.index)
     if rc == 0:
@@ -136,23 +139,14 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     return 0
 
 
-cdef void free_worker(zsw_worker *w) noexcept nogil:
-    if w != NULL:
-        zsw_unmap(w.scratch, w.scratch_size)
-        free(w)
-
-
 cdef void engine_free(zsw_engine *e) noexcept nogil:
     """Frees the shell of a closed engine that nobody can reach any more."""
-    cdef uint32_t i
-    cdef zsw_worker *w = e.extra_workers
-    cdef zsw_worker *after
+    cdef zsw_worker *w
     unlist_engine(e)
-    for i in range(e.worker_count):
-        free_worker(e.workers[i])
-    while w != NULL:
-        after = w.next
-        free_worker(w)
-        w = after
+    while e.all_workers != NULL:
+        w = e.all_workers
+        e.all_workers = w.next
+        zsw_unmap(w.scratch, w.scratch_size)
+        free(w)
     free(e.workers)
     free(e)

@@ -3,11 +3,11 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.entry cimport ENTRY_SAME, word_handle, word_length, word_pool, zsw_entry
-from zswap_core.os cimport zsw_load_ptr, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_store_u32, zsw_unlikely
+from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_store_u32, zsw_unlikely
 from zswap_core.slab cimport slab_give, slab_take
 from zswap_core.state cimport SPARE_ENTRIES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
-from zswap_core.worker cimport count_entry
+from zswap_core.worker cimport count_entry, first_worker
 
 
 cdef uint32_t take_entry(zsw_engine *e, zsw_worker *w) noexcept nogil:
@@ -22,13 +22,9 @@ cdef uint32_t take_entry(zsw_engine *e, zsw_worker *w) noexcept nogil:
 cdef bint only_spares(zsw_engine *e) noexcept nogil:
     """Whether the entries in use are all spare ones, and lie about in more than one chunk."""
     cdef uint64_t spares = 0, inuse = zsw_peek_u64(&e.entries.inuse)
-    cdef uint32_t i
-    cdef zsw_worker *w
+    cdef zsw_worker *w = first_worker(e)
     if zsw_peek_u64(&e.entries.touched) >> e.entries.shift == 0:
         return False
-    for i in range(e.worker_count):
-        spares += zsw_peek_u32(&e.workers[i].spares)
-    w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
     while w != NULL:
         spares += zsw_peek_u32(&w.spares)
         w = w.next

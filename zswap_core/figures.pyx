@@ -11,6 +11,7 @@ from zswap_core.pool cimport pool_at
 from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
 from zswap_core.stats cimport COUNTERS
+from zswap_core.worker cimport first_worker
 
 
 cdef void add_counters(zsw_worker *w, zsw_totals *out) noexcept nogil:
@@ -29,9 +30,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
     memset(out, 0, sizeof(zsw_totals))
     out.pages_compacted = e.pages_compacted
     out.metadata_bytes = sizeof(zsw_engine) + index_bytes(&e.index) + slab_bytes(&e.entries)
-    for i in range(e.worker_count):
-        add_counters(e.workers[i], out)
-    w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    w = first_worker(e)
     while w != NULL:
         add_counters(w, out)
         w = w.next
@@ -52,11 +51,9 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
 
 
 cdef void engine_latency(zsw_engine *e, Timed call, zsw_histogram *out) noexcept nogil:
-    cdef uint32_t i, epoch = zsw_peek_u32(&e.latency_epoch)
-    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    cdef uint32_t epoch = zsw_peek_u32(&e.latency_epoch)
+    cdef zsw_worker *w = first_worker(e)
     memset(out, 0, sizeof(zsw_histogram))
-    for i in range(e.worker_count):
-        latency_add(&e.workers[i].latency, epoch, call, out)
     while w != NULL:
         latency_add(&w.latency, epoch, call, out)
         w = w.next

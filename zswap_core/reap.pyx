@@ -16,18 +16,7 @@ from zswap_core.index cimport area_prune, index_pruned, index_turn, zsw_area
 from zswap_core.os cimport (zsw_cas_u32, zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_store_u32, zsw_swap_u32,
                             zsw_unlock)
 from zswap_core.state cimport GRACE_INDEX, MAX_AREAS, zsw_engine, zsw_worker
-from zswap_core.worker cimport await_calls, calls_ended
-
-
-cdef zsw_worker *next_worker(zsw_engine *e, uint32_t *i, zsw_worker *w) noexcept nogil:
-    """Goes through all workers: `w` is the last one, NULL at first and after the end."""
-    if i[0] < e.worker_count:
-        i[0] += 1
-        return e.workers[i[0] - 1]
-    if i[0] == e.worker_count:
-        i[0] += 1
-        return <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
-    return w.next
+from zswap_core.worker cimport await_calls, calls_ended, first_worker
 
 
 cdef void prune(zsw_engine *e) noexcept nogil:
@@ -43,15 +32,14 @@ cdef void prune(zsw_engine *e) noexcept nogil:
 
 cdef void collect_spares(zsw_engine *e, zsw_worker *own) noexcept nogil:
     """Takes the spare entries away from every worker that is not busy, so that the chunks they lie in can go."""
-    cdef uint32_t i = 0
-    cdef zsw_worker *w = next_worker(e, &i, NULL)
+    cdef zsw_worker *w = first_worker(e)
     while w != NULL:
         if w == own:
             give_spares(e, w)
         elif zsw_peek_u32(&w.spares) and zsw_cas_u32(&w.busy, 0, 1):
             give_spares(e, w)
             zsw_store_u32(&w.busy, 0)
-        w = next_worker(e, &i, w)
+        w = w.next
 
 
 cdef void reap(zsw_engine *e, zsw_worker *w) noexcept nogil:

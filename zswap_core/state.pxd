@@ -117,7 +117,7 @@ cdef struct zsw_engine:
     uint32_t reached_full               # the limit was hit and the accept threshold not reached since
     uint32_t worker_count
     zsw_worker **workers                # one a CPU
-    zsw_worker *extra_workers           # made when all were busy; only ever pushed to
+    zsw_worker *all_workers             # these, and those made when all were busy; only ever pushed to
     zsw_index index
     zsw_slab entries
     zsw_lru lru

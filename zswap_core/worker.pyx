@@ -22,7 +22,7 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
             break
         w = NULL
     if w == NULL:
-        w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+        w = first_worker(e)
         while w != NULL and not (zsw_peek_u32(&w.busy) == 0 and zsw_cas_u32(&w.busy, 0, 1)):
             w = w.next
     if zsw_unlikely(w == NULL):
@@ -32,8 +32,8 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
             return NULL
         w.busy = 1
         zsw_lock(&e.areas_lock)
-        w.next = e.extra_workers
-        zsw_store_ptr(<void **> &e.extra_workers, w)
+        w.next = e.all_workers
+        zsw_store_ptr(<void **> &e.all_workers, w)
         zsw_unlock(&e.areas_lock)
     # busy is set before closing is read, and engine_close sets closing before it reads busy: one of the two sees the other.
     if zsw_unlikely(zsw_load_u32(&e.closing) != 0):
@@ -66,11 +66,8 @@ cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
 cdef int call_depth(zsw_engine *e) noexcept nogil:
     """How many calls of this engine this thread is in: a compressor or a backing store in Python may call back."""
     cdef uint64_t self = zsw_self()
-    cdef uint32_t i
     cdef int depth = 0
-    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
-    for i in range(e.worker_count):
-        depth += zsw_peek_u64(&e.workers[i].owner) == self
+    cdef zsw_worker *w = first_worker(e)
     while w != NULL:
         depth += zsw_peek_u64(&w.owner) == self
         w = w.next
@@ -97,38 +94,24 @@ cdef bint worker_scratch(zsw_worker *w, size_t size) noexcept nogil:
     return True
 
 
-cdef void drop_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
-    if w.contexts[pool.id] != NULL:
-        pool.compressor.ops.ctx_free(pool.compressor.state, w.contexts[pool.id])
-        w.contexts[pool.id] = NULL
-
-
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     """Frees every worker's context for a pool that nobody uses any more."""
-    cdef uint32_t i
-    cdef zsw_worker *w
-    for i in range(e.worker_count):
-        drop_context(e.workers[i], pool)
-    w = e.extra_workers
+    cdef zsw_worker *w = first_worker(e)
     while w != NULL:
-        drop_context(w, pool)
+        if w.contexts[pool.id] != NULL:
+            pool.compressor.ops.ctx_free(pool.compressor.state, w.contexts[pool.id])
+            w.contexts[pool.id] = NULL
         w = w.next
-
-
-cdef void await_worker(zsw_worker *w, int which) noexcept nogil:
-    w.awaited_uses[which] = zsw_load_u32(&w.uses)
-    zsw_poke_u32(&w.awaited[which], zsw_load_u32(&w.busy))
 
 
 cdef void await_calls(zsw_engine *e, int which) noexcept nogil:
     """Begins a grace period, which is over when every call that is in flight now has ended."""
-    cdef uint32_t i
-    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
-    zsw_fence()                                 # a worker taken from here on finds everything as it is now
-    for i in range(e.worker_count):
-        await_worker(e.workers[i], which)
+    cdef zsw_worker *w
+    zsw_fence()                                 # a worker taken or made from here on finds everything as it is now
+    w = first_worker(e)
     while w != NULL:
-        await_worker(w, which)
+        w.awaited_uses[which] = zsw_load_u32(&w.uses)
+        zsw_poke_u32(&w.awaited[which], zsw_load_u32(&w.busy))
         w = w.next
 
 
@@ -140,11 +123,7 @@ cdef bint worker_ended(zsw_worker *w, int which) noexcept nogil:
 
 cdef bint calls_ended(zsw_engine *e, int which) noexcept nogil:
     """Whether the grace period is over."""
-    cdef uint32_t i
-    cdef zsw_worker *w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
-    for i in range(e.worker_count):
-        if not worker_ended(e.workers[i], which):
-            return False
+    cdef zsw_worker *w = first_worker(e)
     while w != NULL:
         if not worker_ended(w, which):
             return False
@@ -152,20 +131,12 @@ cdef bint calls_ended(zsw_engine *e, int which) noexcept nogil:
     return True
 
 
-cdef void wait_worker(zsw_worker *w) noexcept nogil:
-    """Returns once the call that has this worker now, if any, has ended."""
-    cdef uint32_t uses = zsw_load_u32(&w.uses)
-    while zsw_load_u32(&w.busy) != 0 and zsw_load_u32(&w.uses) == uses:
-        zsw_sleep_ns(20000)
-
-
 cdef void wait_calls(zsw_engine *e) noexcept nogil:
     """Returns once every call that is in flight now has ended."""
-    cdef uint32_t i
-    cdef zsw_worker *w
-    for i in range(e.worker_count):
-        wait_worker(e.workers[i])
-    w = <zsw_worker *> zsw_load_ptr(<void **> &e.extra_workers)
+    cdef uint32_t uses
+    cdef zsw_worker *w = first_worker(e)
     while w != NULL:
-        wait_worker(w)
+        uses = zsw_load_u32(&w.uses)
+        while zsw_load_u32(&w.busy) != 0 and zsw_load_u32(&w.uses) == uses:
+            zsw_sleep_ns(20000)
         w = w.next

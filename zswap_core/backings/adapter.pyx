@@ -11,20 +11,10 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_backing_ops
 from zswap_core.backings.base cimport Backing, in_range, page_size_of
+from zswap_core.interpreter cimport zsw_python_is_gone
 from zswap_core.os cimport zsw_add_u64
 
 import numpy as np
-
-
-cdef extern from *:
-    """
-    #if PY_VERSION_HEX >= 0x030D0000
-    #define zsw_python_is_gone() (!Py_IsInitialized() || Py_IsFinalizing())
-    #else
-    #define zsw_python_is_gone() (!Py_IsInitialized() || _Py_IsFinalizing())
-    #endif
-    """
-    bint zsw_python_is_gone() nogil
 
 
 cdef int copy_in(object array, const void *src, size_t size) except -1:

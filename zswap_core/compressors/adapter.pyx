@@ -12,17 +12,7 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, spec_of
-
-
-cdef extern from *:
-    """
-    #if PY_VERSION_HEX >= 0x030D0000
-    #define zsw_python_is_gone() (!Py_IsInitialized() || Py_IsFinalizing())
-    #else
-    #define zsw_python_is_gone() (!Py_IsInitialized() || _Py_IsFinalizing())
-    #endif
-    """
-    bint zsw_python_is_gone() nogil
+from zswap_core.interpreter cimport zsw_python_is_gone
 
 
 cdef class PythonCompressor(Compressor):

@@ -73,10 +73,6 @@ cdef void flip_pages(uint64_t *bits, uint32_t page, uint32_t pages) noexcept nog
         bits[i + 1] ^= mask >> (64 - shift)
 
 
-cdef bint all_set(const uint64_t *bits, uint32_t page, uint32_t pages) noexcept nogil:
-    return page + pages <= CHUNK_PAGES and next_page(bits, page, ALL) >= page + pages
-
-
 cdef bint all_clear(const uint64_t *bits, uint32_t page, uint32_t pages) noexcept nogil:
     return page + pages <= CHUNK_PAGES and next_page(bits, page, 0) >= page + pages
 
