@@ -12,6 +12,7 @@ cdef extern from "zswap/abi.h" nogil:
     const char *ZSW_COMPRESSOR_CAPSULE
     const uint32_t ZSW_COMPRESSOR_STATELESS_DECOMPRESS
     const uint32_t ZSW_COMPRESSOR_SLOW
+    const uint32_t ZSW_BACKING_NATIVE
 
     ctypedef struct zsw_compressor_ops:
         uint32_t abi_version
@@ -64,6 +65,7 @@ cdef extern from "zswap/abi.h" nogil:
         size_t (*slot_size)(void *pool, size_t size) noexcept nogil
         int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes) noexcept nogil
         void (*prefetch)(void *pool, uint64_t handle) noexcept nogil
+        void (*free_many)(void *pool, const uint64_t *handles, size_t n) noexcept nogil
 
     ctypedef struct zsw_backing_ops:
         uint32_t abi_version

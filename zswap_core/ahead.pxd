@@ -5,8 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.state cimport zsw_engine
 
 cdef enum:
-    AHEAD_PAGES = 8             # looked at in one go: as many chains of misses as a processor follows at a time
+    AHEAD_PAGES = 16            # looked at in one go: about as many misses as a processor waits for at a time
     AHEAD_FROM = 1 << 16        # entries in use; with fewer, caches hold what a look-up needs
 
 
-cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t count) noexcept nogil
+cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t pages) noexcept nogil

@@ -3,7 +3,8 @@
 
 From offset to object there are eight addresses, each read from where the one before points.  With millions of pages every one
 is a cache miss and a page walk, and between two loads the locks keep the processor from starting the second.  So the addresses
-of a few pages are followed first, with no lock and no atomic operation between them, for the caches' sake alone.
+of some pages are followed first, one step for all of them before the next step for any: each step asks for what the next one
+reads, and by then it has come.  There is no lock and no atomic operation in it; it is for the caches' sake alone.
 
 What is read here may change under the reader.  Every id is checked before it is followed, slabs keep their memory mapped, a
 shard and a pool live as long as a call that found them, and nothing comes of it but a prefetch.
@@ -12,32 +13,48 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.area cimport find_area
 from zswap_core.entry cimport ENTRY_SAME, is_entry, word_handle, word_pool, zsw_entry
-from zswap_core.index cimport area_shard, SHARD_PAGES, shard_peek, SHARD_SHIFT, zsw_area, zsw_shard
-from zswap_core.os cimport zsw_load_ptr, zsw_peek_u32, zsw_peek_u64, zsw_prefetch_write
+from zswap_core.index cimport (area_shard, run_id_peek, run_peek, SHARD_PAGES, SHARD_SHIFT, slot_peek, zsw_area, zsw_run,
+                               zsw_shard)
+from zswap_core.os cimport zsw_load_ptr, zsw_peek_u32, zsw_peek_u64, zsw_prefetch, zsw_prefetch_write
 from zswap_core.slab cimport slab_peek
 from zswap_core.state cimport zsw_engine, zsw_pool
 
 
-cdef void look_at(zsw_engine *e, zsw_area *area, uint64_t offset) noexcept nogil:
-    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
-    cdef uint32_t id = shard_peek(&e.index, shard, offset & (SHARD_PAGES - 1)) if shard != NULL else 0
-    cdef zsw_entry *entry = <zsw_entry *> slab_peek(&e.entries, id) if is_entry(id) else NULL
-    cdef zsw_pool *pool
+cdef void prefetch_object(zsw_engine *e, zsw_entry *entry) noexcept nogil:
     cdef uint64_t word
-    if entry == NULL or zsw_peek_u32(&entry.state) & ENTRY_SAME:
+    cdef zsw_pool *pool
+    if zsw_peek_u32(&entry.state) & ENTRY_SAME:
         return
-    zsw_prefetch_write(entry)                   # a load counts its reference there
     word = zsw_peek_u64(&entry.word)
     pool = <zsw_pool *> zsw_load_ptr(<void **> &e.pools[word_pool(word)])
     if pool != NULL and pool.ops.prefetch != NULL:
         pool.ops.prefetch(pool.zpool, word_handle(word))
 
 
-cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t count) noexcept nogil:
-    """Prefetches what loading `count` pages will touch."""
+cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t pages) noexcept nogil:
+    """Prefetches what loading so many pages will touch; at most AHEAD_PAGES."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
-    cdef uint32_t i
+    cdef zsw_shard *shard
+    cdef uint32_t *ids[AHEAD_PAGES]
+    cdef zsw_run *runs[AHEAD_PAGES]
+    cdef zsw_entry *entries[AHEAD_PAGES]
+    cdef uint32_t i, id
     if area == NULL:
         return
-    for i in range(count):
-        look_at(e, area, offsets[i])
+    for i in range(pages):
+        shard = area_shard(&e.index, area, offsets[i] >> SHARD_SHIFT)
+        ids[i] = run_id_peek(&e.index, shard, offsets[i] & (SHARD_PAGES - 1)) if shard != NULL else NULL
+        zsw_prefetch(ids[i])
+    for i in range(pages):
+        runs[i] = run_peek(&e.index, zsw_peek_u32(ids[i])) if ids[i] != NULL else NULL
+        zsw_prefetch(runs[i])
+    for i in range(pages):
+        ids[i] = slot_peek(&e.index, runs[i], offsets[i] & (SHARD_PAGES - 1)) if runs[i] != NULL else NULL
+        zsw_prefetch(ids[i])
+    for i in range(pages):
+        id = zsw_peek_u32(ids[i]) if ids[i] != NULL else 0
+        entries[i] = <zsw_entry *> slab_peek(&e.entries, id) if is_entry(id) else NULL
+        zsw_prefetch_write(entries[i])              # a load counts its reference there
+    for i in range(pages):
+        if entries[i] != NULL:
+            prefetch_object(e, entries[i])

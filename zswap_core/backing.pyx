@@ -15,7 +15,7 @@ from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_
 from zswap_core.lru cimport lru_remove
 from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_unlock)
-from zswap_core.state cimport zsw_engine, zsw_worker
+from zswap_core.state cimport zsw_engine, zsw_flight, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 
@@ -35,11 +35,14 @@ cdef void writing_end(zsw_engine *e) noexcept nogil:
 
 
 cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept nogil:
-    """Whether the batch that this thread is writing has this page."""
-    cdef uint32_t i
-    for i in range(e.in_flight):
-        if e.writeback.victims[i].offset == offset and e.writeback.victims[i].area == area:
-            return True
+    """Whether one of the flights of this thread, which is the writer, has this page."""
+    cdef zsw_flight *flight
+    cdef uint32_t i, j
+    for i in range(2 if e.writeback != NULL else 0):
+        flight = &e.writeback.flights[i]
+        for j in range(flight.count):
+            if flight.victims[j].offset == offset and flight.victims[j].area == area:
+                return True
     return False
 
 
@@ -84,7 +87,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     cdef int status, rc
     cdef bint first, lost
     first = writing_begin(e)
-    # In a callback from the very batch that is writing this offset, our page could not be made to land later than that one.
+    # In a callback from the very flight that has this offset, our page could not be made to land later than that one.
     lost = not first and in_flight(e, area, offset)
     status = begin_transit(e, w, area, offset, &shard)
     if status < 0:

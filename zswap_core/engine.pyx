@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.entry cimport zsw_entry
+from zswap_core.flight cimport flights_destroy
 from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
 from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
@@ -13,7 +14,6 @@ from zswap_core.pool cimport pool_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.worker cimport call_depth, drop_contexts, wait_calls
-from zswap_core.writeback cimport writeback_destroy
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -132,7 +132,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
             area_destroy(e.areas[i])
             free(e.areas[i])
             e.areas[i] = NULL
-    writeback_destroy(e)
+    flights_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
     zsw_store_u32(&e.closed, 1)

@@ -6,7 +6,7 @@ other owner; `prev`/`next` belong to the LRU lock; `pos` is written under the sh
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_peek_u32
+from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_load_u32, zsw_peek_u32, zsw_poke_u32
 
 # What an index slot holds is the id of an entry, or one of these.  The slabs never hand out ids so great.
 cdef extern from *:
@@ -71,6 +71,10 @@ cdef inline bint entry_get(zsw_entry *entry, uint64_t now) noexcept nogil:
 
 cdef inline bint entry_put(zsw_entry *entry) noexcept nogil:
     """Drops a reference; True when it was the last, so that the caller must free the entry."""
+    cdef uint32_t state = zsw_load_u32(&entry.state)
+    if (state & ENTRY_REFS) == 1:           # only ours, hence not the index's: nobody can take another
+        zsw_poke_u32(&entry.state, state - 1)
+        return True
     return (zsw_add_u32(&entry.state, <uint32_t> -1) & ENTRY_REFS) == 0
 
 

@@ -43,7 +43,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
             out.pages_compacted += stats.pages_compacted
             out.metadata_bytes += stats.metadata_bytes
     if e.writeback != NULL:
-        out.metadata_bytes += sizeof(zsw_writeback) + <uint64_t> WRITEBACK_BATCH * e.page_size
+        out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> WRITEBACK_BATCH * e.page_size
     for i in range(<uint32_t> MAX_AREAS):
         area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
         if area != NULL:

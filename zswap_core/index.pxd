@@ -96,7 +96,9 @@ cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, u
                           uint64_t *numbers, uint64_t capacity) noexcept nogil
 
 cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t *pos) noexcept nogil
-cdef uint32_t shard_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil
+cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil
+cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil
+cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where) noexcept nogil
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
 cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint64_t gone) noexcept nogil

@@ -399,26 +399,32 @@ cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where,
     return array_at(ix, run.slots_kind, run.slots) + zsw_popcount(run.present & (bit - 1))
 
 
-cdef uint32_t array_peek(const zsw_index *ix, uint32_t kind, uint32_t array, uint32_t rank) noexcept nogil:
+cdef uint32_t *array_peek(const zsw_index *ix, uint32_t kind, uint32_t array, uint32_t rank) noexcept nogil:
     cdef uint32_t *ids
     if kind >= ARRAY_KINDS or rank >= kind_capacity(kind):
-        return 0
+        return NULL
     ids = <uint32_t *> slab_peek(&ix.arrays[kind], array)
-    return zsw_peek_u32(&ids[rank]) if ids != NULL else 0
+    return ids + rank if ids != NULL else NULL
 
 
-cdef uint32_t shard_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil:
-    """What the slot at `where` holds, 0 for none, read without the shard's lock: it may be anything."""
-    cdef uint32_t number = where >> RUN_SHIFT, id
-    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1)), present
-    cdef zsw_run *run
+cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil:
+    """Where the id of the run that `where` lies in should be, or NULL.  Like the next two it is for readers without the shard's
+    lock: they find out as much as they can, and it may be anything."""
+    cdef uint32_t number = where >> RUN_SHIFT
     if not shard.present[number >> 6] >> (number & 63) & 1:
-        return 0
-    id = array_peek(ix, zsw_peek_u32(&shard.runs_kind), zsw_peek_u32(&shard.runs), run_rank(shard, number))
-    run = <zsw_run *> slab_peek(&ix.runs, id)
-    present = zsw_peek_u64(&run.present) if run != NULL else 0
+        return NULL
+    return array_peek(ix, zsw_peek_u32(&shard.runs_kind), zsw_peek_u32(&shard.runs), run_rank(shard, number))
+
+
+cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil:
+    return <zsw_run *> slab_peek(&ix.runs, id)
+
+
+cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where) noexcept nogil:
+    """The slot at `where` in its run, or NULL."""
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1)), present = zsw_peek_u64(&run.present)
     if not present & bit:
-        return 0
+        return NULL
     return array_peek(ix, run.slots_kind, zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
 
 

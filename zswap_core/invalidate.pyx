@@ -4,16 +4,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport discard_backed, TRANSIT_NS
-from zswap_core.entries cimport entry_at, find_entry, put_entry
+from zswap_core.entries cimport entry_at, find_entry, put_entries, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
 from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase, shard_erase_run, shard_find,
                                SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlock
+from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_prefetch_write, zsw_sleep_ns, zsw_unlock
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
-
 
 cdef enum:
     NOWHERE = SHARD_PAGES       # a place that no page has
@@ -51,6 +50,9 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
         found = shard_collect(&e.index, shard, first, last, where, ids, RUN_PAGES)
         entries = backed = transit = run = 0
         gone = 0
+        for i in range(found):
+            if is_entry(ids[i]):
+                zsw_prefetch_write(entry_at(e, ids[i]))
         zsw_lock(&e.lru.lock)
         for i in range(found):
             if is_entry(ids[i]) and not entry_at(e, ids[i]).state & ENTRY_SAME:
@@ -76,11 +78,12 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
         zsw_unlock(&shard.lock)
         for i in range(found):
             if is_entry(ids[i]):
-                put_entry(e, w, ids[i])
+                ids[entries] = ids[i]
                 entries += 1
             elif where[i] != NOWHERE:
                 offsets[backed] = shard.number << SHARD_SHIFT | where[i]
                 backed += 1
+        put_entries(e, w, ids, entries)
         if backed:
             discard_backed(e, w, area, shard, offsets, backed)
         total += entries + backed

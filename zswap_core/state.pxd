@@ -1,6 +1,6 @@
 # cython: language_level=3
 """The engine's structures, and the order of its locks."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.index cimport zsw_area, zsw_index
@@ -16,6 +16,7 @@ cdef enum:
     SPARE_ENTRIES = 64
     MAX_THREADS = 64
     WRITEBACK_BATCH = 256               # pages
+    ALOFT_WORDS = 64
     PATH_BYTES = 512
     # Offsets stay below this, so that offset * page size fits a file offset whatever the page size.
     MAX_OFFSET_SHIFT = 47
@@ -86,7 +87,7 @@ cdef struct zsw_params:
     uint64_t writeback_rate             # pages a second that may be written back; 0: no limit
 
 
-# What one writeback works with.
+# Pages on their way to backing stores.
 cdef struct zsw_victim:
     zsw_area *area
     uint64_t offset
@@ -95,12 +96,25 @@ cdef struct zsw_victim:
     uint32_t pos
 
 
-cdef struct zsw_writeback:
-    zsw_victim victims[WRITEBACK_BATCH]
+cdef struct zsw_flight:
+    zsw_victim victims[WRITEBACK_BATCH]     # by area and offset
     uint64_t offsets[WRITEBACK_BATCH]
-    uint8_t *pages                      # WRITEBACK_BATCH pages, page-aligned
-    uint64_t tokens_ns                  # when the rate was last accounted for
-    uint64_t tokens                     # pages it allows now
+    int32_t rc[WRITEBACK_BATCH]             # what writing each came to
+    uint8_t *pages                          # WRITEBACK_BATCH pages, page-aligned
+    uint32_t count
+
+
+cdef struct zsw_writeback:
+    zsw_flight flights[2]                   # one is made ready while the other is being written
+    zsw_flight *aloft                       # the latter, or NULL
+    uint64_t aloft_at[ALOFT_WORDS]     # which remainders its offsets leave
+    uint32_t page_size
+    # The thread that writes meanwhile; see flight.pyx.
+    pthread_t pilot
+    uint32_t has_pilot
+    uint32_t turn                           # futex word
+    uint64_t tokens_ns                      # when the rate was last accounted for
+    uint64_t tokens                         # pages it allows now
 
 
 # Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, lru.lock, then the leaves (the index's
@@ -138,7 +152,6 @@ cdef struct zsw_engine:
     uint32_t backed_areas               # online areas that have a backing store
     zsw_mutex writing                   # one writer to backing stores at a time
     uint64_t writer                     # the thread that holds it; a store in Python may call back
-    uint32_t in_flight                  # how many of writeback.victims are being written now
     zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
     uint64_t pages_compacted            # by pools that are gone
     uint32_t latency_epoch              # goes up when the histograms are to be empty

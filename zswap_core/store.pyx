@@ -13,7 +13,8 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
-from zswap_core.index cimport area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
+                               zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
@@ -26,28 +27,30 @@ from zswap_core.status cimport Status
 from zswap_core.worker cimport count_entry, worker_context, worker_scratch
 
 
-cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint32_t id) noexcept nogil:
-    """Puts a complete entry into the index and the LRU, in place of the old one if there is one."""
-    cdef zsw_entry *entry = entry_at(e, id)
-    cdef zsw_shard *shard
-    cdef uint32_t *slot
-    cdef uint32_t pos, old
-    cdef bint leaves, joins
+cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, zsw_shard **shard, uint32_t **slot,
+                   uint32_t *pos) noexcept nogil:
+    """Finds or makes the slot of `offset`, once no call has the page in transit, and leaves its shard locked.  Fails without."""
     while True:
-        shard = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
-        if zsw_unlikely(shard == NULL):
+        shard[0] = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
+        if zsw_unlikely(shard[0] == NULL):
             return Status.ENTRY_FAIL
         if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
-            zsw_unlock(&shard.lock)
+            zsw_unlock(&shard[0].lock)
             return Status.NO_AREA
-        if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
-            zsw_unlock(&shard.lock)
+        if shard_reserve(&e.index, shard[0], offset & (SHARD_PAGES - 1), slot, pos) != 0:
+            zsw_unlock(&shard[0].lock)
             return Status.ENTRY_FAIL
-        old = slot[0]
-        if zsw_likely(old != IN_TRANSIT):
-            break
-        zsw_unlock(&shard.lock)
+        if zsw_likely(slot[0][0] != IN_TRANSIT):
+            return Status.STORED
+        zsw_unlock(&shard[0].lock)
         zsw_sleep_ns(TRANSIT_NS)
+
+
+cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos, uint32_t id) noexcept nogil:
+    """Puts a complete entry into its slot and the LRU, in place of the old one if there is one, and unlocks the shard."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    cdef uint32_t old = slot[0]
+    cdef bint leaves, joins
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
@@ -67,7 +70,6 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
             put_entry(e, w, old)
         else:
             count(w.counters, Counter.backed_pages, -1)     # what the backing store has is stale and will be overwritten
-    return Status.STORED
 
 
 cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page, uint64_t *word) noexcept nogil:
@@ -105,20 +107,34 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
 
 
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value) noexcept nogil:
-    cdef uint32_t id = take_entry(e, w)
+    cdef zsw_shard *shard
     cdef zsw_entry *entry
-    cdef int rc
-    if zsw_unlikely(id == 0):
-        return Status.ENTRY_FAIL
+    cdef uint32_t *slot
+    cdef uint32_t pos, id
+    cdef bint held
+    cdef int rc = lock_slot(e, area, offset, &shard, &slot, &pos)
+    if zsw_unlikely(rc < 0):
+        return rc
+    # In place of another same-filled page only the value changes: under the shard's lock nobody else is looking at it.
+    id = slot[0]
+    held = is_entry(id) and entry_at(e, id).state & ENTRY_SAME
+    if not held:
+        id = take_entry(e, w)
+        if zsw_unlikely(id == 0):
+            if slot[0] == 0:
+                shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
+            zsw_unlock(&shard.lock)
+            return Status.ENTRY_FAIL
     entry = entry_at(e, id)
     zsw_poke_u64(&entry.word, value)
     zsw_store_u32(&entry.state, state_new(True, w.now))
-    count(w.counters, Counter.stored_pages, 1)
-    count(w.counters, Counter.same_filled_pages, 1)
-    rc = publish(e, w, area, offset, id)
-    if zsw_unlikely(rc < 0):
-        free_entry(e, w, id)
-        return rc
+    if held:
+        zsw_unlock(&shard.lock)
+        count(w.counters, Counter.duplicate_entry, 1)
+    else:
+        count(w.counters, Counter.stored_pages, 1)
+        count(w.counters, Counter.same_filled_pages, 1)
+        publish(e, w, shard, slot, pos, id)
     return Status.SAME_FILLED
 
 
@@ -126,8 +142,10 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
                          const uint8_t *page) noexcept nogil:
     cdef zsw_pool *pool
     cdef zsw_entry *entry
+    cdef zsw_shard *shard
+    cdef uint32_t *slot
     cdef uint64_t word = 0
-    cdef uint32_t id, length
+    cdef uint32_t id, length, pos
     cdef int rc = check_limits(e, w)
     if rc < 0:
         return rc
@@ -149,10 +167,11 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     count(w.counters, Counter.compressed_bytes, length)
     if length == e.page_size:
         count(w.counters, Counter.stored_incompressible_pages, 1)
-    rc = publish(e, w, area, offset, id)
+    rc = lock_slot(e, area, offset, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
+    publish(e, w, shard, slot, pos, id)
     return Status.INCOMPRESSIBLE if length == e.page_size else Status.STORED
 
 

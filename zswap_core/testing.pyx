@@ -23,7 +23,8 @@ from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, EN
 from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
                                area_prune, area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy,
                                index_init, index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase,
-                               shard_erase_run, shard_find, shard_peek, shard_reserve, zsw_area, zsw_index, zsw_shard)
+                               shard_erase_run, shard_find, shard_reserve, run_id_peek,
+                               run_peek, slot_peek, zsw_area, zsw_index, zsw_run, zsw_shard)
 from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
@@ -204,7 +205,10 @@ cdef class Index:
     def peek(self, uint64_t offset):
         """The id at `offset` or 0, read as a look ahead does: without the lock."""
         cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
-        return shard_peek(&self.ix, shard, offset & (SHARD_PAGES - 1)) if shard != NULL else 0
+        cdef uint32_t *id = run_id_peek(&self.ix, shard, offset & (SHARD_PAGES - 1)) if shard != NULL else NULL
+        cdef zsw_run *run = run_peek(&self.ix, id[0]) if id != NULL else NULL
+        id = slot_peek(&self.ix, run, offset & (SHARD_PAGES - 1)) if run != NULL else NULL
+        return id[0] if id != NULL else 0
 
     def erase_run(self, uint64_t offset, uint64_t gone):
         """Removes from the run of `offset` the pages whose bits are in `gone`, all of which are there."""

@@ -24,7 +24,7 @@ from posix.stat cimport fstat, struct_stat
 from posix.types cimport off_t
 from posix.unistd cimport close, getpid, pread, pwrite
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_backing_ops
+from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_BACKING_NATIVE, zsw_backing_ops
 from zswap_core.backings.base cimport Backing, in_range, page_size_of, zsw_backing_counts
 from zswap_core.os cimport (
     zsw_add_i64, zsw_add_u64, zsw_cpu, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_map, zsw_mutex, zsw_sleep_ns,
@@ -234,7 +234,7 @@ cdef zsw_backing_ops FILE_OPS = zsw_backing_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_backing_ops),
     name="file",
-    flags=0,
+    flags=ZSW_BACKING_NATIVE,
     write_pages=write_pages,
     read_pages=read_pages,
     discard=discard,

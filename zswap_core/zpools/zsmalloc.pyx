@@ -436,22 +436,49 @@ cdef void zs_prefetch(void *opaque, uint64_t handle) noexcept nogil:
         zsw_prefetch(object + 64)               # the processor's own prefetching goes on from there
 
 
-cdef void zs_free(void *opaque, uint64_t handle) noexcept nogil:
-    cdef zs_pool *pool = <zs_pool *> opaque
-    cdef uint32_t id = <uint32_t> (handle >> SLOT_BITS)
-    cdef uint32_t slot = <uint32_t> (handle & SLOT_MASK)
+cdef bint object_drop(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t slot) noexcept nogil:
+    """Under the class's lock.  True: arena_release() is due once it is dropped."""
     cdef zspage *zs = zspage_of(pool, id)
-    cdef zs_class *cls = &pool.classes[zs.class_id]
-    cdef bint due
-    zsw_lock(&cls.lock)
     if zsw_unlikely(slot_is_free(zs, slot)):
         # The caller's mistake.  Freeing twice would lose another's object sooner or later; validate() tells of it.
-        zsw_unlock(&cls.lock)
         zsw_add_u64(&pool.bad_frees, 1)
-        return
+        return False
     ZSW_POISON(zs.first + slot * zs.size, cls.payload)
-    due = slot_drop(pool, cls, id, slot)
+    return slot_drop(pool, cls, id, slot)
+
+
+cdef zs_class *class_of(zs_pool *pool, uint64_t handle) noexcept nogil:
+    return &pool.classes[zspage_of(pool, <uint32_t> (handle >> SLOT_BITS)).class_id]
+
+
+cdef void zs_free(void *opaque, uint64_t handle) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zs_class *cls = class_of(pool, handle)
+    cdef bint due
+    zsw_lock(&cls.lock)
+    due = object_drop(pool, cls, <uint32_t> (handle >> SLOT_BITS), <uint32_t> (handle & SLOT_MASK))
     zsw_unlock(&cls.lock)
+    if zsw_unlikely(due):
+        arena_release(&pool.arena)
+
+
+cdef void zs_free_many(void *opaque, const uint64_t *handles, size_t n) noexcept nogil:
+    """Neighbours are often of one class: its lock is kept from one to the next."""
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zs_class *cls = NULL
+    cdef zs_class *owner
+    cdef bint due = False
+    cdef size_t i
+    for i in range(n):
+        owner = class_of(pool, handles[i])
+        if owner != cls:
+            if cls != NULL:
+                zsw_unlock(&cls.lock)
+            cls = owner
+            zsw_lock(&cls.lock)
+        due |= object_drop(pool, cls, <uint32_t> (handles[i] >> SLOT_BITS), <uint32_t> (handles[i] & SLOT_MASK))
+    if cls != NULL:
+        zsw_unlock(&cls.lock)
     if zsw_unlikely(due):
         arena_release(&pool.arena)
 
@@ -791,6 +818,7 @@ ops.validate = zs_validate
 ops.slot_size = zs_slot_size
 ops.node_pages = zs_node_pages
 ops.prefetch = zs_prefetch
+ops.free_many = zs_free_many
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:

@@ -104,9 +104,14 @@ typedef struct zsw_zpool_ops {
     int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes);
     /* The object will be read soon.  A hint, and safe with any handle, that of an object long freed too.  May be NULL. */
     void (*prefetch)(void *pool, uint64_t handle);
+    /* As free, of n objects.  May be NULL. */
+    void (*free_many)(void *pool, const uint64_t *handles, size_t n);
 } zsw_zpool_ops;
 
 /* ---- backing stores ---------------------------------------------------------------------------------------------- */
+
+/* Flag: write_pages may run on a thread of the engine's, beside the one that prepares the next pages; it never calls back. */
+#define ZSW_BACKING_NATIVE 1u
 
 typedef struct zsw_backing_ops {
     uint32_t abi_version;

@@ -1,0 +1,232 @@
+# cython: language_level=3
+"""Flights: batches of pages on their way from the pools to the backing stores.
+
+A flight is loaded (its pages are decompressed), started (written) and landed (its entries give way to what the store has).
+While one is being written by a thread of its own, the pilot, the next is loaded: so writeback is as fast as the slower of the
+two, not as slow as both.  Only native stores have a pilot; one in Python is written by the caller, for it may call back.
+
+`turn` passes from the writer (who holds `writing`) to the pilot and back; whose turn it is may touch the flight aloft.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from zswap_core.abi cimport ZSW_BACKING_NATIVE
+from zswap_core.entries cimport put_entry
+from zswap_core.entry cimport ON_BACKING
+from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
+from zswap_core.load cimport read_object
+from zswap_core.lru cimport lru_remove
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map, zsw_store_u32, zsw_thread_join,
+                            zsw_thread_start, zsw_unlock, zsw_unmap)
+from zswap_core.state cimport ALOFT_WORDS, WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
+from zswap_core.stats cimport count, Counter
+
+cdef enum turns:
+    WRITERS
+    PILOTS
+    LAST                        # the pilot leaves
+
+
+cdef int flights_init(zsw_engine *e) noexcept nogil:
+    cdef zsw_writeback *wb = e.writeback
+    cdef uint32_t i
+    if wb != NULL:
+        return 0
+    wb = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
+    if wb == NULL:
+        return -ENOMEM
+    wb.page_size = e.page_size
+    e.writeback = wb
+    for i in range(2):
+        wb.flights[i].pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
+        if wb.flights[i].pages == NULL:
+            flights_destroy(e)
+            return -ENOMEM
+    return 0
+
+
+cdef void flights_destroy(zsw_engine *e) noexcept nogil:
+    cdef uint32_t i
+    if e.writeback == NULL:
+        return
+    for i in range(2):
+        zsw_unmap(e.writeback.flights[i].pages, <size_t> WRITEBACK_BATCH * e.page_size)
+    free(e.writeback)
+    e.writeback = NULL
+
+
+# ---- who writes -----------------------------------------------------------------------------------------------------
+
+
+cdef void write_flight(zsw_writeback *wb, zsw_flight *flight) noexcept nogil:
+    cdef uint32_t first = 0, end, i
+    cdef zsw_area *area
+    cdef int rc
+    while first < flight.count:
+        area = flight.victims[first].area
+        end = first + 1
+        while end < flight.count and flight.victims[end].area == area:
+            end += 1
+        rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages + <size_t> first * wb.page_size,
+                                      end - first)
+        for i in range(first, end):
+            flight.rc[i] = rc
+        first = end
+
+
+cdef void *pilot(void *arg) noexcept nogil:
+    cdef zsw_writeback *wb = <zsw_writeback *> arg
+    cdef uint32_t turn
+    while True:
+        turn = zsw_load_u32(&wb.turn)
+        if turn == LAST:
+            return NULL
+        if turn == WRITERS:
+            zsw_futex_wait(&wb.turn, WRITERS)
+            continue
+        write_flight(wb, wb.aloft)
+        zsw_store_u32(&wb.turn, WRITERS)
+        zsw_futex_wake(&wb.turn, 1)
+
+
+cdef void call_pilot(zsw_writeback *wb) noexcept nogil:
+    """Without one, flights are written by the caller."""
+    if not wb.has_pilot:
+        wb.turn = WRITERS
+        wb.has_pilot = zsw_thread_start(&wb.pilot, pilot, wb) == 0
+
+
+cdef void await_pilot(zsw_writeback *wb) noexcept nogil:
+    while zsw_load_u32(&wb.turn) == PILOTS:
+        zsw_futex_wait(&wb.turn, PILOTS)
+
+
+cdef void dismiss_pilot(zsw_writeback *wb) noexcept nogil:
+    if wb.has_pilot:
+        zsw_store_u32(&wb.turn, LAST)
+        zsw_futex_wake(&wb.turn, 1)
+        zsw_thread_join(wb.pilot)
+        wb.has_pilot = 0
+
+
+# ---- a flight -------------------------------------------------------------------------------------------------------
+
+
+cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offset) noexcept nogil:
+    """Whether the flight that is being written has this page."""
+    cdef uint64_t at = offset % <uint64_t> (64 * ALOFT_WORDS)
+    cdef uint32_t i
+    if wb.aloft == NULL or not wb.aloft_at[at >> 6] >> (at & 63) & 1:
+        return False
+    for i in range(wb.aloft.count):
+        if wb.aloft.victims[i].offset == offset and wb.aloft.victims[i].area == area:
+            return True
+    return False
+
+
+cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil:
+    """Decompresses the pages; those that cannot be stay where they are, and the flight is shorter."""
+    cdef uint32_t i, n = 0
+    for i in range(flight.count):
+        if read_object(e, w, flight.victims[i].word, flight.pages + <size_t> n * e.page_size) < 0:
+            count(w.counters, Counter.decompress_fail, 1)
+            count(w.counters, Counter.reject_reclaim_fail, 1)
+            put_entry(e, w, flight.victims[i].id)
+            continue
+        flight.victims[n] = flight.victims[i]
+        flight.offsets[n] = flight.victims[i].offset
+        n += 1
+    flight.count = n
+
+
+cdef bint all_native(const zsw_flight *flight) noexcept nogil:
+    cdef uint32_t i
+    for i in range(flight.count):
+        if not flight.victims[i].area.backing.flags & ZSW_BACKING_NATIVE:
+            return False
+    return True
+
+
+cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
+    """Has the flight written; with a pilot, it is still being written when this returns."""
+    cdef zsw_writeback *wb = e.writeback
+    cdef uint64_t at
+    cdef uint32_t i
+    wb.aloft = flight
+    memset(wb.aloft_at, 0, sizeof(wb.aloft_at))
+    for i in range(flight.count):
+        at = flight.offsets[i] % <uint64_t> (64 * ALOFT_WORDS)
+        wb.aloft_at[at >> 6] |= <uint64_t> 1 << (at & 63)
+    if wb.has_pilot and all_native(flight):
+        zsw_store_u32(&wb.turn, PILOTS)
+        zsw_futex_wake(&wb.turn, 1)
+    else:
+        write_flight(wb, flight)
+
+
+cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogil:
+    """The entry gives its place to the backing store, if it still has it."""
+    cdef uint32_t where, pos
+    cdef zsw_shard *shard = pos_shard(&e.index, victim.pos, &where)
+    cdef uint32_t *slot
+    cdef bint same = False
+    if shard != NULL:
+        zsw_lock(&shard.lock)
+        slot = shard_find(&e.index, shard, where, &pos)
+        same = slot != NULL and slot[0] == victim.id            # we hold a reference, so the id names no other entry
+        if same:
+            zsw_lock(&e.lru.lock)
+            lru_remove(&e.lru, &e.entries, victim.id)
+            zsw_unlock(&e.lru.lock)
+            slot[0] = ON_BACKING
+            shard.writes += 1
+            count(w.counters, Counter.backed_pages, 1)
+        zsw_unlock(&shard.lock)
+    if same:
+        put_entry(e, w, victim.id)                              # the index's
+    put_entry(e, w, victim.id)                                  # ours
+    return same
+
+
+cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """Waits for the flight aloft; returns how many of its pages are in their stores now.  No other page is written to a store
+    meanwhile, so what has come to the slot of a page that changed is not in the store."""
+    cdef zsw_writeback *wb = e.writeback
+    cdef zsw_flight *flight = wb.aloft
+    cdef zsw_area *area
+    cdef uint32_t first, end, written = 0, vain
+    await_pilot(wb)
+    first = 0
+    while first < flight.count:
+        area = flight.victims[first].area
+        if flight.rc[first] != 0:
+            area.error = flight.rc[first]
+        vain = 0
+        end = first
+        while end < flight.count and flight.victims[end].area == area:
+            if flight.rc[end] != 0:
+                count(w.counters, Counter.backing_write_fail, 1)
+                count(w.counters, Counter.reject_reclaim_fail, 1)
+                put_entry(e, w, flight.victims[end].id)
+            if flight.rc[end] == 0 and finish(e, w, &flight.victims[end]):
+                written += 1
+            else:
+                flight.offsets[first + vain] = flight.offsets[end]
+                vain += 1
+            end += 1
+        if vain:
+            area.backing.discard(area.store, flight.offsets + first, vain)
+        first = end
+    count(w.counters, Counter.written_back_pages, written)
+    flight.count = 0
+    wb.aloft = NULL
+    return written
+
+
+cdef void flight_cancel(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil:
+    cdef uint32_t i
+    for i in range(flight.count):
+        put_entry(e, w, flight.victims[i].id)
+    flight.count = 0
