@@ -301,17 +301,16 @@ def test_whether_a_figure_holds():
     assert unmeasured.to_dict()["value"] is None
 
 
-def test_calls_in_turns_begin_elsewhere_each_round():
+def test_of_a_pair_now_one_and_now_the_other_comes_first():
     seen = []
-    values = {"a": iter([1.0, 9.0, 5.0]), "b": iter([2.0, 2.0, 8.0]), "c": iter([0.0, 0.0, 0.0])}
 
-    def call(name):
+    def call(name, values):
         seen.append(name)
-        return next(values[name])
+        return next(values)
 
-    taken = figures.in_turns(3, {name: lambda name=name: call(name) for name in values})
-    assert taken == {"a": 5.0, "b": 2.0, "c": 0.0}
-    assert "".join(seen) == "abcbcacab"
+    one, other = iter([1.0, 9.0, 5.0]), iter([2.0, 3.0, 8.0])
+    assert figures.in_pairs(3, lambda: call("a", one), lambda: call("b", other)) == [(1.0, 2.0), (9.0, 3.0), (5.0, 8.0)]
+    assert "".join(seen) == "abbaab"
 
 
 @pytest.mark.parametrize("group", ["calls", "same-filled", "memory", "many", "writeback", "start"])

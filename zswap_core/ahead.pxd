@@ -6,7 +6,7 @@ from zswap_core.state cimport zsw_engine
 
 cdef enum:
     AHEAD_PAGES = 16            # looked at in one go: about as many misses as a processor waits for at a time
-    AHEAD_FROM = 1 << 16        # entries in use; with fewer, caches hold what a look-up needs
+    AHEAD_FROM = 1 << 10        # entries in use; with fewer, caches hold what a load needs
 
 
 cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t pages) noexcept nogil

@@ -9,7 +9,7 @@ getting it back costs more than the microsecond or two it would buy (docs/design
 """
 from cpython.number cimport PyNumber_Index
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -70,30 +70,43 @@ def zpool_names():
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 
+# Declared here for its second argument; asks __index__, so a float is no number.
+cdef extern from "Python.h":
+    int64_t PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
+
+
 cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
-    cdef int64_t value
-    try:
-        value = PyNumber_Index(offset)          # a float is no offset
-    except OverflowError:
-        value = -1
-    if value < 0 or <uint64_t> value >= OFFSET_LIMIT:
+    cdef int beyond
+    cdef int64_t value = PyLong_AsLongLongAndOverflow(offset, &beyond)
+    if beyond or value < 0 or <uint64_t> value >= OFFSET_LIMIT:
         raise ValueError(f"offset {offset} is out of range: a page number from 0 to 2**{MAX_OFFSET_SHIFT} - 1 is needed")
     return <uint64_t> value
 
 
 cdef uint32_t as_type(object swap_type) except? 0xffffffff:
-    cdef int64_t value
-    try:
-        value = PyNumber_Index(swap_type)
-    except OverflowError:
-        value = -1
-    if value < 0 or value >= MAX_AREAS:
+    cdef int beyond
+    cdef int64_t value = PyLong_AsLongLongAndOverflow(swap_type, &beyond)
+    if beyond or value < 0 or value >= MAX_AREAS:
         raise ValueError(f"swap_type {swap_type} is out of range: 0 to {MAX_AREAS - 1} is needed")
     return <uint32_t> value
 
 
+cdef int take_buffer(object obj, str name, Py_ssize_t size, bint writable, Py_buffer *buffer) except -1:
+    """The buffer of `obj`, checked to be C-contiguous, of `size` bytes and, where asked, writable.  To be released."""
+    try:
+        PyObject_GetBuffer(obj, buffer, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+    except (BufferError, ValueError) as error:
+        # numpy says ValueError, memoryview BufferError.
+        need = "a writable C-contiguous" if writable else "a C-contiguous"
+        raise ValueError(f"{name} must be {need} buffer: {error}") from None
+    if buffer.len != size:
+        PyBuffer_Release(buffer)
+        raise ValueError(f"{name} is {buffer.len} bytes long; {size} are needed")
+    return 0
+
+
 cdef class View:
-    """A C-contiguous buffer, held as long as this is."""
+    """A buffer, held as long as this is."""
     cdef Py_buffer buffer
     cdef bint held
 
@@ -103,17 +116,9 @@ cdef class View:
 
 
 cdef View view_of(object obj, str name, Py_ssize_t size, bint writable):
-    """The buffer of `obj`, checked to be C-contiguous, of `size` bytes and, where asked, writable."""
     cdef View view = View.__new__(View)
-    try:
-        PyObject_GetBuffer(obj, &view.buffer, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-    except (BufferError, ValueError) as error:
-        # numpy says ValueError, memoryview BufferError.
-        need = "a writable C-contiguous" if writable else "a C-contiguous"
-        raise ValueError(f"{name} must be {need} buffer: {error}") from None
+    take_buffer(obj, name, size, writable, &view.buffer)
     view.held = True
-    if view.buffer.len != size:
-        raise ValueError(f"{name} is {view.buffer.len} bytes long; {size} are needed")
     return view
 
 
@@ -554,25 +559,23 @@ cdef class Engine:
         """
         cdef uint64_t at = as_offset(offset)
         cdef uint32_t type = as_type(swap_type)
-        cdef const uint8_t *data
-        cdef View view
+        cdef Py_buffer buffer
         cdef zsw_worker *w
         cdef uint64_t start
         cdef int status
-        if PyBytes_CheckExact(page) and PyBytes_GET_SIZE(page) == self.e.page_size:
-            data = <const uint8_t *> PyBytes_AS_STRING(page)
-        else:
-            view = view_of(page, "page", self.e.page_size, False)
-            data = <const uint8_t *> view.buffer.buf
-        w = self.enter()
-        start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&self.e.params.latency) != 0) else 0
-        if self.slow or self.stores:
-            with nogil:
-                status = engine_store(self.e, w, type, at, data)
+        take_buffer(page, "page", self.e.page_size, False, &buffer)
+        try:
+            w = self.enter()
+            start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&self.e.params.latency) != 0) else 0
+            if self.slow or self.stores:
+                with nogil:
+                    status = engine_store(self.e, w, type, at, <const uint8_t *> buffer.buf)
+                    end_call(self.e, w, Timed.store_ns, start, status)
+            else:
+                status = engine_store(self.e, w, type, at, <const uint8_t *> buffer.buf)
                 end_call(self.e, w, Timed.store_ns, start, status)
-        else:
-            status = engine_store(self.e, w, type, at, data)
-            end_call(self.e, w, Timed.store_ns, start, status)
+        finally:
+            PyBuffer_Release(&buffer)
         if status < 0:
             raise error_for(status, offset, swap_type, self)
 
@@ -602,32 +605,35 @@ cdef class Engine:
         """
         cdef uint64_t at = as_offset(offset)
         cdef uint32_t type = as_type(swap_type)
-        cdef uint8_t *data
-        cdef View view = None
-        cdef zsw_worker *w
-        cdef uint64_t start
+        cdef Py_buffer buffer
         cdef int status
         if out is None:
-            result = PyBytes_FromStringAndSize(NULL, self.e.page_size)
-            data = <uint8_t *> PyBytes_AS_STRING(result)
+            out = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+            status = self.load_page(type, at, <uint8_t *> PyBytes_AS_STRING(out))
         else:
-            view = view_of(out, "out", self.e.page_size, True)
-            data = <uint8_t *> view.buffer.buf
-            result = out
-        w = self.enter()
-        start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&self.e.params.latency) != 0) else 0
+            take_buffer(out, "out", self.e.page_size, True, &buffer)
+            try:
+                status = self.load_page(type, at, <uint8_t *> buffer.buf)
+            finally:
+                PyBuffer_Release(&buffer)
+        if status < 0:
+            raise error_for(status, offset, swap_type, self)
+        return out
+
+    cdef int load_page(self, uint32_t type, uint64_t at, uint8_t *page) except? -1000:
+        cdef zsw_worker *w = self.enter()
+        cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&self.e.params.latency) != 0) else 0
+        cdef int status
         w.no_wait = 1
-        status = engine_load(self.e, w, type, at, data)
+        status = engine_load(self.e, w, type, at, page)
         w.no_wait = 0
         if status == Status.WOULD_BLOCK:
             with nogil:
-                status = engine_load(self.e, w, type, at, data)
+                status = engine_load(self.e, w, type, at, page)
                 end_call(self.e, w, Timed.load_ns, start, status)
         else:
             end_call(self.e, w, Timed.load_ns, start, status)
-        if status < 0:
-            raise error_for(status, offset, swap_type, self)
-        return result
+        return status
 
     def invalidate(self, offset, *, swap_type=0):
         """Free the page at `offset`.  Returns whether one was held."""

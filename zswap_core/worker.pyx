@@ -14,14 +14,9 @@ from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
     """Begins a call: a worker of the caller's own until engine_leave.  NULL, with -EPIPE when the engine is closed, or -ENOMEM."""
-    cdef uint32_t i, at = zsw_cpu()
-    cdef zsw_worker *w = NULL
-    for i in range(e.worker_count):
-        w = e.workers[(at + i) % e.worker_count]
-        if zsw_peek_u32(&w.busy) == 0 and zsw_cas_u32(&w.busy, 0, 1):
-            break
-        w = NULL
-    if w == NULL:
+    cdef uint32_t at = zsw_cpu()
+    cdef zsw_worker *w = e.workers[at if at < e.worker_count else at % e.worker_count]
+    if zsw_unlikely(zsw_peek_u32(&w.busy) != 0 or not zsw_cas_u32(&w.busy, 0, 1)):
         w = first_worker(e)
         while w != NULL and not (zsw_peek_u32(&w.busy) == 0 and zsw_cas_u32(&w.busy, 0, 1)):
             w = w.next

@@ -1,7 +1,8 @@
 """What the project promises, measured here: each figure, its bound, and whether it holds.
 
-Ratios are of medians of rounds that take turns in one process, on pages that are not same-filled, since these would flatter
-every line but the codec's own.
+What is compared runs in one process, one right after the other, again and again: the figure is the median of the ratios (or
+differences) of these pairs, so that what a noisy machine does to both falls out.  The pages are not same-filled: those would
+flatter every line but the codec's own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from zswap_core.compressors.registry import open_compressor
 __all__ = ["ENTRIES", "FIGURES", "Figure", "Setting", "figures"]
 
 Values = Mapping[str, float]  # by corpus
+
+_LASTING = 8
 
 #: Numbers of entries: where growth begins, of the index and ranges, where growth ends.
 ENTRIES = (100_000, 1_000_000, 10_000_000)
@@ -99,15 +102,16 @@ class Setting:
     progress: Callable[[str], object] = field(default=lambda what: None)
 
 
-def in_turns(rounds: int, calls: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of each call's results; every round makes all calls once, beginning with another one each time."""
-    names = list(calls)
-    found: dict[str, list[float]] = {name: [] for name in names}
+def in_pairs(rounds: int, one: Callable[[], float], other: Callable[[], float]) -> list[tuple[float, float]]:
+    """Results of the two calls made right after each other; which one comes first changes."""
+    pairs = []
     for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            found[name].append(calls[name]())
-    return {name: statistics.median(values) for name, values in found.items()}
+        if number % 2:
+            second = other()
+            pairs.append((one(), second))
+        else:
+            pairs.append((one(), other()))
+    return pairs
 
 
 def _by_corpus(values: Values, form: str) -> str:
@@ -123,43 +127,56 @@ def _worst(what: str, bound: float, values: Values, *, at_most: bool = True, uni
 
 
 def _calls_on(pages: Pages, compressor: str, setting: Setting) -> dict[str, float]:
-    """Nanoseconds a page of all calls that are compared with each other."""
+    """What the figures of `calls` are on one corpus, by their names there."""
     job = Job(pages, pages.copy(), compressor, setting.seed)
     order, shuffled, count = job.order, job.shuffled, len(pages)
     bare, whole = Codec(job), CodecCopy(job)
     # What is loaded from is filled once, in order; what is stored replaces pages elsewhere.
     kept, stirred = Batch(job), Batch(job)
     single_kept, single_stirred = Single(job), Single(job)
-    rows = (kept, stirred, single_kept, single_stirred)
+    # Python threads take turns of 5 ms: only what lasts much longer tells what they gain.
+    lasting = Job(np.concatenate([pages] * _LASTING), np.concatenate([job.out] * _LASTING), compressor, setting.seed)
+    taking_turns = Single(lasting)
+    rows = (kept, stirred, single_kept, single_stirred, taking_turns)
     fresh = Batch(job)
 
     def new() -> int:
         fresh.clear()
         return fresh.store()
 
+    def over(one: Callable[[], float], other: Callable[[], float]) -> float:
+        return statistics.median(a / b for a, b in in_pairs(3 * setting.rounds, one, other))
+
+    def beyond(one: Callable[[], float], other: Callable[[], float]) -> float:
+        return statistics.median(a - b for a, b in in_pairs(3 * setting.rounds, one, other)) / count
+
+    def gain(call: Callable[[int], float]) -> float:
+        return over(lambda: call(1), lambda: call(2))
+
     try:
         for row in rows:
             row.clear()
             row.store()
-        calls: dict[str, Callable[[], int]] = {
-            "codec store": lambda: whole.store(),
-            "codec load": lambda: bare.load(order),
-            "codec random": lambda: bare.load(shuffled),
-            "new": new,
-            "store": lambda: stirred.store(),
-            "store 2": lambda: stirred.store(2),
-            "load": lambda: kept.load(order),
-            "load 2": lambda: kept.load(order, 2),
-            "random": lambda: kept.load(shuffled),
-            "single store": lambda: single_stirred.store(),
-            "single store 2": lambda: single_stirred.store(2),
-            "single load": lambda: single_kept.load(order),
-            "single load 2": lambda: single_kept.load(order, 2),
+        found = {
+            "store 2": gain(stirred.store),
+            "load 2": gain(lambda threads: kept.load(order, threads)),
+            "codec store 2": gain(whole.store),
+            "codec load 2": gain(lambda threads: bare.load(order, threads)),
         }
-        taken = in_turns(setting.rounds, calls)
+        if compressor == "lz4":
+            found |= {
+                "store": over(stirred.store, whole.store),
+                "new": over(new, whole.store),
+                "load": over(lambda: kept.load(order), lambda: bare.load(order)),
+                "random": over(lambda: kept.load(shuffled), lambda: bare.load(shuffled)),
+                "single store": beyond(single_stirred.store, stirred.store),
+                "single load": beyond(lambda: single_kept.load(order), lambda: kept.load(order)),
+                "single store 2": gain(taking_turns.store),
+                "single load 2": gain(lambda threads: taking_turns.load(lasting.order, threads)),
+            }
         if not all(row.check() for row in rows):
             raise zswap.Error("the pages loaded are not those stored")
-        return {name: ns / count for name, ns in taken.items()}
+        return found
     finally:
         for row in (*rows, fresh):
             row.close()
@@ -173,24 +190,22 @@ def calls(setting: Setting) -> Iterator[Figure]:
             setting.progress(f"calls, {compressor}, {name}")
             taken.setdefault(compressor, {})[name] = _calls_on(pages, compressor, setting)
 
-    def over(what: str, base: str, compressor: str = "lz4") -> dict[str, float]:
-        return {name: ns[what] / ns[base] for name, ns in taken[compressor].items()}
+    def of(what: str, compressor: str = "lz4") -> dict[str, float]:
+        return {name: found[what] for name, found in taken[compressor].items()}
 
-    def extra(what: str, base: str) -> dict[str, float]:
-        return {name: ns[what] - ns[base] for name, ns in taken["lz4"].items()}
-
-    store = _worst("batch store over codec, scan, copy", 1.06, over("store", "codec store"))
-    yield replace(store, note=f"{store.note}; into an empty pool {_by_corpus(over('new', 'codec store'), '.2f')}")
-    yield _worst("batch load over codec, in order", 1.08, over("load", "codec load"))
-    yield _worst("batch load over codec, at random", 1.20, over("random", "codec random"))
-    yield _worst("single store over batch", 250, extra("single store", "store"), unit="ns")
-    yield _worst("single load over batch", 200, extra("single load", "load"), unit="ns")
+    store = _worst("batch store over codec, scan, copy", 1.06, of("store"))
+    yield replace(store, note=f"{store.note}; into an empty pool {_by_corpus(of('new'), '.2f')}")
+    yield _worst("batch load over codec, in order", 1.08, of("load"))
+    yield _worst("batch load over codec, at random", 1.20, of("random"))
+    yield _worst("single store over batch", 250, of("single store"), unit="ns")
+    yield _worst("single load over batch", 200, of("single load"), unit="ns")
     for compressor in taken:
         for what in ("store", "load"):
-            gains = over(what, f"{what} 2", compressor)
-            yield _worst(f"threads=2 over 1, {what}, {compressor}", 1.9, gains, at_most=False)
+            figure = _worst(f"threads=2 over 1, {what}, {compressor}", 1.9, of(f"{what} 2", compressor), at_most=False)
+            alone = _by_corpus(of(f"codec {what} 2", compressor), ".2f")
+            yield replace(figure, note=f"{figure.note}; the codec alone {alone}")
     for what in ("single store", "single load"):
-        yield _worst(f"two Python threads over one, {what}", 1.0, over(what, f"{what} 2"), at_most=False)
+        yield _worst(f"two Python threads over one, {what}", 1.0, of(f"{what} 2"), at_most=False)
 
 
 def against_zram(setting: Setting) -> Iterator[Figure]:
@@ -223,10 +238,10 @@ def _page_aligned(job: Job) -> None:
 
 
 def same_filled(setting: Setting) -> Iterator[Figure]:
-    """A same-filled page in cache over the bare scan and fill; batches of 64, 256 KiB."""
+    """A same-filled page in cache over the bare scan and fill; batches of 256, 1 MiB."""
     setting.progress("same-filled pages")
-    pages = corpora.make("same-filled", 64, setting.seed)
-    out, count, repeats = pages.copy(), 64, 50
+    pages = corpora.make("same-filled", 256, setting.seed)
+    out, count, repeats = pages.copy(), 256, 20
     order = np.arange(count, dtype=np.uint64)
     loop = CodecLoop(open_compressor("lz4"), pages.reshape(-1), PAGE)
     loop.run("store")
@@ -239,20 +254,29 @@ def same_filled(setting: Setting) -> Iterator[Figure]:
 
     with zswap.ZSwap(max_pool_bytes="64MiB") as engine:
         engine.store_many(order, pages)
-        taken = in_turns(
-            4 * setting.rounds + 1,
-            {
-                "scan": lambda: sum(loop.run("scan") for _ in range(repeats)) / (count * repeats),
-                "fill": lambda: (
-                    sum(loop.run("load", out=out.reshape(-1), order=order) for _ in range(repeats)) / (count * repeats)
-                ),
-                "store": lambda: timed(lambda: engine.store_many(order, pages)),
-                "load": lambda: timed(lambda: engine.load_many(order, out=out)),
-            },
-        )
-    for what, base in (("store", "scan"), ("load", "fill")):
-        note = f"{what} {taken[what]:.0f}, bare {base} {taken[base]:.0f}"
-        yield Figure(f"same-filled page, {what} over a bare {base}", 80, taken[what] - taken[base], unit="ns", note=note)
+
+        def store() -> float:
+            return timed(lambda: engine.store_many(order, pages))
+
+        def load() -> float:
+            return timed(lambda: engine.load_many(order, out=out))
+
+        def scan() -> float:
+            return sum(loop.run("scan") for _ in range(repeats)) / (count * repeats)
+
+        def fill() -> float:
+            return sum(loop.run("load", out=out.reshape(-1), order=order) for _ in range(repeats)) / (count * repeats)
+
+        for call, limit in ((store, scan), (load, fill)):
+            pairs = in_pairs(8 * setting.rounds, call, limit)
+            ours, bare = (statistics.median(values) for values in zip(*pairs, strict=True))
+            yield Figure(
+                f"same-filled page, {call.__name__} over a bare {limit.__name__}",
+                80,
+                statistics.median(a - b for a, b in pairs),
+                unit="ns",
+                note=f"{call.__name__} {ours:.0f}, bare {limit.__name__} {bare:.0f}",
+            )
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------------------
@@ -306,9 +330,14 @@ def many(setting: Setting) -> Iterator[Figure]:
     setting.progress(f"{few:,} and {most:,} entries")
     shape = "dense, random"
     with Held(shape, few, seed=setting.seed) as small, Held(shape, most, seed=setting.seed) as large:
-        taken = in_turns(setting.rounds, {"small": small.load, "large": large.load})
-    note = f"{taken['small']:.0f} ns, {taken['large']:.0f} ns at random"
-    yield Figure(f"a load, from {few:,} to {most:,} entries", 1.3, taken["large"] / taken["small"], note=note)
+        pairs = in_pairs(setting.rounds, small.load, large.load)
+    ns = [statistics.median(values) for values in zip(*pairs, strict=True)]
+    yield Figure(
+        f"a load, from {few:,} to {most:,} entries",
+        1.3,
+        statistics.median(b / a for a, b in pairs),
+        note=f"{ns[0]:.0f} ns, {ns[1]:.0f} ns at random",
+    )
 
 
 # ---- backing store, start -----------------------------------------------------------------------------------------------------
@@ -346,13 +375,19 @@ def writeback(setting: Setting) -> Iterator[Figure]:
                         os.pwrite(fd, view[at : at + (1 << 20)], at)
                     return (time.perf_counter_ns() - start) / count
 
-                taken = in_turns(setting.rounds, {"ours": ours, "bare": bare})
+                pairs = in_pairs(3 * setting.rounds, ours, bare)
         finally:
             os.close(fd)
             file.close()
         direct = "O_DIRECT" if file.direct else "page cache"
-    note = f"{name}, {direct}: {_rate(taken['ours'])}, bare {_rate(taken['bare'])}"
-    yield Figure("writeback over bare pwrite, throughput", 0.7, taken["bare"] / taken["ours"], False, note=note)
+    ns = [statistics.median(values) for values in zip(*pairs, strict=True)]
+    yield Figure(
+        "writeback over bare pwrite, throughput",
+        0.7,
+        statistics.median(b / a for a, b in pairs),
+        at_most=False,
+        note=f"{name}, {direct}: {_rate(ns[0])}, bare {_rate(ns[1])}",
+    )
 
 
 def _rate(ns: float) -> str:
