@@ -14,8 +14,8 @@ State 2 is written before the file gets its size, so that a process killed at an
 again.
 """
 from libc.errno cimport (
-    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOSPC, ENOSYS,
-    EOPNOTSUPP, EPERM, errno,
+    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC,
+    ENOSYS, EOPNOTSUPP, EPERM, errno,
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -66,6 +66,7 @@ HEADER = struct.Struct("<16sIIQ16sII")
 HEADER_BYTES = 4096
 CRC_AT = HEADER_BYTES - 4
 LARGEST_FILE = (1 << 63) - 1    # what a file offset can say
+MOST_LINKS = 40                 # that Linux follows in one path
 
 
 cdef struct swap_file:
@@ -273,9 +274,33 @@ cdef int check_file(object found, str path) except -1:
         raise refusal(EINVAL, path, "it is a device, a pipe or a socket; name a regular file")
     if found.st_uid != os.geteuid():
         raise refusal(EPERM, path, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}; use a file of your own")
+    if found.st_nlink > 1:
+        raise refusal(EMLINK, path, f"it has {found.st_nlink} names (hard links), and pages would show under each; remove it "
+                                    "and let zswap make a new one")
     if mode & 0o077:
         raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it; "
                                     f"run: chmod 600 {shlex.quote(path)}")
+    return 0
+
+
+cdef int check_folders(str path) except -1:
+    """Refuse a path that leads through another user's symbolic link, for that user says where it leads.  Links of root's and
+    of this user's own are followed, as in any path."""
+    here, ahead, links = "/", os.path.dirname(path).split("/")[::-1], 0
+    while ahead and links < MOST_LINKS:  # with more of them the system will not open it
+        name = ahead.pop()
+        there = os.path.normpath(os.path.join(here, name))  # no link is left in it that ".." could go back through
+        found = os.lstat(there)
+        if not stat.S_ISLNK(found.st_mode):
+            here = there
+            continue
+        if found.st_uid not in (0, os.geteuid()):
+            raise refusal(ELOOP, path, f"on the way there {there} is a symbolic link of user {found.st_uid}, who could make it "
+                                       "lead anywhere; give a path without it")
+        target = os.readlink(there)
+        ahead += target.split("/")[::-1]
+        here = "/" if target.startswith("/") else here
+        links += 1
     return 0
 
 
@@ -283,6 +308,7 @@ cdef object open_file(str path):
     """The descriptor, and whether the file was made by this."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
+        check_folders(path)
         try:
             return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
         except FileExistsError:
@@ -350,7 +376,7 @@ cdef class SwapFile(Backing):
     path : str or path-like
         A file that does not exist, an empty one, or one that was a swap file before.  Anything else is refused and not
         touched: other content, a damaged swap file, a symbolic link, a device, another user's file, a file that others may
-        open.
+        open or that has a second name (a hard link), and a path that leads through another user's symbolic link.
     size : int or str, optional
         Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out
         for a file that was a swap file before, which keeps its size.
