@@ -15,6 +15,7 @@ CORE = ROOT / "zswap_core"
 FACING_PYTHON = {
     "backings/adapter",
     "backings/base",
+    "backings/cipher",
     "backings/file",
     "bench",
     "binding",
@@ -28,6 +29,7 @@ FACING_PYTHON = {
     "compressors/zstd",
     "testing",
     "testing_buddies",
+    "testing_cipher",
     "testing_zpool",
 }
 # Modules that run Python callables on behalf of the engine.

@@ -371,7 +371,7 @@ cdef class Engine:
         zsw_poke_u64(&self.e.params.max_pages, max_pages)
         zsw_poke_u64(&self.e.params.accept_pages, accept_pages)
 
-    def swapon(self, swap_type, nr_pages=None, backing=None):
+    def swapon(self, swap_type, nr_pages=None, backing=None, *, encrypt=False):
         """Bring a swap area online.
 
         Parameters
@@ -383,6 +383,8 @@ cdef class Engine:
             offset up to ``2**47 - 1``.
         backing : path, SwapFile or object with write_pages and read_pages, optional
             Where the coldest pages go, and those that are refused.
+        encrypt : bool, optional
+            Encrypt the swap file, see `SwapFile`.
 
         Raises
         ------
@@ -398,9 +400,11 @@ cdef class Engine:
         cdef int rc
         engine_leave(self.e, self.enter())      # closed?
         if backing is not None:
-            store = open_backing(backing, self.e.page_size)
+            store = open_backing(backing, self.e.page_size, encrypt=encrypt)
             if store is not backing:
                 self.opened.add(store)
+        elif encrypt:
+            raise ValueError("encrypt=True needs a backing to encrypt")
         try:
             limit = OFFSET_LIMIT if store is None else store.nr_pages
             if nr_pages is None:
