@@ -14,7 +14,7 @@ from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, zsw_zpool_ops, ZSW_ZPOOL_WIPE
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
@@ -313,6 +313,11 @@ cdef class Engine:
 
     # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
 
+    def _protect(self, bint wipe_on_free, bint no_dump):
+        """To be said before there is a pool."""
+        self.e.params.wipe_on_free = wipe_on_free
+        self.e.params.no_dump = self.e.entries.no_dump = no_dump
+
     def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
         cdef zsw_zpool_config config
         cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
@@ -323,6 +328,7 @@ cdef class Engine:
         if numa_node >= 0:
             self.check_node(numa_node)
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
+        config.flags = self.zpool_flags()
         w = self.enter()
         with nogil:
             rc = maintenance_start(self.e) if self.e.current != NULL else 0
@@ -340,6 +346,9 @@ cdef class Engine:
             raise MemoryError("no memory for the pool")
         if rc != 0:
             raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {zpool!r} (error {-rc})")
+
+    cdef uint32_t zpool_flags(self):
+        return ((ZSW_ZPOOL_WIPE if self.e.params.wipe_on_free else 0) | (ZSW_ZPOOL_NO_DUMP if self.e.params.no_dump else 0))
 
     cdef object check_node(self, int node):
         """Binding happens deep in the allocator, where a refusal would look like a lack of memory: ask beforehand."""
@@ -501,6 +510,7 @@ cdef class Engine:
         cdef zsw_worker *w
         cdef int rc
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
+        config.flags = self.zpool_flags()
         w = self.enter()
         self.compressors.add(compressor)
         with nogil:

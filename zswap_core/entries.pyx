@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.entry cimport ENTRY_SAME, word_handle, word_length, word_pool, zsw_entry
-from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_store_u32, zsw_unlikely
+from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely
 from zswap_core.slab cimport slab_give, slab_take
 from zswap_core.state cimport SPARE_ENTRIES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -38,6 +38,8 @@ cdef void give_spares(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 cdef void give_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
     zsw_poke_u32(&entry_at(e, id).pos, 0)       # a walk over all entries tells by this that it is free
+    if zsw_unlikely(e.params.wipe_on_free):
+        zsw_poke_u64(&entry_at(e, id).word, 0)
     if w.spares == SPARE_ENTRIES:
         zsw_poke_u32(&w.spares, SPARE_ENTRIES // 2)
         slab_give(&e.entries, &w.spare[SPARE_ENTRIES // 2], SPARE_ENTRIES // 2)

@@ -63,6 +63,7 @@ cdef extern from "zswap/os.h" nogil:
 
     void zsw_wipe(void *p, size_t size)
     int zsw_no_dump(void *p, size_t size)
+    void *zsw_map_no_dump(size_t size, bint no_dump)
     void *zsw_map_secret()
     void zsw_unmap_secret(void *p)
     int zsw_random(void *p, size_t size)

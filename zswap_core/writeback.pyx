@@ -18,8 +18,9 @@ from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, ENTRY_SAME
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map,
-                            zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock,
+                            zsw_map_no_dump, zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock,
+                            zsw_unmap, zsw_wipe)
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
@@ -30,7 +31,7 @@ cdef int make_buffers(zsw_engine *e) noexcept nogil:
     e.writeback = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
     if e.writeback == NULL:
         return -ENOMEM
-    e.writeback.pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
+    e.writeback.pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
     if e.writeback.pages == NULL:
         free(e.writeback)
         e.writeback = NULL
@@ -217,6 +218,8 @@ cdef uint32_t write_batch(zsw_engine *e, zsw_worker *w, uint32_t wanted, uint32_
         while i < n and wb.victims[i].area == wb.victims[first].area:
             i += 1
         written += write_run(e, w, first, i)
+        if e.params.wipe_on_free:
+            zsw_wipe(wb.pages, <size_t> (i - first) * e.page_size)
         first = i
     e.in_flight = 0
     return written

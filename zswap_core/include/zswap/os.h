@@ -156,6 +156,14 @@ static inline void zsw_wipe(void *p, size_t bytes) { explicit_bzero(p, bytes); }
 /* Keeps the range out of core dumps. */
 static inline int zsw_no_dump(void *p, size_t bytes) { return madvise(p, bytes, MADV_DONTDUMP) == 0 ? 0 : -errno; }
 
+/* As zsw_map, kept out of core dumps where asked. */
+static inline void *zsw_map_no_dump(size_t bytes, int no_dump) {
+    void *p = zsw_map(bytes);
+    if (p == NULL || !no_dump || zsw_no_dump(p, bytes) == 0) return p;
+    zsw_unmap(p, bytes);
+    return NULL;
+}
+
 /* A system page for a secret, NULL when there is none: in no core dump, empty in a forked child and, where the limit on
  * locked memory allows, never swapped. */
 static inline void *zsw_map_secret(void) {
