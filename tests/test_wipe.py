@@ -168,6 +168,20 @@ def test_compacted(engine, zpool, wipe):
     assert [case.z[o + 1] for o in left if case.expected[o + 1] is not None]
 
 
+def test_moved_on_its_page(engine, wipe):
+    """What z3fold's compaction moves up to a neighbour leaves its old place."""
+    z = engine(zpool="z3fold", wipe_on_free=wipe, dontdump=True)
+    rng = random.Random(3)
+    for offset in range(0, 90, 3):  # first, last and middle of one page
+        for i, word, size in ((0, KEPT, 1000), (1, KEPT, 1000), (2, COOKIE, 400)):
+            z[offset + i] = word + rng.randbytes(size) + bytes(PAGE - size - len(word))
+    assert found() == 30
+    z.invalidate_many(range(0, 90, 3))
+    z.compact()
+    assert (found() == 30) is wipe
+    assert found() >= 30
+
+
 def test_recompressed(engine, wipe):
     case = Case(engine, "zsmalloc", wipe, compressor="lz4")
     case.z.recompress("deflate:6")
