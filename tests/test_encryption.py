@@ -1,8 +1,10 @@
 """Encrypted swap files: the cipher against published vectors, the file and the process's memory against a search."""
 
+import copy
 import errno
 import mmap
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -288,6 +290,16 @@ def test_closing_wipes_the_key(path):
     assert not has_key(file._cipher)
     assert has_key(other._cipher)
     other.close()
+
+
+def test_nothing_of_it_can_be_copied_out(path):
+    with SwapFile(path, "64KiB", encrypt=True) as file:
+        for thing in (file, file._cipher):
+            with pytest.raises(TypeError):
+                copy.copy(thing)
+            with pytest.raises(TypeError):
+                pickle.dumps(thing)
+        assert [name for name in dir(file._cipher) if not name.startswith("__")] == []
 
 
 HELPER = """
