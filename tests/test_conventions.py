@@ -203,7 +203,9 @@ def test_readme_has_no_gaps(readme):
     assert re.findall(r"^[A-Z]+-[A-Z]+$", readme, re.MULTILINE) == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/bench.md", "docs/design.md", "docs/kernel.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "SECURITY.md", "docs/bench.md", "docs/design.md", "docs/kernel.md", "docs/reliability.md"]
+)
 def test_links_lead_somewhere(page):
     path = ROOT / page
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
