@@ -18,7 +18,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -152,7 +151,10 @@ static inline int zsw_nodes_of(void **pages, unsigned long count, int *nodes) {
 static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
 
 /* Zeros, even where the compiler sees that nobody reads them. */
-static inline void zsw_wipe(void *p, size_t bytes) { explicit_bzero(p, bytes); }
+static inline void zsw_wipe(void *p, size_t bytes) {
+    memset(p, 0, bytes);
+    __asm__ __volatile__("" : : "r"(p) : "memory");
+}
 /* Keeps the range out of core dumps. */
 static inline int zsw_no_dump(void *p, size_t bytes) { return madvise(p, bytes, MADV_DONTDUMP) == 0 ? 0 : -errno; }
 
@@ -164,6 +166,9 @@ static inline void *zsw_map_no_dump(size_t bytes, int no_dump) {
     return NULL;
 }
 
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18 /* Linux 4.14; older headers lack it */
+#endif
 /* A system page for a secret, NULL when there is none: in no core dump, empty in a forked child and, where the limit on
  * locked memory allows, never swapped. */
 static inline void *zsw_map_secret(void) {
@@ -181,7 +186,7 @@ static inline void zsw_unmap_secret(void *p) { zsw_unmap(p, (size_t)sysconf(_SC_
 /* Fills at most 256 bytes from the system's generator. */
 static inline int zsw_random(void *p, size_t bytes) {
     ssize_t n;
-    do n = getrandom(p, bytes, 0);
+    do n = (ssize_t)syscall(SYS_getrandom, p, bytes, 0);
     while (n < 0 && errno == EINTR);
     return n == (ssize_t)bytes ? 0 : n < 0 ? -errno : -EIO;
 }
