@@ -1,39 +1,55 @@
 """Keep an engine under load for a while and check everything: real pages, a swap file, switches, failures, a full disk.
 
-Two threads store, load and invalidate pages in random order, a third switches compressor and zpool every 50 ms, and the
-shrinker works.  Every page that is loaded is compared with what was stored; at the end all pages are, and the counters with a
-scan of every structure.  The process must not grow beyond the cap, zswap's own metadata and 16 MiB.
+Two threads store, load and invalidate pages in random order, a third switches compressor and zpool every 50 ms, a fourth
+changes the limit and tells of memory pressure, and the shrinker works.  Every page that is loaded is compared with what was
+stored; at the end all pages are, and the counters with a scan of every structure.  The process must not grow beyond the cap,
+zswap's own metadata and 16 MiB; and once it is warm, what it has beside the pools, whose size is that of the limit, must not
+grow at all: the medians of the first and of the last tenth of the time are compared.
 
     python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--faults | --full-disk] [--smoke]
+    python bench/soak.py --seconds 120 --encrypt --wipe --json soak.json               # what CI runs
+    python bench/soak.py --seconds 3600 --encrypt --wipe --plot soak.png --json soak.json
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
+import json
 import mmap
 import random
 import resource
 import signal
+import statistics
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 import numpy.typing as npt
 
 import zswap
+import zswap.core
 from zswap.bench.corpora import PAGE, make
+from zswap.bench.output import machine
 from zswap.memory import format_bytes, parse_bytes
+from zswap.plot import PlotError, check_path
 
 WORKERS = 2
 BATCH = 32  # pages a call, at most
 SLACK = 16 << 20
+GROWTH = 4 << 20  # that is none: what Python, numpy and the C library's heap come and go by
+WARM = 0.1  # of the time
+SHARES = (1.0, 0.5, 0.75, 0.25)  # of the cap: the limits, in turns
 SWITCH_SECONDS = 0.05
 SAMPLE_SECONDS = 0.25
+SAMPLES = 2000  # at most
+LINES = 240  # printed, at most
 COMPRESSORS = [
     f"{info.name}:1" for info in zswap.compressors() if info.available and info.name in ("lz4", "zstd", "deflate")
 ]
@@ -48,6 +64,24 @@ def rss() -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise OSError(errno.ENOENT, "no RssAnon in /proc/self/status")
+
+
+class Sample(NamedTuple):
+    """One look at the memory, in bytes but for the first, in seconds."""
+
+    at: float
+    used: int  # by this process, beside what it used before there was an engine
+    pool: int
+    metadata: int
+    limit: int
+    held: int
+    backed: int
+
+
+def growth(values: list[int]) -> tuple[int, int]:
+    """The medians of the first and of the last tenth."""
+    tenth = max(len(values) // 10, 1)
+    return int(statistics.median(values[:tenth])), int(statistics.median(values[-tenth:]))
 
 
 class Faulty:
@@ -88,14 +122,19 @@ class Faulty:
 class Soak:
     """One run: the engine, the oracle, and what went wrong."""
 
-    def __init__(self, z: zswap.ZSwap, count: int, pages: npt.NDArray[np.uint8], source: mmap.mmap, seconds: float) -> None:
-        self.z, self.pages, self.source, self.seconds = z, pages, source, seconds
+    def __init__(
+        self, z: zswap.ZSwap, count: int, pages: npt.NDArray[np.uint8], source: mmap.mmap, seconds: float, psi: Path
+    ) -> None:
+        self.z, self.pages, self.source, self.seconds, self.psi = z, pages, source, seconds, psi
+        self.cap = z.stats().max_pool_bytes
+        self.samples: list[Sample] = []
+        self.filled = 0  # workers that have stored a page at each of their offsets
         self.digests = [hashlib.blake2b(page, digest_size=8).digest() for page in pages]
         # Which of the pages is stored at each offset, -1 for none.  A worker has every second offset.
         self.held = np.full(count, -1, np.int64)
         self.stop = threading.Event()
         self.problems: list[str] = []
-        self.done = dict.fromkeys(("stored", "loaded", "invalidated", "refused", "retried", "switches"), 0)
+        self.done = dict.fromkeys(("stored", "loaded", "invalidated", "refused", "retried", "switches", "limits"), 0)
         self.lock = threading.Lock()
 
     def wrong(self, what: str) -> None:
@@ -154,6 +193,8 @@ class Soak:
                 if self.stop.is_set():
                     return
                 self.store(mine[first : first + BATCH], rng)
+            with self.lock:
+                self.filled += 1
             while not self.stop.is_set():
                 offsets = rng.choice(mine, int(rng.integers(1, BATCH + 1)), replace=False)
                 what = rng.random()
@@ -183,23 +224,77 @@ class Soak:
         except BaseException as error:
             self.wrong(f"the one that switches: {error!r}")
 
-    def watch(self, base: int) -> tuple[int, int]:
-        """Sample the memory until the time is up; the most that was used, and the least room that was left, in bytes."""
-        end = time.monotonic() + self.seconds
-        most, room = 0, 1 << 62
-        while time.monotonic() < end and not self.stop.wait(SAMPLE_SECONDS):
+    def press(self) -> None:
+        """Change the limit, and have the machine short of memory every second time.
+
+        All the limits come up equally often in each tenth of the time, so that tenths can be compared.
+        """
+        tenth = self.seconds * (1 - WARM) / 10
+        step = tenth / (len(SHARES) * max(round(tenth / len(SHARES)), 1))
+        stalled = 0
+        try:
+            for turn in itertools.count(1):
+                if self.stop.wait(step):
+                    return
+                self.z.parameters["max_pool_bytes"] = int(self.cap * SHARES[turn % len(SHARES)])
+                stalled += turn % 2 * int(step * 1e6)
+                self.psi.write_text(f"some avg10=0.00 avg60=0.00 avg300=0.00 total={stalled}\n")
+                self.count(limits=1)
+        except BaseException as error:
+            self.wrong(f"the one that presses: {error!r}")
+
+    def watch(self, base: int) -> None:
+        """Sample the memory until the time is up."""
+        begin = time.monotonic()
+        every = max(SAMPLE_SECONDS, self.seconds / SAMPLES)
+        next_line = 0.0
+        while (at := time.monotonic() - begin) < self.seconds and not self.stop.wait(every):
             stats = self.z.stats()
-            used = rss() - base
-            allowed = stats.max_pool_bytes + stats.metadata_bytes + SLACK
-            most, room = max(most, used), min(room, allowed - used)
-            print(
-                f"  {self.seconds - (end - time.monotonic()):6.1f} s  used {format_bytes(max(used, 0)):>9} of "
-                f"{format_bytes(allowed):>9}  pool {format_bytes(stats.pool_total_size):>9}  held {stats.stored_pages:6}  "
-                f"in the store {stats.backed_pages:6}",
-                flush=True,
+            sample = Sample(
+                at,
+                rss() - base,
+                stats.pool_total_size,
+                stats.metadata_bytes,
+                stats.max_pool_bytes,
+                stats.stored_pages,
+                stats.backed_pages,
             )
+            self.samples.append(sample)
+            if at >= next_line:
+                next_line += max(every, self.seconds / LINES)
+                print(
+                    f"  {at:6.1f} s  used {format_bytes(max(sample.used, 0)):>9} of {format_bytes(self.allowed(sample)):>9}  "
+                    f"pool {format_bytes(sample.pool):>9} of {format_bytes(sample.limit):>9}  held {sample.held:6}  "
+                    f"in the store {sample.backed:6}",
+                    flush=True,
+                )
         self.stop.set()
-        return most, room
+
+    def allowed(self, sample: Sample) -> int:
+        """What the process may use: a limit that was lowered is not reached at once, the cap is never passed."""
+        return self.cap + sample.metadata + SLACK
+
+    def judge(self) -> dict[str, int]:
+        """Compare the memory with what is allowed, and its end with its beginning."""
+        most = max(s.used for s in self.samples)
+        room = min(self.allowed(s) - s.used for s in self.samples)
+        warm = [s for s in self.samples if s.at >= self.seconds * WARM] or self.samples
+        first, last = growth([s.used - s.pool for s in warm])
+        first_rss, last_rss = growth([s.used for s in warm])
+        if room < 0:
+            self.problems.append(f"memory: {format_bytes(-room)} more than the cap, the metadata and {format_bytes(SLACK)}")
+        if self.filled == WORKERS and last - first > GROWTH:
+            self.problems.append(
+                f"memory grows: from {format_bytes(max(first, 0))} to {format_bytes(last)} beside the pools"
+            )
+        return {
+            "most": most,
+            "room": room,
+            "first_tenth": first,
+            "last_tenth": last,
+            "first_tenth_rss": first_rss,
+            "last_tenth_rss": last_rss,
+        }
 
     def check(self, faulty: Faulty | None) -> None:
         """At rest: every page, every counter."""
@@ -235,31 +330,41 @@ class Soak:
         except AssertionError as error:
             self.wrong(str(error))
 
-    def run(self, faulty: Faulty | None) -> int:
-        """Run it, print what it did, and return the exit code."""
+    def run(self, faulty: Faulty | None) -> dict[str, Any]:
+        """Run it, print what it did, and return the report."""
         self.source.madvise(mmap.MADV_DONTNEED)
         base = rss()
         threads = [threading.Thread(target=self.work, args=(k,)) for k in range(WORKERS)]
-        threads.append(threading.Thread(target=self.meddle))
+        threads += [threading.Thread(target=self.meddle), threading.Thread(target=self.press)]
         for t in threads:
             t.start()
-        most, room = self.watch(base)
+        self.watch(base)
         for t in threads:
             t.join()
         self.check(faulty)
-        if room < 0:
-            self.problems.append(f"memory: {format_bytes(-room)} more than the cap, the metadata and {format_bytes(SLACK)}")
-        self.report(most, room, faulty)
-        return 1 if self.problems else 0
+        memory = self.judge()
+        self.tell(memory, faulty)
+        return {
+            "problems": self.problems,
+            "done": self.done,
+            "memory": memory,
+            "stats": self.z.stats().to_dict(),
+            "samples": [sample._asdict() for sample in self.samples],
+        }
 
-    def report(self, most: int, room: int, faulty: Faulty | None) -> None:
+    def tell(self, memory: dict[str, int], faulty: Faulty | None) -> None:
         stats = self.z.stats()
         print("\n" + "  ".join(f"{name} {value:,}" for name, value in self.done.items()))
         names = ("written_back_pages", "written_through_pages", "backing_loads", "pool_limit_hit", "backing_write_fail")
         print("  ".join(f"{name} {getattr(stats, name):,}" for name in (*names, "backing_read_fail", "reject_reclaim_fail")))
         if faulty is not None:
             print(f"the store failed {faulty.failed_writes:,} pages' writes and {faulty.failed_reads:,} pages' reads")
-        print(f"memory: {format_bytes(max(most, 0))} at most; room left at worst {format_bytes(max(room, 0))}")
+        least = {name: format_bytes(max(value, 0)) for name, value in memory.items()}
+        print(f"memory: {least['most']} at most; room left at worst {least['room']}")
+        for what, name in (("beside the pools", "tenth"), ("in all", "tenth_rss")):
+            print(
+                f"medians {what}: {least[f'first_{name}']} in the first tenth once warm, {least[f'last_{name}']} in the last"
+            )
         for problem in self.problems[:10]:
             print(f"WRONG: {problem}")
         print("nothing lost, every counter right" if not self.problems else f"{len(self.problems)} things are wrong")
@@ -275,36 +380,85 @@ def corpus(path: Path, count: int) -> tuple[npt.NDArray[np.uint8], mmap.mmap]:
     return np.frombuffer(source, np.uint8).reshape(-1, PAGE), source
 
 
+def draw(report: dict[str, Any], path: str) -> None:
+    """The memory over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    samples = [Sample(**sample) for sample in report["samples"]]
+    minutes = report["options"]["seconds"] > 600
+    times = [s.at / (60 if minutes else 1) for s in samples]
+    figure, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
+    for name, values, colour in (
+        ("the process, beside what it had before (RSS)", [s.used for s in samples], "#0072b2"),
+        ("the pools", [s.pool for s in samples], "#009e73"),
+        ("the limit", [s.limit for s in samples], "#d55e00"),
+    ):
+        axes.plot(times, [value / (1 << 20) for value in values], label=name, color=colour, linewidth=0.9)
+    axes.set(xlabel="minutes" if minutes else "seconds", ylabel="MiB", ylim=(0, None), xlim=(0, None))
+    axes.grid(color="#dde3e9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
 @click.option("--pages", type=click.IntRange(min=1000), default=80_000, show_default=True, help="Offsets to store pages at.")
-@click.option("--cap", default="32MiB", show_default=True, metavar="SIZE", help="The pool's limit.")
+@click.option("--cap", default="32MiB", show_default=True, metavar="SIZE", help="The most that the pool's limit is set to.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="How long.")
 @click.option("--faults", is_flag=True, help="The store fails one write in ten and one read in fifty.")
 @click.option("--full-disk", is_flag=True, help="The swap file has room for a third of what it should hold.")
+@click.option("--encrypt", is_flag=True, help="The swap file is encrypted.")
+@click.option("--wipe", is_flag=True, help="What is freed is wiped, and nothing of it goes into core dumps.")
+@click.option("--plot", metavar="PATH", help="Draw the memory over time to a .png, .svg or .pdf.")
+@click.option("--json", "json_path", metavar="PATH", help="Write a report.")
 @click.option("--smoke", is_flag=True, help="A few seconds, few pages.")
-def main(pages: int, cap: str, seconds: float, faults: bool, full_disk: bool, smoke: bool) -> None:
+def main(plot: str | None, json_path: str | None, smoke: bool, **options: Any) -> None:
     """Run what the command line asks for in a folder of its own."""
     if smoke:
-        pages, cap, seconds = 4000, "2MiB", 2
+        options.update(pages=4000, cap="2MiB", seconds=4)
+    try:
+        if plot is not None:
+            check_path(plot)
+    except PlotError as error:
+        raise click.UsageError(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="zswap-soak-") as name:
-        sys.exit(soak(Path(name), pages, cap, seconds, faults, full_disk))
+        report = soak(Path(name), **options)
+    report = {"schema": "zswap.soak", "machine": machine(), "options": options, **report}
+    if json_path is not None:
+        Path(json_path).write_text(json.dumps(report) + "\n")
+    if plot is not None:
+        draw(report, plot)
+    sys.exit(1 if report["problems"] else 0)
 
 
-def soak(folder: Path, count: int, cap: str, seconds: float, faults: bool, full_disk: bool) -> int:
-    """Run, and return the exit code."""
-    pages, source = corpus(folder / "pages", count)
-    click.echo(f"{count} offsets, {len(pages)} pages of a process and of files, cap {cap}, swap file in {folder}")
-    file = zswap.SwapFile(folder / "swap", count * PAGE, direct=False)
+def soak(
+    folder: Path, pages: int, cap: str, seconds: float, faults: bool, full_disk: bool, encrypt: bool, wipe: bool
+) -> dict[str, Any]:
+    """Run, and return the report."""
+    corpus_pages, source = corpus(folder / "pages", pages)
+    click.echo(f"{pages} offsets, {len(corpus_pages)} pages of a process and of files, cap {cap}, swap file in {folder}")
+    file = zswap.SwapFile(folder / "swap", pages * PAGE, direct=False, encrypt=encrypt)
     if full_disk:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (count // 3 * PAGE, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (pages // 3 * PAGE, hard))
     faulty = Faulty(file) if faults else None
+    psi = folder / "pressure"
+    psi.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+    zswap.core.pressure_files = lambda: (bytes(psi), b"", 0)  # the machine's own is not ours to press
     try:
         with zswap.ZSwap(
-            max_pool_bytes=parse_bytes(cap), backing=faulty or file, shrinker_interval=0.1, shrinker_enabled=False
+            max_pool_bytes=parse_bytes(cap),
+            backing=faulty or file,
+            shrinker_interval=0.1,
+            wipe_on_free=wipe,
+            dontdump=wipe,
         ) as z:
-            return Soak(z, count, pages, source, seconds).run(faulty)
+            return Soak(z, pages, corpus_pages, source, seconds, psi).run(faulty)
     finally:
         file.close()
 

@@ -15,6 +15,7 @@ CORE = ROOT / "zswap_core"
 FACING_PYTHON = {
     "backings/adapter",
     "backings/base",
+    "backings/cipher",
     "backings/file",
     "bench",
     "binding",
@@ -28,6 +29,7 @@ FACING_PYTHON = {
     "compressors/zstd",
     "testing",
     "testing_buddies",
+    "testing_cipher",
     "testing_zpool",
 }
 # Modules that run Python callables on behalf of the engine.
@@ -108,6 +110,44 @@ def test_the_core_does_not_import_the_package_above_it():
     ] == []
 
 
+# What turns data into code or objects of its choice.  multiprocessing pickles, but between processes that it made itself.
+UNSAFE = re.compile(
+    r"^[ \t]*(?:from|import)[ ](?:_?pickle|cPickle|cloudpickle|dill|joblib|jsonpickle|marshal|shelve|yaml)\b"
+    r"|(?<![.\w])(?:eval|exec|__import__)\(|\ballow_pickle\b|\bshell=True\b|\bos\.(?:system|popen)\b",
+    re.MULTILINE,
+)
+UNSAFE_OUTSIDE_THE_BENCH = re.compile(r"^[ \t]*(?:from|import)[ ]multiprocessing\b", re.MULTILINE)
+
+
+def python_files():
+    folders = [ROOT / "zswap", CORE, ROOT / "bench", ROOT / "examples"]
+    return sorted(path for folder in folders for path in folder.rglob("*.py*") if path.suffix in (".py", ".pyx", ".pxd"))
+
+
+def test_nothing_unpickles_or_evaluates():
+    """No data from outside, be it a file, a socket or another process's memory, can run anything."""
+    found = [(path.name, match[0]) for path in python_files() for match in UNSAFE.finditer(code(path))]
+    assert found == []
+    users = {path.parent.name for path in python_files() if UNSAFE_OUTSIDE_THE_BENCH.search(code(path))}
+    assert users <= {"bench"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "    from marshal import loads",
+        "x = eval(y)",
+        "np.load(f, allow_pickle=True)",
+        "run(a, shell=True)",
+        "os.system(a)",
+        "import shelve as s",
+    ],
+)
+def test_unsafe_lines_are_seen(line):
+    assert UNSAFE.search(line)
+
+
 def test_every_module_has_a_docstring():
     sources = [*CORE.rglob("*.pyx"), *CORE.rglob("*.py"), *(ROOT / "zswap").rglob("*.py")]
     without = []
@@ -163,7 +203,9 @@ def test_readme_has_no_gaps(readme):
     assert re.findall(r"^[A-Z]+-[A-Z]+$", readme, re.MULTILINE) == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/bench.md", "docs/design.md", "docs/kernel.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "SECURITY.md", "docs/bench.md", "docs/design.md", "docs/kernel.md", "docs/reliability.md"]
+)
 def test_links_lead_somewhere(page):
     path = ROOT / page
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())

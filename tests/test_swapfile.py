@@ -259,7 +259,57 @@ def test_a_file_that_others_may_open_is_refused(path, mode):
     SwapFile(path).close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_file_with_two_names_is_refused(path, empty):
+    link = path.with_name("link")
+    if empty:
+        path.touch(0o600)
+    else:
+        SwapFile(path, "64KiB").close()
+    os.link(path, link)
+    for name in (path, link):
+        refused(errno.EMLINK, name, "64KiB", match=r"it has 2 names \(hard links\).*remove it")
+    link.unlink()
+    SwapFile(path, "64KiB").close()
+
+
+def test_a_file_is_not_handed_to_programs(path):
+    with SwapFile(path, "64KiB"):
+        (number,) = [n for n in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{n}") == str(path)]
+        assert not os.get_inheritable(int(number))
+
+
+def test_a_path_through_links_of_ones_own(tmp_path):
+    real = tmp_path / "a" / "real"
+    real.mkdir(parents=True)
+    (tmp_path / "a" / "up").symlink_to("../a//./real")
+    (tmp_path / "absolute").symlink_to(tmp_path / "a" / "up")
+    with SwapFile(tmp_path / "absolute" / "swap", "64KiB") as file:
+        assert file.path == str(tmp_path / "absolute" / "swap")
+        assert (real / "swap").exists()
+    (tmp_path / "round").symlink_to("round")
+    refused(errno.ELOOP, tmp_path / "round" / "swap", "64KiB", match="cannot open it")
+
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@only_root
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_path_through_a_link_of_another_user_is_refused(tmp_path, behind):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "theirs").symlink_to("real")
+    os.chown(tmp_path / "theirs", 65534, -1, follow_symlinks=False)
+    (tmp_path / "mine").symlink_to(tmp_path / "theirs")
+    path = tmp_path / ("mine" if behind else "theirs") / "swap"
+    text = refused(errno.ELOOP, path, "64KiB", match="symbolic link of user 65534.*give a path without it")
+    assert f"{tmp_path}/theirs is" in text
+    assert not (tmp_path / "real" / "swap").exists()
+    with SwapFile(tmp_path / "real" / "swap", "64KiB"):
+        pass
+
+
+@only_root
 def test_a_file_of_another_user_is_refused(path):
     SwapFile(path, "64KiB").close()
     os.chown(path, 65534, -1)
@@ -331,12 +381,9 @@ def test_a_forged_huge_file_is_refused_clearly(path):
 
 
 def test_a_second_opener_in_this_process(path):
-    link = path.with_name("link")
     with SwapFile(path, "64KiB") as file:
         file.write_pages([3], b"z" * PAGE)
-        os.link(path, link)
-        for name in (path, link):
-            refused(errno.EBUSY, name, "64KiB", match=rf"another SwapFile \(process {os.getpid()}\) uses it")
+        refused(errno.EBUSY, path, "64KiB", match=rf"another SwapFile \(process {os.getpid()}\) uses it")
         assert read(file, 3) == b"z" * PAGE
     SwapFile(path).close()
 

@@ -82,6 +82,12 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Hold a page whose 8-byte words are all equal as that one word.
     backing : path, SwapFile or object with write_pages and read_pages, optional
         Where area 0's coldest pages go when the limit was hit, and pages that are refused.
+    encrypt : bool, default False
+        Encrypt the swap file that `backing` names, with a key that only this process ever has; see `SwapFile`.
+    wipe_on_free : bool, default False
+        Overwrite what pages leave behind in zswap's memory when they are freed, replaced, moved or written back.
+    dontdump : bool, default False
+        Keep the memory that holds pages out of core dumps (MADV_DONTDUMP).
     shrinker_enabled : bool, default True
         Also write back when memory is short: tasks stall on it, or the cgroup is near its limit.
     shrinker_interval : float, default 1.0
@@ -120,12 +126,16 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         accept_threshold_percent: int = 90,
         same_filled_pages_enabled: bool = True,
         backing: Any = None,
+        encrypt: bool = False,
+        wipe_on_free: bool = False,
+        dontdump: bool = False,
         shrinker_enabled: bool = True,
         shrinker_interval: float = 1.0,
         numa_node: int | None = None,
         dictionary: Any = None,
         latency: bool = False,
     ) -> None:
+        self._protect(wipe_on_free, dontdump)
         self._node = -1 if numa_node is None else online_node(numa_node)
         self.parameters = Parameters(
             self,
@@ -150,7 +160,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
             self._apply(self.parameters._values, key)
         self._set_pressure(*pressure_files())
-        self.swapon(0, backing=backing)
+        self.swapon(0, backing=backing, encrypt=encrypt)
         _open.add(self)
 
     def _apply(self, values: Any, key: str) -> None:

@@ -13,6 +13,8 @@ cdef extern from "zswap/abi.h" nogil:
     const uint32_t ZSW_COMPRESSOR_STATELESS_DECOMPRESS
     const uint32_t ZSW_COMPRESSOR_SLOW
     const uint32_t ZSW_BACKING_NATIVE
+    const uint32_t ZSW_ZPOOL_WIPE
+    const uint32_t ZSW_ZPOOL_NO_DUMP
 
     ctypedef struct zsw_compressor_ops:
         uint32_t abi_version
@@ -35,6 +37,7 @@ cdef extern from "zswap/abi.h" nogil:
         uint32_t chain
         uint32_t kernel
         int32_t numa_node
+        uint32_t flags
 
     ctypedef struct zsw_zpool_stats:
         uint64_t total_pages

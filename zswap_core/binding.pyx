@@ -14,7 +14,7 @@ from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, zsw_zpool_ops, ZSW_ZPOOL_WIPE
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
@@ -318,6 +318,11 @@ cdef class Engine:
 
     # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
 
+    def _protect(self, bint wipe_on_free, bint no_dump):
+        """To be said before there is a pool."""
+        self.e.params.wipe_on_free = wipe_on_free
+        self.e.params.no_dump = self.e.entries.no_dump = no_dump
+
     def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
         cdef zsw_zpool_config config
         cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
@@ -328,6 +333,7 @@ cdef class Engine:
         if numa_node >= 0:
             self.check_node(numa_node)
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
+        config.flags = self.zpool_flags()
         w = self.enter()
         with nogil:
             rc = maintenance_start(self.e) if self.e.current != NULL else 0
@@ -345,6 +351,9 @@ cdef class Engine:
             raise MemoryError("no memory for the pool")
         if rc != 0:
             raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {zpool!r} (error {-rc})")
+
+    cdef uint32_t zpool_flags(self):
+        return ((ZSW_ZPOOL_WIPE if self.e.params.wipe_on_free else 0) | (ZSW_ZPOOL_NO_DUMP if self.e.params.no_dump else 0))
 
     cdef object check_node(self, int node):
         """Binding happens deep in the allocator, where a refusal would look like a lack of memory: ask beforehand."""
@@ -376,7 +385,7 @@ cdef class Engine:
         zsw_poke_u64(&self.e.params.max_pages, max_pages)
         zsw_poke_u64(&self.e.params.accept_pages, accept_pages)
 
-    def swapon(self, swap_type, nr_pages=None, backing=None):
+    def swapon(self, swap_type, nr_pages=None, backing=None, *, encrypt=False):
         """Bring a swap area online.
 
         Parameters
@@ -388,6 +397,8 @@ cdef class Engine:
             offset up to ``2**47 - 1``.
         backing : path, SwapFile or object with write_pages and read_pages, optional
             Where the coldest pages go, and those that are refused.
+        encrypt : bool, optional
+            Encrypt the swap file, see `SwapFile`.
 
         Raises
         ------
@@ -403,9 +414,11 @@ cdef class Engine:
         cdef int rc
         engine_leave(self.e, self.enter())      # closed?
         if backing is not None:
-            store = open_backing(backing, self.e.page_size)
+            store = open_backing(backing, self.e.page_size, encrypt=encrypt)
             if store is not backing:
                 self.opened.add(store)
+        elif encrypt:
+            raise ValueError("encrypt=True needs a backing to encrypt")
         try:
             limit = OFFSET_LIMIT if store is None else store.nr_pages
             if nr_pages is None:
@@ -502,6 +515,7 @@ cdef class Engine:
         cdef zsw_worker *w
         cdef int rc
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
+        config.flags = self.zpool_flags()
         w = self.enter()
         self.compressors.add(compressor)
         with nogil:

@@ -13,7 +13,7 @@ from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_
 from zswap_core.pool cimport pool_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
-from zswap_core.worker cimport call_depth, drop_contexts, wait_calls
+from zswap_core.worker cimport call_depth, drop_contexts, first_worker, wait_calls
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -107,6 +107,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     or did so before; -EDEADLK from inside a call."""
     cdef uint32_t i
     cdef zsw_pool *pool
+    cdef zsw_worker *w
     if call_depth(e) > 0 and not e.forked:
         return -EDEADLK
     if zsw_swap_u32(&e.closing, 1) != 0 and not e.forked:
@@ -132,6 +133,12 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
             area_destroy(e.areas[i])
             free(e.areas[i])
             e.areas[i] = NULL
+    w = first_worker(e)
+    while w != NULL:
+        zsw_unmap(w.scratch, w.scratch_size)
+        w.scratch = NULL
+        w.scratch_size = 0
+        w = w.next
     flights_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
@@ -146,7 +153,6 @@ cdef void engine_free(zsw_engine *e) noexcept nogil:
     while e.all_workers != NULL:
         w = e.all_workers
         e.all_workers = w.next
-        zsw_unmap(w.scratch, w.scratch_size)
         free(w)
     free(e.workers)
     free(e)

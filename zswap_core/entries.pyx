@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.entry cimport entry_put, ENTRY_SAME, word_handle, word_length, word_pool, zsw_entry
 from zswap_core.index cimport RUN_PAGES
-from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_store_u32, zsw_unlikely
+from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely
 from zswap_core.slab cimport slab_give, slab_take
 from zswap_core.state cimport SPARE_ENTRIES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -45,6 +45,8 @@ cdef inline void note_given(zsw_engine *e) noexcept nogil:
 
 cdef void give_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
     zsw_poke_u32(&entry_at(e, id).pos, 0)       # a walk over all entries tells by this that it is free
+    if zsw_unlikely(e.params.wipe_on_free):
+        zsw_poke_u64(&entry_at(e, id).word, 0)
     if w.spares == SPARE_ENTRIES:
         zsw_poke_u32(&w.spares, SPARE_ENTRIES // 2)
         slab_give(&e.entries, &w.spare[SPARE_ENTRIES // 2], SPARE_ENTRIES // 2)
@@ -87,7 +89,7 @@ cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids, uint32_
     cdef uint64_t handles[RUN_PAGES]
     cdef uint32_t freed[RUN_PAGES]
     cdef uint32_t i, dead = 0, same = 0, raw = 0, objects = 0, length
-    cdef uint64_t bytes = 0
+    cdef uint64_t bytes = 0, word
     cdef zsw_entry *entry
     cdef zsw_pool *pool = NULL
     cdef zsw_pool *owner
@@ -97,20 +99,23 @@ cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids, uint32_
             continue
         freed[dead] = ids[i]
         dead += 1
+        word = entry.word
         zsw_poke_u32(&entry.pos, 0)             # as give_entry does
+        if zsw_unlikely(e.params.wipe_on_free):
+            zsw_poke_u64(&entry.word, 0)
         if entry.state & ENTRY_SAME:
             same += 1
             continue
-        owner = e.pools[word_pool(entry.word)]
+        owner = e.pools[word_pool(word)]
         if owner != pool:
             if objects:
                 free_objects(e, w, pool, handles, objects)
             pool = owner
             objects = 0
-        length = word_length(entry.word)
+        length = word_length(word)
         bytes += length
         raw += length == e.page_size
-        handles[objects] = word_handle(entry.word)
+        handles[objects] = word_handle(word)
         objects += 1
     if objects:
         free_objects(e, w, pool, handles, objects)

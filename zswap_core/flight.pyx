@@ -18,8 +18,8 @@ from zswap_core.entry cimport ON_BACKING
 from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map, zsw_store_u32, zsw_thread_join,
-                            zsw_thread_start, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_no_dump, zsw_store_u32,
+                            zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.state cimport ALOFT_WORDS, WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
@@ -40,7 +40,7 @@ cdef int flights_init(zsw_engine *e) noexcept nogil:
     wb.page_size = e.page_size
     e.writeback = wb
     for i in range(2):
-        wb.flights[i].pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
+        wb.flights[i].pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
         if wb.flights[i].pages == NULL:
             flights_destroy(e)
             return -ENOMEM
@@ -126,6 +126,16 @@ cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offse
     return False
 
 
+cdef void wipe_pages(zsw_engine *e, zsw_flight *flight, uint32_t first, uint32_t end) noexcept nogil:
+    if zsw_unlikely(e.params.wipe_on_free):
+        zsw_wipe(flight.pages + <size_t> first * e.page_size, <size_t> (end - first) * e.page_size)
+
+
+cdef void flight_end(zsw_engine *e, zsw_flight *flight) noexcept nogil:
+    wipe_pages(e, flight, 0, flight.count)
+    flight.count = 0
+
+
 cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil:
     """Decompresses the pages; those that cannot be stay where they are, and the flight is shorter."""
     cdef uint32_t i, n = 0
@@ -138,6 +148,7 @@ cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept
         flight.victims[n] = flight.victims[i]
         flight.offsets[n] = flight.victims[i].offset
         n += 1
+    wipe_pages(e, flight, n, flight.count)
     flight.count = n
 
 
@@ -220,7 +231,7 @@ cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
             area.backing.discard(area.store, flight.offsets + first, vain)
         first = end
     count(w.counters, Counter.written_back_pages, written)
-    flight.count = 0
+    flight_end(e, flight)
     wb.aloft = NULL
     return written
 
@@ -229,4 +240,4 @@ cdef void flight_cancel(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexce
     cdef uint32_t i
     for i in range(flight.count):
         put_entry(e, w, flight.victims[i].id)
-    flight.count = 0
+    flight_end(e, flight)

@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef extern from "zswap/os.h" nogil:
-    const int EDEADLK               # libc.errno lacks it
+    const int EDEADLK               # libc.errno lacks these two
+    const int EKEYREJECTED
 
     bint zsw_likely(bint x)
     bint zsw_unlikely(bint x)
@@ -47,6 +48,7 @@ cdef extern from "zswap/os.h" nogil:
     void zsw_lock(zsw_mutex *m)
     bint zsw_trylock(zsw_mutex *m)
     void zsw_unlock(zsw_mutex *m)
+    size_t zsw_lock_any(zsw_mutex *m, size_t count)
     void zsw_futex_wait(uint32_t *word, uint32_t seen)
     void zsw_futex_wait_for(uint32_t *word, uint32_t seen, uint64_t ns)
     void zsw_futex_wake(uint32_t *word, int count)
@@ -58,6 +60,13 @@ cdef extern from "zswap/os.h" nogil:
     int zsw_bind_node(void *p, size_t size, int node)
     int zsw_nodes_of(void **pages, unsigned long count, int *nodes)
     void zsw_no_huge_pages(void *p, size_t size)
+
+    void zsw_wipe(void *p, size_t size)
+    int zsw_no_dump(void *p, size_t size)
+    void *zsw_map_no_dump(size_t size, bint no_dump)
+    void *zsw_map_secret()
+    void zsw_unmap_secret(void *p)
+    int zsw_random(void *p, size_t size)
 
     long zsw_read_text(const char *path, char *text, size_t capacity)
 

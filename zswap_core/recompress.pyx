@@ -54,7 +54,7 @@ cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, ui
     cdef void *context = NULL
     cdef uint8_t *page
     cdef int64_t length
-    if not worker_scratch(w, target.bound + e.page_size):
+    if not worker_scratch(e, w, target.bound + e.page_size):
         return 0
     page = w.scratch + target.bound
     if read_object(e, w, word, page) < 0:

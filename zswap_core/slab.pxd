@@ -23,6 +23,7 @@ cdef struct zsw_slab:
     uint32_t chunk_count    # chunks mapped so far
     uint32_t room           # head of the list of chunks with room and memory, 1 + chunk number
     uint32_t cold           # head of the list of chunks whose memory went back, linked by `next` alone
+    bint no_dump            # chunks are kept out of core dumps
     zsw_mutex lock
     # Written under the lock, looked at without.
     uint64_t inuse          # items handed out

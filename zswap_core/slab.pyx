@@ -10,8 +10,8 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_poke_u32, zsw_poke_u64, zsw_release, zsw_store_ptr,
-                            zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_no_dump, zsw_poke_u32, zsw_poke_u64,
+                            zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
 
 cdef enum:
     CHUNK_BYTES = 64 << 10
@@ -83,7 +83,7 @@ cdef int add_chunk(zsw_slab *s) noexcept nogil:
         return 0
     if number == s.max_chunks:
         return -ENOMEM
-    base = zsw_map(chunk_bytes(s))
+    base = zsw_map_no_dump(chunk_bytes(s), s.no_dump)
     if base == NULL:
         return -ENOMEM
     c = &s.chunks[number]

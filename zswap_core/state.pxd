@@ -61,6 +61,7 @@ cdef struct zsw_worker:
     uint64_t now                        # seconds, read once a call
     uint8_t *scratch                    # where pages are compressed to
     size_t scratch_size
+    uint32_t scratch_used               # since it was last wiped
     uint32_t spares                     # entries taken from the slab ahead of need
     uint32_t spare[SPARE_ENTRIES]
     zsw_pool *counted                   # the pool that `entries` below belongs to
@@ -85,6 +86,8 @@ cdef struct zsw_params:
     uint64_t shrinker_interval_ns
     int64_t writeback_limit             # pages that may still be written back; -1: no limit
     uint64_t writeback_rate             # pages a second that may be written back; 0: no limit
+    uint32_t wipe_on_free               # these two are set before the first page and never again
+    uint32_t no_dump
 
 
 # Pages on their way to backing stores.

@@ -84,7 +84,7 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
         context = worker_context(w, pool)
         if zsw_unlikely(context == NULL):
             return Status.ALLOC_FAIL
-    if zsw_unlikely(not worker_scratch(w, pool.bound)):
+    if zsw_unlikely(not worker_scratch(e, w, pool.bound)):
         return Status.ALLOC_FAIL
     source = w.scratch
     length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
@@ -211,7 +211,7 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
         count_refusal(w, status)
         if area == NULL:
             return status
-        if area.backing != NULL and status != Status.NO_AREA and worker_scratch(w, e.page_size):
+        if area.backing != NULL and status != Status.NO_AREA and worker_scratch(e, w, e.page_size):
             memcpy(w.scratch, page, e.page_size)        # no lock may be held while the caller's memory is touched
             return write_through(e, w, area, offset, w.scratch)
         invalidate_area(e, w, area, offset, offset)     # what it held is stale now

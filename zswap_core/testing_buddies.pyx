@@ -15,7 +15,7 @@ cdef class Buddies:
 
     def __cinit__(self, name, *, page_size=4096):
         cdef zsw_zpool_config config
-        config.page_size, config.chain, config.kernel, config.numa_node = page_size, 0, 0, -1
+        config.page_size, config.chain, config.kernel, config.numa_node, config.flags = page_size, 0, 0, -1, 0
         if name not in ("zbud", "z3fold"):
             raise LookupError(name)
         self.zbud = name == "zbud"

@@ -82,6 +82,7 @@ cdef class Zpool:
         config.chain = chain
         config.kernel = bool(kernel)
         config.numa_node = numa_node
+        config.flags = 0
         self.name = name
         self.ops = zpool_find(name.encode())
         if self.ops == NULL:

@@ -5,9 +5,9 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc
 
 from zswap_core.maintenance cimport maintenance_wake
-from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map,
-                            zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self, zsw_sleep_ns,
-                            zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock,
+                            zsw_map_no_dump, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
+                            zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
@@ -51,6 +51,9 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     flush_entries(e, w)
+    if zsw_unlikely(e.params.wipe_on_free and w.scratch_used):
+        zsw_wipe(w.scratch, w.scratch_size)
+        w.scratch_used = 0
     if zsw_unlikely(reap_is_due(e, w)):
         reap(e, w)
     zsw_poke_u64(&w.owner, 0)
@@ -77,12 +80,13 @@ cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
     return w.contexts[pool.id]
 
 
-cdef bint worker_scratch(zsw_worker *w, size_t size) noexcept nogil:
+cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil:
+    w.scratch_used = 1
     if w.scratch_size >= size:
         return True
     zsw_unmap(w.scratch, w.scratch_size)
     w.scratch_size = 0
-    w.scratch = <uint8_t *> zsw_map(size)
+    w.scratch = <uint8_t *> zsw_map_no_dump(size, e.params.no_dump)
     if w.scratch == NULL:
         return False
     w.scratch_size = size

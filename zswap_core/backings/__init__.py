@@ -15,7 +15,7 @@ __all__ = ["Backing", "PythonBacking", "SwapFile", "open_backing"]
 LARGEST_DEFAULT = 64 << 30
 
 
-def open_backing(spec: Any, page_size: int = 4096) -> Backing:
+def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> Backing:
     """Make a backing store of whatever a user may give for one.
 
     Parameters
@@ -25,6 +25,8 @@ def open_backing(spec: Any, page_size: int = 4096) -> Backing:
         half of what is free on its file system, but never more than 64 GiB.  A `Backing` is returned as it is.  Any other
         object needs the methods of `PythonBacking`.
     page_size : int, default 4096
+    encrypt : bool, default False
+        Open the path as an encrypted `SwapFile`.  A store that is open already must be one.
 
     Returns
     -------
@@ -38,17 +40,21 @@ def open_backing(spec: Any, page_size: int = 4096) -> Backing:
     TypeError
         `spec` is none of these.
     ValueError
-        The `Backing` has another page size, or is closed.
+        The `Backing` has another page size, or is closed, or `encrypt` was asked of something that does not.
     """
     if isinstance(spec, Backing):
         if spec.closed:
             raise ValueError(f"{spec!r} is closed; open it anew")
         if spec.page_size != page_size:
             raise ValueError(f"{spec!r}: {page_size} bytes to a page are needed; open it with page_size={page_size}")
+        if encrypt and not (isinstance(spec, SwapFile) and spec.encrypted):
+            raise ValueError(f"{spec!r} does not encrypt; open a SwapFile with encrypt=True")
         return spec
     if isinstance(spec, (str, bytes, os.PathLike)):
         path = os.path.abspath(os.fsdecode(spec))
-        return SwapFile(path, _default_size(path), page_size=page_size)
+        return SwapFile(path, _default_size(path), page_size=page_size, encrypt=encrypt)
+    if encrypt:
+        raise ValueError(f"encrypt=True is for swap files; {spec!r} has to encrypt by itself")
     return PythonBacking(spec, page_size=page_size)
 
 

@@ -3,7 +3,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from libc.errno cimport EBUSY, EFBIG, EINVAL, EIO, ENOSPC, EPERM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from zswap_core.os cimport zsw_cas_u32, zsw_load_u32
+from zswap_core.os cimport EKEYREJECTED, zsw_cas_u32, zsw_load_u32
 
 import os
 
@@ -23,6 +23,7 @@ cdef dict REMEDIES = {
     ENOSPC: "free space on its file system, or use a smaller swap file",
     EFBIG: "raise the limit on file sizes (ulimit -f), or use a smaller swap file",
     EIO: "the device failed, or the file was changed behind zswap's back: see the system log, then use a new swap file",
+    EKEYREJECTED: "libcrypto could not encrypt or decrypt: see the system log, then use a new swap file",
     EPERM: "after a fork it belongs to the parent process; open a swap file of your own",
 }
 

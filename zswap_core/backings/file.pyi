@@ -11,6 +11,7 @@ class SwapFile(Backing):
         preallocate: bool = False,
         page_size: int = 4096,
         *,
+        encrypt: bool = False,
         unlink: bool = False,
     ) -> None: ...
     @property
@@ -23,3 +24,5 @@ class SwapFile(Backing):
     def direct(self) -> bool: ...
     @property
     def preallocated(self) -> bool: ...
+    @property
+    def encrypted(self) -> bool: ...

@@ -14,8 +14,8 @@ State 2 is written before the file gets its size, so that a process killed at an
 again.
 """
 from libc.errno cimport (
-    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOSPC, ENOSYS,
-    EOPNOTSUPP, EPERM, errno,
+    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC,
+    ENOSYS, EOPNOTSUPP, EPERM, errno,
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -26,9 +26,10 @@ from posix.unistd cimport close, getpid, pread, pwrite
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_BACKING_NATIVE, zsw_backing_ops
 from zswap_core.backings.base cimport Backing, in_range, page_size_of, zsw_backing_counts
+from zswap_core.backings.cipher cimport Cipher, cipher_run, zsw_cipher
 from zswap_core.os cimport (
-    zsw_add_i64, zsw_add_u64, zsw_cpu, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_map, zsw_mutex, zsw_sleep_ns,
-    zsw_store_u32, zsw_trylock, zsw_unlock, zsw_unmap,
+    zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map, zsw_mutex, zsw_no_dump,
+    zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe,
 )
 
 import fcntl as locks
@@ -66,6 +67,7 @@ HEADER = struct.Struct("<16sIIQ16sII")
 HEADER_BYTES = 4096
 CRC_AT = HEADER_BYTES - 4
 LARGEST_FILE = (1 << 63) - 1    # what a file offset can say
+MOST_LINKS = 40                 # that Linux follows in one path
 
 
 cdef struct swap_file:
@@ -81,9 +83,10 @@ cdef struct swap_file:
     uint32_t cannot_punch       # the file system has no holes
     int64_t calls               # under way; close waits for them
     zsw_backing_counts *counts
-    # For memory that O_DIRECT refuses: made with the file, since a load must not wait for memory.
+    # For memory that O_DIRECT refuses, and for what is encrypted: made with the file, since a load must not wait for memory.
     uint8_t *bounces
-    zsw_mutex bounce_locks[8]
+    zsw_mutex bounce_locks[BOUNCES]
+    zsw_cipher *cipher          # NULL: pages are written as they are
 
 
 # ---- the table: any thread, no GIL -------------------------------------------------------------------------------------
@@ -131,20 +134,19 @@ cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size, o
     return 0
 
 
-cdef size_t take_bounce(swap_file *f) noexcept nogil:
-    """A bounce buffer's number: a free one, else the one of this CPU once it is free."""
-    cdef size_t i = 0, first = zsw_cpu() % BOUNCES
-    while i < BOUNCES:
-        if zsw_trylock(&f.bounce_locks[(first + i) % BOUNCES]):
-            return (first + i) % BOUNCES
-        i += 1
-    zsw_lock(&f.bounce_locks[first])
-    return first
+cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *source, uint8_t *target, size_t n) noexcept nogil:
+    """n pages from the caller's memory to what goes to the file, or from what came from it to the caller's memory."""
+    if f.cipher != NULL:
+        return cipher_run(f.cipher, writing, offset, source, target, n, f.page_size)
+    if source != target:
+        memcpy(target, source, n * f.page_size)
+    return 0
 
 
 cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept nogil:
     """All n pages, every run of consecutive offsets in as few requests as its length allows."""
-    cdef bint bounced = f.direct and <uintptr_t> pages % ALIGNMENT != 0
+    cdef bint unaligned = f.direct and <uintptr_t> pages % ALIGNMENT != 0
+    cdef bint bounced = unaligned or (writing and f.cipher != NULL)     # what is read is decrypted where it lies
     cdef size_t longest = (BOUNCE_BYTES if bounced else REQUEST_BYTES) // f.page_size
     cdef uint64_t *requests = &f.counts.write_requests if writing else &f.counts.read_requests
     cdef size_t i = 0, run, bytes, number = 0
@@ -154,7 +156,8 @@ cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *
     if not in_range(f.nr_pages, offsets, n):
         return -EINVAL  # and so every product below fits: the file's own size does
     if bounced:
-        number = take_bounce(f)
+        number = zsw_lock_any(f.bounce_locks, BOUNCES)
+    if unaligned:
         zsw_add_u64(&f.counts.bounced_pages, n)
     while i < n and rc == 0:
         run = 1
@@ -163,11 +166,14 @@ cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *
         bytes = run * f.page_size
         at = <off_t> ((1 + offsets[i]) * f.page_size)
         memory = f.bounces + number * BOUNCE_BYTES if bounced else pages
-        if bounced and writing:
-            memcpy(memory, pages, bytes)
-        rc = move(f.fd, writing, f.direct, memory, bytes, at)
-        if bounced and not writing and rc == 0:
-            memcpy(pages, memory, bytes)
+        if writing:
+            rc = recode(f, True, offsets[i], pages, memory, run)
+        if rc == 0:
+            rc = move(f.fd, writing, f.direct, memory, bytes, at)
+        if rc == 0 and not writing:
+            rc = recode(f, False, offsets[i], memory, pages, run)
+        if bounced and f.cipher == NULL:
+            zsw_wipe(memory, bytes)     # what is left there would be found by nobody who looks after the pages
         zsw_add_u64(requests, 1)
         pages += bytes
         i += run
@@ -273,9 +279,33 @@ cdef int check_file(object found, str path) except -1:
         raise refusal(EINVAL, path, "it is a device, a pipe or a socket; name a regular file")
     if found.st_uid != os.geteuid():
         raise refusal(EPERM, path, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}; use a file of your own")
+    if found.st_nlink > 1:
+        raise refusal(EMLINK, path, f"it has {found.st_nlink} names (hard links), and pages would show under each; remove it "
+                                    "and let zswap make a new one")
     if mode & 0o077:
         raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it; "
                                     f"run: chmod 600 {shlex.quote(path)}")
+    return 0
+
+
+cdef int check_folders(str path) except -1:
+    """Refuse a path that leads through another user's symbolic link, for that user says where it leads.  Links of root's and
+    of this user's own are followed, as in any path."""
+    here, ahead, links = "/", os.path.dirname(path).split("/")[::-1], 0
+    while ahead and links < MOST_LINKS:  # with more of them the system will not open it
+        name = ahead.pop()
+        there = os.path.normpath(os.path.join(here, name))  # no link is left in it that ".." could go back through
+        found = os.lstat(there)
+        if not stat.S_ISLNK(found.st_mode):
+            here = there
+            continue
+        if found.st_uid not in (0, os.geteuid()):
+            raise refusal(ELOOP, path, f"on the way there {there} is a symbolic link of user {found.st_uid}, who could make it "
+                                       "lead anywhere; give a path without it")
+        target = os.readlink(there)
+        ahead += target.split("/")[::-1]
+        here = "/" if target.startswith("/") else here
+        links += 1
     return 0
 
 
@@ -283,6 +313,7 @@ cdef object open_file(str path):
     """The descriptor, and whether the file was made by this."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
+        check_folders(path)
         try:
             return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
         except FileExistsError:
@@ -350,7 +381,7 @@ cdef class SwapFile(Backing):
     path : str or path-like
         A file that does not exist, an empty one, or one that was a swap file before.  Anything else is refused and not
         touched: other content, a damaged swap file, a symbolic link, a device, another user's file, a file that others may
-        open.
+        open or that has a second name (a hard link), and a path that leads through another user's symbolic link.
     size : int or str, optional
         Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out
         for a file that was a swap file before, which keeps its size.
@@ -360,6 +391,10 @@ cdef class SwapFile(Backing):
         Take all disk blocks now and keep them, so that writes cannot fail for want of space.  Otherwise the file is sparse:
         it takes blocks as pages are written and gives them back as they are discarded.
     page_size : int, default 4096
+    encrypt : bool, default False
+        Write every page encrypted (AES-256-XTS, by the system's libcrypto), with a random key that is made here, never leaves
+        memory and is wiped at close.  What the file held can then be read by nobody, be it found on the disk or in a backup.
+        It hides what pages hold, not which are written when; and it finds no damage: a changed page decrypts to garbage.
     unlink : bool, default False
         Remove the file's name once it is open: the system frees it when the process ends, however it ends.
 
@@ -369,7 +404,7 @@ cdef class SwapFile(Backing):
         Absolute.
     direct : bool
         Whether O_DIRECT is in use.
-    preallocated : bool
+    preallocated, encrypted : bool
     id : str
         32 hexadecimal digits, new at each opening.
     left_open : bool
@@ -378,7 +413,8 @@ cdef class SwapFile(Backing):
     Raises
     ------
     BackingError
-        The file cannot be used, or there is no space for it; a file that was made for this is removed again.
+        The file cannot be used, or there is no space for it, or no libcrypto to encrypt with; a file that was made for this
+        is removed again.
     ValueError
         An argument is out of range, or `size` is missing.
 
@@ -389,6 +425,8 @@ cdef class SwapFile(Backing):
 
     Should the file change its length while open, all calls fail with EIO from then on, since a page that was cut off would
     read as zeros.
+
+    A page that was never written reads as zeros, or with `encrypt` as anything.
 
     Examples
     --------
@@ -402,6 +440,7 @@ cdef class SwapFile(Backing):
     """
 
     cdef swap_file f
+    cdef readonly Cipher _cipher
     cdef readonly str path
     cdef readonly str id
     cdef readonly bint left_open
@@ -409,7 +448,7 @@ cdef class SwapFile(Backing):
     def __cinit__(self, *args, **kwargs):
         self.f.fd = -1
 
-    def __init__(self, path, size=None, direct=True, preallocate=False, page_size=4096, *, unlink=False):
+    def __init__(self, path, size=None, direct=True, preallocate=False, page_size=4096, *, encrypt=False, unlink=False):
         if self.ops != NULL:
             raise TypeError("a SwapFile is opened once; make another")
         self.page_size = page_size_of(page_size)
@@ -423,6 +462,10 @@ cdef class SwapFile(Backing):
         self.f.bounces = <uint8_t *> zsw_map(BOUNCES * BOUNCE_BYTES)
         if self.f.bounces == NULL:
             raise MemoryError(f"{self.name}: no memory for its bounce buffers")
+        zsw_no_dump(self.f.bounces, BOUNCES * BOUNCE_BYTES)
+        if encrypt:
+            self._cipher = Cipher(self.name)
+            self.f.cipher = &self._cipher.c
 
         self.f.fd, made = open_file(self.path)
         locked = False
@@ -458,7 +501,7 @@ cdef class SwapFile(Backing):
     def __repr__(self):
         if self.ops == NULL:
             return "<SwapFile, never opened>"
-        notes = (", direct" if self.f.direct else "") + (", closed" if self.closed else "")
+        notes = "".join(f", {note}" for note in ("direct", "encrypted", "closed") if getattr(self, note))
         return f"<SwapFile {self.path!r}, {self.nr_pages} pages of {self.page_size} bytes{notes}>"
 
     @property
@@ -468,6 +511,10 @@ cdef class SwapFile(Backing):
     @property
     def preallocated(self):
         return bool(self.f.preallocated)
+
+    @property
+    def encrypted(self):
+        return self.f.cipher != NULL
 
     cdef int set_size(self, object size) except -1:
         nr_pages = size // self.page_size
@@ -545,6 +592,9 @@ cdef class SwapFile(Backing):
                 zsw_fence()
                 while zsw_load_i64(&self.f.calls) != 0:
                     zsw_sleep_ns(50_000)
+            if self._cipher is not None:
+                self._cipher.forget()
+            with nogil:
                 # The pages are of no use any more.  Blocks kept for the next user read as zeros, where the file system can.
                 mode = FALLOC_FL_ZERO_RANGE if self.f.preallocated else FALLOC_FL_PUNCH_HOLE
                 fallocate(self.f.fd, mode | FALLOC_FL_KEEP_SIZE, self.page_size, self.f.size - self.page_size)

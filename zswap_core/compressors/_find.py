@@ -18,6 +18,7 @@ class Source(NamedTuple):
     symbols: tuple[str, ...]  # without any one of these a candidate is passed over
     version_symbol: str | None = None  # `const char *(void)`
     minimum: tuple[int, ...] = ()
+    older: tuple[str, ...] = ()  # sonames of earlier versions that will do as well
 
 
 LIBLZ4 = Source(
@@ -108,6 +109,17 @@ LIBDEFLATE = Source(
     ),
 )
 
+# No wheel exports these functions: those that bring a libcrypto keep it to themselves.
+LIBCRYPTO = Source(
+    library="libcrypto",
+    env="ZSWAP_LIBCRYPTO",
+    module=None,
+    soname="libcrypto.so.3",
+    older=("libcrypto.so.1.1",),
+    remedy="install the system's OpenSSL (apt install libssl3, dnf install openssl-libs, apk add libcrypto3)",
+    symbols=("EVP_aes_256_xts", "EVP_CIPHER_CTX_new", "EVP_CIPHER_CTX_free", "EVP_CipherInit_ex", "EVP_CipherUpdate"),
+)
+
 
 def explicit_path(source: Source, path: str | None = None) -> str | None:
     """Return the file the user asked for, by argument or else by environment variable."""
@@ -127,7 +139,8 @@ def candidates(source: Source, path: str | None = None) -> Iterator[tuple[str, s
         wheel = module_file(source.module)
         if wheel is not None:
             yield "wheel", wheel
-    yield "system", source.soname
+    for soname in (source.soname, *source.older):
+        yield "system", soname
 
 
 def module_file(name: str) -> str | None:

@@ -12,7 +12,8 @@ at every moment, and the memory behind the arena is never more than that.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from zswap_core.os cimport zsw_add_u64, zsw_load_u64, zsw_mutex
+from zswap_core.abi cimport zsw_zpool_config
+from zswap_core.os cimport ZSW_POISON, zsw_add_u64, zsw_load_u64, zsw_mutex, zsw_unlikely, zsw_wipe
 from zswap_core.slab cimport zsw_slab
 
 cdef enum:
@@ -42,6 +43,8 @@ cdef struct zsw_arena:
     zsw_mutex lock
     uint32_t page_shift
     int32_t numa_node           # bind memory to it; -1: where the first touch happens, the caller's node
+    bint wipe                   # what is vacated
+    bint no_dump
     uint32_t runs               # in use
     uint32_t idle_runs
     uint32_t releasing          # batches taken off the idle runs and not yet back among the free pages
@@ -61,7 +64,16 @@ cdef inline void arena_commit(zsw_arena *arena, uint64_t pages) noexcept nogil:
     zsw_add_u64(&arena.total_pages, pages)
 
 
+cdef inline void arena_vacate(const zsw_arena *arena, uint8_t *start, size_t bytes) noexcept nogil:
+    """An object has left this place."""
+    if zsw_unlikely(arena.wipe):
+        zsw_wipe(start, bytes)
+    ZSW_POISON(start, bytes)
+
+
 cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil
+# To be called before the first run is taken.
+cdef void arena_configure(zsw_arena *arena, const zsw_zpool_config *config) noexcept nogil
 # Unmaps everything, runs in use too.
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil
 

@@ -9,6 +9,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from zswap_core.abi cimport ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_WIPE, zsw_zpool_config
 from zswap_core.os cimport (
     ZSW_POISON,
     ZSW_UNPOISON,
@@ -17,6 +18,7 @@ from zswap_core.os cimport (
     zsw_load_u64,
     zsw_lock,
     zsw_map,
+    zsw_map_no_dump,
     zsw_bind_node,
     zsw_no_huge_pages,
     zsw_nodes_of,
@@ -143,7 +145,7 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
         return 0
     if slab_take(&arena.chunks, &id, 1) != 1:
         return -ENOMEM
-    base = <uint8_t *> zsw_map(chunk_bytes(arena))
+    base = <uint8_t *> zsw_map_no_dump(chunk_bytes(arena), arena.no_dump)
     if base == NULL:
         slab_give(&arena.chunks, &id, 1)
         return -ENOMEM
@@ -346,6 +348,12 @@ cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil:
     arena.idle_limit = IDLE_BYTES >> page_shift
     # An id shares 32 bits with a page number; at 4 KiB that is 16 TiB of chunks.
     return slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))
+
+
+cdef void arena_configure(zsw_arena *arena, const zsw_zpool_config *config) noexcept nogil:
+    arena.numa_node = config.numa_node
+    arena.wipe = config.flags & ZSW_ZPOOL_WIPE != 0
+    arena.no_dump = config.flags & ZSW_ZPOOL_NO_DUMP != 0
 
 
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil:

@@ -29,7 +29,6 @@ from libc.string cimport memcpy, memmove
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.os cimport (
-    ZSW_POISON,
     ZSW_UNPOISON,
     zsw_load_u64,
     zsw_lock,
@@ -38,7 +37,7 @@ from zswap_core.os cimport (
     zsw_unlock,
 )
 from zswap_core.slab cimport slab_give, slab_limit
-from zswap_core.zpools.arena cimport arena_release
+from zswap_core.zpools.arena cimport arena_release, arena_vacate
 from zswap_core.zpools.zbud cimport (
     BY_AGE,
     CHUNK_BITS,
@@ -293,8 +292,9 @@ cdef uint8_t *z3_map(void *opaque, uint64_t handle) noexcept nogil:
     return object_at(&pool.buddies, page_at(&pool.buddies, cell_page(cell)), cell_start(cell))
 
 
-cdef void poison(const z3_pool *pool, const buddy_page *page, uint32_t start, uint32_t chunks) noexcept nogil:
-    ZSW_POISON(object_at(&pool.buddies, page, start) - pool.buddies.prefix, <size_t> chunks << pool.buddies.chunk_shift)
+cdef void vacate(const z3_pool *pool, const buddy_page *page, uint32_t start, uint32_t chunks) noexcept nogil:
+    arena_vacate(&pool.buddies.arena, object_at(&pool.buddies, page, start) - pool.buddies.prefix,
+                 <size_t> chunks << pool.buddies.chunk_shift)
 
 
 cdef bint free_headless(z3_pool *pool, uint32_t id) noexcept nogil:
@@ -304,7 +304,7 @@ cdef bint free_headless(z3_pool *pool, uint32_t id) noexcept nogil:
     if zsw_unlikely(page.first != CHUNKS):
         pool.buddies.bad_frees += 1
         return False
-    poison(pool, page, 0, CHUNKS)
+    vacate(pool, page, 0, CHUNKS)
     page.first = 0
     pool.buddies.objects -= 1
     pool.buddies.object_chunks -= CHUNKS
@@ -318,7 +318,7 @@ cdef bint take_object(z3_pool *pool, uint64_t cell) noexcept nogil:
     cdef uint32_t id = cell_page(cell)
     cdef buddy_page *page = page_at(&pool.buddies, id)
     cdef uint8_t *chunks = chunks_at(page, cell_place(cell))
-    poison(pool, page, cell_start(cell), chunks[0])
+    vacate(pool, page, cell_start(cell), chunks[0])
     chunks[0] = 0
     if cell_place(cell) == MIDDLE:
         page.start_middle = 0
@@ -452,9 +452,9 @@ cdef void move_middle(z3_pool *pool, uint64_t *cell) noexcept nogil:
     # What it left: it may overlap where it is now.
     if start < old:
         start = max(start + chunks, old)
-        poison(pool, page, start, old + chunks - start)
+        vacate(pool, page, start, old + chunks - start)
     else:
-        poison(pool, page, old, min(chunks, start - old))
+        vacate(pool, page, old, min(chunks, start - old))
     zsw_store_u64(cell, cell_pack(id, page.start_middle if place == MIDDLE else <uint32_t> HEADER, place))
     page_add(pool, id)
 

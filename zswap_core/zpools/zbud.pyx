@@ -24,7 +24,6 @@ from zswap_core.abi cimport (
     zsw_zpool_stats,
 )
 from zswap_core.os cimport (
-    ZSW_POISON,
     ZSW_UNPOISON,
     zsw_ctz,
     zsw_lock,
@@ -40,6 +39,7 @@ from zswap_core.zpools.arena cimport (
     arena_check_claim,
     arena_check_end,
     arena_commit,
+    arena_configure,
     arena_destroy,
     arena_free,
     arena_idle_pages,
@@ -48,6 +48,7 @@ from zswap_core.zpools.arena cimport (
     arena_node_pages,
     arena_release,
     arena_total_pages,
+    arena_vacate,
     zsw_run,
 )
 
@@ -80,7 +81,7 @@ cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_
     rc = slab_init(&pool.pages, stride, PAGES_MAX)
     if rc == 0:
         rc = arena_init(&pool.arena, page_shift)
-        pool.arena.numa_node = config.numa_node
+        arena_configure(&pool.arena, config)
     if rc != 0:
         buddies_destroy(pool)
         return rc
@@ -238,7 +239,7 @@ cdef void zb_free(void *opaque, uint64_t handle) noexcept nogil:
         pool.bad_frees += 1
         zsw_unlock(&pool.lock)
         return
-    ZSW_POISON(object_at(pool, page, start) - pool.prefix, <size_t> buddy[0] << pool.chunk_shift)
+    arena_vacate(&pool.arena, object_at(pool, page, start) - pool.prefix, <size_t> buddy[0] << pool.chunk_shift)
     unbuddied_remove(pool, id, room(page))
     pool.objects -= 1
     pool.object_chunks -= buddy[0]

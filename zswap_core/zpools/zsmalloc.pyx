@@ -32,7 +32,6 @@ from zswap_core.abi cimport (
     zsw_zpool_stats,
 )
 from zswap_core.os cimport (
-    ZSW_POISON,
     ZSW_UNPOISON,
     zsw_add_i64,
     zsw_add_u64,
@@ -67,6 +66,7 @@ from zswap_core.zpools.arena cimport (
     arena_check_claim,
     arena_check_end,
     arena_commit,
+    arena_configure,
     arena_destroy,
     arena_free,
     arena_idle_pages,
@@ -76,6 +76,7 @@ from zswap_core.zpools.arena cimport (
     arena_release,
     arena_total_pages,
     arena_uncommit,
+    arena_vacate,
     zsw_arena,
     zsw_run,
 )
@@ -443,7 +444,7 @@ cdef bint object_drop(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t slot) 
         # The caller's mistake.  Freeing twice would lose another's object sooner or later; validate() tells of it.
         zsw_add_u64(&pool.bad_frees, 1)
         return False
-    ZSW_POISON(zs.first + slot * zs.size, cls.payload)
+    arena_vacate(&pool.arena, zs.first + slot * zs.size, cls.payload)
     return slot_drop(pool, cls, id, slot)
 
 
@@ -664,7 +665,7 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     rc = build_classes(pool, chain, kernel)
     if rc == 0:
         rc = arena_init(&pool.arena, pool.page_shift)
-        pool.arena.numa_node = config.numa_node
+        arena_configure(&pool.arena, config)
     if rc != 0:
         zs_destroy(pool)
         return rc

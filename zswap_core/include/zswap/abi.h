@@ -53,11 +53,16 @@ typedef struct zsw_compressor {
 
 /* ---- zpools (allocators) ----------------------------------------------------------------------------------------- */
 
+/* Of zsw_zpool_config.flags: overwrite what is freed or moved away from; keep objects out of core dumps. */
+#define ZSW_ZPOOL_WIPE 1u
+#define ZSW_ZPOOL_NO_DUMP 2u
+
 typedef struct zsw_zpool_config {
     uint32_t page_size;   /* the allocator's page, a power of two in ZSW_PAGE_SIZE_MIN .. ZSW_PAGE_SIZE_MAX */
     uint32_t chain;       /* zsmalloc: most pages in a zspage; 0: the allocator's default */
     uint32_t kernel;      /* zsmalloc: the kernel's classes, 8-byte handle in each object, whole zspages counted */
     int32_t numa_node;    /* bind memory to this node; -1: leave it to the system */
+    uint32_t flags;
 } zsw_zpool_config;
 
 typedef struct zsw_zpool_stats {

@@ -103,6 +103,16 @@ static inline void zsw_unlock(zsw_mutex *m) {
     if (zsw_unlikely(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2u)) zsw_futex_wake(&m->word, 1);
 }
 
+/* Locks one of several that will do: a free one, else this CPU's once it is free.  Returns which. */
+static inline size_t zsw_lock_any(zsw_mutex *m, size_t count) {
+    int cpu = sched_getcpu();
+    size_t first = cpu < 0 ? 0 : (size_t)cpu % count;
+    for (size_t i = 0; i < count; i++)
+        if (zsw_trylock(&m[(first + i) % count])) return (first + i) % count;
+    zsw_lock(&m[first]);
+    return first;
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* Address space that costs memory only where it is touched; zero-filled.  NULL when there is none. */
@@ -139,6 +149,47 @@ static inline int zsw_nodes_of(void **pages, unsigned long count, int *nodes) {
 }
 /* For memory whose untouched parts are to stay without cost. */
 static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
+
+/* Zeros, even where the compiler sees that nobody reads them. */
+static inline void zsw_wipe(void *p, size_t bytes) {
+    memset(p, 0, bytes);
+    __asm__ __volatile__("" : : "r"(p) : "memory");
+}
+/* Keeps the range out of core dumps. */
+static inline int zsw_no_dump(void *p, size_t bytes) { return madvise(p, bytes, MADV_DONTDUMP) == 0 ? 0 : -errno; }
+
+/* As zsw_map, kept out of core dumps where asked. */
+static inline void *zsw_map_no_dump(size_t bytes, int no_dump) {
+    void *p = zsw_map(bytes);
+    if (p == NULL || !no_dump || zsw_no_dump(p, bytes) == 0) return p;
+    zsw_unmap(p, bytes);
+    return NULL;
+}
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18 /* Linux 4.14; older headers lack it */
+#endif
+/* A system page for a secret, NULL when there is none: in no core dump, empty in a forked child and, where the limit on
+ * locked memory allows, never swapped. */
+static inline void *zsw_map_secret(void) {
+    size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
+    void *p = zsw_map(bytes);
+    if (p == NULL) return NULL;
+    if (madvise(p, bytes, MADV_WIPEONFORK) != 0 || zsw_no_dump(p, bytes) != 0) {
+        zsw_unmap(p, bytes);
+        return NULL;
+    }
+    (void)!mlock(p, bytes);
+    return p;
+}
+static inline void zsw_unmap_secret(void *p) { zsw_unmap(p, (size_t)sysconf(_SC_PAGESIZE)); }
+/* Fills at most 256 bytes from the system's generator. */
+static inline int zsw_random(void *p, size_t bytes) {
+    ssize_t n;
+    do n = (ssize_t)syscall(SYS_getrandom, p, bytes, 0);
+    while (n < 0 && errno == EINTR);
+    return n == (ssize_t)bytes ? 0 : n < 0 ? -errno : -EIO;
+}
 
 /* Up to `capacity` - 1 bytes of a file, with a 0 behind them; returns how many, or -errno. */
 static inline long zsw_read_text(const char *path, char *text, size_t capacity) {

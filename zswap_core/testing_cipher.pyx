@@ -1,0 +1,76 @@
+# cython: language_level=3
+"""The cipher of encrypted swap files, driven from Python: for the test suite."""
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from zswap_core.backings.cipher cimport Cipher, cipher_run, KEY_BYTES
+
+cdef enum:
+    MASK = 0xa5
+
+cdef int updates_left = 0
+cdef int (*real_update)(void *, uint8_t *, int *, const uint8_t *, int) noexcept nogil
+
+
+def crypt(bytes key, uint64_t unit, const uint8_t[::1] data not None, bint encrypting, size_t size=0):
+    """Units of `size` bytes, by default one of all, with this key."""
+    cdef Cipher cipher = Cipher("a test")
+    out = bytearray(data.shape[0])
+    cdef uint8_t[::1] view = out
+    cdef int rc
+    if len(key) != KEY_BYTES:
+        raise ValueError("key")
+    memcpy(cipher.c.key, <const uint8_t *> key, KEY_BYTES)
+    size = size or data.shape[0]
+    with nogil:
+        rc = cipher_run(&cipher.c, encrypting, unit, &data[0], &view[0], data.shape[0] // size, size)
+    if rc != 0:
+        raise OSError(-rc, "cipher_run")
+    return bytes(out)
+
+
+def masked_key(Cipher cipher not None):
+    """The key, every byte with another pattern laid over it, so that it is found nowhere on account of this."""
+    return bytes([cipher.c.key[i] ^ MASK for i in range(KEY_BYTES)])
+
+
+def key_address(Cipher cipher not None):
+    return <size_t> cipher.c.key
+
+
+def has_key(Cipher cipher not None):
+    """Whether any byte of the key is left."""
+    return any(cipher.c.key[i] for i in range(KEY_BYTES))
+
+
+def leak_key(Cipher cipher not None):
+    """What a call would leave behind that did not take the key out of its context again."""
+    cdef uint8_t tweak[16]
+    memset(tweak, 0, 16)
+    if cipher.c.init(cipher.c.contexts[0], NULL, NULL, cipher.c.key, tweak, 1) != 1:
+        raise ValueError("init")
+
+
+cdef int failing_update(void *context, uint8_t *out, int *out_size, const uint8_t *data, int size) noexcept nogil:
+    global updates_left
+    updates_left -= 1
+    return real_update(context, out, out_size, data, size) if updates_left >= 0 else 0
+
+
+cdef int failing_init(void *context, const void *kind, void *engine, const uint8_t *key, const uint8_t *tweak,
+                      int encrypting) noexcept nogil:
+    return 0
+
+
+def fail_updates(Cipher cipher not None, int after):
+    """Makes libcrypto fail for every page but the next `after`."""
+    global updates_left, real_update
+    if cipher.c.update != failing_update:
+        real_update = cipher.c.update
+    cipher.c.update = failing_update
+    updates_left = after
+
+
+def fail_inits(Cipher cipher not None):
+    """Makes libcrypto take no key any more."""
+    cipher.c.init = failing_init
