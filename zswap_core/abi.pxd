@@ -64,6 +64,7 @@ cdef extern from "zswap/abi.h" nogil:
         size_t (*slot_size)(void *pool, size_t size) noexcept nogil
         int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes) noexcept nogil
         void (*prefetch)(void *pool, uint64_t handle) noexcept nogil
+        size_t (*object_room)(void *pool, uint64_t handle) noexcept nogil
 
     ctypedef struct zsw_backing_ops:
         uint32_t abi_version

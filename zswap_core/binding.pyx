@@ -20,7 +20,7 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
-from zswap_core.check cimport engine_age, engine_validate
+from zswap_core.check cimport engine_age, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
@@ -45,6 +45,7 @@ import numpy as np
 
 from zswap_core.backings import open_backing
 from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
+from zswap_core.findings import describe
 from zswap_core.stats import Counter as _Counter
 
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
@@ -968,12 +969,17 @@ cdef class Engine:
         """Walk every structure and compare it with the counters; AssertionError names what does not agree.  For tests: no
         other call may be in flight."""
         cdef zsw_worker *w = self.enter()       # so that no pool is freed under it
+        cdef zsw_finding finding
         cdef int rc
         with nogil:
-            rc = engine_validate(self.e)
+            rc = engine_validate(self.e, &finding)
             engine_leave(self.e, w)
         if rc != 0:
-            raise AssertionError(f"validate: check {rc} failed")
+            raise AssertionError(describe(rc, finding.place, finding.zpool.decode() if finding.zpool != NULL else None))
+
+    def _address(self):
+        """Where the engine lies, for tests that damage it."""
+        return <size_t> self.e
 
     def _age(self, uint32_t seconds):
         """Make every held page `seconds` older.  For tests: no other call may be in flight."""

@@ -22,8 +22,8 @@ from libc.string cimport memcpy, memmove, memset
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
                             zsw_peek_u64, zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
                             zsw_unmap)
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_peek, slab_take,
-                              slab_validate)
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
+                              slab_give, slab_init, slab_peek, slab_take)
 
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
@@ -590,60 +590,31 @@ cdef uint64_t area_bytes(zsw_area *area) noexcept nogil:
     return size
 
 
-cdef int shard_validate(zsw_index *ix, zsw_shard *shard) noexcept nogil:
-    cdef uint32_t number, pages = 0, rank = 0
-    cdef uint32_t id
-    cdef zsw_run *run
-    for number in range(<uint32_t> SHARD_RUNS):
-        id = shard_run(ix, shard, number)
-        if id == 0:
-            continue
-        run = <zsw_run *> slab_at(&ix.runs, id)
-        if run.shard != shard.id or run.number != number or run.present == 0:
-            return -21
-        if zsw_popcount(run.present) > <int> kind_capacity(run.slots_kind):
-            return -22
-        pages += zsw_popcount(run.present)
-        rank += 1
-    if rank != run_count(shard) or (rank and rank > kind_capacity(shard.runs_kind)):
-        return -23
-    if pages != shard.pages:
-        return -24
-    return 0
+cdef int index_check_begin(zsw_index *ix, index_claims *claims) noexcept nogil:
+    """Claims the shards that were removed, too."""
+    cdef int kind, rc
+    memset(claims, 0, sizeof(index_claims))
+    rc = slab_check_begin(&ix.shards, &claims.shards)
+    if rc == 0:
+        rc = slab_check_begin(&ix.runs, &claims.runs)
+    for kind in range(ARRAY_KINDS):
+        if rc == 0:
+            rc = slab_check_begin(&ix.arrays[kind], &claims.arrays[kind])
+    if rc == 0:
+        rc = garbage_check(ix, claims, ix.unlinked.shards)
+    if rc == 0:
+        rc = garbage_check(ix, claims, ix.condemned.shards)
+    return rc
 
 
-cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages, uint64_t *shards) noexcept nogil:
-    """Checks every shard of the area and counts its pages and shards.  At rest only."""
-    cdef shard_table *table = area.table
-    cdef uint64_t slot
-    cdef uint32_t id
-    cdef int rc
-    cdef zsw_shard *shard
-    pages[0] = shards[0] = 0
-    for slot in range(table.mask + 1):
-        id = table.slots[slot]
-        if id == 0:
-            continue
-        shards[0] += 1
-        shard = <zsw_shard *> slab_at(&ix.shards, id)
-        if shard.id != id or area_shard(ix, area, shard.number) != shard or shard.type != area.type:
-            return -20
-        if shard.next != 0:
-            return -26
-        rc = shard_validate(ix, shard)
-        if rc != 0:
-            return rc
-        pages[0] += shard.pages
-    return 0 if shards[0] == table.count else -25
-
-
-cdef int garbage_validate(zsw_index *ix, uint32_t id, uint64_t *shards) noexcept nogil:
+cdef int garbage_check(zsw_index *ix, index_claims *claims, uint32_t id) noexcept nogil:
     """Removed shards are empty, and end with one that names itself."""
     cdef zsw_shard *shard
     while id:
-        shards[0] += 1
+        if slab_check_claim(&ix.shards, claims.shards, id) != 0:
+            return -27
         shard = <zsw_shard *> slab_at(&ix.shards, id)
-        if shards[0] > ix.shards.inuse or shard.id != id or shard.next == 0:
+        if shard.id != id or shard.next == 0:
             return -27
         if shard.pages != 0 or run_count(shard) != 0:
             return -28
@@ -651,19 +622,83 @@ cdef int garbage_validate(zsw_index *ix, uint32_t id, uint64_t *shards) noexcept
     return 0
 
 
-cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil:
-    """Checks what the areas, which have so many shards together, share.  At rest only."""
-    cdef int kind, rc
-    rc = garbage_validate(ix, ix.unlinked.shards, &shards)
-    if rc == 0:
-        rc = garbage_validate(ix, ix.condemned.shards, &shards)
-    if rc == 0 and shards != ix.shards.inuse:
-        rc = -29
-    if rc == 0:
-        rc = slab_validate(&ix.shards)
-    if rc == 0:
-        rc = slab_validate(&ix.runs)
-    for kind in range(ARRAY_KINDS):
+cdef int array_check(zsw_index *ix, index_claims *claims, uint32_t kind, uint32_t array, uint32_t count) noexcept nogil:
+    """The array is its owner's alone and holds so many ids."""
+    if kind >= ARRAY_KINDS or count > kind_capacity(kind):
+        return -22
+    return slab_check_claim(&ix.arrays[kind], claims.arrays[kind], array)
+
+
+cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard, uint32_t id, uint32_t number,
+                   index_visit visit, void *context) noexcept nogil:
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
+    cdef uint64_t left, offset
+    cdef uint32_t rank = 0
+    cdef int rc
+    if run.shard != shard.id or run.number != number or run.present == 0:
+        return -21
+    rc = array_check(ix, claims, run.slots_kind, run.slots, zsw_popcount(run.present))
+    left = run.present if visit != NULL else 0
+    while left and rc == 0:
+        offset = shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT | <uint64_t> zsw_ctz(left)
+        rc = visit(context, area, offset, array_at(ix, run.slots_kind, run.slots)[rank],
+                   id << RUN_SHIFT | <uint32_t> zsw_ctz(left))
+        rank += 1
+        left &= left - 1
+    return rc
+
+
+cdef int shard_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard, index_visit visit,
+                     void *context) noexcept nogil:
+    cdef uint32_t number, pages = 0, id, runs = run_count(shard)
+    cdef int rc
+    if runs != 0:
+        rc = array_check(ix, claims, shard.runs_kind, shard.runs, runs)
+        if rc != 0:
+            return rc
+    for number in range(<uint32_t> SHARD_RUNS):
+        if not shard.present[number >> 6] >> (number & 63) & 1:
+            continue
+        id = shard_run(ix, shard, number)
+        rc = slab_check_claim(&ix.runs, claims.runs, id)
         if rc == 0:
-            rc = slab_validate(&ix.arrays[kind])
+            rc = run_check(ix, claims, area, shard, id, number, visit, context)
+        if rc != 0:
+            return rc
+        pages += zsw_popcount((<zsw_run *> slab_at(&ix.runs, id)).present)
+    return 0 if pages == shard.pages else -24
+
+
+cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit, void *context) noexcept nogil:
+    cdef shard_table *table = area.table
+    cdef uint64_t slot, shards = 0
+    cdef uint32_t id
+    cdef zsw_shard *shard
+    cdef int rc
+    for slot in range(table.mask + 1):
+        id = table.slots[slot]
+        if id == 0:
+            continue
+        shards += 1
+        rc = slab_check_claim(&ix.shards, claims.shards, id)
+        if rc != 0:
+            return rc
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if shard.id != id or area_shard(ix, area, shard.number) != shard or shard.type != area.type:
+            return -20
+        if shard.next != 0:
+            return -26
+        rc = shard_check(ix, claims, area, shard, visit, context)
+        if rc != 0:
+            return rc
+    return 0 if shards == table.count else -25
+
+
+cdef int index_check_end(zsw_index *ix, index_claims *claims) noexcept nogil:
+    cdef int kind, end, rc = slab_check_end(&ix.shards, claims.shards)
+    end = slab_check_end(&ix.runs, claims.runs)
+    rc = rc if rc != 0 else end
+    for kind in range(ARRAY_KINDS):
+        end = slab_check_end(&ix.arrays[kind], claims.arrays[kind])
+        rc = rc if rc != 0 else end
     return rc

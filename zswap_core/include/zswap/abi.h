@@ -104,6 +104,8 @@ typedef struct zsw_zpool_ops {
     int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes);
     /* The object will be read soon.  A hint, and safe with any handle, that of an object long freed too.  May be NULL. */
     void (*prefetch)(void *pool, uint64_t handle);
+    /* Bytes that the live object of this handle can hold; 0 when the handle, any number, names none.  For checks at rest. */
+    size_t (*object_room)(void *pool, uint64_t handle);
 } zsw_zpool_ops;
 
 /* ---- backing stores ---------------------------------------------------------------------------------------------- */
