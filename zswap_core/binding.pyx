@@ -10,8 +10,9 @@ getting it back costs more than the microsecond or two it would buy (docs/design
 from cpython.number cimport PyNumber_Index
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, zsw_zpool_ops
@@ -54,6 +55,10 @@ COUNTER_NAMES = tuple(c.name for c in sorted(_Counter) if c.name != "COUNTERS")
 FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor",
          "latency")
 LATENCY_BOUNDS = tuple(bucket_start(i) for i in range(LATENCY_BUCKETS + 1))
+# Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
+cdef enum:
+    SLICE = 16384
+
 NODES = 1024                    # NUMA nodes that a kernel can have
 
 
@@ -473,7 +478,7 @@ cdef class Engine:
             Pages written back: 0 when no area has a backing store; fewer than asked for when there are no more, the store
             fails (`reject_reclaim_fail`), or the budget is used up.
         """
-        cdef uint64_t pages, done
+        cdef uint64_t pages, count, written, done = 0
         cdef uint32_t idle = 0
         cdef zsw_worker *w
         nr_pages = PyNumber_Index(nr_pages)
@@ -484,28 +489,39 @@ cdef class Engine:
                 raise ValueError(f"idle_seconds is {idle_seconds}; 1 to 2**22 - 1 is needed")
             idle = idle_seconds
         pages = min(nr_pages, 1 << 40)
-        w = self.enter()
-        with nogil:
-            done = engine_writeback(self.e, w, pages, idle)
-            engine_leave(self.e, w)
-        return done
+        while True:
+            count = min(pages - done, <uint64_t> SLICE)
+            w = self.enter()
+            with nogil:
+                written = engine_writeback(self.e, w, count, idle)
+                engine_leave(self.e, w)
+            done += written
+            if written < count or done == pages:
+                return done
+            PyErr_CheckSignals()
 
     def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node, uint32_t idle,
                     bint incompressible, uint64_t max_pages):
         cdef zsw_zpool_config config
         cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
         cdef zsw_recompressed result
+        cdef uint32_t next = 1
         cdef zsw_worker *w
-        cdef int rc
+        cdef int rc = 0
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
-        w = self.enter()
-        self.compressors.add(compressor)
-        with nogil:
-            rc = maintenance_start(self.e)
-            if rc == 0:
-                rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, &result)
-            engine_leave(self.e, w)
-        self.compressors.add(compressor)        # it may have been dropped before its pool was made
+        memset(&result, 0, sizeof(result))
+        while rc == 0 and next != 0:
+            w = self.enter()
+            self.compressors.add(compressor)
+            with nogil:
+                rc = maintenance_start(self.e)
+                if rc == 0:
+                    rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, SLICE // 8,
+                                           &next, &result)
+                engine_leave(self.e, w)
+            self.compressors.add(compressor)    # it may have been dropped before its pool was made
+            if next != 0:
+                PyErr_CheckSignals()
         if rc == -ENOSPC:
             raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
         if rc != 0:
@@ -676,7 +692,9 @@ cdef class Engine:
     # ---- batches ----------------------------------------------------------------------------------------------------
 
     def store_many(self, offsets, pages, *, swap_type=0, threads=1, ns=None):
-        """Store many pages with one release of the GIL.
+        """Store many pages with one release of the GIL for 16384 of them.
+
+        In between signals are looked for: Ctrl-C leaves what was stored until then, and all other offsets as they were.
 
         Parameters
         ----------
@@ -699,7 +717,7 @@ cdef class Engine:
         return self._many(offsets, pages, swap_type, threads, ns, None, True)
 
     def load_many(self, offsets, out=None, *, swap_type=0, threads=1, status=None, ns=None):
-        """Load many pages with one release of the GIL.
+        """Load many pages, as `store_many` stores them.
 
         Parameters
         ----------
@@ -734,6 +752,8 @@ cdef class Engine:
         cdef int8_t *done
         cdef uint64_t n, i = 0
         cdef uint32_t *ns_data = NULL
+        cdef uint64_t begun = 0, count
+        cdef uint8_t *memory
         cdef zsw_worker *w
         offset_view = offsets_of(offsets)
         at = <const uint64_t *> offset_view.buffer.buf
@@ -749,13 +769,23 @@ cdef class Engine:
         if ns is not None:
             ns_view = view_of(ns, "ns", n * 4, True)
             ns_data = <uint32_t *> ns_view.buffer.buf
-        w = self.enter()
+        memory = <uint8_t *> page_view.buffer.buf
+        while True:
+            count = min(n - begun, <uint64_t> SLICE)
+            w = self.enter()
+            with nogil:
+                if storing:
+                    engine_store_many(self.e, w, type, at + begun, memory + begun * self.e.page_size, count, workers,
+                                      done + begun, ns_data + begun if ns_data != NULL else NULL)
+                else:
+                    engine_load_many(self.e, w, type, at + begun, memory + begun * self.e.page_size, count, workers,
+                                     done + begun, ns_data + begun if ns_data != NULL else NULL)
+                engine_leave(self.e, w)
+            begun += count
+            if begun == n:
+                break
+            PyErr_CheckSignals()                # no worker is held: a handler may well close the engine
         with nogil:
-            if storing:
-                engine_store_many(self.e, w, type, at, <const uint8_t *> page_view.buffer.buf, n, workers, done, ns_data)
-            else:
-                engine_load_many(self.e, w, type, at, <uint8_t *> page_view.buffer.buf, n, workers, done, ns_data)
-            engine_leave(self.e, w)
             while i < n and done[i] >= 0:
                 i += 1
         if storing:
@@ -767,16 +797,21 @@ cdef class Engine:
     def invalidate_many(self, offsets, *, swap_type=0):
         """Free the pages at `offsets`.  Returns how many were held."""
         cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t n, freed
+        cdef uint64_t n, count, begun = 0, freed = 0
         cdef View view
         cdef zsw_worker *w
         view = offsets_of(offsets)
         n = view.buffer.len // 8
-        w = self.enter()
-        with nogil:
-            freed = engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf, n)
-            engine_leave(self.e, w)
-        return freed
+        while True:
+            count = min(n - begun, <uint64_t> SLICE)
+            w = self.enter()
+            with nogil:
+                freed += engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf + begun, count)
+                engine_leave(self.e, w)
+            begun += count
+            if begun == n:
+                return freed
+            PyErr_CheckSignals()
 
     def invalidate_range(self, start, stop, *, swap_type=0):
         """Free the pages at ``start <= offset < stop``.  Returns how many were held."""
