@@ -2,7 +2,7 @@
 
 Switches, read from the environment:
     ZSWAP_DEBUG=1       bounds checks, C assertions, no optimisation
-    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer
+    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer; =thread: ThreadSanitizer
     ZSWAP_COVERAGE=1    line tracing, for coverage of the .pyx files
     ZSWAP_WERROR=1      compiler warnings are errors
     ZSWAP_ANNOTATE=1    keep Cython's annotated .html beside the .c
@@ -40,8 +40,9 @@ if DEBUG:
     cflags += ["-Og", "-g", "-UNDEBUG"]
     macros += [("ZSW_DEBUG", "1")]
 if SANITIZE:
-    cflags += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
-    ldflags += ["-fsanitize=address,undefined"]
+    checked = "thread" if os.environ["ZSWAP_SANITIZE"] == "thread" else "address,undefined"
+    cflags += [f"-fsanitize={checked}", "-fno-omit-frame-pointer", "-O1", "-g"]
+    ldflags += [f"-fsanitize={checked}"]
 if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 

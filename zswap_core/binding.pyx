@@ -275,7 +275,7 @@ cdef class Engine:
     @property
     def closed(self):
         """Whether close() was called (or this process was forked off the one that made the engine)."""
-        return self.e.closing != 0
+        return zsw_peek_u32(&self.e.closing) != 0
 
     @property
     def page_size(self):

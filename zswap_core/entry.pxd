@@ -6,7 +6,7 @@ other owner; `prev`/`next` belong to the LRU lock; `pos` is written under the sh
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_peek_u32
+from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_peek_u32, zsw_poke_u32
 
 # What an index slot holds is the id of an entry, or one of these.  The slabs never hand out ids so great.
 cdef extern from *:
@@ -74,9 +74,13 @@ cdef inline bint entry_put(zsw_entry *entry) noexcept nogil:
     return (zsw_add_u32(&entry.state, <uint32_t> -1) & ENTRY_REFS) == 0
 
 
+cdef inline bint entry_same(const zsw_entry *entry) noexcept nogil:
+    return zsw_peek_u32(&entry.state) & ENTRY_SAME != 0
+
+
 cdef inline void entry_touch(zsw_entry *entry, uint64_t now) noexcept nogil:
     """Marks a same-filled entry accessed.  Nobody takes references to those, so a plain exchange under the shard's lock does."""
-    entry.state = 1 | ENTRY_SAME | ENTRY_REFERENCED | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT
+    zsw_poke_u32(&entry.state, 1 | ENTRY_SAME | ENTRY_REFERENCED | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT)
 
 
 cdef inline bint is_entry(uint32_t id) noexcept nogil:

@@ -20,8 +20,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
-                            zsw_peek_u64, zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
-                            zsw_unmap)
+                            zsw_peek_u64, zsw_peek_u8, zsw_poke_u32, zsw_poke_u64, zsw_poke_u8, zsw_popcount, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
 from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
                               slab_give, slab_init, slab_peek, slab_take)
 
@@ -419,7 +419,7 @@ cdef uint32_t shard_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t w
     present = zsw_peek_u64(&run.present) if run != NULL else 0
     if not present & bit:
         return 0
-    return array_peek(ix, run.slots_kind, zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
+    return array_peek(ix, zsw_peek_u8(&run.slots_kind), zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
 
 
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil:
@@ -434,8 +434,10 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
             return -ENOMEM
         fresh = True
         run = <zsw_run *> slab_at(&ix.runs, id)
-        memset(run, 0, sizeof(zsw_run))
-        run.number = <uint8_t> number
+        run.slots = 0
+        zsw_poke_u64(&run.present, 0)           # whoever has the id from before may look
+        zsw_poke_u8(&run.slots_kind, 0)
+        zsw_poke_u8(&run.number, <uint8_t> number)
         if array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0:
             slab_give(&ix.runs, &id, 1)
             return -ENOMEM
@@ -556,7 +558,7 @@ cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) no
     cdef uint32_t shard = zsw_peek_u32(&run.shard)
     if pos == 0 or shard == 0:
         return NULL
-    where[0] = <uint32_t> run.number << RUN_SHIFT | pos & (RUN_PAGES - 1)
+    where[0] = <uint32_t> zsw_peek_u8(&run.number) << RUN_SHIFT | pos & (RUN_PAGES - 1)
     return <zsw_shard *> slab_at(&ix.shards, shard)
 
 

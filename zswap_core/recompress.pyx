@@ -10,8 +10,8 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool,
-                               zsw_entry)
+from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, entry_same, word_handle, word_length, word_pack,
+                               word_pool, zsw_entry)
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
@@ -41,7 +41,7 @@ cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *whe
         return False
     zsw_lock(&shard[0].lock)
     slot = shard_find(&e.index, shard[0], where[0], &pos)
-    if slot != NULL and slot[0] == id and not entry.state & ENTRY_SAME and entry_pin(entry):
+    if slot != NULL and slot[0] == id and not entry_same(entry) and entry_pin(entry):
         word[0] = entry.word
         pinned = True
     zsw_unlock(&shard[0].lock)

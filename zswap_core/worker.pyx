@@ -86,11 +86,11 @@ cdef bint worker_scratch(zsw_worker *w, size_t size) noexcept nogil:
     if w.scratch_size >= size:
         return True
     zsw_unmap(w.scratch, w.scratch_size)
-    w.scratch_size = 0
+    zsw_poke_u64(&w.scratch_size, 0)
     w.scratch = <uint8_t *> zsw_map(size)
     if w.scratch == NULL:
         return False
-    w.scratch_size = size
+    zsw_poke_u64(&w.scratch_size, size)         # stats reads it meanwhile
     return True
 
 

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, qsort
 
 from zswap_core.backing cimport writing_begin, writing_end
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, ENTRY_SAME, ON_BACKING, zsw_entry
+from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same, ON_BACKING, zsw_entry
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_add, lru_remove
@@ -119,7 +119,7 @@ cdef bint pin(zsw_engine *e, zsw_victim *victim) noexcept nogil:
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, where, &pos)
     victim.area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[shard.type])
-    if slot != NULL and slot[0] == victim.id and not entry.state & ENTRY_SAME and victim.area.backing != NULL:
+    if slot != NULL and slot[0] == victim.id and not entry_same(entry) and victim.area.backing != NULL:
         pinned = entry_pin(entry)
         victim.offset = shard.number << SHARD_SHIFT | where
         victim.word = entry.word
