@@ -153,7 +153,8 @@ def test_everything_at_once(engine, memory_store, tmp_path, thread, record_prope
     z._validate()
     s = z.stats()
     assert s.stored_pages + s.backed_pages == sum(v % 11 != 0 for v in world.highs)
-    assert s.decompress_fail == s.reject_compress_fail == s.backing_read_fail == s.backing_write_fail == 0
+    assert s.decompress_fail == s.reject_compress_fail == s.backing_write_fail == 0
+    assert kind == "object" or s.backing_read_fail == 0  # it raises for a page that is dropped just then, which is no error
     assert kind == "none" or s.written_back_pages > 0
     z.clear()
     z._validate()
@@ -166,12 +167,13 @@ def test_close_in_the_midst(memory_store, tmp_path, thread, until, kind):
     z = zswap.ZSwap(max_pool_bytes="64MiB", backing=backing_of(kind, tmp_path, memory_store), shrinker_enabled=False)
     world = World(z)
 
-    def until_closed(body, *args):
-        try:
-            while True:
-                body(*args)
-        except ValueError as error:
-            assert "closed" in str(error)
+    def forever(body, *args):
+        while True:
+            body(*args)
+
+    def until_closed(*call):
+        with pytest.raises(ValueError, match="closed"):
+            forever(*call)
 
     calls = [
         z.compact,
