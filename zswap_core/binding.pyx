@@ -29,7 +29,7 @@ from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.load cimport engine_contains, engine_length, engine_load
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_map, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
+from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
                             zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
@@ -196,7 +196,7 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
         return engine.error(f"{where} refused: the parameter {name!r} is off")
     if status == Status.COMPRESS_POOR:
         why = ("the parameter 'reject_compress_poor' is on" if engine.e.params.reject_compress_poor
-               else f"the zpool {(<bytes> engine.e.current.ops.name).decode()} holds no raw pages")
+               else f"the zpool {engine.zpool} holds no raw pages")
         return engine.error(f"{where} refused: it does not compress, and {why}")
     error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
     error.__cause__ = engine.compressor_error()
@@ -331,7 +331,7 @@ cdef class Engine:
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         w = self.enter()
         with nogil:
-            rc = maintenance_start(self.e) if self.e.current != NULL else 0
+            rc = maintenance_start(self.e) if zsw_load_ptr(<void **> &self.e.current) != NULL else 0
             if rc == 0:
                 rc = engine_use_pool(self.e, &compressor.c, ops, &config)
         if rc == 0:
@@ -978,6 +978,7 @@ cdef class Engine:
     def _pools(self):
         """(compressor, zpool, chain, kernel, current, entries, total pages) of each pool, the current one first."""
         cdef zsw_worker *w = self.enter()
+        cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &self.e.current)      # once: it may change meanwhile
         cdef zsw_pool *pool
         cdef Compressor compressor
         cdef uint64_t pages
@@ -995,7 +996,7 @@ cdef class Engine:
                         spec = compressor.spec
                 pages = pool.ops.total_pages(pool.zpool)
                 rows.append((spec, pool.ops.name.decode(), pool.config.chain, bool(pool.config.kernel),
-                             pool == self.e.current, zsw_peek_i64(&pool.entries), pages))
+                             pool == current, zsw_peek_i64(&pool.entries), pages))
         finally:
             engine_leave(self.e, w)
         return sorted(rows, key=lambda row: not row[4])

@@ -233,7 +233,7 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages, uin
         return 0
     if make_buffers(e) == 0:
         # Twice round at most: once to take the second chances away.
-        looks = e.lru.count * (1 if idle else 2)
+        looks = zsw_peek_u64(&e.lru.count) * (1 if idle else 2)
         while done < pages:
             w.now = zsw_now_s()
             allowed = within_budget(e, pages - done if pages - done < WRITEBACK_BATCH else WRITEBACK_BATCH)
