@@ -42,7 +42,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
             out.idle_pages += stats.idle_pages
             out.pages_compacted += stats.pages_compacted
             out.metadata_bytes += stats.metadata_bytes
-    if e.writeback != NULL:
+    if zsw_load_ptr(<void **> &e.writeback) != NULL:
         out.metadata_bytes += sizeof(zsw_writeback) + <uint64_t> WRITEBACK_BATCH * e.page_size
     for i in range(<uint32_t> MAX_AREAS):
         area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])

@@ -19,22 +19,24 @@ from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map,
-                            zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock, zsw_unmap)
+                            zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_store_ptr, zsw_unlock,
+                            zsw_unmap)
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
 
 cdef int make_buffers(zsw_engine *e) noexcept nogil:
+    cdef zsw_writeback *made
     if e.writeback != NULL:
         return 0
-    e.writeback = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
-    if e.writeback == NULL:
+    made = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
+    if made == NULL:
         return -ENOMEM
-    e.writeback.pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
-    if e.writeback.pages == NULL:
-        free(e.writeback)
-        e.writeback = NULL
+    made.pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
+    if made.pages == NULL:
+        free(made)
         return -ENOMEM
+    zsw_store_ptr(<void **> &e.writeback, made)         # stats looks at it
     return 0
 
 
