@@ -2,7 +2,7 @@
 
 Switches, read from the environment:
     ZSWAP_DEBUG=1       bounds checks, C assertions, no optimisation
-    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer
+    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer; =thread: ThreadSanitizer; =valgrind: hints for it
     ZSWAP_COVERAGE=1    line tracing, for coverage of the .pyx files
     ZSWAP_WERROR=1      compiler warnings are errors
     ZSWAP_ANNOTATE=1    keep Cython's annotated .html beside the .c
@@ -40,8 +40,12 @@ if DEBUG:
     cflags += ["-Og", "-g", "-UNDEBUG"]
     macros += [("ZSW_DEBUG", "1")]
 if SANITIZE:
-    cflags += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
-    ldflags += ["-fsanitize=address,undefined"]
+    checker = {"thread": ["-fsanitize=thread"], "valgrind": []}.get(
+        os.environ["ZSWAP_SANITIZE"], ["-fsanitize=address,undefined"]
+    )
+    cflags += [*checker, "-fno-omit-frame-pointer", "-O1", "-g"]
+    ldflags += checker
+    macros += [("ZSW_VALGRIND", "1")] if os.environ["ZSWAP_SANITIZE"] == "valgrind" else []
 if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 

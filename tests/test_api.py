@@ -647,6 +647,19 @@ def test_changing_it(z):
         z.popitem()
 
 
+def test_pop_when_the_load_frees_the_page_already(z):
+    z.parameters["exclusive_loads"] = True
+    assert z.pop(3) == HELD[3]
+    assert z.popitem() == (1, HELD[1])
+    assert z.pop(2, None) == HELD[2]
+    assert len(z) == 0
+    assert z.pop(2, None) is None
+    with pytest.raises(KeyError):
+        z.pop(2)
+    with pytest.raises(KeyError):
+        z.popitem()
+
+
 def test_pop_of_a_page_that_cannot_be_read_keeps_it(engine, codec):
     z = engine(codec(lambda data: data[:10], lambda data: None))
     z[1] = noise(1)

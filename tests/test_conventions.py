@@ -30,6 +30,7 @@ FACING_PYTHON = {
     "testing",
     "testing_buddies",
     "testing_cipher",
+    "testing_damage",
     "testing_zpool",
 }
 # Modules that run Python callables on behalf of the engine.

@@ -148,7 +148,8 @@ class Model(RuleBasedStateMachine):
             limit = self.z.stats().pool_limit_hit > before.pool_limit_hit
             status = Status.POOL_LIMIT if limit else Status.ACCEPT_THRESHOLD
         except Error:
-            status = Status.COMPRESS_POOR if self.z.parameters["enabled"] else Status.DISABLED
+            on = self.z.parameters
+            status = Status.COMPRESS_POOR if on["enabled"] and on["non_same_filled_pages_enabled"] else Status.DISABLED
         except ValueError:
             status = Status.NO_AREA
         else:

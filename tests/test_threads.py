@@ -5,6 +5,7 @@ is found out by looking at it alone.  All loops are bounded by counts; what wait
 """
 
 import contextlib
+import os
 import random
 import struct
 import sys
@@ -481,6 +482,38 @@ def test_a_store_that_waits_keeps_its_pool(engine, codec):
     pools = z.pools()
     assert [(p.stored_pages, p.current) for p in pools] == [(1, True), (1, False)]
     z._validate()
+
+
+def test_a_call_on_a_worker_made_for_it_keeps_its_pool(engine, codec):
+    # All workers of the start are in calls, so the store that is held up has one that was made just now, at the list's head.
+    blocking, held = Codec(), Codec()
+    z = engine(codec(factory=blocking.capsule))
+    page = cookie(1, 0, 0)[:3000].ljust(PAGE, b".")
+    z[1] = page
+    blocking.hold_decompress = True
+    before = [threading.Thread(target=z.load_many, args=([1],)) for _ in range(os.cpu_count() + 1)]
+    for t in before:
+        t.start()
+    until(lambda: blocking.decompressing == len(before))
+    z.compressor = name = codec(factory=held.capsule)
+    held.hold_compress = True
+    store = threading.Thread(target=z.store_many, args=([2], page))
+    store.start()
+    until(lambda: held.compressing == 1)
+    z.compressor = "lz4"  # the pool of the call is empty, and nobody's any more
+    blocking.hold_decompress = False
+    for t in before:
+        t.join()
+    for n in range(20):  # each wakes the thread that frees pools
+        z.compressor = f"lz4:{n % 3 + 2}"
+        assert any(pool.compressor == name for pool in z.pools())
+    assert held.contexts == 1
+    held.hold_compress = False
+    store.join()
+    assert z[2] == z[1] == page
+    z._validate()
+    del z[2]
+    until(lambda: held.contexts == 0)
 
 
 def test_the_last_store_to_begin_is_not_the_last_to_win(engine, codec):

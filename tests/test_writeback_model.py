@@ -1,14 +1,19 @@
-"""The engine with backing stores against a dict, with hypothesis choosing what happens.
+"""Every public operation against a dict, with backing stores, with hypothesis choosing what happens.
 
 The dict says what every page is; where it is, in memory or in a store, the engine may choose, but its counters must agree
 with it.  A store in memory fails now and then; a swap file does not.
+
+There is a machine for each compressor, zpool and backing of area 0.  The profile "quick" runs some of them, such that each
+compressor, zpool and backing is among them; "ci" and "long" run all (HYPOTHESIS_PROFILE, see conftest.py).
 """
 
 import errno
+import os
 import random
 import shutil
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,9 @@ PAGE = 4096
 AREAS = (0, 1, 2)
 FILE_PAGES = 100
 OFFSETS = [*range(8), 62, 63, 64, 65, 99, 100, 16383, 16384, (1 << 47) - 1]
+COMPRESSORS = ["lz4", "lz4hc", "zstd:3", "lzo", "deflate:1", "test-model-python"]
+ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold", "zbud"]
+BACKINGS = [None, "path", "file", "memory"]
 COUNTED = (
     "loads",
     "load_misses",
@@ -33,19 +41,38 @@ COUNTED = (
     "reject_area",
     "reject_disabled",
     "backing_read_fail",
+    "backing_loads",
+    "written_back_pages",
 )
 
+REFUSED = [
+    ("compressor", "nope"),
+    ("zpool", "zsmalloc:99"),
+    ("max_pool_bytes", -1),
+    ("enabled", "maybe"),
+    ("writeback_rate", -1),
+]
+
+mappings = st.sampled_from(["get", "pop", "popitem", "del", "items", "values", "clear"])
 areas = st.sampled_from(AREAS)
 offsets = st.sampled_from(OFFSETS)
 # Most often a parameter is set to what it is at first.
 meddling = st.one_of(
     st.tuples(st.just("recompress"), st.sampled_from(["zstd:3", "deflate:9"]), st.sampled_from([None, 2]), st.booleans()),
     st.just(("compact",)),
+    st.tuples(st.just("switch"), st.sampled_from(["lz4", *COMPRESSORS]), st.sampled_from(ZPOOLS)),
     st.tuples(
-        st.just("switch"), st.sampled_from(["lz4", "zstd:1"]), st.sampled_from(["zsmalloc", "zsmalloc:4", "z3fold", "zbud"])
+        st.sampled_from(["enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled"]),
+        st.sampled_from([True, True, True, False]),
     ),
-    st.tuples(st.sampled_from(["enabled", "same_filled_pages_enabled"]), st.sampled_from([True, True, False])),
-    st.tuples(st.sampled_from(["exclusive_loads", "reject_compress_poor"]), st.sampled_from([False, False, True])),
+    st.tuples(
+        st.sampled_from(["exclusive_loads", "reject_compress_poor", "latency"]), st.sampled_from([False, False, True])
+    ),
+    st.tuples(st.just("shrinker_interval"), st.sampled_from([3600, 86400.0])),
+    st.tuples(st.just("writeback_rate"), st.sampled_from([None, 1 << 40])),
+    st.tuples(st.just("max_pool_percent"), st.sampled_from([20, 100])),
+    st.just(("refused",)),
+    st.just(("read figures",)),
     st.tuples(st.just("max_pool_bytes"), st.sampled_from(["64MiB", "64MiB", 40960, 12288, 0])),
     st.tuples(st.just("accept_threshold_percent"), st.sampled_from([0, 50, 90])),
 )
@@ -68,26 +95,38 @@ class Model(RuleBasedStateMachine):
     """One engine and the dict that it must equal."""
 
     store_class = None
+    compressor, zpool, backing = "lz4", "zsmalloc", None
 
     @initialize()
     def start(self):
         """Make both."""
         self.folder = Path(tempfile.mkdtemp(prefix="zswap-model-"))
-        self.z = zswap.ZSwap(max_pool_bytes="64MiB", shrinker_interval=86400, shrinker_enabled=False)
+        self.z = None
+        self.open()
+
+    def open(self):
+        """Make an engine; the swap files are those of the one before."""
+        self.z = zswap.ZSwap(
+            self.compressor, self.zpool, max_pool_bytes="64MiB", shrinker_interval=86400, shrinker_enabled=False
+        )
         self.held = {}  # (area, offset) -> page
         self.end = {}  # of each area that is online
         self.stores = {}  # the stores in memory
-        self.z.swapoff(0)
-        for area, kind in enumerate(("memory", "file", None)):
-            self.swapon(area, kind)
+        self.files = {}  # the swap files that are ours
         self.counted = dict.fromkeys(COUNTED, 0)
         self.hits = 0
+        self.z.swapoff(0)
+        first = BACKINGS.index(self.backing)
+        for area in AREAS:
+            self.swapon(area, BACKINGS[(first + area) % len(BACKINGS)])
 
     def teardown(self):
         """Close the engine."""
-        if hasattr(self, "z"):
+        if self.z is not None:
             self.z.close()
-            shutil.rmtree(self.folder)
+        for file in self.files.values():
+            file.close()
+        shutil.rmtree(self.folder)
 
     # ---- what the dict expects ----
 
@@ -96,8 +135,11 @@ class Model(RuleBasedStateMachine):
         key, status = (area, offset), Status(status)
         here = offset < self.end.get(area, 0)
         backed = area in self.backed
-        self.counted["reject_disabled"] += not self.z.parameters["enabled"]
-        self.counted["reject_area"] += self.z.parameters["enabled"] and not here
+        on = self.z.parameters
+        same = on["same_filled_pages_enabled"] and page == page[:8] * (PAGE // 8)
+        off = not on["enabled"] or (here and not same and not on["non_same_filled_pages_enabled"])
+        self.counted["reject_disabled"] += off
+        self.counted["reject_area"] += on["enabled"] and not here
         if not here:
             assert status in (Status.NO_AREA, Status.DISABLED)
             return
@@ -106,7 +148,8 @@ class Model(RuleBasedStateMachine):
             self.counted["written_through_pages"] += 1
             self.held[key] = page
         elif status >= 0:
-            assert self.z.parameters["enabled"]
+            assert not off
+            assert (status == Status.SAME_FILLED) == same
             self.counted["duplicate_entry"] += key in self.held
             self.held[key] = page
         else:
@@ -132,6 +175,12 @@ class Model(RuleBasedStateMachine):
         if self.z.parameters["exclusive_loads"]:
             del self.held[area, offset]
 
+    def reads(self, area, wanted):
+        """Count those of the pages, which are about to be loaded once each, that must come from a store that works."""
+        if area in self.end and not (area in self.stores and self.stores[area].failing in ("read", "all")):
+            where = self.z.compressed_sizes(wanted, swap_type=area)
+            self.counted["backing_loads"] += int((where == -2).sum())
+
     def dropped(self, keys):
         """Note that pages were invalidated; returns how many there were."""
         found = [self.held.pop(key) for key in keys if key in self.held]
@@ -156,6 +205,7 @@ class Model(RuleBasedStateMachine):
             deadline = time.monotonic() + 60
             while not all(p.current or p.stored_pages for p in self.z.pools()):
                 assert time.monotonic() < deadline
+        self.counted["written_back_pages"] = self.z.stats().written_back_pages
 
     # ---- pages ----
 
@@ -173,6 +223,7 @@ class Model(RuleBasedStateMachine):
     def load(self, area, batch, threads):
         """Load."""
         status = np.full(len(batch), 99, np.int8)
+        self.reads(area, batch)
         pages = self.z.load_many(batch, swap_type=area, threads=threads, status=status)
         for offset, page, code in zip(batch, pages, status, strict=True):
             self.loaded(area, offset, code, page)
@@ -180,20 +231,104 @@ class Model(RuleBasedStateMachine):
     @rule(area=areas, offset=offsets)
     def load_one(self, area, offset):
         """Load one page."""
-        status = np.full(1, Status.STORED, np.int8)
-        page = None
-        try:
-            page = self.z.load(offset, swap_type=area)
-        except KeyError:
-            status[0] = Status.ABSENT
-        except zswap.BackingError:
-            status[0] = Status.BACKING_FAIL
-        self.loaded(area, offset, status[0], page)
+        self.try_load(area, offset, lambda: self.z.load(offset, swap_type=area))
 
-    @rule(area=areas, batch=st.lists(offsets, max_size=4))
-    def invalidate(self, area, batch):
+    def try_load(self, area, offset, call):
+        """Check a call that loads one page; whether it gave one."""
+        page, status = None, Status.STORED
+        self.reads(area, [offset])
+        try:
+            page = call()
+        except KeyError:
+            status = Status.ABSENT
+        except zswap.BackingError:
+            status = Status.BACKING_FAIL
+        self.loaded(area, offset, status, page)
+        return page is not None
+
+    @rule(area=areas, offset=offsets, recipe=recipes, mapping=st.booleans())
+    def store_one(self, area, offset, recipe, mapping):
+        """Store one page, into area 0 also as into a dict."""
+        page = page_of(recipe)
+        before = self.z.stats().written_through_pages
+        try:
+            if area == 0 and mapping:
+                self.z[offset] = page
+            else:
+                self.z.store(offset, memoryview(page), swap_type=area)
+        except zswap.BackingError:
+            status = Status.BACKING_FAIL
+        except zswap.PoolLimitError:
+            status = Status.POOL_LIMIT
+        except zswap.Error:
+            status = Status.COMPRESS_POOR if offset < self.end.get(area, 0) else Status.DISABLED
+        except ValueError:
+            status = Status.NO_AREA
+        else:
+            through = self.z.stats().written_through_pages > before
+            size = self.z.compressed_sizes([offset], swap_type=area)[0]
+            status = Status.WRITTEN_THROUGH if through else Status.STORED if size else Status.SAME_FILLED
+        self.settle()
+        self.stored(area, offset, page, status)
+
+    @rule(area=areas, batch=st.lists(offsets, max_size=4), single=st.booleans())
+    def invalidate(self, area, batch, single):
         """Invalidate."""
-        assert self.z.invalidate_many(batch, swap_type=area) == self.dropped([(area, o) for o in batch])
+        if single:
+            for offset in batch:
+                assert self.z.invalidate(offset, swap_type=area) == bool(self.dropped([(area, offset)]))
+        else:
+            assert self.z.invalidate_many(batch, swap_type=area) == self.dropped([(area, o) for o in batch])
+
+    @rule(
+        offset=offsets,
+        what=st.sampled_from(["get", "pop", "popitem", "del", "items", "values", "clear"]),
+        rare=st.integers(0, 3),
+    )
+    def mapping(self, offset, what, rare):
+        """Use area 0 as a dict."""
+        z, mine = self.z, {o: page for (area, o), page in self.held.items() if area == 0}
+        if what == "get":
+            self.try_load(0, offset, lambda: z[offset])
+        elif what == "pop":
+            if self.try_load(0, offset, lambda: z.pop(offset)) and not z.parameters["exclusive_loads"]:
+                self.dropped([(0, offset)])
+            if (0, offset) not in self.held:
+                self.counted["load_misses"] += 1
+                assert z.pop(offset, "nothing") == "nothing"
+        elif what == "popitem" and mine:
+            first = min(mine)
+            if self.try_load(0, first, lambda: z.popitem()[1]) and not z.parameters["exclusive_loads"]:
+                self.dropped([(0, first)])
+        elif what == "del":
+            if offset in mine:
+                del z[offset]
+                self.dropped([(0, offset)])
+            else:
+                with pytest.raises(KeyError):
+                    del z[offset]
+        elif what in ("items", "values") and not self.failing:
+            self.reads(0, sorted(mine))
+            self.counted["loads"] += len(mine)
+            expected = sorted(mine.items())
+            assert list(getattr(z, what)()) == (expected if what == "items" else [page for _, page in expected])
+            if z.parameters["exclusive_loads"]:
+                self.held = {key: page for key, page in self.held.items() if key[0] != 0}
+        elif what == "clear" and not rare:
+            z.clear()
+            self.dropped([(0, o) for o in mine])
+            assert not z
+            with pytest.raises(KeyError):
+                z.popitem()
+        assert list(z) == list(z.keys()) == sorted(o for area, o in self.held if area == 0)
+        assert len(z) == len(list(z))
+        assert (offset in z) == ((0, offset) in self.held)
+
+    @rule(area=areas, rare=st.integers(0, 3))
+    def invalidate_area(self, area, rare):
+        """Invalidate an area, now and then."""
+        if not rare:
+            assert self.z.invalidate_area(area) == self.dropped([key for key in self.held if key[0] == area])
 
     @rule(area=areas, start=offsets, length=st.sampled_from([0, 2, 60, 1 << 20]))
     def invalidate_range(self, area, start, length):
@@ -214,6 +349,7 @@ class Model(RuleBasedStateMachine):
         done = z.shrink(count, idle_seconds=age or None)
         assert done <= min(count, count if budget is None else budget)
         assert z.stats().written_back_pages - before == done
+        self.counted["written_back_pages"] += done
         if budget is not None:
             assert z.parameters["writeback_limit"] == budget - done
             z.parameters["writeback_limit"] = None
@@ -224,7 +360,12 @@ class Model(RuleBasedStateMachine):
 
     # ---- areas and their stores ----
 
-    @rule(area=areas, kind=st.sampled_from(["file", "memory", "memory", None]), drain=st.booleans(), off=st.integers(0, 3))
+    @rule(
+        area=areas,
+        kind=st.sampled_from(["path", "file", "memory", "memory", None]),
+        drain=st.booleans(),
+        off=st.integers(0, 3),
+    )
     def swap(self, area, kind, drain, off):
         """Swap an area off, though not often, or on with a store of some kind."""
         if area in self.end and off:
@@ -234,6 +375,7 @@ class Model(RuleBasedStateMachine):
             sizes = self.z.compressed_sizes([o for _, o in keys], swap_type=area)
             backed = {o for (_, o), size in zip(keys, sizes, strict=True) if size == -2}
             if drain and not self.failing and not self.z.parameters["exclusive_loads"]:
+                self.counted["backing_loads"] += len(backed)
                 assert dict(self.z.swapoff(area, drain=True)) == {o: self.held[a, o] for a, o in keys}
                 self.counted["loads"] += len(keys)
             else:
@@ -242,6 +384,8 @@ class Model(RuleBasedStateMachine):
             del self.end[area]
             store = self.stores.pop(area, None)
             assert store is None or not store.pages.keys() & backed
+            if area in self.files:
+                self.files.pop(area).close()
             return
         self.swapon(area, kind)
 
@@ -249,9 +393,16 @@ class Model(RuleBasedStateMachine):
         """Swap an area on."""
         self.end[area] = 1 << 47
         backing = None
-        if kind == "file":
+        if kind in ("file", "path"):
             self.end[area] = FILE_PAGES
-            backing = SwapFile(self.folder / str(area), FILE_PAGES * PAGE)
+            path = self.folder / str(area)
+            backing = SwapFile(path, FILE_PAGES * PAGE)
+            assert not backing.left_open
+            if kind == "path":  # it keeps its size; whoever opened it closes it
+                backing.close()
+                backing = os.fspath(path)
+            else:
+                self.files[area] = backing
         elif kind == "memory":
             backing = self.stores[area] = self.store_class()
         self.z.swapon(area, backing=backing)
@@ -289,21 +440,45 @@ class Model(RuleBasedStateMachine):
             assert most is None or moved <= most
         elif name == "compact":
             assert self.z.compact() >= 0
+        elif name == "refused":
+            before = dict(self.z.parameters)
+            for key, value in REFUSED:
+                with pytest.raises(ValueError, match=r"\w"):
+                    self.z.parameters[key] = value
+            assert dict(self.z.parameters) == before
+        elif name == "read figures":
+            self.z.latency(reset=True)
+            self.z.numa_pages()
+            assert f"{self.z.stats().stored_pages} pages" in str(self.z.stats())
+            assert repr(self.z).startswith("<ZSwap ")
         elif name == "switch":
             self.z.compressor, self.z.zpool = values
         else:
             self.z.parameters[name] = values[0]
+
+    @rule(rare=st.integers(0, 7))
+    def reopen(self, rare):
+        """Close the engine, and go on with another."""
+        if rare:
+            return
+        self.z.close()
+        for file in self.files.values():
+            file.close()
+        assert self.z.closed
+        with pytest.raises(ValueError, match="closed"):
+            self.z.store(0, bytes(PAGE))
+        self.open()
 
     # ---- what holds after each step ----
 
     @invariant()
     def agrees(self):
         """The engine holds what the dict holds, its parts agree, its counters are right."""
-        if not hasattr(self, "z"):
-            return
         z = self.z
+        if z is None:
+            return
         z._validate()
-        backed = 0
+        sizes = []
         exclusive = z.parameters["exclusive_loads"]
         z.parameters["exclusive_loads"] = False
         for area in AREAS:
@@ -312,20 +487,28 @@ class Model(RuleBasedStateMachine):
                 o for o in OFFSETS if (area, o) in self.held
             ]
             assert z._page_count(area) == int((where != -1).sum())
-            backed += int((where == -2).sum())
+            sizes += where.tolist()
             assert area in self.backed or not (where == -2).any()
             if area in self.stores and self.stores[area].failing in ("read", "all"):
                 continue
+            self.reads(area, OFFSETS)
             status = np.zeros(len(OFFSETS), np.int8)
             pages = z.load_many(OFFSETS, swap_type=area, status=status)
             for offset, page, code in zip(OFFSETS, pages, status, strict=True):
                 self.loaded(area, offset, code, page)
         z.parameters["exclusive_loads"] = exclusive
         s = z.stats()
-        assert s.backed_pages == backed
-        assert s.stored_pages == len(self.held) - backed
+        assert s.backed_pages == sizes.count(-2)
+        assert s.stored_pages == len(self.held) - s.backed_pages
+        assert s.same_filled_pages == sizes.count(0)
+        assert s.stored_incompressible_pages == sizes.count(PAGE)
+        assert s.compressed_bytes == sum(size for size in sizes if size > 0)
+        pools = z.pools()
+        assert sum(pool.stored_pages for pool in pools) == s.stored_pages - s.same_filled_pages
+        assert sum(pool.total_size for pool in pools) >= s.pool_total_size >= s.idle_bytes
+        assert s.pool_total_size >= s.compressed_bytes
         assert {name: getattr(s, name) for name in COUNTED} == self.counted
-        assert s.decompress_fail == s.reject_alloc_fail == s.reject_compress_fail == 0
+        assert s.decompress_fail == s.reject_alloc_fail == s.reject_compress_fail == s.reject_kmemcache_fail == 0
 
 
 def run(machine):
@@ -334,15 +517,24 @@ def run(machine):
     run_state_machine_as_test(machine, settings=settings(suppress_health_check=quiet))
 
 
-@pytest.mark.parametrize("first", ["lz4", "zstd"])
-def test_machine(memory_store, first):
+@pytest.fixture(autouse=True)
+def python_compressor():
+    """A compressor in Python."""
+    zswap.register_compressor("test-model-python", lambda data: zlib.compress(data, 1), zlib.decompress)
+    yield
+    zswap.unregister_compressor("test-model-python")
+
+
+def combinations():
+    """The machines of this profile: all, or some with each compressor, zpool and backing among them."""
+    if os.environ.get("HYPOTHESIS_PROFILE", "quick") != "quick":
+        return [(c, z, b) for c in COMPRESSORS for z in ZPOOLS for b in BACKINGS]
+    turns = [[every[i % len(every)] for i in range(8)] for every in (COMPRESSORS, ZPOOLS, BACKINGS)]
+    return list(zip(*turns, strict=True))
+
+
+@pytest.mark.parametrize(("compressor", "zpool", "backing"), combinations())
+def test_machine(memory_store, compressor, zpool, backing):
     store_class = type("Store", (memory_store,), {"failing": None})
-
-    class Machine(Model):
-        @initialize()
-        def start(self):
-            super().start()
-            self.z.compressor = first
-
-    Machine.store_class = store_class
-    run(Machine)
+    parts = {"store_class": store_class, "compressor": compressor, "zpool": zpool, "backing": backing}
+    run(type("Machine", (Model,), parts))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # backing store written in Python, and close() would wait for its call forever.
 _open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
 
+_NOTHING = object()  # a default that nobody gave
+
 
 @atexit.register
 def _close_all() -> None:
@@ -321,6 +323,24 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         limit = (1 << 63) if max_pages is None else min(max_pages, 1 << 63)
         opened, zpool = open_compressor(compressor, dictionary=dictionary), parse_zpool(self.zpool)
         return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds or 0, incompressible, limit))
+
+    def pop(self, offset: int, default: Any = _NOTHING) -> Any:
+        """Give the page at `offset` of area 0 and free it; `default`, or KeyError, when there is none."""
+        try:
+            page = self[offset]  # with exclusive_loads this frees it already
+        except KeyError:
+            if default is _NOTHING:
+                raise
+            return default
+        self.invalidate(offset)
+        return page
+
+    def popitem(self) -> tuple[int, bytes]:
+        """Give the first page of area 0 with its offset, and free it; KeyError when there is none."""
+        for offset, page in self.items():
+            self.invalidate(offset)
+            return offset, page
+        raise KeyError("popitem(): no page is held")
 
     def clear(self) -> None:
         """Free every page of area 0."""

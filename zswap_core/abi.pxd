@@ -69,6 +69,7 @@ cdef extern from "zswap/abi.h" nogil:
         int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes) noexcept nogil
         void (*prefetch)(void *pool, uint64_t handle) noexcept nogil
         void (*free_many)(void *pool, const uint64_t *handles, size_t n) noexcept nogil
+        size_t (*object_room)(void *pool, uint64_t handle) noexcept nogil
 
     ctypedef struct zsw_backing_ops:
         uint32_t abi_version

@@ -9,7 +9,7 @@ still the page: the slot still says ON_BACKING, and no page of the shard went to
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, ON_BACKING
 from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
                                SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
@@ -67,7 +67,7 @@ cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
         zsw_sleep_ns(TRANSIT_NS)
     old = slot[0]
     slot[0] = IN_TRANSIT
-    if is_entry(old) and not entry_at(e, old).state & ENTRY_SAME:
+    if is_entry(old) and not entry_same(entry_at(e, old)):
         zsw_lock(&e.lru.lock)
         lru_remove(&e.lru, &e.entries, old)
         zsw_unlock(&e.lru.lock)

@@ -10,8 +10,9 @@ getting it back costs more than the microsecond or two it would buy (docs/design
 from cpython.number cimport PyNumber_Index
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, zsw_zpool_ops, ZSW_ZPOOL_WIPE
@@ -20,7 +21,7 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
-from zswap_core.check cimport engine_age, engine_validate
+from zswap_core.check cimport engine_age, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
@@ -28,7 +29,7 @@ from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.load cimport engine_contains, engine_length, engine_load
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_map, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
+from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
                             zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
@@ -45,6 +46,7 @@ import numpy as np
 
 from zswap_core.backings import open_backing
 from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
+from zswap_core.findings import describe
 from zswap_core.stats import Counter as _Counter
 
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
@@ -53,6 +55,10 @@ COUNTER_NAMES = tuple(c.name for c in sorted(_Counter) if c.name != "COUNTERS")
 FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor",
          "latency")
 LATENCY_BOUNDS = tuple(bucket_start(i) for i in range(LATENCY_BUCKETS + 1))
+# Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
+cdef enum:
+    SLICE = 16384
+
 NODES = 1024                    # NUMA nodes that a kernel can have
 
 
@@ -195,7 +201,7 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
         return engine.error(f"{where} refused: the parameter {name!r} is off")
     if status == Status.COMPRESS_POOR:
         why = ("the parameter 'reject_compress_poor' is on" if engine.e.params.reject_compress_poor
-               else f"the zpool {(<bytes> engine.e.current.ops.name).decode()} holds no raw pages")
+               else f"the zpool {engine.zpool} holds no raw pages")
         return engine.error(f"{where} refused: it does not compress, and {why}")
     error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
     error.__cause__ = engine.compressor_error()
@@ -274,7 +280,7 @@ cdef class Engine:
     @property
     def closed(self):
         """Whether close() was called (or this process was forked off the one that made the engine)."""
-        return self.e.closing != 0
+        return zsw_peek_u32(&self.e.closing) != 0
 
     @property
     def page_size(self):
@@ -336,7 +342,7 @@ cdef class Engine:
         config.flags = self.zpool_flags()
         w = self.enter()
         with nogil:
-            rc = maintenance_start(self.e) if self.e.current != NULL else 0
+            rc = maintenance_start(self.e) if zsw_load_ptr(<void **> &self.e.current) != NULL else 0
             if rc == 0:
                 rc = engine_use_pool(self.e, &compressor.c, ops, &config)
         if rc == 0:
@@ -490,7 +496,7 @@ cdef class Engine:
             Pages written back: 0 when no area has a backing store; fewer than asked for when there are no more, the store
             fails (`reject_reclaim_fail`), or the budget is used up.
         """
-        cdef uint64_t pages, done
+        cdef uint64_t pages, count, written, done = 0
         cdef uint32_t idle = 0
         cdef zsw_worker *w
         nr_pages = PyNumber_Index(nr_pages)
@@ -501,29 +507,40 @@ cdef class Engine:
                 raise ValueError(f"idle_seconds is {idle_seconds}; 1 to 2**22 - 1 is needed")
             idle = idle_seconds
         pages = min(nr_pages, 1 << 40)
-        w = self.enter()
-        with nogil:
-            done = engine_writeback(self.e, w, pages, idle)
-            engine_leave(self.e, w)
-        return done
+        while True:
+            count = min(pages - done, <uint64_t> SLICE)
+            w = self.enter()
+            with nogil:
+                written = engine_writeback(self.e, w, count, idle)
+                engine_leave(self.e, w)
+            done += written
+            if written < count or done == pages:
+                return done
+            PyErr_CheckSignals()
 
     def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node, uint32_t idle,
                     bint incompressible, uint64_t max_pages):
         cdef zsw_zpool_config config
         cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
         cdef zsw_recompressed result
+        cdef uint32_t next = 1
         cdef zsw_worker *w
-        cdef int rc
+        cdef int rc = 0
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         config.flags = self.zpool_flags()
-        w = self.enter()
-        self.compressors.add(compressor)
-        with nogil:
-            rc = maintenance_start(self.e)
-            if rc == 0:
-                rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, &result)
-            engine_leave(self.e, w)
-        self.compressors.add(compressor)        # it may have been dropped before its pool was made
+        memset(&result, 0, sizeof(result))
+        while rc == 0 and next != 0:
+            w = self.enter()
+            self.compressors.add(compressor)
+            with nogil:
+                rc = maintenance_start(self.e)
+                if rc == 0:
+                    rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, SLICE // 8,
+                                           &next, &result)
+                engine_leave(self.e, w)
+            self.compressors.add(compressor)    # it may have been dropped before its pool was made
+            if next != 0:
+                PyErr_CheckSignals()
         if rc == -ENOSPC:
             raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
         if rc != 0:
@@ -695,7 +712,9 @@ cdef class Engine:
     # ---- batches ----------------------------------------------------------------------------------------------------
 
     def store_many(self, offsets, pages, *, swap_type=0, threads=1, ns=None):
-        """Store many pages with one release of the GIL.
+        """Store many pages with one release of the GIL for 16384 of them.
+
+        In between signals are looked for: Ctrl-C leaves what was stored until then, and all other offsets as they were.
 
         Parameters
         ----------
@@ -718,7 +737,7 @@ cdef class Engine:
         return self._many(offsets, pages, swap_type, threads, ns, None, True)
 
     def load_many(self, offsets, out=None, *, swap_type=0, threads=1, status=None, ns=None):
-        """Load many pages with one release of the GIL.
+        """Load many pages, as `store_many` stores them.
 
         Parameters
         ----------
@@ -753,6 +772,8 @@ cdef class Engine:
         cdef int8_t *done
         cdef uint64_t n, i = 0
         cdef uint32_t *ns_data = NULL
+        cdef uint64_t begun = 0, count
+        cdef uint8_t *memory
         cdef zsw_worker *w
         offset_view = offsets_of(offsets)
         at = <const uint64_t *> offset_view.buffer.buf
@@ -768,13 +789,23 @@ cdef class Engine:
         if ns is not None:
             ns_view = view_of(ns, "ns", n * 4, True)
             ns_data = <uint32_t *> ns_view.buffer.buf
-        w = self.enter()
+        memory = <uint8_t *> page_view.buffer.buf
+        while True:
+            count = min(n - begun, <uint64_t> SLICE)
+            w = self.enter()
+            with nogil:
+                if storing:
+                    engine_store_many(self.e, w, type, at + begun, memory + begun * self.e.page_size, count, workers,
+                                      done + begun, ns_data + begun if ns_data != NULL else NULL)
+                else:
+                    engine_load_many(self.e, w, type, at + begun, memory + begun * self.e.page_size, count, workers,
+                                     done + begun, ns_data + begun if ns_data != NULL else NULL)
+                engine_leave(self.e, w)
+            begun += count
+            if begun == n:
+                break
+            PyErr_CheckSignals()                # no worker is held: a handler may well close the engine
         with nogil:
-            if storing:
-                engine_store_many(self.e, w, type, at, <const uint8_t *> page_view.buffer.buf, n, workers, done, ns_data)
-            else:
-                engine_load_many(self.e, w, type, at, <uint8_t *> page_view.buffer.buf, n, workers, done, ns_data)
-            engine_leave(self.e, w)
             while i < n and done[i] >= 0:
                 i += 1
         if storing:
@@ -786,16 +817,21 @@ cdef class Engine:
     def invalidate_many(self, offsets, *, swap_type=0):
         """Free the pages at `offsets`.  Returns how many were held."""
         cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t n, freed
+        cdef uint64_t n, count, begun = 0, freed = 0
         cdef View view
         cdef zsw_worker *w
         view = offsets_of(offsets)
         n = view.buffer.len // 8
-        w = self.enter()
-        with nogil:
-            freed = engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf, n)
-            engine_leave(self.e, w)
-        return freed
+        while True:
+            count = min(n - begun, <uint64_t> SLICE)
+            w = self.enter()
+            with nogil:
+                freed += engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf + begun, count)
+                engine_leave(self.e, w)
+            begun += count
+            if begun == n:
+                return freed
+            PyErr_CheckSignals()
 
     def invalidate_range(self, start, stop, *, swap_type=0):
         """Free the pages at ``start <= offset < stop``.  Returns how many were held."""
@@ -962,6 +998,7 @@ cdef class Engine:
     def _pools(self):
         """(compressor, zpool, chain, kernel, current, entries, total pages) of each pool, the current one first."""
         cdef zsw_worker *w = self.enter()
+        cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &self.e.current)      # once: it may change meanwhile
         cdef zsw_pool *pool
         cdef Compressor compressor
         cdef uint64_t pages
@@ -979,7 +1016,7 @@ cdef class Engine:
                         spec = compressor.spec
                 pages = pool.ops.total_pages(pool.zpool)
                 rows.append((spec, pool.ops.name.decode(), pool.config.chain, bool(pool.config.kernel),
-                             pool == self.e.current, zsw_peek_i64(&pool.entries), pages))
+                             pool == current, zsw_peek_i64(&pool.entries), pages))
         finally:
             engine_leave(self.e, w)
         return sorted(rows, key=lambda row: not row[4])
@@ -988,12 +1025,17 @@ cdef class Engine:
         """Walk every structure and compare it with the counters; AssertionError names what does not agree.  For tests: no
         other call may be in flight."""
         cdef zsw_worker *w = self.enter()       # so that no pool is freed under it
+        cdef zsw_finding finding
         cdef int rc
         with nogil:
-            rc = engine_validate(self.e)
+            rc = engine_validate(self.e, &finding)
             engine_leave(self.e, w)
         if rc != 0:
-            raise AssertionError(f"validate: check {rc} failed")
+            raise AssertionError(describe(rc, finding.place, finding.zpool.decode() if finding.zpool != NULL else None))
+
+    def _address(self):
+        """Where the engine lies, for tests that damage it."""
+        return <size_t> self.e
 
     def _age(self, uint32_t seconds):
         """Make every held page `seconds` older.  For tests: no other call may be in flight."""

@@ -1,99 +1,264 @@
 # cython: language_level=3
-"""validate(): one walk over index, entries, LRU and pools, against the counters."""
+"""validate(): one walk over areas, index, entries, LRU, workers and pools, against each other and the counters.
+
+Each item has one owner: a shard is in one area's table or garbage, a run in one shard, an array in one run or shard, an entry in
+one slot or spare with one worker, an object in one entry.  So whatever is owned is claimed, which fails for what is free or
+claimed already, and at the end nothing may be left that is neither.
+"""
+from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.entries cimport entry_at
-from zswap_core.entry cimport ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
+from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
+                               word_pool, zsw_entry)
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport AREA_ONLINE, area_validate, index_validate, pos_shard, shard_find, zsw_shard
-from zswap_core.slab cimport slab_limit, slab_validate
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool
+from zswap_core.index cimport AREA_ONLINE, area_check, index_check_begin, index_check_end, index_claims, zsw_area
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_unlock, zsw_unmap
+from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
+from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
+from zswap_core.worker cimport first_worker
 
 
-cdef int engine_validate(zsw_engine *e) noexcept nogil:
-    """Walks everything and compares it with the counters.  0, or a negative number naming the check that failed.  At rest."""
-    cdef zsw_totals totals
-    cdef uint64_t pages = 0, shards = 0, held, found, same = 0, raw = 0, payload = 0, listed = 0
-    cdef int64_t by_pool[MAX_POOLS]
-    cdef uint32_t i, id, where, pos, previous = 0
-    cdef uint32_t *slot
-    cdef zsw_shard *shard
+# What the walk has seen.
+cdef struct check:
+    zsw_engine *e
+    zsw_finding *out
+    uint64_t *entries           # claims
+    uint64_t *objects           # pool << 40 | handle of each that an entry owns
+    uint64_t owned              # how many those are
+    uint64_t most               # and can be
+    uint64_t held               # pages with an entry
+    uint64_t same               # of these, same-filled ones
+    uint64_t raw                # of these, ones that were kept as they are
+    uint64_t payload            # bytes
+    uint64_t backed             # pages in backing stores
+    uint64_t found              # pages of the area in hand
+    int64_t by_pool[MAX_POOLS]  # entries
+
+
+cdef int entry_check(check *c, uint32_t id, uint32_t pos) noexcept nogil:
+    """An entry that a slot of the index names."""
     cdef zsw_entry *entry
     cdef zsw_pool *pool
-    cdef zsw_zpool_stats stats
+    cdef uint32_t length
     cdef int rc
-    memset(by_pool, 0, sizeof(by_pool))
-    engine_totals(e, &totals)
-    for i in range(<uint32_t> MAX_AREAS):
-        if e.areas[i] != NULL:
-            rc = area_validate(&e.index, e.areas[i], &held, &found)
-            if rc != 0:
-                return rc
-            if held and e.areas[i].online != AREA_ONLINE:
-                return -101
-            pages += held
-            shards += found
-    rc = index_validate(&e.index, shards)
-    if rc == 0:
-        rc = slab_validate(&e.entries)
+    c.out.place = id
+    rc = slab_check_claim(&c.e.entries, c.entries, id)
     if rc != 0:
         return rc
-    # Every entry in use is indexed where it says, by nobody else; every indexed page has such an entry (the counts agree).
-    held = 0
-    for id in range(1, slab_limit(&e.entries)):
-        entry = entry_at(e, id)
-        if entry.pos == 0:
+    entry = entry_at(c.e, id)
+    if entry.pos != pos:
+        return -103
+    if (entry.state & ENTRY_REFS) != 1:
+        return -104
+    c.held += 1
+    if entry.state & ENTRY_SAME:
+        c.same += 1
+        return 0
+    pool = c.e.pools[word_pool(entry.word)]
+    if pool == NULL:
+        return -105
+    length = word_length(entry.word)
+    if pool.ops.object_room(pool.zpool, word_handle(entry.word)) < length:
+        return -113
+    if c.owned == c.most:
+        return -112
+    c.objects[c.owned] = <uint64_t> pool.id << 40 | word_handle(entry.word)
+    c.owned += 1
+    c.by_pool[pool.id] += 1
+    c.payload += length
+    c.raw += length == c.e.page_size
+    return 0
+
+
+cdef int slot_check(void *context, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil:
+    cdef check *c = <check *> context
+    c.found += 1
+    if is_entry(id):
+        return entry_check(c, id, pos)
+    c.out.place = offset
+    if id != ON_BACKING:
+        return -111
+    c.backed += 1
+    return 0 if area.backing != NULL else -114
+
+
+cdef int areas_check(check *c, index_claims *claims) noexcept nogil:
+    cdef uint32_t i, backed = 0
+    cdef zsw_area *area
+    cdef int rc
+    for i in range(<uint32_t> MAX_AREAS):
+        area = c.e.areas[i]
+        if area == NULL:
             continue
-        held += 1
-        shard = pos_shard(&e.index, entry.pos, &where)
-        if shard == NULL:
-            return -102
-        slot = shard_find(&e.index, shard, where, &pos)
-        if slot == NULL or slot[0] != id or pos != entry.pos:
-            return -103
-        if (entry.state & ENTRY_REFS) != 1:
-            return -104
-        if entry.state & ENTRY_SAME:
-            same += 1
-            continue
-        pool = e.pools[word_pool(entry.word)]
-        if pool == NULL:
-            return -105
-        by_pool[pool.id] += 1
-        payload += word_length(entry.word)
-        raw += word_length(entry.word) == e.page_size
-    # What is in a backing store has no entry.
-    if held + totals.counters[<int> Counter.backed_pages] != pages:
-        return -106
-    id = e.lru.oldest
+        c.out.place = i
+        c.found = 0
+        rc = area_check(&c.e.index, claims, area, slot_check, c)
+        if rc != 0:
+            return rc
+        c.out.place = i
+        if area.type != i or c.found and area.online != AREA_ONLINE:
+            return -101
+        backed += area.online == AREA_ONLINE and area.backing != NULL
+    return 0 if backed == c.e.backed_areas else -115
+
+
+cdef int index_check(check *c) noexcept nogil:
+    cdef index_claims claims
+    cdef int end, rc = index_check_begin(&c.e.index, &claims)
+    if rc == 0:
+        rc = areas_check(c, &claims)
+    end = index_check_end(&c.e.index, &claims)
+    return rc if rc != 0 else end
+
+
+cdef int spares_check(check *c) noexcept nogil:
+    cdef zsw_worker *w = first_worker(c.e)
+    cdef uint32_t i
+    while w != NULL:
+        for i in range(w.spares):
+            c.out.place = w.spare[i]
+            if slab_check_claim(&c.e.entries, c.entries, w.spare[i]) != 0 or entry_at(c.e, w.spare[i]).pos != 0:
+                return -116
+        w = w.next
+    return 0
+
+
+cdef int entries_check(check *c) noexcept nogil:
+    """The index, and with it every entry.  What is left over says that it is indexed and is not, or was lost."""
+    cdef uint32_t id
+    cdef int end, rc = slab_check_begin(&c.e.entries, &c.entries)
+    if rc == 0:
+        rc = index_check(c)
+    if rc == 0:
+        for id in range(1, slab_limit(&c.e.entries)):
+            if entry_at(c.e, id).pos != 0 and not c.entries[id >> 6] >> (id & 63) & 1:
+                c.out.place = id
+                rc = -102
+                break
+    if rc == 0:
+        rc = spares_check(c)
+    end = slab_check_end(&c.e.entries, c.entries)
+    return rc if rc != 0 else end
+
+
+cdef int lru_check(check *c) noexcept nogil:
+    cdef uint32_t id = c.e.lru.oldest, previous = 0
+    cdef uint64_t listed = 0
+    cdef zsw_entry *entry
     while id:
-        entry = entry_at(e, id)
-        listed += 1
-        if listed > e.lru.count or entry.prev != previous or entry.pos == 0 or entry.state & ENTRY_SAME:
+        c.out.place = id
+        if id >= slab_limit(&c.e.entries) or listed == c.e.lru.count:
             return -107
+        entry = entry_at(c.e, id)
+        if entry.prev != previous or entry.pos == 0 or entry.state & ENTRY_SAME:
+            return -107
+        listed += 1
         previous = id
         id = entry.next
-    if listed != e.lru.count or previous != e.lru.newest or listed != held - same:
-        return -108
+    return 0 if listed == c.e.lru.count and previous == c.e.lru.newest and listed == c.held - c.same else -108
+
+
+cdef int by_number(const void *a, const void *b) noexcept nogil:
+    cdef uint64_t x = (<const uint64_t *> a)[0], y = (<const uint64_t *> b)[0]
+    return (x > y) - (x < y)
+
+
+cdef int objects_check(check *c) noexcept nogil:
+    """No two entries own one object.  Each owns one that lives, and their number is the pools': so each object has its owner."""
+    cdef uint64_t i
+    qsort(c.objects, c.owned, sizeof(uint64_t), by_number)
+    for i in range(1, c.owned):
+        if c.objects[i] == c.objects[i - 1]:
+            c.out.place = c.objects[i] & ((<uint64_t> 1 << 40) - 1)
+            return -117
+    return 0
+
+
+cdef int pools_check(check *c) noexcept nogil:
+    cdef zsw_pool *pool
+    cdef uint32_t i
+    cdef int rc
+    pool = c.e.current
+    if pool == NULL or pool.id >= MAX_POOLS or c.e.pools[pool.id] != pool or pool.stage != POOL_LIVE:
+        return -118
     for i in range(<uint32_t> MAX_POOLS):
-        pool = e.pools[i]
+        pool = c.e.pools[i]
         if pool == NULL:
             continue
-        pool.ops.stats(pool.zpool, &stats)
-        if pool.entries != by_pool[i] or <int64_t> stats.objects != by_pool[i]:
-            return -109
+        c.out.place = i
+        if pool.id != i or i >= c.e.pool_limit or not c.e.pool_claimed[i] or pool.holds != 0:
+            return -118
+        c.out.zpool = pool.ops.name
         rc = pool.ops.validate(pool.zpool)
         if rc != 0:
-            return rc - 1000
-    if (totals.counters[<int> Counter.stored_pages] != <int64_t> held
-            or totals.counters[<int> Counter.same_filled_pages] != <int64_t> same
-            or totals.counters[<int> Counter.stored_incompressible_pages] != <int64_t> raw
-            or totals.counters[<int> Counter.compressed_bytes] != <int64_t> payload):
+            return rc
+        c.out.zpool = NULL
+    return 0
+
+
+cdef int pool_counts_check(check *c) noexcept nogil:
+    cdef zsw_zpool_stats stats
+    cdef zsw_pool *pool
+    cdef uint32_t i
+    for i in range(<uint32_t> MAX_POOLS):
+        pool = c.e.pools[i]
+        if pool == NULL:
+            continue
+        c.out.place = i
+        pool.ops.stats(pool.zpool, &stats)
+        if pool.entries != c.by_pool[i] or <int64_t> stats.objects != c.by_pool[i]:
+            return -109
+    return 0
+
+
+cdef int counters_check(check *c) noexcept nogil:
+    cdef zsw_totals totals
+    engine_totals(c.e, &totals)
+    if totals.counters[<int> Counter.backed_pages] != <int64_t> c.backed:
+        return -106
+    if (totals.counters[<int> Counter.stored_pages] != <int64_t> c.held
+            or totals.counters[<int> Counter.same_filled_pages] != <int64_t> c.same
+            or totals.counters[<int> Counter.stored_incompressible_pages] != <int64_t> c.raw
+            or totals.counters[<int> Counter.compressed_bytes] != <int64_t> c.payload):
         return -110
     return 0
+
+
+cdef int engine_validate(zsw_engine *e, zsw_finding *out) noexcept nogil:
+    """Walks everything and compares it with the counters.  0, or a negative number that names the check that failed, see
+    findings.py.  At rest."""
+    cdef check c
+    cdef int rc
+    cdef size_t size
+    memset(&c, 0, sizeof(c))
+    memset(out, 0, sizeof(zsw_finding))
+    c.e = e
+    c.out = out
+    c.most = e.entries.inuse
+    size = (c.most + 1) * sizeof(uint64_t)
+    c.objects = <uint64_t *> zsw_map(size)
+    if c.objects == NULL:
+        return -ENOMEM
+    zsw_lock(&e.pools_lock)                     # the maintenance thread frees emptied pools
+    rc = pools_check(&c)                        # first: what entries own is asked of them
+    if rc == 0:
+        rc = entries_check(&c)
+    if rc == 0:
+        rc = lru_check(&c)
+    if rc == 0:
+        rc = objects_check(&c)
+    if rc == 0:
+        rc = pool_counts_check(&c)
+    zsw_unlock(&e.pools_lock)
+    if rc == 0:
+        rc = counters_check(&c)
+    zsw_unmap(c.objects, size)
+    return rc
 
 
 cdef void engine_age(zsw_engine *e, uint32_t seconds) noexcept nogil:

@@ -2,7 +2,7 @@
 """Entries: taken, freed and given back, with the object and the counts that go with them."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from zswap_core.entry cimport entry_put, ENTRY_SAME, word_handle, word_length, word_pool, zsw_entry
+from zswap_core.entry cimport entry_put, entry_same, word_handle, word_length, word_pool, zsw_entry
 from zswap_core.index cimport RUN_PAGES
 from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely
 from zswap_core.slab cimport slab_give, slab_take
@@ -60,7 +60,7 @@ cdef void free_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
     cdef zsw_entry *entry = entry_at(e, id)
     cdef zsw_pool *pool
     cdef uint32_t length
-    if entry.state & ENTRY_SAME:
+    if entry_same(entry):
         count(w.counters, Counter.same_filled_pages, -1)
     else:
         pool = e.pools[word_pool(entry.word)]
@@ -103,7 +103,7 @@ cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids, uint32_
         zsw_poke_u32(&entry.pos, 0)             # as give_entry does
         if zsw_unlikely(e.params.wipe_on_free):
             zsw_poke_u64(&entry.word, 0)
-        if entry.state & ENTRY_SAME:
+        if entry_same(entry):
             same += 1
             continue
         owner = e.pools[word_pool(word)]

@@ -78,9 +78,13 @@ cdef inline bint entry_put(zsw_entry *entry) noexcept nogil:
     return (zsw_add_u32(&entry.state, <uint32_t> -1) & ENTRY_REFS) == 0
 
 
+cdef inline bint entry_same(const zsw_entry *entry) noexcept nogil:
+    return zsw_peek_u32(&entry.state) & ENTRY_SAME != 0
+
+
 cdef inline void entry_touch(zsw_entry *entry, uint64_t now) noexcept nogil:
     """Marks a same-filled entry accessed.  Nobody takes references to those, so a plain exchange under the shard's lock does."""
-    entry.state = 1 | ENTRY_SAME | ENTRY_REFERENCED | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT
+    zsw_poke_u32(&entry.state, 1 | ENTRY_SAME | ENTRY_REFERENCED | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT)
 
 
 cdef inline bint is_entry(uint32_t id) noexcept nogil:

@@ -6,7 +6,7 @@ from libc.string cimport memset
 from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.index cimport area_bytes, index_bytes, zsw_area
 from zswap_core.latency cimport latency_add, Timed, zsw_histogram
-from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u32
+from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64
 from zswap_core.pool cimport pool_at
 from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
@@ -18,7 +18,7 @@ cdef void add_counters(zsw_worker *w, zsw_totals *out) noexcept nogil:
     cdef int i
     for i in range(<int> COUNTERS):
         out.counters[i] += zsw_peek_i64(&w.counters[i])
-    out.metadata_bytes += sizeof(zsw_worker) + w.scratch_size
+    out.metadata_bytes += sizeof(zsw_worker) + zsw_peek_u64(&w.scratch_size)
 
 
 cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
@@ -28,7 +28,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
     cdef zsw_area *area
     cdef zsw_zpool_stats stats
     memset(out, 0, sizeof(zsw_totals))
-    out.pages_compacted = e.pages_compacted
+    out.pages_compacted = zsw_peek_u64(&e.pages_compacted)
     out.metadata_bytes = sizeof(zsw_engine) + index_bytes(&e.index) + slab_bytes(&e.entries)
     w = first_worker(e)
     while w != NULL:
@@ -42,7 +42,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
             out.idle_pages += stats.idle_pages
             out.pages_compacted += stats.pages_compacted
             out.metadata_bytes += stats.metadata_bytes
-    if e.writeback != NULL:
+    if zsw_load_ptr(<void **> &e.writeback) != NULL:
         out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> WRITEBACK_BATCH * e.page_size
     for i in range(<uint32_t> MAX_AREAS):
         area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])

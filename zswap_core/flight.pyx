@@ -18,8 +18,8 @@ from zswap_core.entry cimport ON_BACKING
 from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_no_dump, zsw_store_u32,
-                            zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_no_dump, zsw_store_ptr,
+                            zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.state cimport ALOFT_WORDS, WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
@@ -30,30 +30,33 @@ cdef enum turns:
 
 
 cdef int flights_init(zsw_engine *e) noexcept nogil:
-    cdef zsw_writeback *wb = e.writeback
+    cdef zsw_writeback *wb
     cdef uint32_t i
-    if wb != NULL:
+    if e.writeback != NULL:
         return 0
     wb = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
     if wb == NULL:
         return -ENOMEM
     wb.page_size = e.page_size
-    e.writeback = wb
     for i in range(2):
         wb.flights[i].pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
         if wb.flights[i].pages == NULL:
-            flights_destroy(e)
+            flights_free(wb)
             return -ENOMEM
+    zsw_store_ptr(<void **> &e.writeback, wb)           # stats looks at it
     return 0
 
 
-cdef void flights_destroy(zsw_engine *e) noexcept nogil:
+cdef void flights_free(zsw_writeback *wb) noexcept nogil:
     cdef uint32_t i
-    if e.writeback == NULL:
-        return
-    for i in range(2):
-        zsw_unmap(e.writeback.flights[i].pages, <size_t> WRITEBACK_BATCH * e.page_size)
-    free(e.writeback)
+    if wb != NULL:
+        for i in range(2):
+            zsw_unmap(wb.flights[i].pages, <size_t> WRITEBACK_BATCH * wb.page_size)
+        free(wb)
+
+
+cdef void flights_destroy(zsw_engine *e) noexcept nogil:
+    flights_free(e.writeback)
     e.writeback = NULL
 
 

@@ -111,5 +111,16 @@ cdef bint index_turn(zsw_index *ix) noexcept nogil
 
 cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil
 cdef uint64_t area_bytes(zsw_area *area) noexcept nogil
-cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages, uint64_t *shards) noexcept nogil
-cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil
+
+# Checking at rest: begin, each area, end, which is due even after one that failed.  Negative numbers name what failed.
+# `visit` is shown each held page's offset and what its slot holds, in order within a shard; it may be NULL.
+cdef struct index_claims:
+    uint64_t *shards
+    uint64_t *runs
+    uint64_t *arrays[ARRAY_KINDS]
+
+ctypedef int (*index_visit)(void *context, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil
+
+cdef int index_check_begin(zsw_index *ix, index_claims *claims) noexcept nogil
+cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit, void *context) noexcept nogil
+cdef int index_check_end(zsw_index *ix, index_claims *claims) noexcept nogil

@@ -20,10 +20,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
-                            zsw_peek_u64, zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
-                            zsw_unmap)
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_peek, slab_take,
-                              slab_validate)
+                            zsw_peek_u64, zsw_peek_u8, zsw_poke_u32, zsw_poke_u64, zsw_poke_u8, zsw_popcount, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
+                              slab_give, slab_init, slab_peek, slab_take)
 
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
@@ -425,7 +425,7 @@ cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where
     cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1)), present = zsw_peek_u64(&run.present)
     if not present & bit:
         return NULL
-    return array_peek(ix, run.slots_kind, zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
+    return array_peek(ix, zsw_peek_u8(&run.slots_kind), zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
 
 
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil:
@@ -440,8 +440,10 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
             return -ENOMEM
         fresh = True
         run = <zsw_run *> slab_at(&ix.runs, id)
-        memset(run, 0, sizeof(zsw_run))
-        run.number = <uint8_t> number
+        run.slots = 0
+        zsw_poke_u64(&run.present, 0)           # whoever has the id from before may look
+        zsw_poke_u8(&run.slots_kind, 0)
+        zsw_poke_u8(&run.number, <uint8_t> number)
         if array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0:
             slab_give(&ix.runs, &id, 1)
             return -ENOMEM
@@ -562,7 +564,7 @@ cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) no
     cdef uint32_t shard = zsw_peek_u32(&run.shard)
     if pos == 0 or shard == 0:
         return NULL
-    where[0] = <uint32_t> run.number << RUN_SHIFT | pos & (RUN_PAGES - 1)
+    where[0] = <uint32_t> zsw_peek_u8(&run.number) << RUN_SHIFT | pos & (RUN_PAGES - 1)
     return <zsw_shard *> slab_at(&ix.shards, shard)
 
 
@@ -596,60 +598,31 @@ cdef uint64_t area_bytes(zsw_area *area) noexcept nogil:
     return size
 
 
-cdef int shard_validate(zsw_index *ix, zsw_shard *shard) noexcept nogil:
-    cdef uint32_t number, pages = 0, rank = 0
-    cdef uint32_t id
-    cdef zsw_run *run
-    for number in range(<uint32_t> SHARD_RUNS):
-        id = shard_run(ix, shard, number)
-        if id == 0:
-            continue
-        run = <zsw_run *> slab_at(&ix.runs, id)
-        if run.shard != shard.id or run.number != number or run.present == 0:
-            return -21
-        if zsw_popcount(run.present) > <int> kind_capacity(run.slots_kind):
-            return -22
-        pages += zsw_popcount(run.present)
-        rank += 1
-    if rank != run_count(shard) or (rank and rank > kind_capacity(shard.runs_kind)):
-        return -23
-    if pages != shard.pages:
-        return -24
-    return 0
+cdef int index_check_begin(zsw_index *ix, index_claims *claims) noexcept nogil:
+    """Claims the shards that were removed, too."""
+    cdef int kind, rc
+    memset(claims, 0, sizeof(index_claims))
+    rc = slab_check_begin(&ix.shards, &claims.shards)
+    if rc == 0:
+        rc = slab_check_begin(&ix.runs, &claims.runs)
+    for kind in range(ARRAY_KINDS):
+        if rc == 0:
+            rc = slab_check_begin(&ix.arrays[kind], &claims.arrays[kind])
+    if rc == 0:
+        rc = garbage_check(ix, claims, ix.unlinked.shards)
+    if rc == 0:
+        rc = garbage_check(ix, claims, ix.condemned.shards)
+    return rc
 
 
-cdef int area_validate(zsw_index *ix, zsw_area *area, uint64_t *pages, uint64_t *shards) noexcept nogil:
-    """Checks every shard of the area and counts its pages and shards.  At rest only."""
-    cdef shard_table *table = area.table
-    cdef uint64_t slot
-    cdef uint32_t id
-    cdef int rc
-    cdef zsw_shard *shard
-    pages[0] = shards[0] = 0
-    for slot in range(table.mask + 1):
-        id = table.slots[slot]
-        if id == 0:
-            continue
-        shards[0] += 1
-        shard = <zsw_shard *> slab_at(&ix.shards, id)
-        if shard.id != id or area_shard(ix, area, shard.number) != shard or shard.type != area.type:
-            return -20
-        if shard.next != 0:
-            return -26
-        rc = shard_validate(ix, shard)
-        if rc != 0:
-            return rc
-        pages[0] += shard.pages
-    return 0 if shards[0] == table.count else -25
-
-
-cdef int garbage_validate(zsw_index *ix, uint32_t id, uint64_t *shards) noexcept nogil:
+cdef int garbage_check(zsw_index *ix, index_claims *claims, uint32_t id) noexcept nogil:
     """Removed shards are empty, and end with one that names itself."""
     cdef zsw_shard *shard
     while id:
-        shards[0] += 1
+        if slab_check_claim(&ix.shards, claims.shards, id) != 0:
+            return -27
         shard = <zsw_shard *> slab_at(&ix.shards, id)
-        if shards[0] > ix.shards.inuse or shard.id != id or shard.next == 0:
+        if shard.id != id or shard.next == 0:
             return -27
         if shard.pages != 0 or run_count(shard) != 0:
             return -28
@@ -657,19 +630,83 @@ cdef int garbage_validate(zsw_index *ix, uint32_t id, uint64_t *shards) noexcept
     return 0
 
 
-cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil:
-    """Checks what the areas, which have so many shards together, share.  At rest only."""
-    cdef int kind, rc
-    rc = garbage_validate(ix, ix.unlinked.shards, &shards)
-    if rc == 0:
-        rc = garbage_validate(ix, ix.condemned.shards, &shards)
-    if rc == 0 and shards != ix.shards.inuse:
-        rc = -29
-    if rc == 0:
-        rc = slab_validate(&ix.shards)
-    if rc == 0:
-        rc = slab_validate(&ix.runs)
-    for kind in range(ARRAY_KINDS):
+cdef int array_check(zsw_index *ix, index_claims *claims, uint32_t kind, uint32_t array, uint32_t count) noexcept nogil:
+    """The array is its owner's alone and holds so many ids."""
+    if kind >= ARRAY_KINDS or count > kind_capacity(kind):
+        return -22
+    return slab_check_claim(&ix.arrays[kind], claims.arrays[kind], array)
+
+
+cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard, uint32_t id, uint32_t number,
+                   index_visit visit, void *context) noexcept nogil:
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
+    cdef uint64_t left, offset
+    cdef uint32_t rank = 0
+    cdef int rc
+    if run.shard != shard.id or run.number != number or run.present == 0:
+        return -21
+    rc = array_check(ix, claims, run.slots_kind, run.slots, zsw_popcount(run.present))
+    left = run.present if visit != NULL else 0
+    while left and rc == 0:
+        offset = shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT | <uint64_t> zsw_ctz(left)
+        rc = visit(context, area, offset, array_at(ix, run.slots_kind, run.slots)[rank],
+                   id << RUN_SHIFT | <uint32_t> zsw_ctz(left))
+        rank += 1
+        left &= left - 1
+    return rc
+
+
+cdef int shard_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard, index_visit visit,
+                     void *context) noexcept nogil:
+    cdef uint32_t number, pages = 0, id, runs = run_count(shard)
+    cdef int rc
+    if runs != 0:
+        rc = array_check(ix, claims, shard.runs_kind, shard.runs, runs)
+        if rc != 0:
+            return rc
+    for number in range(<uint32_t> SHARD_RUNS):
+        if not shard.present[number >> 6] >> (number & 63) & 1:
+            continue
+        id = shard_run(ix, shard, number)
+        rc = slab_check_claim(&ix.runs, claims.runs, id)
         if rc == 0:
-            rc = slab_validate(&ix.arrays[kind])
+            rc = run_check(ix, claims, area, shard, id, number, visit, context)
+        if rc != 0:
+            return rc
+        pages += zsw_popcount((<zsw_run *> slab_at(&ix.runs, id)).present)
+    return 0 if pages == shard.pages else -24
+
+
+cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit, void *context) noexcept nogil:
+    cdef shard_table *table = area.table
+    cdef uint64_t slot, shards = 0
+    cdef uint32_t id
+    cdef zsw_shard *shard
+    cdef int rc
+    for slot in range(table.mask + 1):
+        id = table.slots[slot]
+        if id == 0:
+            continue
+        shards += 1
+        rc = slab_check_claim(&ix.shards, claims.shards, id)
+        if rc != 0:
+            return rc
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if shard.id != id or area_shard(ix, area, shard.number) != shard or shard.type != area.type:
+            return -20
+        if shard.next != 0:
+            return -26
+        rc = shard_check(ix, claims, area, shard, visit, context)
+        if rc != 0:
+            return rc
+    return 0 if shards == table.count else -25
+
+
+cdef int index_check_end(zsw_index *ix, index_claims *claims) noexcept nogil:
+    cdef int kind, end, rc = slab_check_end(&ix.shards, claims.shards)
+    end = slab_check_end(&ix.runs, claims.runs)
+    rc = rc if rc != 0 else end
+    for kind in range(ARRAY_KINDS):
+        end = slab_check_end(&ix.arrays[kind], claims.arrays[kind])
+        rc = rc if rc != 0 else end
     return rc

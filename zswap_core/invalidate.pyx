@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport discard_backed, TRANSIT_NS
 from zswap_core.entries cimport entry_at, find_entry, put_entries, put_entry
-from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, ON_BACKING
 from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase, shard_erase_run, shard_find,
                                SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
@@ -24,7 +24,7 @@ cdef void erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t o
     zsw_lock(&shard.lock)
     found = find_entry(e, shard, offset) == id
     if found:
-        if not entry_at(e, id).state & ENTRY_SAME:
+        if not entry_same(entry_at(e, id)):
             zsw_lock(&e.lru.lock)
             lru_remove(&e.lru, &e.entries, id)
             zsw_unlock(&e.lru.lock)
@@ -55,7 +55,7 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
                 zsw_prefetch_write(entry_at(e, ids[i]))
         zsw_lock(&e.lru.lock)
         for i in range(found):
-            if is_entry(ids[i]) and not entry_at(e, ids[i]).state & ENTRY_SAME:
+            if is_entry(ids[i]) and not entry_same(entry_at(e, ids[i])):
                 lru_remove(&e.lru, &e.entries, ids[i])
         zsw_unlock(&e.lru.lock)
         for i in range(found):

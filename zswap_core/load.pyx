@@ -7,8 +7,8 @@ from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS, writing_begin, writing_end
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle,
-                               word_length, word_pool, zsw_entry)
+from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle, word_length,
+                               word_pool, zsw_entry)
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
 from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
@@ -80,7 +80,7 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint64_t word = entry.word
     cdef int status = Status.SAME_FILLED
-    if entry.state & ENTRY_SAME:
+    if entry_same(entry):
         entry_touch(entry, w.now)
         zsw_unlock(&shard.lock)
         same_fill(page, e.page_size, word)
@@ -150,7 +150,7 @@ cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexce
         id = find_entry(e, shard, offset)
         if is_entry(id):
             entry = entry_at(e, id)
-            length = 0 if entry.state & ENTRY_SAME else word_length(entry.word)
+            length = 0 if entry_same(entry) else word_length(entry.word)
         elif id:
             length = LENGTH_BACKED
         zsw_unlock(&shard.lock)

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entry cimport zsw_entry
-from zswap_core.os cimport zsw_mutex
+from zswap_core.os cimport zsw_mutex, zsw_poke_u64
 from zswap_core.slab cimport slab_at, zsw_slab
 
 
@@ -11,7 +11,7 @@ cdef struct zsw_lru:
     zsw_mutex lock
     uint32_t oldest
     uint32_t newest
-    uint64_t count
+    uint64_t count          # looked at without the lock too
 
 
 cdef inline void lru_add(zsw_lru *lru, const zsw_slab *entries, uint32_t id) noexcept nogil:
@@ -23,7 +23,7 @@ cdef inline void lru_add(zsw_lru *lru, const zsw_slab *entries, uint32_t id) noe
     else:
         lru.oldest = id
     lru.newest = id
-    lru.count += 1
+    zsw_poke_u64(&lru.count, lru.count + 1)
 
 
 cdef inline void lru_remove(zsw_lru *lru, const zsw_slab *entries, uint32_t id) noexcept nogil:
@@ -36,4 +36,4 @@ cdef inline void lru_remove(zsw_lru *lru, const zsw_slab *entries, uint32_t id) 
         (<zsw_entry *> slab_at(entries, entry.next)).prev = entry.prev
     else:
         lru.newest = entry.prev
-    lru.count -= 1
+    zsw_poke_u64(&lru.count, lru.count - 1)

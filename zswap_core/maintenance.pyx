@@ -74,7 +74,7 @@ cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
         else:
             failures = 0
             batch = WRITEBACK_BATCH
-        if since > e.lru.count // 16 + WRITEBACK_BATCH:
+        if since > zsw_peek_u64(&e.lru.count) // 16 + WRITEBACK_BATCH:
             since = 0
             w = engine_enter(e, &rc)
             if w == NULL:
@@ -87,7 +87,7 @@ cdef void shrink_some(zsw_engine *e) noexcept nogil:
     cdef uint64_t written
     shrink_to_threshold(e)
     if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
-        write_some(e, e.lru.count // PRESSURE_SHARE + 1, &written)
+        write_some(e, zsw_peek_u64(&e.lru.count) // PRESSURE_SHARE + 1, &written)
 
 
 cdef void *maintain(void *arg) noexcept nogil:

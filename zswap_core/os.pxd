@@ -1,6 +1,6 @@
 # cython: language_level=3
 """The Cython mirror of zswap/os.h and zswap/track.h: atomics, the mutex, memory, clocks, threads."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 
 cdef extern from "zswap/os.h" nogil:
@@ -9,6 +9,9 @@ cdef extern from "zswap/os.h" nogil:
 
     bint zsw_likely(bint x)
     bint zsw_unlikely(bint x)
+
+    uint8_t zsw_peek_u8(const uint8_t *p)
+    void zsw_poke_u8(uint8_t *p, uint8_t v)
 
     uint32_t zsw_load_u32(const uint32_t *p)
     uint32_t zsw_peek_u32(const uint32_t *p)

@@ -11,8 +11,8 @@ from libc.stdlib cimport calloc, free
 from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
 from zswap_core.maintenance cimport maintenance_wake
-from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_store_ptr,
-                            zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
+                            zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -154,7 +154,7 @@ cdef void unlink_empty(zsw_engine *e) noexcept nogil:
             pool.stage = POOL_DRAINING
             continue
         pool.ops.stats(pool.zpool, &stats)
-        e.pages_compacted += stats.pages_compacted
+        zsw_poke_u64(&e.pages_compacted, e.pages_compacted + stats.pages_compacted)
         zsw_store_ptr(<void **> &e.pools[id], NULL)
         pool.next = e.unlinked
         e.unlinked = pool

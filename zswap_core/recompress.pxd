@@ -15,4 +15,4 @@ cdef struct zsw_recompressed:
 
 cdef int engine_recompress(zsw_engine *e, zsw_worker *w, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                            const zsw_zpool_config *config, uint32_t idle, bint incompressible, uint64_t max_pages,
-                           zsw_recompressed *out) noexcept nogil
+                           uint64_t tries, uint32_t *next, zsw_recompressed *out) noexcept nogil

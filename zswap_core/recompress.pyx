@@ -6,12 +6,12 @@ slot is smaller than the old one.  Then, under the shard's lock, the entry's wor
 nobody else reads it; else the new object is freed and the page stays as it was.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool,
-                               zsw_entry)
+from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, entry_same, word_handle, word_length, word_pack,
+                               word_pool, zsw_entry)
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
@@ -41,7 +41,7 @@ cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *whe
         return False
     zsw_lock(&shard[0].lock)
     slot = shard_find(&e.index, shard[0], where[0], &pos)
-    if slot != NULL and slot[0] == id and not entry.state & ENTRY_SAME and entry_pin(entry):
+    if slot != NULL and slot[0] == id and not entry_same(entry) and entry_pin(entry):
         word[0] = entry.word
         pinned = True
     zsw_unlock(&shard[0].lock)
@@ -120,22 +120,29 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
 
 cdef int engine_recompress(zsw_engine *e, zsw_worker *w, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                            const zsw_zpool_config *config, uint32_t idle, bint incompressible, uint64_t max_pages,
-                           zsw_recompressed *out) noexcept nogil:
-    """Moves up to `max_pages` pages that are idle for `idle` seconds (0: any), with `incompressible` only those kept raw."""
+                           uint64_t tries, uint32_t *next, zsw_recompressed *out) noexcept nogil:
+    """Moves pages that are idle for `idle` seconds (0: any), with `incompressible` only those kept raw, until `max_pages` have
+    moved.  It goes through the entries from `*next` on and stops after so many `tries`, with `*next` where to go on, or 0."""
     cdef zsw_pool *target
+    cdef uint64_t last = out.moved + out.kept + tries
     cdef uint32_t id, limit
     cdef int rc
-    memset(out, 0, sizeof(zsw_recompressed))
     rc = pool_hold(e, compressor, ops, config, &target)
     if rc != 0:
         return rc
     w.now = zsw_now_s()
     limit = slab_limit(&e.entries)
-    for id in range(1, limit):
+    id = next[0]
+    next[0] = 0
+    while id < limit:
         # Old and new object exist side by side for a moment, and the old one's page may stay: the limit holds here too.
         if out.moved >= max_pages or pools_reach(e, zsw_peek_u64(&e.params.max_pages)):
             break
+        if out.moved + out.kept >= last:
+            next[0] = id
+            break
         if qualifies(e, w, target, entry_at(e, id), idle, incompressible):
             recompress_entry(e, w, target, id, out)
+        id += 1
     pool_release(e, target)
     return 0

@@ -42,6 +42,12 @@ cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil
 cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil
 cdef int slab_validate(zsw_slab *s) noexcept nogil
 
+# Checking at rest that each item is free or some one owner's: begin, claim each that is owned, end.  end() is due even after a
+# begin or a claim that failed.  Negative numbers name what failed.
+cdef int slab_check_begin(zsw_slab *s, uint64_t **claims) noexcept nogil
+cdef int slab_check_claim(const zsw_slab *s, uint64_t *claims, uint32_t id) noexcept nogil
+cdef int slab_check_end(const zsw_slab *s, uint64_t *claims) noexcept nogil
+
 
 cdef inline void *slab_at(const zsw_slab *s, uint32_t id) noexcept nogil:
     """The item `id` names.  Any id that slab_take ever gave is safe to look at, even after it was given back."""

@@ -10,7 +10,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_no_dump, zsw_poke_u32, zsw_poke_u64,
+from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_no_dump, zsw_poke_u32, zsw_poke_u64, zsw_popcount,
                             zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
 
 cdef enum:
@@ -188,7 +188,7 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
             if link > c.bump or free > size:
                 return -1
             link = (<uint32_t *> (c.base + <size_t> (link - 1) * s.item_size))[0]
-        if c.inuse + free + reserved(i) != c.bump:
+        if c.bump > size or c.inuse + free + reserved(i) != c.bump:
             return -2
         if free or c.bump < size:
             with_room += 1
@@ -199,6 +199,8 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
         on_list += 1
         if link > s.chunk_count or on_list > s.chunk_count or s.chunks[link - 1].prev != previous:
             return -3
+        if s.chunks[link - 1].free_head == 0 and s.chunks[link - 1].bump == size:
+            return -4
         previous = link
         link = s.chunks[link - 1].next
     link = s.cold
@@ -212,3 +214,51 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
     if inuse != s.inuse or touched != s.touched:
         return -5
     return 0
+
+
+cdef size_t claims_bytes(const zsw_slab *s) noexcept nogil:
+    # A bit for every item of every chunk; never none, which could not be mapped.
+    return ((<size_t> s.chunk_count << s.shift) + 64) // 64 * sizeof(uint64_t)
+
+
+cdef int slab_check_begin(zsw_slab *s, uint64_t **claims) noexcept nogil:
+    cdef uint32_t i, link
+    cdef slab_chunk *c
+    cdef int rc
+    claims[0] = NULL
+    rc = slab_validate(s)
+    if rc != 0:
+        return rc
+    claims[0] = <uint64_t *> zsw_map(claims_bytes(s))
+    if claims[0] == NULL:
+        return -ENOMEM
+    for i in range(s.chunk_count):
+        c = &s.chunks[i]
+        link = c.free_head
+        while link:
+            rc = slab_check_claim(s, claims[0], i << s.shift | (link - 1))
+            if rc != 0:
+                return rc
+            link = (<uint32_t *> (c.base + <size_t> (link - 1) * s.item_size))[0]
+    return 0
+
+
+cdef int slab_check_claim(const zsw_slab *s, uint64_t *claims, uint32_t id) noexcept nogil:
+    if id >> s.shift >= s.chunk_count or (id & ((<uint32_t> 1 << s.shift) - 1)) >= s.chunks[id >> s.shift].bump or id == 0:
+        return -7
+    if claims[id >> 6] >> (id & 63) & 1:
+        return -8
+    claims[id >> 6] |= <uint64_t> 1 << (id & 63)
+    return 0
+
+
+cdef int slab_check_end(const zsw_slab *s, uint64_t *claims) noexcept nogil:
+    cdef uint64_t claimed = 0, touched = 0, i
+    if claims == NULL:
+        return 0
+    for i in range(claims_bytes(s) // sizeof(uint64_t)):
+        claimed += zsw_popcount(claims[i])
+    for i in range(s.chunk_count):
+        touched += s.chunks[i].bump - reserved(<uint32_t> i)
+    zsw_unmap(claims, claims_bytes(s))
+    return 0 if claimed == touched else -9

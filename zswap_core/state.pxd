@@ -60,7 +60,7 @@ cdef struct zsw_worker:
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
     uint8_t *scratch                    # where pages are compressed to
-    size_t scratch_size
+    uint64_t scratch_size
     uint32_t scratch_used               # since it was last wiped
     uint32_t spares                     # entries taken from the slab ahead of need
     uint32_t spare[SPARE_ENTRIES]

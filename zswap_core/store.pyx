@@ -12,7 +12,7 @@ from zswap_core.abi cimport ZSW_HANDLE_MAX
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
-from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
+from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
 from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
                                zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
@@ -54,8 +54,8 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
-    leaves = is_entry(old) and not entry_at(e, old).state & ENTRY_SAME
-    joins = not entry.state & ENTRY_SAME
+    leaves = is_entry(old) and not entry_same(entry_at(e, old))
+    joins = not entry_same(entry)
     if leaves or joins:
         zsw_lock(&e.lru.lock)
         if leaves:
@@ -117,7 +117,7 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody else is looking at it.
     id = slot[0]
-    held = is_entry(id) and entry_at(e, id).state & ENTRY_SAME
+    held = is_entry(id) and entry_same(entry_at(e, id))
     if not held:
         id = take_entry(e, w)
         if zsw_unlikely(id == 0):

@@ -21,10 +21,10 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRE
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
 from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
-                               area_prune, area_rebuild, area_shard, area_shards, area_validate, index_bytes, index_destroy,
-                               index_init, index_pruned, index_turn, index_validate, pos_shard, shard_collect, shard_erase,
-                               shard_erase_run, shard_find, shard_reserve, run_id_peek,
-                               run_peek, slot_peek, zsw_area, zsw_index, zsw_run, zsw_shard)
+                               area_check, area_prune, area_rebuild, area_shard, area_shards, index_bytes, index_check_begin,
+                               index_check_end, index_claims, index_destroy, index_init, index_pruned, index_turn, pos_shard,
+                               shard_collect, shard_erase, shard_erase_run, shard_find, shard_reserve, zsw_area,
+                               zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek, zsw_run)
 from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
@@ -135,6 +135,11 @@ cdef class Slab:
 
 
 # ---- the index ------------------------------------------------------------------------------------------------------
+
+
+cdef int count_page(void *pages, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil:
+    (<uint64_t *> pages)[0] += 1
+    return 0
 
 
 cdef class Index:
@@ -300,11 +305,14 @@ cdef class Index:
 
     def validate(self):
         """(0 or the negative number that names the check that failed, pages counted)."""
-        cdef uint64_t pages = 0, shards = 0
-        cdef int rc = area_validate(&self.ix, &self.area, &pages, &shards)
+        cdef index_claims claims
+        cdef uint64_t pages = 0
+        cdef int rc, end
+        rc = index_check_begin(&self.ix, &claims)
         if rc == 0:
-            rc = index_validate(&self.ix, shards)
-        return rc, pages
+            rc = area_check(&self.ix, &claims, &self.area, count_page, &pages)
+        end = index_check_end(&self.ix, &claims)
+        return rc if rc != 0 else end, pages
 
 
 # ---- entries and the LRU --------------------------------------------------------------------------------------------

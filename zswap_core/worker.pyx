@@ -85,11 +85,11 @@ cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nog
     if w.scratch_size >= size:
         return True
     zsw_unmap(w.scratch, w.scratch_size)
-    w.scratch_size = 0
+    zsw_poke_u64(&w.scratch_size, 0)
     w.scratch = <uint8_t *> zsw_map_no_dump(size, e.params.no_dump)
     if w.scratch == NULL:
         return False
-    w.scratch_size = size
+    zsw_poke_u64(&w.scratch_size, size)         # stats reads it meanwhile
     return True
 
 

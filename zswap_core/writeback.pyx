@@ -13,7 +13,7 @@ from libc.stdlib cimport qsort
 
 from zswap_core.backing cimport writing_begin, writing_end
 from zswap_core.entries cimport entry_at
-from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, ENTRY_SAME, zsw_entry
+from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same, zsw_entry
 from zswap_core.flight cimport (call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_start,
                                 flights_init, is_aloft)
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
@@ -100,7 +100,7 @@ cdef bint pin(zsw_engine *e, zsw_victim *victim) noexcept nogil:
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, where, &pos)
     victim.area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[shard.type])
-    if slot != NULL and slot[0] == victim.id and not entry.state & ENTRY_SAME and victim.area.backing != NULL:
+    if slot != NULL and slot[0] == victim.id and not entry_same(entry) and victim.area.backing != NULL:
         victim.offset = shard.number << SHARD_SHIFT | where
         pinned = not is_aloft(e.writeback, victim.area, victim.offset) and entry_pin(entry)
         victim.word = entry.word
@@ -141,7 +141,8 @@ cdef uint32_t land(zsw_engine *e, zsw_worker *w) noexcept nogil:
 cdef uint64_t write_pages(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t idle) noexcept nogil:
     cdef zsw_writeback *wb = e.writeback
     cdef zsw_flight *next = &wb.flights[0]
-    cdef uint64_t done = 0, wanted, allowed, looks = e.lru.count * (1 if idle else 2)   # to take the second chances away
+    cdef uint64_t done = 0, wanted, allowed
+    cdef uint64_t looks = zsw_peek_u64(&e.lru.count) * (1 if idle else 2)       # twice round, to take second chances away
     cdef uint32_t written, tried, aloft
     while done < pages:
         w.now = zsw_now_s()

@@ -3,7 +3,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from libc.errno cimport EBUSY, EFBIG, EINVAL, EIO, ENOSPC, EPERM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from zswap_core.os cimport EKEYREJECTED, zsw_cas_u32, zsw_load_u32
+from zswap_core.os cimport EKEYREJECTED, zsw_cas_u32, zsw_load_u32, zsw_peek_u64
 
 import os
 
@@ -192,7 +192,11 @@ cdef class Backing:
 
     def stats(self):
         """Return what was done since the store was opened: a dict of counts, exact when no call is under way."""
-        figures = dict(self.counts)
+        cdef zsw_backing_counts now
+        cdef size_t i
+        for i in range(sizeof(now) // sizeof(uint64_t)):        # each word whole, though calls may be counting
+            (<uint64_t *> &now)[i] = zsw_peek_u64(<uint64_t *> &self.counts + i)
+        figures = dict(now)
         figures["written_bytes"] = figures["written_pages"] * self.page_size
         figures["read_bytes"] = figures["read_pages"] * self.page_size
         return figures

@@ -68,26 +68,11 @@ cdef enum:
     BIG_GAP = 3                 # chunks: what is worth moving an object for
 
     CELL_BITS = 2
-    CELLS = 3
     HEADLESS = 3                # in place of a cell's number
 
     FIRST = 1
     MIDDLE = 2
     LAST = 3
-
-cdef struct z3_page:
-    buddy_page page
-    uint64_t cells[CELLS]
-    uint8_t foreign             # objects here whose cell is elsewhere
-    uint8_t seen                # validate()'s own
-    uint8_t padding[6]          # to a cache line
-
-cdef struct z3_pool:
-    buddy_pool buddies
-    uint64_t lone[CHUNKS]       # pages whose only object could move away, by its chunks
-    uint64_t gaps               # pages whose middle object could move up
-    uint64_t without_page       # descriptors kept for a cell
-    uint64_t freed_by_compaction
 
 
 cdef z3_page *z3_page_at(const z3_pool *pool, uint32_t id) noexcept nogil:
@@ -295,6 +280,23 @@ cdef uint8_t *z3_map(void *opaque, uint64_t handle) noexcept nogil:
 cdef void vacate(const z3_pool *pool, const buddy_page *page, uint32_t start, uint32_t chunks) noexcept nogil:
     arena_vacate(&pool.buddies.arena, object_at(&pool.buddies, page, start) - pool.buddies.prefix,
                  <size_t> chunks << pool.buddies.chunk_shift)
+
+
+cdef size_t z3_object_room(void *opaque, uint64_t handle) noexcept nogil:
+    cdef z3_pool *pool = <z3_pool *> opaque
+    cdef uint32_t number = <uint32_t> handle & HEADLESS
+    cdef z3_page *home
+    cdef uint64_t cell
+    if handle >> CELL_BITS >= slab_limit(&pool.buddies.pages):
+        return 0
+    home = z3_page_at(pool, <uint32_t> (handle >> CELL_BITS))
+    if number == HEADLESS:
+        return pool.buddies.page_size - pool.buddies.prefix if home.page.first == CHUNKS else 0
+    cell = home.cells[number]
+    if cell == 0:
+        return 0
+    return (<size_t> chunks_at(page_at(&pool.buddies, cell_page(cell)), cell_place(cell))[0] << pool.buddies.chunk_shift) \
+        - pool.buddies.prefix
 
 
 cdef bint free_headless(z3_pool *pool, uint32_t id) noexcept nogil:
@@ -653,6 +655,7 @@ ops.stats = buddies_stats
 ops.validate = z3_validate
 ops.slot_size = z3_slot_size
 ops.node_pages = buddies_node_pages
+ops.object_room = z3_object_room
 
 
 cdef const zsw_zpool_ops *z3fold_ops() noexcept nogil:

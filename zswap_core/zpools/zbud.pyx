@@ -225,6 +225,15 @@ cdef uint8_t *buddy_of(buddy_page *page, uint32_t start) noexcept nogil:
     return NULL
 
 
+cdef size_t zb_object_room(void *opaque, uint64_t handle) noexcept nogil:
+    cdef buddy_pool *pool = <buddy_pool *> opaque
+    cdef uint8_t *buddy
+    if handle >> CHUNK_BITS >= slab_limit(&pool.pages):
+        return 0
+    buddy = buddy_of(page_at(pool, <uint32_t> (handle >> CHUNK_BITS)), <uint32_t> handle & (CHUNKS - 1))
+    return (<size_t> buddy[0] << pool.chunk_shift) - pool.prefix if buddy != NULL else 0
+
+
 cdef void zb_free(void *opaque, uint64_t handle) noexcept nogil:
     cdef buddy_pool *pool = <buddy_pool *> opaque
     cdef uint32_t id = <uint32_t> (handle >> CHUNK_BITS)
@@ -413,6 +422,7 @@ ops.stats = buddies_stats
 ops.validate = zb_validate
 ops.slot_size = zb_slot_size
 ops.node_pages = buddies_node_pages
+ops.object_room = zb_object_room
 
 
 cdef const zsw_zpool_ops *zbud_ops() noexcept nogil:

@@ -39,7 +39,6 @@ from zswap_core.os cimport (
     zsw_ctz,
     zsw_lock,
     zsw_map,
-    zsw_mutex,
     zsw_peek_i64,
     zsw_peek_u64,
     zsw_prefetch,
@@ -57,7 +56,6 @@ from zswap_core.slab cimport (
     slab_peek,
     slab_take,
     slab_validate,
-    zsw_slab,
 )
 from zswap_core.zpools.arena cimport (
     ARENA_RUN_MAX,
@@ -77,69 +75,21 @@ from zswap_core.zpools.arena cimport (
     arena_total_pages,
     arena_uncommit,
     arena_vacate,
-    zsw_arena,
-    zsw_run,
 )
 
 cdef enum:
-    SLOT_BITS = 12
-    SLOT_MASK = (1 << SLOT_BITS) - 1
-
     OUR_CHAIN = 32
     KERNEL_CHAIN = 8
     KERNEL_CHAIN_MAX = 16
     KERNEL_SIZE_MIN = 32
     KERNEL_HANDLE = 8
 
-    CLASSES = 256               # distinct ones, so that an index is a byte
-    SIZES = 258                 # before equal ones are merged
-
     # Fullness groups.  1 to 10 hold the zspages with room: tenths of their slots in use, rounded down, plus 1.
     EMPTY = 0
     FULL = 11
     SOURCE = 12                 # being emptied by compaction: takes no object
     TAIL = 13                   # what is left of a class's objects once compaction has filled all others
-    GROUPS = 14
     WITH_ROOM = 0x7FE           # the mask of groups 1 to 10
-
-cdef struct zspage:             # followed by a bitmap of its free slots
-    uint8_t *first              # the first object
-    uint32_t next               # neighbours in the fullness group, by id
-    uint32_t prev
-    zsw_run run
-    uint32_t size               # of a slot: the class's, here so that map() needs no second look-up
-    uint16_t objects            # live ones
-    uint8_t class_id
-    uint8_t group
-
-cdef struct zs_class:
-    zsw_mutex lock
-    uint32_t size               # of a slot
-    uint32_t payload            # of it, what an object may use
-    uint16_t pages              # in a zspage
-    uint16_t slots              # in a zspage
-    uint32_t groups             # bit i: heads[i] is not empty
-    uint32_t heads[GROUPS]
-    uint64_t tenths             # 10 / slots, times 2**32, rounded up
-    uint64_t zspages
-    uint64_t objects
-    uint8_t padding[24]         # to 128 bytes: neighbours are locked by other CPUs
-
-cdef struct zs_pool:
-    zs_class classes[CLASSES]
-    uint8_t class_of[SIZES]     # by size in steps of a class
-    uint32_t class_count
-    uint32_t page_size
-    uint32_t page_shift
-    uint32_t step_shift
-    uint32_t size_min
-    uint32_t handle_size        # added to each request
-    bint whole                  # a zspage counts whole from its first object on
-    zsw_arena arena
-    zsw_slab zspages
-    int64_t freed_by_compaction  # pages since compact_begin(), less those its targets took; atomic
-    uint64_t pages_compacted    # ever; atomic
-    uint64_t bad_frees          # of objects that were free already; atomic
 
 
 # ---- geometry ------------------------------------------------------------------------------------------------------------
@@ -484,6 +434,18 @@ cdef void zs_free_many(void *opaque, const uint64_t *handles, size_t n) noexcept
         arena_release(&pool.arena)
 
 
+cdef size_t zs_object_room(void *opaque, uint64_t handle) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef uint32_t slot = <uint32_t> (handle & SLOT_MASK)
+    cdef zspage *zs
+    if handle >> SLOT_BITS >= slab_limit(&pool.zspages):
+        return 0
+    zs = zspage_of(pool, <uint32_t> (handle >> SLOT_BITS))
+    if zs.objects == 0 or slot >= pool.classes[zs.class_id].slots or slot_is_free(zs, slot):
+        return 0
+    return pool.classes[zs.class_id].payload
+
+
 cdef uint64_t zs_total_pages(void *opaque) noexcept nogil:
     return arena_total_pages(&(<zs_pool *> opaque).arena)
 
@@ -820,6 +782,7 @@ ops.slot_size = zs_slot_size
 ops.node_pages = zs_node_pages
 ops.prefetch = zs_prefetch
 ops.free_many = zs_free_many
+ops.object_room = zs_object_room
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:

@@ -111,6 +111,8 @@ typedef struct zsw_zpool_ops {
     void (*prefetch)(void *pool, uint64_t handle);
     /* As free, of n objects.  May be NULL. */
     void (*free_many)(void *pool, const uint64_t *handles, size_t n);
+    /* Bytes that the live object of this handle can hold; 0 when the handle, any number, names none.  For checks at rest. */
+    size_t (*object_room)(void *pool, uint64_t handle);
 } zsw_zpool_ops;
 
 /* ---- backing stores ---------------------------------------------------------------------------------------------- */
