@@ -28,6 +28,7 @@ FACING_PYTHON = {
     "compressors/zstd",
     "testing",
     "testing_buddies",
+    "testing_faults",
     "testing_zpool",
 }
 # Modules that run Python callables on behalf of the engine.

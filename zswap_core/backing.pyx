@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
                                SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
@@ -92,7 +93,9 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
             writing_end(e)
         # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what is there.
         return status
-    rc = -EDEADLK if lost else area.backing.write_pages(area.store, &offset, page, 1)
+    rc = -EDEADLK if lost else fault(Site.BACKING_WRITE)
+    if rc == 0:
+        rc = area.backing.write_pages(area.store, &offset, page, 1)
     if rc == 0:
         status = Status.WRITTEN_THROUGH
         count(w.counters, Counter.written_through_pages, 1)
@@ -119,10 +122,13 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
                       uint8_t *page) noexcept nogil:
     """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With
     exclusive loads the store has it no more."""
-    cdef int rc = area.backing.read_pages(area.store, &offset, page, 1)
+    cdef int rc = fault(Site.BACKING_READ)
     cdef uint32_t *slot
     cdef uint32_t pos
-    cdef bint still, last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0
+    cdef bint still, last
+    if rc == 0:
+        rc = area.backing.read_pages(area.store, &offset, page, 1)
+    last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     still = slot != NULL and slot[0] == ON_BACKING and shard.writes == writes

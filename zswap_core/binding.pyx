@@ -24,6 +24,7 @@ from zswap_core.check cimport engine_age, engine_validate
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
+from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
@@ -324,10 +325,9 @@ cdef class Engine:
             self.check_node(numa_node)
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         w = self.enter()
+        self.start_maintenance(w, self.e.current != NULL)
         with nogil:
-            rc = maintenance_start(self.e) if self.e.current != NULL else 0
-            if rc == 0:
-                rc = engine_use_pool(self.e, &compressor.c, ops, &config)
+            rc = engine_use_pool(self.e, &compressor.c, ops, &config)
         if rc == 0:
             self.compressors.add(compressor)
             self.compressor_ = compressor
@@ -341,11 +341,25 @@ cdef class Engine:
         if rc != 0:
             raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {zpool!r} (error {-rc})")
 
+    cdef int start_maintenance(self, zsw_worker *w, bint needed) except -1:
+        """Inside a call, which ends if the thread that is needed cannot be had."""
+        cdef int rc = 0
+        if needed:
+            with nogil:
+                rc = maintenance_start(self.e)
+        if rc != 0:
+            engine_leave(self.e, w)
+            raise self.error(f"the system starts no thread for the engine: {os.strerror(-rc)}; "
+                             "allow this user or container more (ulimit -u, pids.max)")
+        return 0
+
     cdef object check_node(self, int node):
         """Binding happens deep in the allocator, where a refusal would look like a lack of memory: ask beforehand."""
         cdef size_t size = self.e.page_size
         cdef void *page = zsw_map(size)
-        cdef int rc = zsw_bind_node(page, size, node) if page != NULL else -ENOMEM
+        cdef int rc = fault(Site.ARENA_BIND)
+        if rc == 0:
+            rc = zsw_bind_node(page, size, node) if page != NULL else -ENOMEM
         zsw_unmap(page, size)
         if rc != 0:
             raise self.error(f"the system does not bind memory to NUMA node {node}: {os.strerror(-rc)}; "
@@ -416,11 +430,15 @@ cdef class Engine:
                 self.opened.discard(store)
                 store.close()
             raise
-        w = self.enter()
-        rc = maintenance_start(self.e) if store is not None else 0
-        if rc == 0:
-            rc = engine_swapon(self.e, type, pages, store.ops if store is not None else NULL,
-                               store.state if store is not None else NULL)
+        try:
+            w = self.enter()
+            self.start_maintenance(w, store is not None)
+        except BaseException:
+            if store is not None:
+                self.drop_store(store)
+            raise
+        rc = engine_swapon(self.e, type, pages, store.ops if store is not None else NULL,
+                           store.state if store is not None else NULL)
         engine_leave(self.e, w)
         if rc == 0:
             if store is not None:
@@ -498,11 +516,10 @@ cdef class Engine:
         cdef int rc
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         w = self.enter()
+        self.start_maintenance(w, True)
         self.compressors.add(compressor)
         with nogil:
-            rc = maintenance_start(self.e)
-            if rc == 0:
-                rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, &result)
+            rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, &result)
             engine_leave(self.e, w)
         self.compressors.add(compressor)        # it may have been dropped before its pool was made
         if rc == -ENOSPC:

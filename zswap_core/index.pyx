@@ -19,6 +19,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
                             zsw_peek_u64, zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
                             zsw_unmap)
@@ -114,7 +115,7 @@ cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t 
 
 cdef shard_table *table_new(uint64_t slots) noexcept nogil:
     cdef size_t size = sizeof(shard_table) + slots * sizeof(uint32_t)
-    cdef shard_table *table = <shard_table *> zsw_map(size)
+    cdef shard_table *table = <shard_table *> zsw_map(size) if fault(Site.AREA_TABLE) == 0 else NULL
     if table != NULL:
         table.mask = slots - 1
         table.map_bytes = size

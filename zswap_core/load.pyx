@@ -9,6 +9,7 @@ from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS, writing_begin, 
 from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport (entry_get, ENTRY_SAME, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle,
                                word_length, word_pool, zsw_entry)
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
 from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
@@ -35,8 +36,9 @@ cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint8_t *page)
         context = worker_context(w, pool)
         if zsw_unlikely(context == NULL):
             return Status.ALLOC_FAIL
-    if zsw_unlikely(pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
-                                                   e.page_size) != <int64_t> e.page_size):
+    if zsw_unlikely(fault(Site.DECOMPRESS) != 0
+                    or pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
+                                                      e.page_size) != <int64_t> e.page_size):
         return Status.CORRUPT
     return Status.STORED
 

@@ -12,6 +12,7 @@ from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool,
                                zsw_entry)
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
@@ -63,7 +64,9 @@ cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, ui
         context = worker_context(w, target)
         if context == NULL:
             return 0
-    length = target.compressor.ops.compress(target.compressor.state, context, page, e.page_size, w.scratch, target.bound)
+    length = fault(Site.COMPRESS)
+    if length == 0:
+        length = target.compressor.ops.compress(target.compressor.state, context, page, e.page_size, w.scratch, target.bound)
     if length <= 0 or <uint64_t> length > target.max_saving:
         return 0
     if (target.ops.slot_size(target.zpool, <size_t> length)
@@ -96,7 +99,7 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
     if not pin_entry(e, id, &shard, &where, &old):
         return
     length = compress_smaller(e, w, target, old)
-    if length and target.ops.malloc(target.zpool, <size_t> length, &handle, &object) == 0:
+    if length and fault(Site.ZPOOL_MALLOC) == 0 and target.ops.malloc(target.zpool, <size_t> length, &handle, &object) == 0:
         memcpy(object, w.scratch, <size_t> length)
         fresh = word_pack(handle, <uint32_t> length, target.id)
         zsw_lock(&shard.lock)

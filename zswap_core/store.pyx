@@ -13,6 +13,7 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
@@ -85,7 +86,9 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
     if zsw_unlikely(not worker_scratch(w, pool.bound)):
         return Status.ALLOC_FAIL
     source = w.scratch
-    length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
+    length = fault(Site.COMPRESS)
+    if zsw_likely(length == 0):
+        length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
     if zsw_unlikely(length < 0):
         return Status.COMPRESS_FAIL
     if length == 0 or <uint64_t> length > pool.max_saving:
@@ -93,7 +96,9 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
             return Status.COMPRESS_POOR
         source = page
         length = e.page_size
-    rc = pool.ops.malloc(pool.zpool, <size_t> length, &handle, &object)
+    rc = fault(Site.ZPOOL_MALLOC)
+    if zsw_likely(rc == 0):
+        rc = pool.ops.malloc(pool.zpool, <size_t> length, &handle, &object)
     if zsw_unlikely(rc != 0):
         return Status.COMPRESS_POOR if rc == -ENOSPC else Status.ALLOC_FAIL
     if zsw_unlikely(handle > ZSW_HANDLE_MAX):

@@ -15,6 +15,7 @@ from libc.stdlib cimport calloc, free, qsort
 from zswap_core.backing cimport writing_begin, writing_end
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, ENTRY_SAME, ON_BACKING, zsw_entry
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_add, lru_remove
@@ -27,10 +28,11 @@ from zswap_core.stats cimport count, Counter
 cdef int make_buffers(zsw_engine *e) noexcept nogil:
     if e.writeback != NULL:
         return 0
-    e.writeback = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
+    e.writeback = <zsw_writeback *> calloc(1, sizeof(zsw_writeback)) if fault(Site.WRITEBACK_BUFFERS) == 0 else NULL
     if e.writeback == NULL:
         return -ENOMEM
-    e.writeback.pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
+    if fault(Site.WRITEBACK_BUFFERS) == 0:
+        e.writeback.pages = <uint8_t *> zsw_map(<size_t> WRITEBACK_BATCH * e.page_size)
     if e.writeback.pages == NULL:
         free(e.writeback)
         e.writeback = NULL
@@ -180,7 +182,9 @@ cdef uint32_t write_run(zsw_engine *e, zsw_worker *w, uint32_t first, uint32_t e
         n += 1
     if n == 0:
         return 0
-    rc = area.backing.write_pages(area.store, wb.offsets, wb.pages, n)
+    rc = fault(Site.BACKING_WRITE)
+    if rc == 0:
+        rc = area.backing.write_pages(area.store, wb.offsets, wb.pages, n)
     if rc != 0:
         area.error = rc
         count(w.counters, Counter.backing_write_fail, n)
