@@ -20,6 +20,7 @@ FACING_PYTHON = {
     "binding",
     "compressors/adapter",
     "compressors/base",
+    "compressors/checksum",
     "compressors/deflate",
     "compressors/dictionary",
     "compressors/library",

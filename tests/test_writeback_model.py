@@ -68,12 +68,13 @@ class Model(RuleBasedStateMachine):
     """One engine and the dict that it must equal."""
 
     store_class = None
+    checksum = False
 
     @initialize()
     def start(self):
         """Make both."""
         self.folder = Path(tempfile.mkdtemp(prefix="zswap-model-"))
-        self.z = zswap.ZSwap(max_pool_bytes="64MiB", shrinker_interval=86400, shrinker_enabled=False)
+        self.z = zswap.ZSwap(max_pool_bytes="64MiB", shrinker_interval=86400, shrinker_enabled=False, checksum=self.checksum)
         self.held = {}  # (area, offset) -> page
         self.end = {}  # of each area that is online
         self.stores = {}  # the stores in memory
@@ -325,6 +326,7 @@ class Model(RuleBasedStateMachine):
         assert s.backed_pages == backed
         assert s.stored_pages == len(self.held) - backed
         assert {name: getattr(s, name) for name in COUNTED} == self.counted
+        assert s.checksum_fail == s.backing_checksum_fail == 0
         assert s.decompress_fail == s.reject_alloc_fail == s.reject_compress_fail == 0
 
 
@@ -334,8 +336,8 @@ def run(machine):
     run_state_machine_as_test(machine, settings=settings(suppress_health_check=quiet))
 
 
-@pytest.mark.parametrize("first", ["lz4", "zstd"])
-def test_machine(memory_store, first):
+@pytest.mark.parametrize(("first", "checksum"), [("lz4", False), ("zstd", False), ("lz4", True)])
+def test_machine(memory_store, first, checksum):
     store_class = type("Store", (memory_store,), {"failing": None})
 
     class Machine(Model):
@@ -345,4 +347,5 @@ def test_machine(memory_store, first):
             self.z.compressor = first
 
     Machine.store_class = store_class
+    Machine.checksum = checksum
     run(Machine)

@@ -20,9 +20,10 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
-from zswap_core.check cimport engine_age, engine_validate
+from zswap_core.check cimport engine_age, engine_object, engine_validate
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
+from zswap_core.compressors.checksum cimport Checksum
 from zswap_core.engine cimport engine_close, engine_create, engine_free
 from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
@@ -174,9 +175,13 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
     if status == Status.NO_AREA:
         return ValueError(f"{where}: no such swap area, or the offset lies beyond its end")
     if status == Status.CORRUPT:
-        error = PageCorruptError(f"{where} cannot be decompressed: its memory is damaged; the entry is kept")
+        error = PageCorruptError(f"{where} is damaged in memory: it does not decompress to what was stored; the entry is kept")
         error.__cause__ = engine.compressor_error()
         return error
+    if status == Status.BACKING_CORRUPT:
+        store = engine.stores.get(swap_type)
+        return PageCorruptError(f"{where} is damaged in the backing store{f', {store.name}' if store is not None else ''}: its "
+                                "checksum is not that of what was written; it is kept there")
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
         limit = engine.e.params.max_pages * engine.e.page_size
         why = ("the pool is at its limit" if status == Status.POOL_LIMIT
@@ -213,6 +218,7 @@ cdef class Engine:
     cdef zsw_engine *e
     cdef set compressors            # all that pools may still use
     cdef Compressor compressor_     # the current one
+    cdef Checksum checksum_         # None: no checksums
     cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
     cdef set opened                 # those of the stores that we opened ourselves
@@ -364,6 +370,17 @@ cdef class Engine:
         if rc != 0:
             raise self.error(f"the system does not bind memory to NUMA node {node}: {os.strerror(-rc)}; "
                              "leave numa_node out, or give the process CAP_SYS_NICE if it runs in a container")
+
+    def _use_checksum(self, Checksum checksum):
+        """Keep a checksum of each page.  Before there are any pages."""
+        self.checksum_ = checksum
+        self.e.checksum = checksum.c
+        self.e.index.checksums = 1
+
+    @property
+    def checksum(self):
+        """The function that makes the pages' checksums, and its library; None where none are kept."""
+        return None if self.checksum_ is None else self.checksum_.name
 
     def _set_flag(self, str name, bint value):
         cdef uint32_t *flag
@@ -615,7 +632,8 @@ cdef class Engine:
         KeyError
             When nothing is held at `offset`.
         PageCorruptError
-            When the page cannot be decompressed.  The entry is kept; the content of `out` is undefined.
+            When the page does not decompress, or is not what its checksum was made of.  The entry is kept; the content of
+            `out` is undefined.
         """
         cdef uint64_t at = as_offset(offset)
         cdef uint32_t type = as_type(swap_type)
@@ -738,7 +756,7 @@ cdef class Engine:
         KeyError
             Without `status`: for the first of `offsets` at which nothing is held.  The other pages are loaded all the same.
         PageCorruptError
-            Without `status`: for the first page that cannot be decompressed.
+            Without `status`: for the first page that is damaged.
         """
         return self._many(offsets, out, swap_type, threads, ns, status, False)
 
@@ -997,3 +1015,18 @@ cdef class Engine:
         cdef zsw_worker *w = self.enter()
         engine_age(self.e, seconds)
         engine_leave(self.e, w)
+
+    def _object(self, offset, const uint8_t[::1] data=None, *, swap_type=0):
+        """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of
+        them.  None for a page that is elsewhere.  For tests: no other call may be in flight."""
+        cdef uint64_t at = as_offset(offset)
+        cdef uint32_t type = as_type(swap_type), length = 0
+        cdef zsw_worker *w = self.enter()
+        cdef uint8_t *object = engine_object(self.e, type, at, &length)
+        result = None
+        if object != NULL:
+            if data is not None and data.shape[0]:
+                memcpy(object, &data[0], min(<size_t> data.shape[0], <size_t> length))
+            result = PyBytes_FromStringAndSize(<const char *> object, length)
+        engine_leave(self.e, w)
+        return result

@@ -1,13 +1,16 @@
 # cython: language_level=3
 """validate(): one walk over index, entries, LRU and pools, against the counters."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
-from zswap_core.entries cimport entry_at
-from zswap_core.entry cimport ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, word_length, word_pool, zsw_entry
+from zswap_core.area cimport find_area
+from zswap_core.entries cimport entry_at, find_entry
+from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, word_handle, word_length, word_pool,
+                               zsw_entry)
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport AREA_ONLINE, area_validate, index_validate, pos_shard, shard_find, zsw_shard
+from zswap_core.index cimport (AREA_ONLINE, area_shard, area_validate, index_validate, pos_shard, shard_find, SHARD_SHIFT,
+                               zsw_area, zsw_shard)
 from zswap_core.slab cimport slab_limit, slab_validate
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool
 from zswap_core.stats cimport Counter
@@ -104,3 +107,20 @@ cdef void engine_age(zsw_engine *e, uint32_t seconds) noexcept nogil:
         entry = entry_at(e, id)
         if entry.pos != 0:
             entry.state -= seconds << ENTRY_AGE_SHIFT       # modulo the age's 22 bits, which are the uppermost
+
+
+cdef uint8_t *engine_object(zsw_engine *e, uint32_t type, uint64_t offset, uint32_t *length) noexcept nogil:
+    """The bytes that the page was made into, or the word that it is; NULL when it is not in memory.  At rest."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef uint32_t id = find_entry(e, shard, offset) if shard != NULL else 0
+    cdef zsw_entry *entry = entry_at(e, id) if is_entry(id) else NULL
+    cdef zsw_pool *pool
+    if entry == NULL:
+        return NULL
+    if entry.state & ENTRY_SAME:
+        length[0] = sizeof(entry.word)
+        return <uint8_t *> &entry.word
+    pool = e.pools[word_pool(entry.word)]
+    length[0] = word_length(entry.word)
+    return pool.ops.map(pool.zpool, word_handle(entry.word))

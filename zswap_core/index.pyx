@@ -29,6 +29,7 @@ from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_gi
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
     REAP_AT = 64            # empty shards that are not worth removing
+    SUMS_KIND = 2           # the kind of array that has room for a run's checksums
 
 
 # ---- set-up ---------------------------------------------------------------------------------------------------------
@@ -437,8 +438,9 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
         run = <zsw_run *> slab_at(&ix.runs, id)
         memset(run, 0, sizeof(zsw_run))
         run.number = <uint8_t> number
-        if array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0:
-            slab_give(&ix.runs, &id, 1)
+        if ((ix.checksums and slab_take(&ix.arrays[SUMS_KIND], &run.sums, 1) != 1)
+                or array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0):
+            free_run(ix, id)
             return -ENOMEM
         shard.present[number >> 6] |= <uint64_t> 1 << (number & 63)
         zsw_store_u32(&run.shard, shard.id)
@@ -458,11 +460,23 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
     return 0
 
 
+cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil:
+    """Where the checksum of the page at `pos` is, in an index that keeps them.  It stays as long as the slot does."""
+    return array_at(ix, SUMS_KIND, (<zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)).sums) + (pos & (RUN_PAGES - 1))
+
+
+cdef void free_run(zsw_index *ix, uint32_t id) noexcept nogil:
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
+    if run.sums:
+        slab_give(&ix.arrays[SUMS_KIND], &run.sums, 1)
+    slab_give(&ix.runs, &id, 1)
+
+
 cdef void drop_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint32_t id) noexcept nogil:
     zsw_store_u32(&(<zsw_run *> slab_at(&ix.runs, id)).shard, 0)
     array_remove(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number))
     shard.present[number >> 6] &= ~(<uint64_t> 1 << (number & 63))
-    slab_give(&ix.runs, &id, 1)
+    free_run(ix, id)
 
 
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil:
@@ -602,6 +616,8 @@ cdef int shard_validate(zsw_index *ix, zsw_shard *shard) noexcept nogil:
         run = <zsw_run *> slab_at(&ix.runs, id)
         if run.shard != shard.id or run.number != number or run.present == 0:
             return -21
+        if (run.sums != 0) != (ix.checksums != 0):
+            return -30
         if zsw_popcount(run.present) > <int> kind_capacity(run.slots_kind):
             return -22
         pages += zsw_popcount(run.present)

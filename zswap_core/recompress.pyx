@@ -14,7 +14,7 @@ from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, wor
                                zsw_entry)
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
-from zswap_core.load cimport read_object
+from zswap_core.load cimport entry_sum, read_object
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
 from zswap_core.pool cimport pool_at, pool_hold, pool_release, pools_reach
 from zswap_core.slab cimport slab_limit
@@ -31,8 +31,9 @@ cdef bint qualifies(zsw_engine *e, zsw_worker *w, const zsw_pool *target, const 
             and (not incompressible or word_length(word) == e.page_size))
 
 
-cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *where, uint64_t *word) noexcept nogil:
-    """Takes a reference to an indexed entry and gives its word; False when it is gone."""
+cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *where, uint64_t *word,
+                    uint32_t *sum) noexcept nogil:
+    """Takes a reference to an indexed entry and gives its word and checksum; False when it is gone."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint32_t pos
     cdef uint32_t *slot
@@ -44,12 +45,13 @@ cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *whe
     slot = shard_find(&e.index, shard[0], where[0], &pos)
     if slot != NULL and slot[0] == id and not entry.state & ENTRY_SAME and entry_pin(entry):
         word[0] = entry.word
+        sum[0] = entry_sum(e, entry)
         pinned = True
     zsw_unlock(&shard[0].lock)
     return pinned
 
 
-cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint64_t word) noexcept nogil:
+cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint64_t word, uint32_t sum) noexcept nogil:
     """Compresses the pinned page into the worker's scratch; its length, or 0 when nothing would be won."""
     cdef zsw_pool *source = pool_at(e, word_pool(word))
     cdef void *context = NULL
@@ -58,7 +60,7 @@ cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, ui
     if not worker_scratch(w, target.bound + e.page_size):
         return 0
     page = w.scratch + target.bound
-    if read_object(e, w, word, page) < 0:
+    if read_object(e, w, word, sum, page) < 0:
         return 0
     if target.compressor.ops.ctx_new != NULL:
         context = worker_context(w, target)
@@ -90,15 +92,15 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
                            zsw_recompressed *out) noexcept nogil:
     cdef zsw_entry *entry = entry_at(e, id)
     cdef zsw_shard *shard
-    cdef uint32_t where, pos
+    cdef uint32_t where, pos, sum = 0
     cdef uint32_t *slot
     cdef uint64_t old = 0, fresh, handle
     cdef uint8_t *object
     cdef int64_t length
     cdef bint moved = False
-    if not pin_entry(e, id, &shard, &where, &old):
+    if not pin_entry(e, id, &shard, &where, &old, &sum):
         return
-    length = compress_smaller(e, w, target, old)
+    length = compress_smaller(e, w, target, old, sum)
     if length and fault(Site.ZPOOL_MALLOC) == 0 and target.ops.malloc(target.zpool, <size_t> length, &handle, &object) == 0:
         memcpy(object, w.scratch, <size_t> length)
         fresh = word_pack(handle, <uint32_t> length, target.id)

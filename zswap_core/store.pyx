@@ -11,10 +11,11 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport ZSW_HANDLE_MAX
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
+from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport ENTRY_SAME, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.index cimport area_lock_shard, AREA_ONLINE, SHARD_PAGES, shard_reserve, SHARD_SHIFT, sum_at, zsw_area, zsw_shard
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
@@ -27,7 +28,7 @@ from zswap_core.status cimport Status
 from zswap_core.worker cimport count_entry, worker_context, worker_scratch
 
 
-cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint32_t id) noexcept nogil:
+cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint32_t id, uint32_t sum) noexcept nogil:
     """Puts a complete entry into the index and the LRU, in place of the old one if there is one."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef zsw_shard *shard
@@ -51,6 +52,8 @@ cdef int publish(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, 
         zsw_sleep_ns(TRANSIT_NS)
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
+    if zsw_unlikely(e.index.checksums != 0):
+        sum_at(&e.index, pos)[0] = sum
     # The LRU comes last: what walks it may take any entry it finds there for complete.
     leaves = is_entry(old) and not entry_at(e, old).state & ENTRY_SAME
     joins = not entry.state & ENTRY_SAME
@@ -112,6 +115,7 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value) noexcept nogil:
     cdef uint32_t id = take_entry(e, w)
     cdef zsw_entry *entry
+    cdef uint32_t sum = checksum_of(&e.checksum, &value, sizeof(value))     # the word is the page
     cdef int rc
     if zsw_unlikely(id == 0):
         return Status.ENTRY_FAIL
@@ -120,7 +124,7 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     zsw_store_u32(&entry.state, state_new(True, w.now))
     count(w.counters, Counter.stored_pages, 1)
     count(w.counters, Counter.same_filled_pages, 1)
-    rc = publish(e, w, area, offset, id)
+    rc = publish(e, w, area, offset, id, sum)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
@@ -132,10 +136,11 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     cdef zsw_pool *pool
     cdef zsw_entry *entry
     cdef uint64_t word = 0
-    cdef uint32_t id, length
+    cdef uint32_t id, length, sum
     cdef int rc = check_limits(e, w)
     if rc < 0:
         return rc
+    sum = checksum_of(&e.checksum, page, e.page_size)
     pool = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
     rc = compress_page(e, w, pool, page, &word)
     if zsw_unlikely(rc < 0):
@@ -154,7 +159,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     count(w.counters, Counter.compressed_bytes, length)
     if length == e.page_size:
         count(w.counters, Counter.stored_incompressible_pages, 1)
-    rc = publish(e, w, area, offset, id)
+    rc = publish(e, w, area, offset, id, sum)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc

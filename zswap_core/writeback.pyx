@@ -17,7 +17,7 @@ from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, ENTRY_SAME, ON_BACKING, zsw_entry
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
-from zswap_core.load cimport read_object
+from zswap_core.load cimport entry_sum, read_object
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map,
                             zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock, zsw_unmap)
@@ -125,6 +125,7 @@ cdef bint pin(zsw_engine *e, zsw_victim *victim) noexcept nogil:
         pinned = entry_pin(entry)
         victim.offset = shard.number << SHARD_SHIFT | where
         victim.word = entry.word
+        victim.sum = entry_sum(e, entry)
         victim.pos = pos
     zsw_unlock(&shard.lock)
     return pinned
@@ -172,8 +173,7 @@ cdef uint32_t write_run(zsw_engine *e, zsw_worker *w, uint32_t first, uint32_t e
     cdef int rc
     for i in range(first, end):
         victim = &wb.victims[i]
-        if read_object(e, w, victim.word, wb.pages + <size_t> n * e.page_size) < 0:
-            count(w.counters, Counter.decompress_fail, 1)
+        if read_object(e, w, victim.word, victim.sum, wb.pages + <size_t> n * e.page_size) < 0:
             count(w.counters, Counter.reject_reclaim_fail, 1)
             put_entry(e, w, victim.id)
             continue

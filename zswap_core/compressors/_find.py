@@ -108,6 +108,18 @@ LIBDEFLATE = Source(
     ),
 )
 
+# Where a page's checksum may come from; the first symbol makes it.
+CRC_OF_LIBDEFLATE = LIBDEFLATE._replace(symbols=("libdeflate_crc32",))
+XXH64_OF_LIBZSTD = LIBZSTD._replace(symbols=("ZSTD_XXH64",))
+XXH3_OF_LIBXXHASH = Source(
+    library="libxxhash",
+    env="ZSWAP_LIBXXHASH",
+    module="xxhash._xxhash",
+    soname="libxxhash.so.0",
+    remedy="pip install xxhash",
+    symbols=("XXH3_64bits",),
+)
+
 
 def explicit_path(source: Source, path: str | None = None) -> str | None:
     """Return the file the user asked for, by argument or else by environment variable."""
