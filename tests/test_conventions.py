@@ -21,6 +21,7 @@ FACING_PYTHON = {
     "binding",
     "compressors/adapter",
     "compressors/base",
+    "compressors/checksum",
     "compressors/deflate",
     "compressors/dictionary",
     "compressors/library",
@@ -31,6 +32,7 @@ FACING_PYTHON = {
     "testing_buddies",
     "testing_cipher",
     "testing_damage",
+    "testing_faults",
     "testing_zpool",
 }
 # Modules that run Python callables on behalf of the engine.

@@ -50,12 +50,12 @@ def page_of(recipe, size):
 class Model(RuleBasedStateMachine):
     """One engine and the dict that it must equal."""
 
-    compressor, zpool, page_size = "lz4", "zsmalloc", 4096
+    compressor, zpool, page_size, checksum = "lz4", "zsmalloc", 4096, False
 
     @initialize()
     def start(self):
         """Make both."""
-        self.z = zswap.ZSwap(self.compressor, self.zpool, self.page_size, max_pool_bytes="64MiB")
+        self.z = zswap.ZSwap(self.compressor, self.zpool, self.page_size, max_pool_bytes="64MiB", checksum=self.checksum)
         self.held = {}  # (area, offset) -> page
         self.same = set()  # those of them that are held as one word
         self.online = {0}
@@ -376,6 +376,10 @@ def run(machine):
 @pytest.mark.parametrize(("compressor", "zpool"), PAIRS)
 def test_machine(compressor, zpool):
     run(type("Machine", (Model,), {"compressor": compressor, "zpool": zpool}))
+
+
+def test_machine_with_checksums():
+    run(type("Machine", (Model,), {"checksum": True}))
 
 
 @pytest.mark.parametrize("page_size", [16384, 65536])

@@ -5,7 +5,6 @@ import gc
 import mmap
 import os
 import random
-import shutil
 import socket
 import stat
 import struct
@@ -25,6 +24,7 @@ import pytest
 import zswap_core
 from zswap_core.backings import Backing, SwapFile, open_backing
 from zswap_core.errors import BackingError, Error
+from zswap_core.testing_faults import FOREVER, arm, disarm, fault, injected
 
 PAGE = 4096
 SIZES = (4096, 16384, 65536)
@@ -848,259 +848,153 @@ def test_limit_on_file_sizes(path):
     assert python(code, path).stderr == ""
 
 
-FAULTS = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/types.h>
-#include <unistd.h>
-/* The next `times` transfers return -1 with this errno or, where that is 0, move `bytes` at most. */
-int fault_times, fault_errno, fault_seen;
-size_t fault_bytes;
-/* The first transfer that finds this set waits until it no longer is. */
-volatile int gate, gate_waiting;
-#define TRANSFER(name, memory)                                                          \
-    ssize_t name(int fd, memory p, size_t n, off_t at) {                                \
-        static ssize_t (*real)(int, memory, size_t, off_t);                             \
-        if (!real) real = (ssize_t (*)(int, memory, size_t, off_t))dlsym(RTLD_NEXT, #name); \
-        if (gate && !gate_waiting)                                                      \
-            for (gate_waiting = 1; gate;) usleep(1000);                                 \
-        if (fault_times > 0) {                                                          \
-            fault_times--, fault_seen++;                                                \
-            if (fault_errno) return errno = fault_errno, -1;                            \
-            if (n > fault_bytes) n = fault_bytes;                                       \
-            if (n == 0 || n == 511) return (ssize_t)n;  /* says so, and moves nothing */  \
-        }                                                                               \
-        return real(fd, p, n, at);                                                      \
-    }
-TRANSFER(pread, void *)
-TRANSFER(pread64, void *)
-TRANSFER(pwrite, const void *)
-TRANSFER(pwrite64, const void *)
-int hole_times, hole_errno;
-#define HOLE(name)                                                                      \
-    int name(int fd, int mode, off_t at, off_t n) {                                     \
-        static int (*real)(int, int, off_t, off_t);                                     \
-        if (!real) real = (int (*)(int, int, off_t, off_t))dlsym(RTLD_NEXT, #name);     \
-        if (hole_times > 0) return hole_times--, errno = hole_errno, -1;                \
-        return real(fd, mode, at, n);                                                   \
-    }
-HOLE(fallocate)
-HOLE(fallocate64)
-"""
-
-ARM = """
-import ctypes, errno, mmap
-library = ctypes.CDLL(os.environ["FAULTS"])
-def arm(times, code=0, size=0):
-    ctypes.c_int.in_dll(library, "fault_seen").value = 0
-    ctypes.c_int.in_dll(library, "fault_errno").value = code
-    ctypes.c_size_t.in_dll(library, "fault_bytes").value = size
-    ctypes.c_int.in_dll(library, "fault_times").value = times
-def arm_holes(times, code):
-    ctypes.c_int.in_dll(library, "hole_errno").value = code
-    ctypes.c_int.in_dll(library, "hole_times").value = times
-def seen():
-    ctypes.c_int.in_dll(library, "fault_times").value = 0
-    return ctypes.c_int.in_dll(library, "fault_seen").value
-def failure(call, *args, **kwargs):
-    try:
-        call(*args, **kwargs)
-    except BackingError as error:
-        return error.errno
-path = sys.argv[1]
-"""
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    """Runs a program whose transfers fail when it says so."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler for the library that makes transfers fail")
-    source = tmp_path_factory.mktemp("faults") / "faults.c"
-    source.write_text(FAULTS)
-    library = source.with_suffix(".so")
-    # Without macros that give one function the other's name.
-    subprocess.run([compiler, "-shared", "-fPIC", "-U_FILE_OFFSET_BITS", "-o", library, source, "-ldl"], check=True)
-    preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))
-
-    def run(code, *args):
-        done = python(ARM + textwrap.dedent(code), *args, check=False, LD_PRELOAD=preload, FAULTS=str(library))
-        assert (done.returncode, done.stderr) == (0, "")
-
-    return run
+def test_close_waits_for_a_write_under_way(path, thread, until):
+    """A write that is interrupted all the time is under way until it no longer is."""
+    file = SwapFile(path, "64KiB")
+    arm("FILE_WRITE", times=FOREVER, error=errno.EINTR)
+    writer = thread(file.write_pages, [3], bytes(PAGE))
+    until(lambda: injected().get("FILE_WRITE", 0) > 3)
+    closer = thread(file.close)
+    until(lambda: file.closed)
+    closed_at = injected()["FILE_WRITE"]
+    until(lambda: injected()["FILE_WRITE"] > closed_at + 100)
+    assert closer.is_alive()
+    assert writer.is_alive()
+    disarm()
+    writer.join()
+    closer.join()
+    assert file.stats()["written_pages"] == 1
+    SwapFile(path).close()
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_interrupted_and_short_transfers_go_on(folder, faulty, direct):
-    faulty(
-        """
-        direct = sys.argv[2] == "True"
-        with SwapFile(path, "4MiB", direct=direct) as file:
-            n = 512
-            data = mmap.mmap(-1, n * 4096)
-            back = mmap.mmap(-1, n * 4096)
-            for size in (512, 4096, 4608, 100_352) + (() if file.direct else (1, 4095)):
-                data[:] = os.urandom(n * 4096)
-                arm(7, size=size)
+def test_interrupted_and_short_transfers_go_on(folder, direct):
+    with SwapFile(folder / "swap", "4MiB", direct=direct) as file:
+        n = 512
+        data, back, odd = aligned(n * PAGE), aligned(n * PAGE), unaligned(n * PAGE)
+        for size in (512, 4096, 4608, 100_352) + (() if file.direct else (1, 4095)):
+            data[:] = random.Random(size).randbytes(n * PAGE)
+            with fault("FILE_WRITE_SHORT", times=7, error=size) as failed:
                 file.write_pages(range(n), data)
-                assert seen() == 7
-                arm(7, size=size)
+                assert failed() == 7
+            with fault("FILE_READ_SHORT", times=7, error=size) as failed:
                 file.read_pages(range(n), back)
-                assert seen() == 7
-                assert back[:] == data[:], size
-                unaligned = bytearray(n * 4096)
-                arm(5, size=size)
-                file.read_pages(range(n), unaligned)
-                assert seen() == 5 and unaligned == data[:]
-            data[:] = os.urandom(n * 4096)
-            arm(3, errno.EINTR)
+                assert failed() == 7
+            assert bytes(back) == bytes(data), size
+            with fault("FILE_READ_SHORT", times=5, error=size) as failed:
+                file.read_pages(range(n), odd)
+                assert failed() == 5
+            assert bytes(odd) == bytes(data)
+        data[:] = random.Random(0).randbytes(n * PAGE)
+        with fault("FILE_WRITE", times=3, error=errno.EINTR) as failed:
             file.write_pages(range(n), data)
-            assert seen() == 3
-            arm(3, errno.EINTR)
+            assert failed() == 3
+        with fault("FILE_READ", times=3, error=errno.EINTR) as failed:
             file.read_pages(range(n), back)
-            assert seen() == 3 and back[:] == data[:]
-            assert file.stats()["write_failures"] == file.stats()["read_failures"] == 0
-        """,
-        folder / "swap",
-        direct,
-    )
+            assert failed() == 3
+        assert bytes(back) == bytes(data)
+        assert file.stats()["write_failures"] == file.stats()["read_failures"] == 0
 
 
-def test_close_waits_for_a_write_under_way(path, faulty):
-    faulty(
-        """
-        import threading
-        gate, waiting = (ctypes.c_int.in_dll(library, name) for name in ("gate", "gate_waiting"))
-        file = SwapFile(path, "64KiB")
-        gate.value = 1
-        writer = threading.Thread(target=file.write_pages, args=([3], bytes(4096)))
-        writer.start()
-        while not waiting.value:
-            pass
-        closer = threading.Thread(target=file.close)
-        closer.start()
-        while not file.closed:
-            pass
-        closer.join(0.2)
-        assert closer.is_alive()
-        gate.value = 0
-        writer.join()
-        closer.join()
-        assert file.stats()["written_pages"] == 1
-        SwapFile(path).close()
-        """,
-        path,
-    )
+def failure(site, code, call, *args, **kwargs):
+    """The number of the error that the call ends with when this site fails once."""
+    with fault(site, error=code) as failed:
+        with pytest.raises(BackingError) as caught:
+            call(*args, **kwargs)
+        assert failed() == 1
+    return caught.value.errno
 
 
-def test_failed_transfers_are_errors(path, faulty):
-    faulty(
-        """
-        with SwapFile(path, "1MiB") as file:
-            memory = mmap.mmap(-1, 8192)
-            file.write_pages([0, 5], memory)
-            for i, code in enumerate((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM), 1):
-                arm(1, code)
-                assert failure(file.write_pages, [0, 5], memory) == code
-                assert seen() == 1
-                arm(1, code)
-                assert failure(file.read_pages, [0, 5], memory) == code
-                assert file.stats()["write_failures"] == file.stats()["read_failures"] == i
-            # Nothing moved, and too little for O_DIRECT to go on: an error, not an endless loop.
-            for size in (0, 511):
-                if size == 0 or file.direct:
-                    arm(1, size=size)
-                    assert failure(file.read_pages, [0], mmap.mmap(-1, 4096)) == errno.EIO
-                    arm(1, size=size)
-                    assert failure(file.write_pages, [0], mmap.mmap(-1, 4096)) == errno.EIO
-            file.write_pages([0, 5], memory)
-            assert file.stats()["written_pages"] == 4
-        """,
-        path,
-    )
+def test_failed_transfers_are_errors(path):
+    with SwapFile(path, "1MiB") as file:
+        memory = aligned(2 * PAGE)
+        file.write_pages([0, 5], memory)
+        for i, code in enumerate((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM), 1):
+            assert failure("FILE_WRITE", code, file.write_pages, [0, 5], memory) == code
+            assert failure("FILE_READ", code, file.read_pages, [0, 5], memory) == code
+            assert file.stats()["write_failures"] == file.stats()["read_failures"] == i
+        if file.direct:  # too little moved for O_DIRECT to go on: an error, not an endless loop
+            assert failure("FILE_READ_SHORT", 511, file.read_pages, [0], aligned(PAGE)) == errno.EIO
+            assert failure("FILE_WRITE_SHORT", 511, file.write_pages, [0], aligned(PAGE)) == errno.EIO
+        file.write_pages([0, 5], memory)
+        assert file.stats()["written_pages"] == 4
 
 
-def test_failed_openings_leave_nothing_behind(path, faulty):
-    faulty(
-        """
-        for times in (1, 2):                # the header that says "being made", the one that says "in use"
-            arm(1, errno.EIO)
-            if times == 2:
-                arm(0)
-                arm_holes(1, errno.ENOSPC)
-            assert failure(SwapFile, path, "1MiB", preallocate=True) == (errno.EIO if times == 1 else errno.ENOSPC)
-            assert not os.path.exists(path)
-        arm_holes(1, errno.EOPNOTSUPP)
-        try:
+def test_a_file_whose_length_cannot_be_told_is_not_given_up(path):
+    with SwapFile(path, "1MiB") as file:
+        file.write_pages([3], b"x" * PAGE)
+        assert failure("FILE_STAT", errno.EIO, file.read_pages, [3], bytearray(PAGE)) == errno.EIO
+        assert read(file, 3) == b"x" * PAGE
+
+
+def test_failed_openings_leave_nothing_behind(path, monkeypatch):
+    # The header that says "being made", the blocks, the header that says "in use".
+    for site, nth, code in (("FILE_WRITE", 1, errno.EIO), ("FILE_ALLOCATE", 1, errno.ENOSPC), ("FILE_WRITE", 2, errno.EIO)):
+        with fault(site, nth, error=code), pytest.raises(BackingError) as caught:
             SwapFile(path, "1MiB", preallocate=True)
-        except BackingError as error:
-            assert "use preallocate=False" in str(error)
-        assert not os.path.exists(path)
-        arm_holes(3, errno.EINTR)
+        assert caught.value.errno == code
+        assert not path.exists()
+    with fault("FILE_ALLOCATE", error=errno.EOPNOTSUPP), pytest.raises(BackingError, match="use preallocate=False"):
+        SwapFile(path, "1MiB", preallocate=True)
+    assert not path.exists()
+    with fault("FILE_BUFFERS"), pytest.raises(MemoryError, match="no memory for its bounce buffers"):
+        SwapFile(path, "1MiB")
+    assert not path.exists()
+    with fault("FILE_ALLOCATE", times=3, error=errno.EINTR):
         SwapFile(path, "1MiB", preallocate=True).close()
-        # A header that cannot be read.
-        arm(1, errno.EIO)
-        assert failure(SwapFile, path) == errno.EIO
-        # One that cannot be marked clean: closed all the same, and used again.
-        file = SwapFile(path)
-        arm(1, errno.EIO)
+
+    # A header that cannot be read.
+    def broken(*args):
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        refused(errno.EIO, path)
+    # One that cannot be marked clean: closed all the same, and used again.
+    file = SwapFile(path)
+    with fault("FILE_WRITE", error=errno.EIO) as failed:
         file.close()
-        assert seen() == 1
-        with SwapFile(path) as file:
-            assert file.left_open
-        """,
-        path,
-    )
+        assert failed() == 1
+    with SwapFile(path) as file:
+        assert file.left_open
 
 
-def test_a_file_system_that_takes_the_flag_but_not_the_write(path, faulty):
-    faulty(
-        """
-        real = SwapFile(path, "1MiB")
+def test_a_file_system_that_takes_the_flag_but_not_the_write(path):
+    with SwapFile(path, "1MiB") as real:
         was_direct = real.direct
-        real.close()
-        # The first write of the opening goes through the page cache, the second is the first direct one.
-        import os as system
-        truncate = system.ftruncate
-        def armed(fd, size):
-            truncate(fd, size)
-            arm(1, errno.EINVAL)
-        system.ftruncate = armed
-        with SwapFile(path) as file:
-            system.ftruncate = truncate
-            assert was_direct and seen() == 1
-            assert not file.direct
-            page = bytearray(b"x" * 4096)
-            file.write_pages([0], page)
-            file.read_pages([0], page)
-            assert page == b"x" * 4096 and file.stats()["bounced_pages"] == 0
-        """,
-        path,
-    )
+    # The first write of the opening goes through the page cache, the second is the first direct one.
+    with fault("FILE_WRITE", nth=2, error=errno.EINVAL) as failed:
+        if not was_direct:
+            pytest.skip("no O_DIRECT here")
+        file = SwapFile(path)
+        assert failed() == 1
+    with file:
+        assert not file.direct
+        page = unaligned(PAGE)
+        page[:] = b"x" * PAGE
+        file.write_pages([0], page)
+        file.read_pages([0], page)
+        assert bytes(page) == b"x" * PAGE
+        assert file.stats()["bounced_pages"] == 0
 
 
-def test_holes_that_cannot_be_punched(path, faulty):
-    faulty(
-        """
-        with SwapFile(path, "1MiB") as file:
-            file.write_pages(range(4), bytes(16384))
-            arm_holes(2, errno.EINTR)
+def test_holes_that_cannot_be_punched(path):
+    def counts():
+        return file.stats()["discarded_pages"], file.stats()["discard_failures"]
+
+    with SwapFile(path, "1MiB") as file:
+        file.write_pages(range(4), bytes(4 * PAGE))
+        with fault("FILE_PUNCH", times=2, error=errno.EINTR):
             file.discard_pages([0])
-            arm_holes(1, errno.EIO)
+        with fault("FILE_PUNCH", error=errno.EIO):
             file.discard_pages([1, 3])
-            assert (file.stats()["discarded_pages"], file.stats()["discard_failures"]) == (1, 1)
-            file.discard_pages([1, 3])
-            assert file.stats()["discarded_pages"] == 3
-            arm_holes(1, errno.EOPNOTSUPP)
+        assert counts() == (1, 1)
+        file.discard_pages([1, 3])
+        assert counts() == (3, 1)
+        with fault("FILE_PUNCH", error=errno.EOPNOTSUPP):
             file.discard_pages([2])
-            file.discard_pages([2])         # not tried again
-            assert (file.stats()["discarded_pages"], file.stats()["discard_failures"]) == (3, 2)
-        """,
-        path,
-    )
+            file.discard_pages([2])  # not tried again
+        assert counts() == (3, 2)
 
 
 # ---- open_backing --------------------------------------------------------------------------------------------------------

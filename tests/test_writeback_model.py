@@ -96,6 +96,7 @@ class Model(RuleBasedStateMachine):
 
     store_class = None
     compressor, zpool, backing = "lz4", "zsmalloc", None
+    checksum = False
 
     @initialize()
     def start(self):
@@ -107,7 +108,12 @@ class Model(RuleBasedStateMachine):
     def open(self):
         """Make an engine; the swap files are those of the one before."""
         self.z = zswap.ZSwap(
-            self.compressor, self.zpool, max_pool_bytes="64MiB", shrinker_interval=86400, shrinker_enabled=False
+            self.compressor,
+            self.zpool,
+            max_pool_bytes="64MiB",
+            shrinker_interval=86400,
+            shrinker_enabled=False,
+            checksum=self.checksum,
         )
         self.held = {}  # (area, offset) -> page
         self.end = {}  # of each area that is online
@@ -508,6 +514,7 @@ class Model(RuleBasedStateMachine):
         assert sum(pool.total_size for pool in pools) >= s.pool_total_size >= s.idle_bytes
         assert s.pool_total_size >= s.compressed_bytes
         assert {name: getattr(s, name) for name in COUNTED} == self.counted
+        assert s.checksum_fail == s.backing_checksum_fail == 0
         assert s.decompress_fail == s.reject_alloc_fail == s.reject_compress_fail == s.reject_kmemcache_fail == 0
 
 
@@ -537,4 +544,5 @@ def combinations():
 def test_machine(memory_store, compressor, zpool, backing):
     store_class = type("Store", (memory_store,), {"failing": None})
     parts = {"store_class": store_class, "compressor": compressor, "zpool": zpool, "backing": backing}
+    parts["checksum"] = COMPRESSORS.index(compressor) % 2 == 0
     run(type("Machine", (Model,), parts))

@@ -14,6 +14,7 @@ from zswap.stats import Latency, PoolInfo, Recompressed, Stats
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
+from zswap_core.compressors.checksum import open_checksum
 from zswap_core.compressors.registry import open_compressor
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         later: ``z.compressor = zswap.open_compressor("zstd:3", dictionary=...)``.
     latency : bool, default False
         Time every store and load, for `latency`.
+    checksum : bool, default False
+        Keep four bytes of checksum with every page, and hold the page against it whenever it is decompressed, moved or read
+        from the backing store, so that damage done to the memory or to the backing store is a `PageCorruptError` and never a
+        wrong page.  A page that another thread changes while it is being stored may seem damaged as well.
 
     Raises
     ------
@@ -136,6 +141,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         numa_node: int | None = None,
         dictionary: Any = None,
         latency: bool = False,
+        checksum: bool = False,
     ) -> None:
         self._protect(wipe_on_free, dontdump)
         self._node = -1 if numa_node is None else online_node(numa_node)
@@ -153,12 +159,15 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 "exclusive_loads": False,
                 "reject_compress_poor": False,
                 "latency": latency,
+                "checksum": checksum,
                 "shrinker_enabled": shrinker_enabled,
                 "shrinker_interval": shrinker_interval,
                 "writeback_limit": None,
                 "writeback_rate": None,
             },
         )
+        if self.parameters["checksum"]:
+            self._use_checksum(open_checksum())
         for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
             self._apply(self.parameters._values, key)
         self._set_pressure(*pressure_files())
@@ -169,6 +178,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it that one is set at a time."""
         if key in ("compressor", "zpool"):
             self._use_pool(values["compressor"], *parse_zpool(values["zpool"]), self._node)
+        elif key == "checksum":
+            if values[key] != self.parameters[key]:
+                raise ValueError("checksum is chosen when the ZSwap is made")
         elif key in FLAGS:
             self._set_flag(key, values[key])
         elif key in ("shrinker_enabled", "shrinker_interval", "writeback_limit", "writeback_rate"):

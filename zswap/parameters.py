@@ -81,6 +81,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "exclusive_loads": boolean,
     "reject_compress_poor": boolean,
     "latency": boolean,
+    "checksum": boolean,
     "shrinker_enabled": boolean,
     "shrinker_interval": seconds,
     "writeback_limit": optional_count,
@@ -96,7 +97,8 @@ class Parameters(MutableMapping[str, Any]):
     zram's: how many pages may still be written back, counted down as they are, None for no limit.  A load with
     ``exclusive_loads`` frees the page, also in the backing store.  Ours are ``max_pool_bytes`` (None: the percentage counts),
     ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw), ``latency`` (time stores and
-    loads, for `ZSwap.latency`), ``shrinker_interval`` in seconds and ``writeback_rate`` in pages a second (None: no limit).
+    loads, for `ZSwap.latency`), ``checksum`` (which does not change any more), ``shrinker_interval`` in seconds and
+    ``writeback_rate`` in pages a second (None: no limit).
     """
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:

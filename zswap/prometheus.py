@@ -58,6 +58,8 @@ _COUNTERS = (
     ("reject_reclaim_fail", "reject_reclaim_fail", "Pages that could not be written back and stay held."),
     ("backing_write_fail", "backing_write_fail", "Pages that a backing store failed to write."),
     ("backing_read_fail", "backing_read_fail", "Pages that a backing store failed to read."),
+    ("checksum_fail", "checksum_fail", "Pages in memory that were not what their checksum was made of."),
+    ("backing_checksum_fail", "backing_checksum_fail", "Pages from a backing store that were not."),
     ("pages_compacted", "pages_compacted", "Allocator pages that compaction has freed."),
 )
 # Label, field of Stats.

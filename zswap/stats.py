@@ -35,7 +35,7 @@ class Stats:
         Stores refused because: storing is off; no such area or offset; the page does not compress and such pages are
         refused; the compressor failed; no memory for the object; no memory for the entry or index.
     decompress_fail : int
-        Loads that failed because a page could not be decompressed.
+        Pages that could not be decompressed, whoever wanted them.
     duplicate_entry : int
         Stores that replaced a held page.
     loads, load_misses, invalidates : int
@@ -46,6 +46,9 @@ class Stats:
         Pages that could not be written back: the store failed, or the page could not be decompressed.  They stay held.
     backing_write_fail, backing_read_fail : int
         Pages that a backing store failed to write or to read.
+    checksum_fail, backing_checksum_fail : int
+        Pages that were not what their checksum was made of: as they came from memory, whoever wanted them, or from a backing
+        store.  They stay held.
     """
 
     page_size: int
@@ -78,6 +81,8 @@ class Stats:
     reject_reclaim_fail: int
     backing_write_fail: int
     backing_read_fail: int
+    checksum_fail: int
+    backing_checksum_fail: int
 
     @property
     def stored_bytes(self) -> int:

@@ -62,9 +62,11 @@ _REFUSALS = (
 )
 _FAILURES = (
     ("decompress fail", "decompress_fail"),
+    ("checksum fail", "checksum_fail"),
     ("reclaim fail", "reject_reclaim_fail"),
     ("backing write", "backing_write_fail"),
     ("backing read", "backing_read_fail"),
+    ("backing checksum", "backing_checksum_fail"),
 )
 
 

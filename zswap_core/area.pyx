@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, zsw_area
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.maintenance cimport maintenance_wake
@@ -24,7 +25,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
     zsw_lock(&e.areas_lock)
     area = e.areas[type]
     if area == NULL:
-        area = <zsw_area *> calloc(1, sizeof(zsw_area))
+        area = <zsw_area *> calloc(1, sizeof(zsw_area)) if fault(Site.AREA) == 0 else NULL
         rc = area_init(area, type) if area != NULL else -ENOMEM
         if rc != 0:
             free(area)

@@ -8,10 +8,12 @@ still the page: the slot still says ON_BACKING, and no page of the shard went to
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
+from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
-                               SHARD_SHIFT, zsw_area, zsw_shard)
+                               SHARD_SHIFT, sum_at, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
 from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_unlock)
@@ -84,6 +86,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos
+    cdef uint32_t sum = checksum_of(&e.checksum, page, e.page_size)
     cdef int status, rc
     cdef bint first, lost
     first = writing_begin(e)
@@ -95,7 +98,9 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
             writing_end(e)
         # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what is there.
         return status
-    rc = -EDEADLK if lost else area.backing.write_pages(area.store, &offset, page, 1)
+    rc = -EDEADLK if lost else fault(Site.BACKING_WRITE)
+    if rc == 0:
+        rc = area.backing.write_pages(area.store, &offset, page, 1)
     if rc == 0:
         status = Status.WRITTEN_THROUGH
         count(w.counters, Counter.written_through_pages, 1)
@@ -109,6 +114,8 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     if status == Status.WRITTEN_THROUGH:
         slot[0] = ON_BACKING
+        if e.index.checksums:
+            sum_at(&e.index, pos)[0] = sum
         shard.writes += 1
     else:
         shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
@@ -122,14 +129,21 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
                       uint8_t *page) noexcept nogil:
     """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With
     exclusive loads the store has it no more."""
-    cdef int rc = area.backing.read_pages(area.store, &offset, page, 1)
+    cdef int rc = fault(Site.BACKING_READ)
     cdef uint32_t *slot
     cdef uint32_t pos
-    cdef bint still, last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0
+    cdef uint32_t sum = 0
+    cdef bint still, last, damaged
+    if rc == 0:
+        rc = area.backing.read_pages(area.store, &offset, page, 1)
+    if rc == 0:
+        sum = checksum_of(&e.checksum, page, e.page_size)
+    last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     still = slot != NULL and slot[0] == ON_BACKING and shard.writes == writes
-    if still and last:
+    damaged = still and rc == 0 and e.index.checksums and sum_at(&e.index, pos)[0] != sum
+    if still and last and not damaged:
         slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
     if rc != 0:
@@ -139,6 +153,9 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
         return AGAIN
     if rc != 0:
         return Status.BACKING_FAIL
+    if damaged:
+        count(w.counters, Counter.backing_checksum_fail, 1)
+        return Status.BACKING_CORRUPT
     count(w.counters, Counter.backing_loads, 1)
     if last:
         discard_backed(e, w, area, shard, &offset, 1)

@@ -3,6 +3,7 @@
 from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.ahead cimport AHEAD_FROM, AHEAD_PAGES, look_ahead
+from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
 from zswap_core.load cimport engine_load
@@ -84,7 +85,7 @@ cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
     if threads > MAX_THREADS:
         threads = MAX_THREADS
     while started < threads - 1 and <uint64_t> (started + 1) * CHUNK < b.total:
-        if zsw_thread_start(&helpers[started], batch_thread, b) != 0:
+        if fault(Site.BATCH_THREAD) != 0 or zsw_thread_start(&helpers[started], batch_thread, b) != 0:
             break
         started += 1
     run_batch(b, w)

@@ -21,10 +21,12 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
-from zswap_core.check cimport engine_age, engine_validate, zsw_finding
+from zswap_core.check cimport engine_age, engine_object, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
+from zswap_core.compressors.checksum cimport Checksum
 from zswap_core.engine cimport engine_close, engine_create, engine_free
+from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
@@ -184,9 +186,13 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
     if status == Status.NO_AREA:
         return ValueError(f"{where}: no such swap area, or the offset lies beyond its end")
     if status == Status.CORRUPT:
-        error = PageCorruptError(f"{where} cannot be decompressed: its memory is damaged; the entry is kept")
+        error = PageCorruptError(f"{where} is damaged in memory: it does not decompress to what was stored; the entry is kept")
         error.__cause__ = engine.compressor_error()
         return error
+    if status == Status.BACKING_CORRUPT:
+        store = engine.stores.get(swap_type)
+        return PageCorruptError(f"{where} is damaged in the backing store{f', {store.name}' if store is not None else ''}: its "
+                                "checksum is not that of what was written; it is kept there")
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
         limit = engine.e.params.max_pages * engine.e.page_size
         why = ("the pool is at its limit" if status == Status.POOL_LIMIT
@@ -223,6 +229,7 @@ cdef class Engine:
     cdef zsw_engine *e
     cdef set compressors            # all that pools may still use
     cdef Compressor compressor_     # the current one
+    cdef Checksum checksum_         # None: no checksums
     cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
     cdef set opened                 # those of the stores that we opened ourselves
@@ -341,10 +348,9 @@ cdef class Engine:
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         config.flags = self.zpool_flags()
         w = self.enter()
+        self.start_maintenance(w, self.e.current != NULL)
         with nogil:
-            rc = maintenance_start(self.e) if zsw_load_ptr(<void **> &self.e.current) != NULL else 0
-            if rc == 0:
-                rc = engine_use_pool(self.e, &compressor.c, ops, &config)
+            rc = engine_use_pool(self.e, &compressor.c, ops, &config)
         if rc == 0:
             self.compressors.add(compressor)
             self.compressor_ = compressor
@@ -361,15 +367,40 @@ cdef class Engine:
     cdef uint32_t zpool_flags(self):
         return ((ZSW_ZPOOL_WIPE if self.e.params.wipe_on_free else 0) | (ZSW_ZPOOL_NO_DUMP if self.e.params.no_dump else 0))
 
+    cdef int start_maintenance(self, zsw_worker *w, bint needed) except -1:
+        """Inside a call, which ends if the thread that is needed cannot be had."""
+        cdef int rc = 0
+        if needed:
+            with nogil:
+                rc = maintenance_start(self.e)
+        if rc != 0:
+            engine_leave(self.e, w)
+            raise self.error(f"the system starts no thread for the engine: {os.strerror(-rc)}; "
+                             "allow this user or container more (ulimit -u, pids.max)")
+        return 0
+
     cdef object check_node(self, int node):
         """Binding happens deep in the allocator, where a refusal would look like a lack of memory: ask beforehand."""
         cdef size_t size = self.e.page_size
         cdef void *page = zsw_map(size)
-        cdef int rc = zsw_bind_node(page, size, node) if page != NULL else -ENOMEM
+        cdef int rc = fault(Site.ARENA_BIND)
+        if rc == 0:
+            rc = zsw_bind_node(page, size, node) if page != NULL else -ENOMEM
         zsw_unmap(page, size)
         if rc != 0:
             raise self.error(f"the system does not bind memory to NUMA node {node}: {os.strerror(-rc)}; "
                              "leave numa_node out, or give the process CAP_SYS_NICE if it runs in a container")
+
+    def _use_checksum(self, Checksum checksum):
+        """Keep a checksum of each page.  Before there are any pages."""
+        self.checksum_ = checksum
+        self.e.checksum = checksum.c
+        self.e.index.checksums = 1
+
+    @property
+    def checksum(self):
+        """The function that makes the pages' checksums, and its library; None where none are kept."""
+        return None if self.checksum_ is None else self.checksum_.name
 
     def _set_flag(self, str name, bint value):
         cdef uint32_t *flag
@@ -440,11 +471,15 @@ cdef class Engine:
                 self.opened.discard(store)
                 store.close()
             raise
-        w = self.enter()
-        rc = maintenance_start(self.e) if store is not None else 0
-        if rc == 0:
-            rc = engine_swapon(self.e, type, pages, store.ops if store is not None else NULL,
-                               store.state if store is not None else NULL)
+        try:
+            w = self.enter()
+            self.start_maintenance(w, store is not None)
+        except BaseException:
+            if store is not None:
+                self.drop_store(store)
+            raise
+        rc = engine_swapon(self.e, type, pages, store.ops if store is not None else NULL,
+                           store.state if store is not None else NULL)
         engine_leave(self.e, w)
         if rc == 0:
             if store is not None:
@@ -531,12 +566,11 @@ cdef class Engine:
         memset(&result, 0, sizeof(result))
         while rc == 0 and next != 0:
             w = self.enter()
+            self.start_maintenance(w, True)
             self.compressors.add(compressor)
             with nogil:
-                rc = maintenance_start(self.e)
-                if rc == 0:
-                    rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, SLICE // 8,
-                                           &next, &result)
+                rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, SLICE // 8,
+                                       &next, &result)
                 engine_leave(self.e, w)
             self.compressors.add(compressor)    # it may have been dropped before its pool was made
             if next != 0:
@@ -632,7 +666,8 @@ cdef class Engine:
         KeyError
             When nothing is held at `offset`.
         PageCorruptError
-            When the page cannot be decompressed.  The entry is kept; the content of `out` is undefined.
+            When the page does not decompress, or is not what its checksum was made of.  The entry is kept; the content of
+            `out` is undefined.
         """
         cdef uint64_t at = as_offset(offset)
         cdef uint32_t type = as_type(swap_type)
@@ -760,7 +795,7 @@ cdef class Engine:
         KeyError
             Without `status`: for the first of `offsets` at which nothing is held.  The other pages are loaded all the same.
         PageCorruptError
-            Without `status`: for the first page that cannot be decompressed.
+            Without `status`: for the first page that is damaged.
         """
         return self._many(offsets, out, swap_type, threads, ns, status, False)
 
@@ -1042,3 +1077,18 @@ cdef class Engine:
         cdef zsw_worker *w = self.enter()
         engine_age(self.e, seconds)
         engine_leave(self.e, w)
+
+    def _object(self, offset, const uint8_t[::1] data=None, *, swap_type=0):
+        """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of
+        them.  None for a page that is elsewhere.  For tests: no other call may be in flight."""
+        cdef uint64_t at = as_offset(offset)
+        cdef uint32_t type = as_type(swap_type), length = 0
+        cdef zsw_worker *w = self.enter()
+        cdef uint8_t *object = engine_object(self.e, type, at, &length)
+        result = None
+        if object != NULL:
+            if data is not None and data.shape[0]:
+                memcpy(object, &data[0], min(<size_t> data.shape[0], <size_t> length))
+            result = PyBytes_FromStringAndSize(<const char *> object, length)
+        engine_leave(self.e, w)
+        return result

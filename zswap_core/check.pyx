@@ -6,16 +6,18 @@ one slot or spare with one worker, an object in one entry.  So whatever is owned
 claimed already, and at the end nothing may be left that is neither.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport qsort
 from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
-from zswap_core.entries cimport entry_at
+from zswap_core.area cimport find_area
+from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
                                word_pool, zsw_entry)
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport AREA_ONLINE, area_check, index_check_begin, index_check_end, index_claims, zsw_area
+from zswap_core.index cimport (AREA_ONLINE, area_check, area_shard, index_check_begin, index_check_end, index_claims,
+                               SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_unlock, zsw_unmap
 from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
@@ -269,3 +271,20 @@ cdef void engine_age(zsw_engine *e, uint32_t seconds) noexcept nogil:
         entry = entry_at(e, id)
         if entry.pos != 0:
             entry.state -= seconds << ENTRY_AGE_SHIFT       # modulo the age's 22 bits, which are the uppermost
+
+
+cdef uint8_t *engine_object(zsw_engine *e, uint32_t type, uint64_t offset, uint32_t *length) noexcept nogil:
+    """The bytes that the page was made into, or the word that it is; NULL when it is not in memory.  At rest."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef uint32_t id = find_entry(e, shard, offset) if shard != NULL else 0
+    cdef zsw_entry *entry = entry_at(e, id) if is_entry(id) else NULL
+    cdef zsw_pool *pool
+    if entry == NULL:
+        return NULL
+    if entry.state & ENTRY_SAME:
+        length[0] = sizeof(entry.word)
+        return <uint8_t *> &entry.word
+    pool = e.pools[word_pool(entry.word)]
+    length[0] = word_length(entry.word)
+    return pool.ops.map(pool.zpool, word_handle(entry.word))

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool, zsw_entry
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_unlock
 from zswap_core.pool cimport pool_at
@@ -29,7 +30,7 @@ cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept no
     # One reference is the index's own: there is no reader, and while we hold the lock none can come.
     if (slot != NULL and slot[0] == id and word_pool(word) == pool.id
             and (zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1):
-        if pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1:
+        if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1:
             zsw_poke_u64(&entry.word, word_pack(handle, word_length(word), pool.id))
     zsw_unlock(&shard.lock)
 

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.entry cimport zsw_entry
+from zswap_core.fault cimport fault, Site
 from zswap_core.flight cimport flights_destroy
 from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
@@ -65,7 +66,7 @@ cdef void unlist_engine(zsw_engine *e) noexcept nogil:
 
 cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     """An engine with no pool and no area yet, whose limit admits nothing."""
-    cdef zsw_engine *e = <zsw_engine *> calloc(1, sizeof(zsw_engine))
+    cdef zsw_engine *e = <zsw_engine *> calloc(1, sizeof(zsw_engine)) if fault(Site.ENGINE) == 0 else NULL
     cdef zsw_worker *w
     cdef uint32_t cpus
     cdef int rc
@@ -79,10 +80,10 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     e.params.writeback_limit = -1
     e.latency_epoch = 1
     cpus = zsw_cpu_count()
-    e.workers = <zsw_worker **> calloc(cpus, sizeof(zsw_worker *))
+    e.workers = <zsw_worker **> calloc(cpus, sizeof(zsw_worker *)) if fault(Site.ENGINE) == 0 else NULL
     rc = 0 if e.workers != NULL else -ENOMEM
     while rc == 0 and e.worker_count < cpus:
-        w = <zsw_worker *> calloc(1, sizeof(zsw_worker))
+        w = <zsw_worker *> calloc(1, sizeof(zsw_worker)) if fault(Site.WORKER) == 0 else NULL
         if w == NULL:
             rc = -ENOMEM
         else:

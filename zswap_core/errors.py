@@ -14,7 +14,7 @@ class CompressorNotFound(Error, LookupError):
 
 
 class PageCorruptError(Error):
-    """A stored page did not decompress to what was stored.  Its entry is kept, and counted."""
+    """A page is not what was stored, in memory or in the backing store.  Its entry is kept, and counted."""
 
 
 class BackingError(Error, OSError):

@@ -32,6 +32,7 @@ INDEX = {
     -26: "shard: it was removed, and the table has it still",
     -27: "removed shard: it is linked wrongly",
     -28: "removed shard: it is not empty",
+    -30: "run: it has checksums and the index keeps none, or the other way round",
 }
 SLAB = {
     -1: "slab: a free list leads outside what was handed out, or in a circle",

@@ -15,6 +15,7 @@ from libc.string cimport memset
 from zswap_core.abi cimport ZSW_BACKING_NATIVE
 from zswap_core.entries cimport put_entry
 from zswap_core.entry cimport ON_BACKING
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_remove
@@ -34,12 +35,13 @@ cdef int flights_init(zsw_engine *e) noexcept nogil:
     cdef uint32_t i
     if e.writeback != NULL:
         return 0
-    wb = <zsw_writeback *> calloc(1, sizeof(zsw_writeback))
+    wb = <zsw_writeback *> calloc(1, sizeof(zsw_writeback)) if fault(Site.WRITEBACK_BUFFERS) == 0 else NULL
     if wb == NULL:
         return -ENOMEM
     wb.page_size = e.page_size
     for i in range(2):
-        wb.flights[i].pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
+        if fault(Site.WRITEBACK_BUFFERS) == 0:
+            wb.flights[i].pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
         if wb.flights[i].pages == NULL:
             flights_free(wb)
             return -ENOMEM
@@ -72,8 +74,10 @@ cdef void write_flight(zsw_writeback *wb, zsw_flight *flight) noexcept nogil:
         end = first + 1
         while end < flight.count and flight.victims[end].area == area:
             end += 1
-        rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages + <size_t> first * wb.page_size,
-                                      end - first)
+        rc = fault(Site.BACKING_WRITE)
+        if rc == 0:
+            rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages + <size_t> first * wb.page_size,
+                                          end - first)
         for i in range(first, end):
             flight.rc[i] = rc
         first = end
@@ -98,7 +102,7 @@ cdef void call_pilot(zsw_writeback *wb) noexcept nogil:
     """Without one, flights are written by the caller."""
     if not wb.has_pilot:
         wb.turn = WRITERS
-        wb.has_pilot = zsw_thread_start(&wb.pilot, pilot, wb) == 0
+        wb.has_pilot = fault(Site.WRITEBACK_THREAD) == 0 and zsw_thread_start(&wb.pilot, pilot, wb) == 0
 
 
 cdef void await_pilot(zsw_writeback *wb) noexcept nogil:
@@ -143,8 +147,7 @@ cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept
     """Decompresses the pages; those that cannot be stay where they are, and the flight is shorter."""
     cdef uint32_t i, n = 0
     for i in range(flight.count):
-        if read_object(e, w, flight.victims[i].word, flight.pages + <size_t> n * e.page_size) < 0:
-            count(w.counters, Counter.decompress_fail, 1)
+        if read_object(e, w, flight.victims[i].word, flight.victims[i].sum, flight.pages + <size_t> n * e.page_size) < 0:
             count(w.counters, Counter.reject_reclaim_fail, 1)
             put_entry(e, w, flight.victims[i].id)
             continue

@@ -38,6 +38,7 @@ cdef struct zsw_run:
     uint32_t slots                  # array of entry ids, in order, packed
     uint8_t number                  # in its shard
     uint8_t slots_kind
+    uint32_t sums                   # array of a checksum for each of its 64 pages, held or not; 0: none are kept
 
 
 cdef struct shard_table:
@@ -73,6 +74,7 @@ cdef struct index_garbage:
 
 # Lock order: area.grow, then shard.lock, then garbage_lock or the slabs' own.
 cdef struct zsw_index:
+    uint32_t checksums              # whether runs have arrays of checksums; set once, before there are any
     zsw_slab shards
     zsw_slab runs
     zsw_slab arrays[ARRAY_KINDS]
@@ -100,6 +102,7 @@ cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t
 cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil
 cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where) noexcept nogil
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil
+cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
 cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint64_t gone) noexcept nogil
 cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,

@@ -19,6 +19,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
                             zsw_peek_u64, zsw_peek_u8, zsw_poke_u32, zsw_poke_u64, zsw_poke_u8, zsw_popcount, zsw_store_ptr,
                             zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
@@ -28,6 +29,7 @@ from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, sla
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
     REAP_AT = 64            # empty shards that are not worth removing
+    SUMS_KIND = 2           # the kind of array that has room for a run's checksums
 
 
 # ---- set-up ---------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t 
 
 cdef shard_table *table_new(uint64_t slots) noexcept nogil:
     cdef size_t size = sizeof(shard_table) + slots * sizeof(uint32_t)
-    cdef shard_table *table = <shard_table *> zsw_map(size)
+    cdef shard_table *table = <shard_table *> zsw_map(size) if fault(Site.AREA_TABLE) == 0 else NULL
     if table != NULL:
         table.mask = slots - 1
         table.map_bytes = size
@@ -440,12 +442,13 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
             return -ENOMEM
         fresh = True
         run = <zsw_run *> slab_at(&ix.runs, id)
-        run.slots = 0
+        run.slots = run.sums = 0
         zsw_poke_u64(&run.present, 0)           # whoever has the id from before may look
         zsw_poke_u8(&run.slots_kind, 0)
         zsw_poke_u8(&run.number, <uint8_t> number)
-        if array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0:
-            slab_give(&ix.runs, &id, 1)
+        if ((ix.checksums and slab_take(&ix.arrays[SUMS_KIND], &run.sums, 1) != 1)
+                or array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0):
+            free_run(ix, id)
             return -ENOMEM
         shard.present[number >> 6] |= <uint64_t> 1 << (number & 63)
         zsw_store_u32(&run.shard, shard.id)
@@ -465,11 +468,23 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
     return 0
 
 
+cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil:
+    """Where the checksum of the page at `pos` is, in an index that keeps them.  It stays as long as the slot does."""
+    return array_at(ix, SUMS_KIND, (<zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)).sums) + (pos & (RUN_PAGES - 1))
+
+
+cdef void free_run(zsw_index *ix, uint32_t id) noexcept nogil:
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
+    if run.sums:
+        slab_give(&ix.arrays[SUMS_KIND], &run.sums, 1)
+    slab_give(&ix.runs, &id, 1)
+
+
 cdef void drop_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint32_t id) noexcept nogil:
     zsw_store_u32(&(<zsw_run *> slab_at(&ix.runs, id)).shard, 0)
     array_remove(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number))
     shard.present[number >> 6] &= ~(<uint64_t> 1 << (number & 63))
-    slab_give(&ix.runs, &id, 1)
+    free_run(ix, id)
 
 
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil:
@@ -645,7 +660,11 @@ cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shar
     cdef int rc
     if run.shard != shard.id or run.number != number or run.present == 0:
         return -21
+    if (run.sums != 0) != (ix.checksums != 0):
+        return -30
     rc = array_check(ix, claims, run.slots_kind, run.slots, zsw_popcount(run.present))
+    if rc == 0 and run.sums != 0:
+        rc = array_check(ix, claims, SUMS_KIND, run.sums, RUN_PAGES)
     left = run.present if visit != NULL else 0
     while left and rc == 0:
         offset = shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT | <uint64_t> zsw_ctz(left)

@@ -2,13 +2,15 @@
 """Load, and what can be asked of a page without loading it."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
+from zswap_core.entry cimport zsw_entry
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 cdef enum:
     LENGTH_BACKED = -2
 
 
-cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint8_t *page) noexcept nogil
+cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil
+cdef uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil

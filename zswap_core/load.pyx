@@ -6,10 +6,12 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS, writing_begin, writing_end
+from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle, word_length,
-                               word_pool, zsw_entry)
-from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle,
+                               word_length, word_pool, zsw_entry)
+from zswap_core.fault cimport fault, Site
+from zswap_core.index cimport area_shard, SHARD_SHIFT, sum_at, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
 from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
 from zswap_core.samefilled cimport same_fill
@@ -22,23 +24,38 @@ cdef enum:
     OPTIMISTIC_READS = 8        # of one page from a backing store, before it keeps writers away
 
 
-cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint8_t *page) noexcept nogil:
-    """Decompresses the object that `word` names, of which the caller has a reference."""
+cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil:
+    """Decompresses the object that `word` names, of which the caller has a reference, and holds the page against `sum` if
+    there are checksums.  Counts what is damaged."""
     cdef zsw_pool *pool = e.pools[word_pool(word)]
     cdef uint32_t length = word_length(word)
     cdef const uint8_t *object = pool.ops.map(pool.zpool, word_handle(word))
     cdef void *context = NULL
     if length == e.page_size:
         memcpy(page, object, length)
-        return Status.STORED
+        return check_sum(e, w, page, e.page_size, sum)
     if not pool.compressor.ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS and pool.compressor.ops.ctx_new != NULL:
         context = worker_context(w, pool)
         if zsw_unlikely(context == NULL):
             return Status.ALLOC_FAIL
-    if zsw_unlikely(pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
-                                                   e.page_size) != <int64_t> e.page_size):
+    if zsw_unlikely(fault(Site.DECOMPRESS) != 0
+                    or pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
+                                                      e.page_size) != <int64_t> e.page_size):
+        count(w.counters, Counter.decompress_fail, 1)
         return Status.CORRUPT
-    return Status.STORED
+    return check_sum(e, w, page, e.page_size, sum)
+
+
+cdef int check_sum(zsw_engine *e, zsw_worker *w, const void *data, size_t size, uint32_t sum) noexcept nogil:
+    if zsw_likely(checksum_of(&e.checksum, data, size) == sum):
+        return Status.STORED
+    count(w.counters, Counter.checksum_fail, 1)
+    return Status.CORRUPT
+
+
+cdef uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil:
+    """The checksum of an entry's page; 0 without checksums, as checksum_of.  Under the shard's lock."""
+    return sum_at(&e.index, entry.pos)[0] if zsw_unlikely(e.index.checksums != 0) else 0
 
 
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
@@ -79,10 +96,13 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
     """Reads the entry's page.  Called with the shard locked, returns with it unlocked."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint64_t word = entry.word
+    cdef uint32_t sum = entry_sum(e, entry)
     cdef int status = Status.SAME_FILLED
     if entry_same(entry):
         entry_touch(entry, w.now)
         zsw_unlock(&shard.lock)
+        if zsw_unlikely(check_sum(e, w, &word, sizeof(word), sum) < 0):
+            return Status.CORRUPT
         same_fill(page, e.page_size, word)
         if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
             erase_entry(e, w, shard, offset, id)
@@ -94,13 +114,11 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
         zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
     zsw_unlock(&shard.lock)
-    status = read_object(e, w, word, page)
+    status = read_object(e, w, word, sum, page)
     # Still with our reference, so that the id cannot have come to name another entry.
     if status >= 0 and zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
         erase_entry(e, w, shard, offset, id)
     put_entry(e, w, id)
-    if zsw_unlikely(status == Status.CORRUPT):
-        count(w.counters, Counter.decompress_fail, 1)
     return status
 
 

@@ -7,6 +7,7 @@ shrinker interval while there is a backing store.  It never waits for other call
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.compact cimport engine_compact
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
                             zsw_peek_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join, zsw_thread_start, zsw_unlock)
 from zswap_core.pool cimport pools_reach, retire_pools
@@ -29,7 +30,9 @@ cdef int maintenance_start(zsw_engine *e) noexcept nogil:
     cdef int rc = 0
     zsw_lock(&e.pools_lock)
     if not e.thread_started:
-        rc = zsw_thread_start(&e.thread, maintain, e)
+        rc = fault(Site.MAINTENANCE_THREAD)
+        if rc == 0:
+            rc = zsw_thread_start(&e.thread, maintain, e)
         e.thread_started = 1 if rc == 0 else 0
     zsw_unlock(&e.pools_lock)
     return rc

@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
+from zswap_core.fault cimport fault, Site
 from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
                             zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
@@ -29,7 +30,7 @@ cdef int pool_create(const zsw_compressor *compressor, const zsw_zpool_ops *ops,
     if (config.page_size < ZSW_PAGE_SIZE_MIN or config.page_size > ZSW_PAGE_SIZE_MAX
             or config.page_size & (config.page_size - 1)):
         return -EINVAL
-    pool = <zsw_pool *> calloc(1, sizeof(zsw_pool))
+    pool = <zsw_pool *> calloc(1, sizeof(zsw_pool)) if fault(Site.POOL) == 0 else NULL
     if pool == NULL:
         return -ENOMEM
     pool.compressor = compressor[0]

@@ -10,6 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport strtoull
 from libc.string cimport strstr
 
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport zsw_now_ns, zsw_read_text
 from zswap_core.state cimport zsw_engine
 
@@ -22,7 +23,7 @@ cdef bint read_number(const char *path, const char *after, uint64_t *number) noe
     cdef char text[TEXT_BYTES]
     cdef char *at
     cdef char *end
-    if path[0] == 0 or zsw_read_text(path, text, TEXT_BYTES) <= 0:
+    if path[0] == 0 or fault(Site.PRESSURE_FILE) != 0 or zsw_read_text(path, text, TEXT_BYTES) <= 0:
         return False
     at = strstr(text, after)
     if at == NULL:

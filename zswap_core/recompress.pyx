@@ -10,10 +10,11 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, ENTRY_SAME, entry_same, word_handle, word_length, word_pack,
+from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, entry_same, ENTRY_SAME, word_handle, word_length, word_pack,
                                word_pool, zsw_entry)
+from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_shard
-from zswap_core.load cimport read_object
+from zswap_core.load cimport entry_sum, read_object
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
 from zswap_core.pool cimport pool_at, pool_hold, pool_release, pools_reach
 from zswap_core.slab cimport slab_limit
@@ -30,8 +31,9 @@ cdef bint qualifies(zsw_engine *e, zsw_worker *w, const zsw_pool *target, const 
             and (not incompressible or word_length(word) == e.page_size))
 
 
-cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *where, uint64_t *word) noexcept nogil:
-    """Takes a reference to an indexed entry and gives its word; False when it is gone."""
+cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *where, uint64_t *word,
+                    uint32_t *sum) noexcept nogil:
+    """Takes a reference to an indexed entry and gives its word and checksum; False when it is gone."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint32_t pos
     cdef uint32_t *slot
@@ -43,12 +45,13 @@ cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *whe
     slot = shard_find(&e.index, shard[0], where[0], &pos)
     if slot != NULL and slot[0] == id and not entry_same(entry) and entry_pin(entry):
         word[0] = entry.word
+        sum[0] = entry_sum(e, entry)
         pinned = True
     zsw_unlock(&shard[0].lock)
     return pinned
 
 
-cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint64_t word) noexcept nogil:
+cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint64_t word, uint32_t sum) noexcept nogil:
     """Compresses the pinned page into the worker's scratch; its length, or 0 when nothing would be won."""
     cdef zsw_pool *source = pool_at(e, word_pool(word))
     cdef void *context = NULL
@@ -57,13 +60,15 @@ cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, ui
     if not worker_scratch(e, w, target.bound + e.page_size):
         return 0
     page = w.scratch + target.bound
-    if read_object(e, w, word, page) < 0:
+    if read_object(e, w, word, sum, page) < 0:
         return 0
     if target.compressor.ops.ctx_new != NULL:
         context = worker_context(w, target)
         if context == NULL:
             return 0
-    length = target.compressor.ops.compress(target.compressor.state, context, page, e.page_size, w.scratch, target.bound)
+    length = fault(Site.COMPRESS)
+    if length == 0:
+        length = target.compressor.ops.compress(target.compressor.state, context, page, e.page_size, w.scratch, target.bound)
     if length <= 0 or <uint64_t> length > target.max_saving:
         return 0
     if (target.ops.slot_size(target.zpool, <size_t> length)
@@ -87,16 +92,16 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
                            zsw_recompressed *out) noexcept nogil:
     cdef zsw_entry *entry = entry_at(e, id)
     cdef zsw_shard *shard
-    cdef uint32_t where, pos
+    cdef uint32_t where, pos, sum = 0
     cdef uint32_t *slot
     cdef uint64_t old = 0, fresh, handle
     cdef uint8_t *object
     cdef int64_t length
     cdef bint moved = False
-    if not pin_entry(e, id, &shard, &where, &old):
+    if not pin_entry(e, id, &shard, &where, &old, &sum):
         return
-    length = compress_smaller(e, w, target, old)
-    if length and target.ops.malloc(target.zpool, <size_t> length, &handle, &object) == 0:
+    length = compress_smaller(e, w, target, old, sum)
+    if length and fault(Site.ZPOOL_MALLOC) == 0 and target.ops.malloc(target.zpool, <size_t> length, &handle, &object) == 0:
         memcpy(object, w.scratch, <size_t> length)
         fresh = word_pack(handle, <uint32_t> length, target.id)
         zsw_lock(&shard.lock)

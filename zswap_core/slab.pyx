@@ -10,6 +10,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_no_dump, zsw_poke_u32, zsw_poke_u64, zsw_popcount,
                             zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
 
@@ -31,7 +32,7 @@ cdef int slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil
     while (item_size << (s.shift + 1)) <= <size_t> CHUNK_BYTES:
         s.shift += 1
     s.max_chunks = <uint32_t> min(limit >> s.shift, <uint64_t> MAX_CHUNKS)
-    s.chunks = <slab_chunk *> zsw_map(s.max_chunks * sizeof(slab_chunk))
+    s.chunks = <slab_chunk *> zsw_map(s.max_chunks * sizeof(slab_chunk)) if fault(Site.SLAB_TABLE) == 0 else NULL
     return 0 if s.chunks != NULL else -ENOMEM
 
 
@@ -83,7 +84,7 @@ cdef int add_chunk(zsw_slab *s) noexcept nogil:
         return 0
     if number == s.max_chunks:
         return -ENOMEM
-    base = zsw_map_no_dump(chunk_bytes(s), s.no_dump)
+    base = zsw_map_no_dump(chunk_bytes(s), s.no_dump) if fault(Site.SLAB_CHUNK) == 0 else NULL
     if base == NULL:
         return -ENOMEM
     c = &s.chunks[number]
@@ -98,7 +99,7 @@ cdef int add_chunk(zsw_slab *s) noexcept nogil:
 cdef void cool_chunk(zsw_slab *s, uint32_t number) noexcept nogil:
     """Gives the memory of an empty chunk back."""
     cdef slab_chunk *c = &s.chunks[number]
-    if zsw_release(c.base, chunk_bytes(s)) != 0:
+    if fault(Site.SLAB_RELEASE) != 0 or zsw_release(c.base, chunk_bytes(s)) != 0:
         return
     zsw_poke_u64(&s.touched, s.touched - (c.bump - reserved(number)))
     c.bump = reserved(number)

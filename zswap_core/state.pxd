@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.checksum cimport zsw_checksum
 from zswap_core.index cimport zsw_area, zsw_index
 from zswap_core.latency cimport zsw_latency
 from zswap_core.lru cimport zsw_lru
@@ -97,6 +98,7 @@ cdef struct zsw_victim:
     uint64_t word
     uint32_t id
     uint32_t pos
+    uint32_t sum
 
 
 cdef struct zsw_flight:
@@ -135,6 +137,7 @@ cdef struct zsw_engine:
     uint32_t worker_count
     zsw_worker **workers                # one a CPU
     zsw_worker *all_workers             # these, and those made when all were busy; only ever pushed to
+    zsw_checksum checksum               # set once, before there are pages
     zsw_index index
     zsw_slab entries
     zsw_lru lru

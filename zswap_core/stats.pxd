@@ -36,6 +36,8 @@ cpdef enum Counter:
     reject_reclaim_fail
     backing_write_fail
     backing_read_fail
+    checksum_fail
+    backing_checksum_fail
     COUNTERS                    # how many there are
 
 

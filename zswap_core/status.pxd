@@ -16,6 +16,7 @@ cpdef enum Status:
     ALLOC_FAIL = -7         # no memory for the page
     ENTRY_FAIL = -8         # no memory for its entry or the index
     ABSENT = -9             # nothing held at that offset
-    CORRUPT = -10           # decompression failed; the entry is kept
+    CORRUPT = -10           # it does not decompress to what was stored; the entry is kept
     BACKING_FAIL = -11      # the backing store failed to write or read the page
     WOULD_BLOCK = -12       # must wait for others, and the caller holds the GIL: never seen outside
+    BACKING_CORRUPT = -13   # what the backing store gave back is not what was written there; it is kept

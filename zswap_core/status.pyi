@@ -17,3 +17,4 @@ class Status(IntEnum):
     CORRUPT = -10
     BACKING_FAIL = -11
     WOULD_BLOCK = -12
+    BACKING_CORRUPT = -13

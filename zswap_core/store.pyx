@@ -11,10 +11,12 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport ZSW_HANDLE_MAX
 from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
+from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
-from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area,
-                               zsw_shard)
+from zswap_core.fault cimport fault, Site
+from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, SHARD_PAGES, shard_reserve, SHARD_SHIFT, sum_at,
+                               zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
@@ -46,13 +48,16 @@ cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, zsw_shard **s
         zsw_sleep_ns(TRANSIT_NS)
 
 
-cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos, uint32_t id) noexcept nogil:
+cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos, uint32_t id,
+                  uint32_t sum) noexcept nogil:
     """Puts a complete entry into its slot and the LRU, in place of the old one if there is one, and unlocks the shard."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint32_t old = slot[0]
     cdef bint leaves, joins
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
+    if zsw_unlikely(e.index.checksums != 0):
+        sum_at(&e.index, pos)[0] = sum
     # The LRU comes last: what walks it may take any entry it finds there for complete.
     leaves = is_entry(old) and not entry_same(entry_at(e, old))
     joins = not entry_same(entry)
@@ -87,7 +92,9 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
     if zsw_unlikely(not worker_scratch(e, w, pool.bound)):
         return Status.ALLOC_FAIL
     source = w.scratch
-    length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
+    length = fault(Site.COMPRESS)
+    if zsw_likely(length == 0):
+        length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
     if zsw_unlikely(length < 0):
         return Status.COMPRESS_FAIL
     if length == 0 or <uint64_t> length > pool.max_saving:
@@ -95,7 +102,9 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
             return Status.COMPRESS_POOR
         source = page
         length = e.page_size
-    rc = pool.ops.malloc(pool.zpool, <size_t> length, &handle, &object)
+    rc = fault(Site.ZPOOL_MALLOC)
+    if zsw_likely(rc == 0):
+        rc = pool.ops.malloc(pool.zpool, <size_t> length, &handle, &object)
     if zsw_unlikely(rc != 0):
         return Status.COMPRESS_POOR if rc == -ENOSPC else Status.ALLOC_FAIL
     if zsw_unlikely(handle > ZSW_HANDLE_MAX):
@@ -110,7 +119,7 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     cdef zsw_shard *shard
     cdef zsw_entry *entry
     cdef uint32_t *slot
-    cdef uint32_t pos, id
+    cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))       # the word is the page
     cdef bint held
     cdef int rc = lock_slot(e, area, offset, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
@@ -129,12 +138,14 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     zsw_poke_u64(&entry.word, value)
     zsw_store_u32(&entry.state, state_new(True, w.now))
     if held:
+        if zsw_unlikely(e.index.checksums != 0):
+            sum_at(&e.index, pos)[0] = sum
         zsw_unlock(&shard.lock)
         count(w.counters, Counter.duplicate_entry, 1)
     else:
         count(w.counters, Counter.stored_pages, 1)
         count(w.counters, Counter.same_filled_pages, 1)
-        publish(e, w, shard, slot, pos, id)
+        publish(e, w, shard, slot, pos, id, sum)
     return Status.SAME_FILLED
 
 
@@ -145,10 +156,11 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint64_t word = 0
-    cdef uint32_t id, length, pos
+    cdef uint32_t id, length, pos, sum
     cdef int rc = check_limits(e, w)
     if rc < 0:
         return rc
+    sum = checksum_of(&e.checksum, page, e.page_size)
     pool = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
     rc = compress_page(e, w, pool, page, &word)
     if zsw_unlikely(rc < 0):
@@ -171,7 +183,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
-    publish(e, w, shard, slot, pos, id)
+    publish(e, w, shard, slot, pos, id, sum)
     return Status.INCOMPRESSIBLE if length == e.page_size else Status.STORED
 
 

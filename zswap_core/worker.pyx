@@ -4,6 +4,7 @@ from libc.errno cimport ENOMEM, EPIPE
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc
 
+from zswap_core.fault cimport fault, Site
 from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock,
                             zsw_map_no_dump, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
@@ -21,7 +22,7 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
         while w != NULL and not (zsw_peek_u32(&w.busy) == 0 and zsw_cas_u32(&w.busy, 0, 1)):
             w = w.next
     if zsw_unlikely(w == NULL):
-        w = <zsw_worker *> calloc(1, sizeof(zsw_worker))
+        w = <zsw_worker *> calloc(1, sizeof(zsw_worker)) if fault(Site.WORKER) == 0 else NULL
         if w == NULL:
             rc[0] = -ENOMEM
             return NULL
@@ -86,7 +87,7 @@ cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nog
         return True
     zsw_unmap(w.scratch, w.scratch_size)
     zsw_poke_u64(&w.scratch_size, 0)
-    w.scratch = <uint8_t *> zsw_map_no_dump(size, e.params.no_dump)
+    w.scratch = <uint8_t *> zsw_map_no_dump(size, e.params.no_dump) if fault(Site.SCRATCH) == 0 else NULL
     if w.scratch == NULL:
         return False
     zsw_poke_u64(&w.scratch_size, size)         # stats reads it meanwhile

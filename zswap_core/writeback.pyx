@@ -17,6 +17,7 @@ from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same
 from zswap_core.flight cimport (call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_start,
                                 flights_init, is_aloft)
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.load cimport entry_sum
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_now_ns,
                             zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock)
@@ -104,6 +105,7 @@ cdef bint pin(zsw_engine *e, zsw_victim *victim) noexcept nogil:
         victim.offset = shard.number << SHARD_SHIFT | where
         pinned = not is_aloft(e.writeback, victim.area, victim.offset) and entry_pin(entry)
         victim.word = entry.word
+        victim.sum = entry_sum(e, entry)
         victim.pos = pos
     zsw_unlock(&shard.lock)
     return pinned

@@ -27,6 +27,7 @@ from posix.unistd cimport close, getpid, pread, pwrite
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_BACKING_NATIVE, zsw_backing_ops
 from zswap_core.backings.base cimport Backing, in_range, page_size_of, zsw_backing_counts
 from zswap_core.backings.cipher cimport Cipher, cipher_run, zsw_cipher
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map, zsw_mutex, zsw_no_dump,
     zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe,
@@ -95,6 +96,7 @@ cdef struct swap_file:
 cdef int enter(swap_file *f) noexcept nogil:
     """0, and a leave() is due, when the file may be used."""
     cdef struct_stat now
+    cdef int rc
     if getpid() != f.pid:
         return -EPERM
     zsw_add_i64(&f.calls, 1)
@@ -103,27 +105,46 @@ cdef int enter(swap_file *f) noexcept nogil:
         leave(f)
         return -EBADF
     # Where the file was cut, and where a later write made it longer again, pages would read as zeros.
-    if fstat(f.fd, &now) != 0 or now.st_size != f.size:
+    rc = fault(Site.FILE_STAT)
+    if rc == 0 and fstat(f.fd, &now) != 0:
+        rc = -errno
+    if rc == 0 and now.st_size != f.size:
         zsw_store_u32(&f.damaged, 1)
     if zsw_load_u32(&f.damaged):
+        rc = -EIO
+    if rc != 0:
         leave(f)
-        return -EIO
-    return 0
+    return rc
 
 
 cdef void leave(swap_file *f) noexcept nogil:
     zsw_add_i64(&f.calls, -1)
 
 
+cdef ssize_t request(int fd, bint writing, bint direct, uint8_t *memory, size_t size, off_t at) noexcept nogil:
+    """One system call: the bytes moved, or -errno."""
+    cdef int failed = fault(Site.FILE_WRITE if writing else Site.FILE_READ)
+    cdef int cut = -fault(Site.FILE_WRITE_SHORT if writing else Site.FILE_READ_SHORT)
+    cdef ssize_t moved
+    if failed != 0:
+        return failed
+    if cut != 0 and <size_t> cut < size:
+        if direct and cut < BLOCK:
+            return cut  # the system would refuse to be asked for so little
+        size = <size_t> cut
+    moved = pwrite(fd, memory, size, at) if writing else pread(fd, memory, size, at)
+    return moved if moved >= 0 else -errno
+
+
 cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size, off_t at) noexcept nogil:
     """All `size` bytes, or -errno."""
     cdef ssize_t moved
     while size > 0:
-        moved = pwrite(fd, memory, size, at) if writing else pread(fd, memory, size, at)
+        moved = request(fd, writing, direct, memory, size, at)
+        if moved == -EINTR:
+            continue
         if moved < 0:
-            if errno == EINTR:
-                continue
-            return -errno
+            return <int> moved
         if direct:
             moved -= moved % BLOCK  # the next request has to start with a block
         if moved == 0:
@@ -202,6 +223,16 @@ cdef int read_pages(void *store, const uint64_t *offsets, uint8_t *pages, size_t
     return rc
 
 
+cdef int allocate(Site site, int fd, int mode, off_t at, off_t size) noexcept nogil:
+    """fallocate(), over again when it was interrupted: 0 or -errno."""
+    cdef int rc = -EINTR
+    while rc == -EINTR:
+        rc = fault(site)
+        if rc == 0 and fallocate(fd, mode, at, size) != 0:
+            rc = -errno
+    return rc
+
+
 cdef int punch(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
     cdef size_t i = 0, run
     cdef int rc = 0
@@ -209,13 +240,10 @@ cdef int punch(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
         run = 1
         while i + run < n and offsets[i + run] == offsets[i] + run:
             run += 1
-        if fallocate(f.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <off_t> ((1 + offsets[i]) * f.page_size),
-                     <off_t> (run * f.page_size)) == 0:
+        rc = allocate(Site.FILE_PUNCH, f.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      <off_t> ((1 + offsets[i]) * f.page_size), <off_t> (run * f.page_size))
+        if rc == 0:
             zsw_add_u64(&f.counts.discarded_pages, run)
-        elif errno != EINTR:
-            rc = -errno
-        else:
-            continue
         i += run
     return rc
 
@@ -459,7 +487,7 @@ cdef class SwapFile(Backing):
             self.set_size(size)
         self.f.pid = getpid()
         self.f.counts = &self.counts
-        self.f.bounces = <uint8_t *> zsw_map(BOUNCES * BOUNCE_BYTES)
+        self.f.bounces = <uint8_t *> zsw_map(BOUNCES * BOUNCE_BYTES) if fault(Site.FILE_BUFFERS) == 0 else NULL
         if self.f.bounces == NULL:
             raise MemoryError(f"{self.name}: no memory for its bounce buffers")
         zsw_no_dump(self.f.bounces, BOUNCES * BOUNCE_BYTES)
@@ -553,15 +581,13 @@ cdef class SwapFile(Backing):
         return 0
 
     cdef int preallocate(self) except -1:
-        cdef int code
+        cdef int rc
         self.f.preallocated = True
-        while True:
-            with nogil:
-                code = errno if fallocate(self.f.fd, 0, 0, self.f.size) != 0 else 0
-            if code == 0:
-                return 0
-            if code != EINTR:
-                raise OSError(code, os.strerror(code))
+        with nogil:
+            rc = allocate(Site.FILE_ALLOCATE, self.f.fd, 0, 0, self.f.size)
+        if rc != 0:
+            raise OSError(-rc, os.strerror(-rc))
+        return 0
 
     cdef int write_header(self, uint32_t state) except -1:
         header = HEADER.pack(MAGIC, VERSION, self.page_size, self.nr_pages, bytes.fromhex(self.id), state, self.f.pid)
@@ -597,7 +623,7 @@ cdef class SwapFile(Backing):
             with nogil:
                 # The pages are of no use any more.  Blocks kept for the next user read as zeros, where the file system can.
                 mode = FALLOC_FL_ZERO_RANGE if self.f.preallocated else FALLOC_FL_PUNCH_HOLE
-                fallocate(self.f.fd, mode | FALLOC_FL_KEEP_SIZE, self.page_size, self.f.size - self.page_size)
+                allocate(Site.FILE_PUNCH, self.f.fd, mode | FALLOC_FL_KEEP_SIZE, self.page_size, self.f.size - self.page_size)
             with suppress(OSError):  # a file that is not marked clean is as good: its content is dropped either way
                 self.write_header(CLEAN)
             with suppress(OSError):

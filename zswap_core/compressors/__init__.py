@@ -2,5 +2,5 @@
 
 `registry` turns a name into a `Compressor`; `base` is what one is; `library` and `_find` bring the shared objects;
 `lz4`, `zstd`, `deflate` and `lzo` each fill a table from one library, `adapter` from two Python callables; `dictionary` makes
-dictionaries for zstd.
+dictionaries for zstd; `checksum` brings a library's checksum function.
 """

@@ -120,6 +120,18 @@ LIBCRYPTO = Source(
     symbols=("EVP_aes_256_xts", "EVP_CIPHER_CTX_new", "EVP_CIPHER_CTX_free", "EVP_CipherInit_ex", "EVP_CipherUpdate"),
 )
 
+# Where a page's checksum may come from; the first symbol makes it.
+CRC_OF_LIBDEFLATE = LIBDEFLATE._replace(symbols=("libdeflate_crc32",))
+XXH64_OF_LIBZSTD = LIBZSTD._replace(symbols=("ZSTD_XXH64",))
+XXH3_OF_LIBXXHASH = Source(
+    library="libxxhash",
+    env="ZSWAP_LIBXXHASH",
+    module="xxhash._xxhash",
+    soname="libxxhash.so.0",
+    remedy="pip install xxhash",
+    symbols=("XXH3_64bits",),
+)
+
 
 def explicit_path(source: Source, path: str | None = None) -> str | None:
     """Return the file the user asked for, by argument or else by environment variable."""

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
+from zswap_core.fault cimport fault, Site
 
 from zswap_core.compressors._find import LIBDEFLATE
 
@@ -40,11 +41,13 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     cdef deflate_state *s = <deflate_state *> state
-    cdef deflate_context *c = <deflate_context *> calloc(1, sizeof(deflate_context))
+    cdef deflate_context *c = NULL
+    if fault(Site.COMPRESSOR_CONTEXT) == 0:
+        c = <deflate_context *> calloc(1, sizeof(deflate_context))
     if c == NULL:
         return -ENOMEM
-    c.compressor = s.new_compressor(s.level)
-    c.decompressor = s.new_decompressor()
+    c.compressor = s.new_compressor(s.level) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
+    c.decompressor = s.new_decompressor() if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
     if c.compressor == NULL or c.decompressor == NULL:
         ctx_free(state, c)
         return -ENOMEM
@@ -85,7 +88,7 @@ cdef zsw_compressor_ops DEFLATE = zsw_compressor_ops(
 def open_deflate(level, path=None):
     """Return the `deflate` compressor; `level` is 1 .. 12."""
     cdef Library lib = open_library(LIBDEFLATE, path)
-    cdef deflate_state *s = <deflate_state *> calloc(1, sizeof(deflate_state))
+    cdef deflate_state *s = <deflate_state *> calloc(1, sizeof(deflate_state)) if fault(Site.COMPRESSOR) == 0 else NULL
     if s == NULL:
         raise MemoryError
     cdef Compressor self = new_compressor(&DEFLATE, s, "deflate", level, lib)

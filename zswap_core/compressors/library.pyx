@@ -1,6 +1,8 @@
 """Shared libraries, opened by dlopen."""
 from posix.dlfcn cimport RTLD_LOCAL, RTLD_NOW, dlerror, dlopen, dlsym
 
+from zswap_core.fault cimport fault, Site
+
 import os
 
 from zswap_core.compressors._find import candidates
@@ -21,7 +23,7 @@ cdef class Library:
 
     cdef void *symbol(self, str name) except NULL:
         """The address of a function; LookupError when the library lacks it."""
-        cdef void *address = dlsym(self.handle, name.encode())
+        cdef void *address = dlsym(self.handle, name.encode()) if fault(Site.LIBRARY_SYMBOL) == 0 else NULL
         if address == NULL:
             raise LookupError(f"it has no {name}")
         return address
@@ -40,7 +42,7 @@ cdef Library try_open(object source, str origin, str what):
     cdef void *version
 
     # RTLD_NOW: no call may end up in the dynamic linker later, least of all one made while serving a page fault.
-    lib.handle = dlopen(os.fsencode(what), RTLD_NOW | RTLD_LOCAL)
+    lib.handle = dlopen(os.fsencode(what), RTLD_NOW | RTLD_LOCAL) if fault(Site.LIBRARY_OPEN) == 0 else NULL
     if lib.handle == NULL:
         raise OSError(last_dlerror())
     for name in source.symbols:

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free, malloc
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
+from zswap_core.fault cimport fault, Site
 
 from zswap_core.compressors._find import LIBLZ4
 
@@ -38,7 +39,7 @@ cdef inline int at_most_int_max(size_t n) noexcept nogil:
 
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
-    ctx[0] = malloc((<lz4_state *> state).context)
+    ctx[0] = malloc((<lz4_state *> state).context) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
     return 0 if ctx[0] != NULL else -ENOMEM
 
 
@@ -113,7 +114,7 @@ cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
 
 
 cdef lz4_state *new_state(Library lib, int level) except NULL:
-    cdef lz4_state *s = <lz4_state *> calloc(1, sizeof(lz4_state))
+    cdef lz4_state *s = <lz4_state *> calloc(1, sizeof(lz4_state)) if fault(Site.COMPRESSOR) == 0 else NULL
     if s == NULL:
         raise MemoryError
     s.level = level

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
+from zswap_core.fault cimport fault, Site
 
 from zswap_core.compressors._find import LIBLZO2, explicit_path, module_file
 from zswap_core.errors import CompressorNotFound
@@ -33,7 +34,7 @@ cdef size_t bound(void *state, size_t n) noexcept nogil:
 
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
-    ctx[0] = malloc(WORK_SIZE)
+    ctx[0] = malloc(WORK_SIZE) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
     return 0 if ctx[0] != NULL else -ENOMEM
 
 
@@ -93,7 +94,7 @@ cdef Compressor open_liblzo2(object path):
     if init(version(), sizeof(short), sizeof(int), sizeof(long), 4, sizeof(size_t), pointer, pointer, pointer, -1) != 0:
         raise CompressorNotFound(f"liblzo2 in {lib.path} has types of other sizes. To get another: {LIBLZO2.remedy}")
 
-    cdef lzo_state *s = <lzo_state *> calloc(1, sizeof(lzo_state))
+    cdef lzo_state *s = <lzo_state *> calloc(1, sizeof(lzo_state)) if fault(Site.COMPRESSOR) == 0 else NULL
     if s == NULL:
         raise MemoryError
     cdef Compressor self = new_compressor(&LZO, s, "lzo", None, lib)

@@ -13,6 +13,7 @@ from libc.stdlib cimport calloc, free
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
+from zswap_core.fault cimport fault, Site
 
 from zswap_core.compressors._find import LIBZSTD
 
@@ -83,12 +84,12 @@ cdef int configure(const zstd_state *s, const zstd_context *c) noexcept nogil:
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     cdef zstd_state *s = <zstd_state *> state
-    cdef zstd_context *c = <zstd_context *> calloc(1, sizeof(zstd_context))
+    cdef zstd_context *c = <zstd_context *> calloc(1, sizeof(zstd_context)) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
     cdef int rc = -ENOMEM
     if c == NULL:
         return rc
-    c.cctx = s.new_cctx()
-    c.dctx = s.new_dctx()
+    c.cctx = s.new_cctx() if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
+    c.dctx = s.new_dctx() if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
     if c.cctx != NULL and c.dctx != NULL:
         rc = configure(s, c)
     if rc < 0:
@@ -164,7 +165,7 @@ cdef int digest(zstd_state *s, Library lib, bytes dictionary) except -1:
 def open_zstd(level, path=None, dictionary=None):
     """Return the `zstd` compressor; `level` is -131072 .. 22, `dictionary` one that zstd trained or any bytes."""
     cdef Library lib = open_library(LIBZSTD, path)
-    cdef zstd_state *s = <zstd_state *> calloc(1, sizeof(zstd_state))
+    cdef zstd_state *s = <zstd_state *> calloc(1, sizeof(zstd_state)) if fault(Site.COMPRESSOR) == 0 else NULL
     if s == NULL:
         raise MemoryError
     cdef Compressor self = new_compressor(&ZSTD, s, "zstd", level, lib, dictionary)

@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_WIPE, zsw_zpool_config
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     ZSW_POISON,
     ZSW_UNPOISON,
@@ -145,12 +146,16 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
         return 0
     if slab_take(&arena.chunks, &id, 1) != 1:
         return -ENOMEM
-    base = <uint8_t *> zsw_map_no_dump(chunk_bytes(arena), arena.no_dump)
+    base = <uint8_t *> zsw_map_no_dump(chunk_bytes(arena), arena.no_dump) if fault(Site.ARENA_MAP) == 0 else NULL
     if base == NULL:
         slab_give(&arena.chunks, &id, 1)
         return -ENOMEM
     # The one place where memory comes from the system, and before its first touch, which a NUMA policy must precede.
-    rc = zsw_bind_node(base, chunk_bytes(arena), arena.numa_node) if arena.numa_node >= 0 else 0
+    rc = 0
+    if arena.numa_node >= 0:
+        rc = fault(Site.ARENA_BIND)
+        if rc == 0:
+            rc = zsw_bind_node(base, chunk_bytes(arena), arena.numa_node)
     if rc != 0:
         zsw_unmap(base, chunk_bytes(arena))
         slab_give(&arena.chunks, &id, 1)
@@ -373,7 +378,9 @@ cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
 cdef int add_nodes(void **pages, uint32_t count, uint64_t *counts, uint32_t nodes) noexcept nogil:
     cdef int found[NODE_BATCH]
     cdef uint32_t i
-    cdef int rc = zsw_nodes_of(pages, count, found) if count > 0 else 0
+    cdef int rc = fault(Site.ARENA_NODES)
+    if rc == 0 and count > 0:
+        rc = zsw_nodes_of(pages, count, found)
     for i in range(count if rc == 0 else 0):
         if found[i] >= 0 and <uint32_t> found[i] < nodes:
             counts[found[i]] += 1
@@ -440,7 +447,7 @@ cdef int arena_check_begin(zsw_arena *arena, uint64_t **claims) noexcept nogil:
         zsw_unlock(&arena.lock)
         zsw_yield()
         zsw_lock(&arena.lock)
-    claims[0] = <uint64_t *> zsw_map(claims_bytes(arena))
+    claims[0] = <uint64_t *> zsw_map(claims_bytes(arena)) if fault(Site.ARENA_CHECK) == 0 else NULL
     return 0 if claims[0] != NULL else -ENOMEM
 
 

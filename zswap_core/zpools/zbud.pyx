@@ -23,6 +23,7 @@ from zswap_core.abi cimport (
     zsw_zpool_ops,
     zsw_zpool_stats,
 )
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     ZSW_UNPOISON,
     zsw_ctz,
@@ -69,7 +70,7 @@ cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_
         return -EINVAL
     if config.page_size & (config.page_size - 1) != 0:
         return -EINVAL
-    pool = <buddy_pool *> zsw_map(bytes)
+    pool = <buddy_pool *> zsw_map(bytes) if fault(Site.ZPOOL) == 0 else NULL
     if pool == NULL:
         return -ENOMEM
     page_shift = <uint32_t> zsw_ctz(config.page_size)

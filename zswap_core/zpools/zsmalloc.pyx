@@ -31,6 +31,7 @@ from zswap_core.abi cimport (
     zsw_zpool_ops,
     zsw_zpool_stats,
 )
+from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     ZSW_UNPOISON,
     zsw_add_i64,
@@ -615,7 +616,7 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
         return -EINVAL
     if config.page_size & (config.page_size - 1) != 0:
         return -EINVAL
-    pool = <zs_pool *> zsw_map(sizeof(zs_pool))
+    pool = <zs_pool *> zsw_map(sizeof(zs_pool)) if fault(Site.ZPOOL) == 0 else NULL
     if pool == NULL:
         return -ENOMEM
     pool.page_size = config.page_size

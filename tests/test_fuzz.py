@@ -1,0 +1,35 @@
+"""The fuzzers' drives, on inputs that were found and on some of every length at random."""
+
+import importlib
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+FUZZ = Path(__file__).parent / "fuzz"
+
+
+@pytest.fixture
+def drive(request, monkeypatch):
+    monkeypatch.syspath_prepend(str(FUZZ))
+    module = importlib.import_module(request.param)
+    yield module
+    for name in (request.param, "common"):  # these names are too common to be left behind
+        sys.modules.pop(name, None)
+
+
+def found():
+    return [(path.parent.name, path) for path in sorted(FUZZ.glob("corpus/*/*"))]
+
+
+@pytest.mark.parametrize(("drive", "path"), found(), indirect=["drive"], ids=lambda value: getattr(value, "name", value))
+def test_what_was_found(drive, path):
+    drive.one_input(path.read_bytes())
+
+
+@pytest.mark.parametrize(("drive", "count"), [("decompress", 400), ("api", 60), ("swapfile", 300)], indirect=["drive"])
+def test_at_random(drive, count):
+    rng = random.Random(count)
+    for _ in range(count):
+        drive.one_input(rng.randbytes(rng.choice((0, 1, 8, 30, 100, 400))))

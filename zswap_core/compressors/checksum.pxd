@@ -1,0 +1,9 @@
+# cython: language_level=3
+from zswap_core.checksum cimport zsw_checksum
+from zswap_core.compressors.library cimport Library
+
+
+cdef class Checksum:
+    cdef zsw_checksum c
+    cdef Library library
+    cdef readonly str name

@@ -1,0 +1,13 @@
+from collections.abc import Iterable
+from typing import Any
+
+from zswap_core.compressors._find import Source
+
+class Checksum:
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    def __call__(self, data: Any) -> int: ...
+
+def open_checksum(sources: Iterable[Source] = ...) -> Checksum: ...

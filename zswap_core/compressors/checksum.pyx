@@ -1,0 +1,74 @@
+"""Checksums, by functions of libraries that are likely to be there.
+
+A sum is only ever compared with one that the same engine made, so it does not matter which function it is.  A CRC-32 finds
+all damage that lies within 32 bits of each other; of other damage it, as any sum of 32 bits, misses one in four billion.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from zswap_core.checksum cimport checksum_of
+from zswap_core.compressors.library cimport open_library
+
+from zswap_core.compressors._find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
+from zswap_core.errors import CompressorNotFound, Error
+
+NAMES = {CRC_OF_LIBDEFLATE: "crc32", XXH3_OF_LIBXXHASH: "XXH3", XXH64_OF_LIBZSTD: "XXH64"}  # the fastest first
+
+
+cdef uint32_t call_crc32(void *function, const uint8_t *data, size_t n) noexcept nogil:
+    return (<uint32_t (*)(uint32_t, const void *, size_t) noexcept nogil> function)(0, data, n)
+
+
+cdef uint32_t call_xxh3(void *function, const uint8_t *data, size_t n) noexcept nogil:
+    return <uint32_t> (<uint64_t (*)(const void *, size_t) noexcept nogil> function)(data, n)
+
+
+cdef uint32_t call_xxh64(void *function, const uint8_t *data, size_t n) noexcept nogil:
+    return <uint32_t> (<uint64_t (*)(const void *, size_t, uint64_t) noexcept nogil> function)(data, n, 0)
+
+
+cdef class Checksum:
+    """A checksum function, found.
+
+    Attributes
+    ----------
+    name : str
+        What it is, and of which library: "crc32 (libdeflate)".
+    path : str
+        The file it was found in.
+    """
+
+    @property
+    def path(self):
+        return self.library.path
+
+    def __call__(self, const uint8_t[::1] data not None):
+        """The sum of a bytes-like object, which is not empty."""
+        return checksum_of(&self.c, &data[0], data.shape[0])
+
+
+def open_checksum(sources=tuple(NAMES)):
+    """Return the first of these that is there.
+
+    Raises
+    ------
+    Error
+        With what was tried, and what to do about it.
+    """
+    cdef Checksum self = Checksum.__new__(Checksum)
+    why = []
+    for source in sources:
+        try:
+            self.library = open_library(source)
+        except CompressorNotFound as error:
+            why.append(str(error))
+            continue
+        self.c.function = self.library.symbol(source.symbols[0])
+        if source == CRC_OF_LIBDEFLATE:
+            self.c.call = call_crc32
+        elif source == XXH3_OF_LIBXXHASH:
+            self.c.call = call_xxh3
+        else:
+            self.c.call = call_xxh64
+        self.name = f"{NAMES[source]} ({source.library})"
+        return self
+    raise Error(f"there is no library that makes checksums; get one of these, or leave checksum out: {'; '.join(why)}")

@@ -1,0 +1,77 @@
+# cython: language_level=3
+"""Fault sites: the places that can fail, each with a name by which a test makes it fail.
+
+They are in every build, so that what tests run is what ships.  While no test has armed anything a site costs one load and a
+branch that is never taken.  testing_faults.pyx is the way to arm them.
+"""
+from libc.stdint cimport uint32_t
+
+from zswap_core.os cimport zsw_peek_u32, zsw_unlikely
+
+
+cpdef enum Site:
+    # memory for the engine's parts
+    ENGINE                  # the engine itself, and the list of its workers
+    WORKER                  # one more worker
+    SCRATCH                 # what a worker compresses into
+    SLAB_TABLE              # a slab's table of chunks
+    SLAB_CHUNK              # a chunk of a slab: entries, shards, runs, arrays, descriptors of zspages
+    SLAB_RELEASE            # giving an empty chunk back
+    AREA                    # a swap area
+    AREA_TABLE              # its table of shards, the first and each larger one
+    POOL                    # a pool
+    WRITEBACK_BUFFERS
+    # allocators
+    ZPOOL                   # an allocator's own structure
+    ZPOOL_MALLOC            # an object
+    ZPOOL_RELOCATE          # an object to move to
+    ARENA_MAP               # address space for pages
+    ARENA_BIND              # binding it to a NUMA node
+    ARENA_NODES             # asking on which node pages lie
+    ARENA_CHECK             # memory for checking an arena
+    # compressors
+    LIBRARY_OPEN
+    LIBRARY_SYMBOL
+    COMPRESSOR              # a compressor's own structure
+    COMPRESSOR_CONTEXT
+    COMPRESS
+    DECOMPRESS
+    # threads
+    MAINTENANCE_THREAD
+    BATCH_THREAD
+    WRITEBACK_THREAD
+    # what the system tells
+    PRESSURE_FILE
+    # backing stores of every kind
+    BACKING_WRITE
+    BACKING_READ
+    # the swap file's system calls
+    FILE_BUFFERS
+    FILE_STAT
+    FILE_WRITE
+    FILE_WRITE_SHORT        # moves only so many bytes as the error number says
+    FILE_READ
+    FILE_READ_SHORT
+    FILE_ALLOCATE
+    FILE_PUNCH
+    SITES                   # how many there are
+
+
+cdef struct zsw_fault:
+    uint32_t hits           # how often it was reached while anything was armed
+    uint32_t first          # of these, the first to fail
+    uint32_t end            # and the first not to fail any more
+    int error
+
+
+cdef uint32_t faults_armed
+cdef zsw_fault faults[SITES]
+
+cdef int fault_hit(Site site) noexcept nogil
+
+
+cdef inline int fault(Site site) noexcept nogil:
+    """0, or -errno where a test wants it to fail here."""
+    if zsw_unlikely(zsw_peek_u32(&faults_armed) != 0):
+        return fault_hit(site)
+    return 0
