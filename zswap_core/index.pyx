@@ -23,7 +23,7 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
                             zsw_peek_u64, zsw_poke_u32, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
                             zsw_unmap)
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_peek, slab_take,
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_peek, slab_take,
                               slab_validate)
 
 cdef enum:
@@ -668,6 +668,32 @@ cdef int garbage_validate(zsw_index *ix, uint32_t id, uint64_t *shards) noexcept
     return 0
 
 
+cdef int use_validate(zsw_index *ix) noexcept nogil:
+    """Every run and every array that was taken is somebody's."""
+    cdef uint64_t runs = 0
+    cdef uint64_t arrays[ARRAY_KINDS]
+    cdef uint32_t id
+    cdef zsw_run *run
+    cdef zsw_shard *shard
+    memset(arrays, 0, sizeof(arrays))
+    for id in range(1, slab_limit(&ix.runs)):
+        run = <zsw_run *> slab_at(&ix.runs, id)
+        if run.shard:
+            runs += 1
+            arrays[run.slots_kind] += 1
+            arrays[SUMS_KIND] += run.sums != 0
+    for id in range(1, slab_limit(&ix.shards)):
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        if run_count(shard):
+            arrays[shard.runs_kind] += 1
+    if runs != ix.runs.inuse:
+        return -31
+    for id in range(<uint32_t> ARRAY_KINDS):
+        if arrays[id] != ix.arrays[id].inuse:
+            return -32
+    return 0
+
+
 cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil:
     """Checks what the areas, which have so many shards together, share.  At rest only."""
     cdef int kind, rc
@@ -683,4 +709,4 @@ cdef int index_validate(zsw_index *ix, uint64_t shards) noexcept nogil:
     for kind in range(ARRAY_KINDS):
         if rc == 0:
             rc = slab_validate(&ix.arrays[kind])
-    return rc
+    return rc if rc != 0 else use_validate(ix)
