@@ -7,8 +7,8 @@ zswap's own metadata and 16 MiB; and once it is warm, what it has beside the poo
 grow at all: the medians of the first and of the last tenth of the time are compared.
 
     python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--faults | --full-disk] [--smoke]
-    python bench/soak.py --seconds 120 --encrypt --wipe --json soak.json               # what CI runs
-    python bench/soak.py --seconds 3600 --encrypt --wipe --plot soak.png --json soak.json
+    python bench/soak.py --seconds 120 --encrypt --wipe --checksum --json soak.json    # what CI runs
+    python bench/soak.py --seconds 3600 --encrypt --wipe --checksum --plot soak.png --json soak.json
 """
 
 from __future__ import annotations
@@ -413,6 +413,7 @@ def draw(report: dict[str, Any], path: str) -> None:
 @click.option("--full-disk", is_flag=True, help="The swap file has room for a third of what it should hold.")
 @click.option("--encrypt", is_flag=True, help="The swap file is encrypted.")
 @click.option("--wipe", is_flag=True, help="What is freed is wiped, and nothing of it goes into core dumps.")
+@click.option("--checksum", is_flag=True, help="Every page has a checksum.")
 @click.option("--plot", metavar="PATH", help="Draw the memory over time to a .png, .svg or .pdf.")
 @click.option("--json", "json_path", metavar="PATH", help="Write a report.")
 @click.option("--smoke", is_flag=True, help="A few seconds, few pages.")
@@ -436,7 +437,15 @@ def main(plot: str | None, json_path: str | None, smoke: bool, **options: Any) -
 
 
 def soak(
-    folder: Path, pages: int, cap: str, seconds: float, faults: bool, full_disk: bool, encrypt: bool, wipe: bool
+    folder: Path,
+    pages: int,
+    cap: str,
+    seconds: float,
+    faults: bool,
+    full_disk: bool,
+    encrypt: bool,
+    wipe: bool,
+    checksum: bool,
 ) -> dict[str, Any]:
     """Run, and return the report."""
     corpus_pages, source = corpus(folder / "pages", pages)
@@ -457,6 +466,7 @@ def soak(
             shrinker_interval=0.1,
             wipe_on_free=wipe,
             dontdump=wipe,
+            checksum=checksum,
         ) as z:
             return Soak(z, pages, corpus_pages, source, seconds, psi).run(faulty)
     finally:
