@@ -48,7 +48,6 @@ import numpy as np
 
 from zswap_core.backings import open_backing
 from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
-from zswap_core.findings import describe
 from zswap_core.stats import Counter as _Counter
 
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
@@ -1066,6 +1065,7 @@ cdef class Engine:
             rc = engine_validate(self.e, &finding)
             engine_leave(self.e, w)
         if rc != 0:
+            from zswap_core.findings import describe
             raise AssertionError(describe(rc, finding.place, finding.zpool.decode() if finding.zpool != NULL else None))
 
     def _address(self):

@@ -161,7 +161,7 @@ cdef uint64_t write_pages(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t
         elif allowed == 0 or next.count == 0 and (tried or looks == 0):
             break
         if next.count:
-            if done + next.count < pages:
+            if pages - done > WRITEBACK_BATCH:
                 call_pilot(wb)
             flight_start(e, next)
             next = &wb.flights[next == &wb.flights[0]]

@@ -15,7 +15,6 @@ from zswap_core.abi cimport (
 from zswap_core.compressors.library cimport Library
 
 import os
-from hashlib import sha256
 
 from zswap_core.errors import Error, PageCorruptError
 
@@ -213,6 +212,7 @@ cdef void release_owner(object capsule) noexcept:
 
 cpdef str dictionary_id(object dictionary):
     """What tells a dictionary from another."""
+    from hashlib import sha256              # dear to import, and few have dictionaries
     return sha256(dictionary).hexdigest()
 
 
