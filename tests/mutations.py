@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 240  # for the tests of one mutation; a test that hangs ends after a quarter of that
-LEFT_OUT = shutil.ignore_patterns(".git", ".hypothesis", "temp.*", "lib.*", "__pycache__", ".*_cache", ".venv", "dist")
+LEFT_OUT = shutil.ignore_patterns(".git", ".hypothesis", "temp.*", "__pycache__", ".*_cache", ".venv", "dist")
 
 
 class Mutation(NamedTuple):
@@ -529,14 +529,14 @@ def verdict(code, output):
     """What pytest's end means: which test caught the bug, None when all passed."""
     if code == 0:
         return None
-    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", output, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - |$)", output, re.MULTILINE)
     if failed:
         return failed[1]
     frame = re.search(r'File ".*/tests/(test_\w+\.py)", line \d+ in (test_\w+)', output)
     where = f" in {frame[1]}::{frame[2]}" if frame else ""
     if code is None or "Timeout (" in output:
         return "a hang" + where
-    if code < 0 or "Fatal Python error" in output:
+    if code < 0 or code > 128 or "Fatal Python error" in output:
         return "a crash" + where
     return f"?? exit code {code}\n{output[-2000:]}"
 

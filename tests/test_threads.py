@@ -275,6 +275,36 @@ def test_batches_of_the_same_pages_from_four_threads(engine):
     at_rest(z)
 
 
+@pytest.mark.parametrize("width", [2, 64, 256])
+def test_crowds(engine, width):
+    # Hundreds of thousands of calls on few pages, outside the GIL: they meet in every lock and every atomic of the short paths.
+    z = engine(max_pool_bytes="64MiB")
+    size = 256
+    offsets = np.arange(size) % width
+    sets = [
+        np.frombuffer(b"".join(cookie(o, k, 0) for o in offsets.tolist()), np.uint8).reshape(size, PAGE) for k in range(2)
+    ]
+
+    def store(k):
+        for _ in range(60):
+            assert z.store_many(offsets, sets[k]).min() >= 0
+
+    def load():
+        pages, status = np.empty((size, PAGE), np.uint8), np.zeros(size, np.int8)
+        for n in range(120):
+            z.load_many(offsets, pages, status=status)
+            if n % 8 == 0:
+                for i in range(size):
+                    assert status[i] == Status.ABSENT or any((pages[i] == s[i]).all() for s in sets)
+
+    def drop():
+        for n in range(150):
+            z.invalidate_many(offsets[n % 5 :: 3])
+
+    together(lambda: store(0), lambda: store(1), load, load, drop)
+    at_rest(z)
+
+
 def test_areas_come_and_go(engine):
     z = engine(max_pool_bytes="64MiB")
     done = threading.Event()
