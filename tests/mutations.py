@@ -550,7 +550,7 @@ def tested(mutation, wrap):
         code, output = run([*wrap, sys.executable, "setup.py", "-q", "build_ext", "--inplace"], root, None)
         if code != 0:
             return f"?? it does not build\n{output[-2000:]}"
-        files = [f"tests/test_{name}.py" for name in mutation.tests.split()]
+        files = [name if "::" in name else f"tests/test_{name}.py" for name in mutation.tests.split()]
         command = [*wrap, sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
         return verdict(*run(command, root, None if wrap else SECONDS))
 
