@@ -418,7 +418,9 @@ def grind(z, area=0):
 
 
 @pytest.mark.parametrize("readers", [1, 5])
-@pytest.mark.parametrize("what", ["invalidate", "overwrite", "same-filled", "range", "swapoff", "exclusive"])
+@pytest.mark.parametrize(
+    "what", ["invalidate", "overwrite", "same-filled", "range", "swapoff", "exclusive", "exclusive overwrite"]
+)
 def test_a_reader_keeps_the_page_that_goes_away(engine, codec, what, readers):
     z, c = held_up(engine, codec)
     new = b"another page" + bytes(PAGE - 12)
@@ -437,8 +439,10 @@ def test_a_reader_keeps_the_page_that_goes_away(engine, codec, what, readers):
             swapping.start()  # it may wait for the calls in flight
             until(lambda: 7 not in z)
             z.swapon(1)
-        elif what == "exclusive":
+        elif what.startswith("exclusive"):
             z.parameters["exclusive_loads"] = True
+            if what == "exclusive overwrite":
+                z[7] = new  # not what the readers are to take away
         if what in ("invalidate", "range", "swapoff"):
             assert 7 not in z
         for _ in range(3):
@@ -449,7 +453,7 @@ def test_a_reader_keeps_the_page_that_goes_away(engine, codec, what, readers):
     if what == "swapoff":
         swapping.join()
         z.swapon(0)
-    expected = {"overwrite": new, "same-filled": bytes(PAGE)}.get(what)
+    expected = {"overwrite": new, "exclusive overwrite": new, "same-filled": bytes(PAGE)}.get(what)
     assert z.get(7) == expected
     z.parameters["exclusive_loads"] = False
     z._validate()
