@@ -91,6 +91,34 @@ MUTATIONS = [
         "    while shard != NULL:",
         tests="threads stress",
     ),
+    bug(
+        "z3fold is not locked",
+        "zpools/z3fold.pyx",
+        "    zsw_lock(&pool.buddies.lock)\n    id = best_fit(&pool.buddies, chunks, 0)",
+        "    id = best_fit(&pool.buddies, chunks, 0)",
+        tests="z3fold",
+    ),
+    bug(
+        "zbud frees without its lock",
+        "zpools/zbud.pyx",
+        "    zsw_lock(&pool.lock)\n    buddy = buddy_of(page, start)",
+        "    buddy = buddy_of(page, start)",
+        tests="zbud",
+    ),
+    bug(
+        "the arena hands out runs without its lock",
+        "zpools/arena.pyx",
+        "    zsw_lock(&arena.lock)\n    if not take_idle(arena, pages, run):",
+        "    if not take_idle(arena, pages, run):",
+        tests="arena zsmalloc threads",
+    ),
+    bug(
+        "two calls may add the same shard",
+        "index.pyx",
+        "    zsw_lock(&area.grow)\n    shard = area_shard(ix, area, number)\n",
+        "    shard = area_shard(ix, area, number)\n",
+        tests="index threads stress",
+    ),
     # ---- references
     bug(
         "references are dropped without an atomic",
@@ -193,6 +221,13 @@ MUTATIONS = [
         "            pass\n",
         tests="engine shrinker",
     ),
+    bug(
+        "the newest page stays in the LRU when it goes",
+        "lru.pxd",
+        "        lru.newest = entry.prev\n",
+        "        pass\n",
+        tests="engine",
+    ),
     # ---- counters
     bug(
         "compressed bytes are not counted down",
@@ -294,6 +329,20 @@ MUTATIONS = [
         "            pool.stage = POOL_DRAINING\n",
         tests="threads pools",
     ),
+    bug(
+        "recompression leaves the old object",
+        "recompress.pyx",
+        "    source.ops.free(source.zpool, word_handle(old))\n",
+        "",
+        tests="pools",
+    ),
+    bug(
+        "contexts of a pool that went stay for the next of its number",
+        "pool.pyx",
+        "        drop_contexts(e, pool)\n",
+        "",
+        tests="pools memory",
+    ),
     # ---- writeback
     bug(
         "a flight lands before it is written",
@@ -379,6 +428,41 @@ MUTATIONS = [
         "",
         tests="writeback",
     ),
+    bug(
+        "a reader of the store that is always overtaken never ends",
+        "load.pyx",
+        "            if tries < OPTIMISTIC_READS or w.no_wait:",
+        "            if True:",
+        tests="writeback",
+    ),
+    bug(
+        "a page written through inside a write is overwritten by the older",
+        "backing.pyx",
+        "    lost = not first and in_flight(e, area, offset)",
+        "    lost = False",
+        tests="writeback",
+    ),
+    bug(
+        "pages lie one place too early in the file",
+        "backings/file.pyx",
+        "        at = <off_t> ((1 + offsets[i]) * f.page_size)",
+        "        at = <off_t> (offsets[i] * f.page_size)",
+        tests="swapfile",
+    ),
+    bug(
+        "holes are punched one place off",
+        "backings/file.pyx",
+        "<off_t> ((1 + offsets[i]) * f.page_size), <off_t> (run",
+        "<off_t> ((2 + offsets[i]) * f.page_size), <off_t> (run",
+        tests="swapfile",
+    ),
+    bug(
+        "a short transfer is taken for the whole",
+        "backings/file.pyx",
+        "        size -= <size_t> moved\n",
+        "        size = 0\n",
+        tests="swapfile",
+    ),
     # ---- checksums, secrets
     bug(
         "what the store gives back is not checked",
@@ -423,7 +507,7 @@ MUTATIONS = [
         tests="wipe",
     ),
     bug(
-        "an object's place is not wiped in ranges",
+        "a place that an object leaves is not wiped",
         "zpools/zsmalloc.pyx",
         "    arena_vacate(&pool.arena, zs.first + slot * zs.size, cls.payload)\n",
         "",
@@ -456,6 +540,13 @@ MUTATIONS = [
         "backings/cipher.pyx",
         "    if c.init(context, NULL, NULL, NO_KEY, tweak, encrypting) != 1:\n        good = False\n",
         "",
+        tests="encryption",
+    ),
+    bug(
+        "the key stays when the file is closed",
+        "backings/cipher.pyx",
+        "            zsw_wipe(self.c.key, KEY_BYTES)",
+        "            pass",
         tests="encryption",
     ),
     # ---- life

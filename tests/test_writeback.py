@@ -960,6 +960,26 @@ def test_a_refused_store_waits_for_a_page_that_is_being_discarded(make, store, f
     z._validate()
 
 
+def test_a_store_waits_for_what_an_exclusive_load_discards(make, store, fill, check, gate, thread, until, make_page):
+    z = make(store)
+    fill(z, 0, 1)
+    assert z.shrink(1) == 1
+    assert sizes(z, 0, 1) == "bm"
+    z.parameters["exclusive_loads"] = True
+    held = store.on_discard = gate()
+    loading = thread(z.load, 0)
+    with held:
+        storing = thread(z.store, 0, noise(1))
+        until(lambda: z.stats().stored_pages == 2)  # it has its entry, and wants the slot
+        fill(z, *range(10, 100))  # others are not kept waiting
+        assert storing.is_alive()
+    assert loading.join() == make_page(0)
+    storing.join()
+    assert z.load(0) == noise(1)
+    check(z, 1)
+    z._validate()
+
+
 def test_a_refused_store_into_an_area_that_is_leaving(make, memory_store, store, fill, gate, thread, until):
     z = make()
     z.swapon(1, backing=store)
