@@ -338,6 +338,16 @@ def test_a_path_is_opened_and_closed(make, fill, check, tmp_path):
     SwapFile(tmp_path / "swap").close()
 
 
+def test_a_file_is_closed_when_the_area_wants_more_than_it_has(make, tmp_path):
+    SwapFile(tmp_path / "swap", "1MiB").close()
+    z = make()
+    for wrong in (257, 0):
+        with pytest.raises(ValueError, match="nr_pages"):
+            z.swapon(1, wrong, backing=tmp_path / "swap")
+    SwapFile(tmp_path / "swap").close()  # nobody has it
+    z.swapon(1, 256, backing=tmp_path / "swap")
+
+
 def test_areas_with_stores_of_their_own(make, memory_store, fill, check, tmp_path):
     one, two = memory_store(), SwapFile(tmp_path / "swap", "1MiB")
     z = make(one)
