@@ -275,8 +275,8 @@ def test_batches_of_the_same_pages_from_four_threads(engine):
     at_rest(z)
 
 
-@pytest.mark.parametrize(("width", "apart"), [(2, 0), (64, 0), (64, 1 << 14), (256, 1 << 14)])
-def test_crowds(engine, width, apart):
+@pytest.mark.parametrize(("width", "apart", "rounds"), [(2, 0, 40), (64, 0, 120), (64, 1 << 14, 40), (256, 1 << 14, 40)])
+def test_crowds(engine, width, apart, rounds):
     # Hundreds of thousands of calls on few pages, outside the GIL: they meet in every lock and every atomic of the short paths.
     # One shard's lock would hide the lack of another's, so the two who store may do so in different ones.
     z = engine(max_pool_bytes="64MiB")
@@ -287,13 +287,13 @@ def test_crowds(engine, width, apart):
     ]
 
     def store(k):
-        for _ in range(80):
+        for _ in range(2 * rounds):
             assert z.store_many(offsets[k], sets[k]).min() >= 0
 
     def load(k):
         pages, status = np.empty((size, PAGE), np.uint8), np.zeros(size, np.int8)
         mine = [sets[k]] if apart else sets
-        for _ in range(120):
+        for _ in range(3 * rounds):
             z.load_many(offsets[k], pages, status=status)
             good = status == Status.ABSENT
             for right in mine:
@@ -301,7 +301,7 @@ def test_crowds(engine, width, apart):
             assert good.all(), offsets[k][~good]
 
     def drop():
-        for n in range(400):
+        for n in range(10 * rounds):
             z.invalidate_many(offsets[n % 2][n % 5 :: 3])
 
     together(lambda: store(0), lambda: store(1), lambda: load(0), lambda: load(1), drop)
