@@ -3,7 +3,7 @@
 Switches, read from the environment:
     ZSWAP_DEBUG=1       bounds checks, C assertions, no optimisation
     ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer; =thread: ThreadSanitizer; =valgrind: hints for it
-    ZSWAP_COVERAGE=1    line tracing, for coverage of the .pyx files
+    ZSWAP_COVERAGE=1    count the lines that run, for .ci/coverage.py
     ZSWAP_WERROR=1      compiler warnings are errors
     ZSWAP_ANNOTATE=1    keep Cython's annotated .html beside the .c
 """
@@ -47,7 +47,8 @@ if SANITIZE:
     ldflags += checker
     macros += [("ZSW_VALGRIND", "1")] if os.environ["ZSWAP_SANITIZE"] == "valgrind" else []
 if COVERAGE:
-    macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    cflags += ["--coverage", "-fprofile-update=atomic", "-O1"]
+    ldflags += ["--coverage"]
 
 directives = {
     "language_level": 3,
@@ -57,7 +58,6 @@ directives = {
     "nonecheck": DEBUG,
     "cdivision": True,
     "embedsignature": True,
-    "linetrace": COVERAGE,
 }
 
 sources = sorted(glob("zswap_core/**/*.pyx", recursive=True))

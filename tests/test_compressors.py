@@ -1,5 +1,6 @@
 """The compressors: round trips, other implementations as oracles, damage, the registry, Python callables, capsules."""
 
+import ctypes
 import datetime
 import gc
 import importlib.util
@@ -681,6 +682,54 @@ def test_capsule_round_trip(spec):
     assert again.spec == f"{again.name}:5"
     assert again.compress(PAGES[9]) == packed
     assert again.decompress(packed, PAGE) == PAGES[9]
+
+
+class Table(ctypes.Structure):
+    """zsw_compressor_ops, as abi.h has it."""
+
+    _fields_ = (
+        ("abi_version", ctypes.c_uint32),
+        ("struct_size", ctypes.c_uint32),
+        ("name", ctypes.c_char_p),
+        ("flags", ctypes.c_uint32),
+        *((name, ctypes.c_void_p) for name in ("bound", "ctx_new", "ctx_free", "compress", "decompress", "destroy")),
+    )
+
+
+class Given(ctypes.Structure):
+    """zsw_compressor."""
+
+    _fields_ = (("ops", ctypes.POINTER(Table)), ("state", ctypes.c_void_p))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"abi_version": 0}, "not of compressor ABI version"),
+        ({"struct_size": ctypes.sizeof(Table) - 8}, "not of compressor ABI version"),
+        ({"bound": None}, "lacks bound"),
+        ({"compress": None}, "lacks bound"),
+        ({"decompress": None}, "lacks bound"),
+        ({"ctx_new": None}, "without the other"),
+        ({"ctx_free": None}, "without the other"),
+        ({"name": None}, "no name"),
+    ],
+)
+def test_capsules_with_a_bad_table(change, message):
+    new, pointer = ctypes.pythonapi.PyCapsule_New, ctypes.pythonapi.PyCapsule_GetPointer
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    kind = b"zswap_core.compressor.v1"
+    good = open_compressor("zstd").capsule
+    theirs = Given.from_address(pointer(good, kind))
+    table = Table.from_buffer_copy(theirs.ops.contents)
+    ours = Given(ctypes.pointer(table), theirs.state)
+    capsule = new(ctypes.addressof(ours), kind, None)
+    assert Compressor.from_capsule(capsule).name == "zstd"
+    for field, value in change.items():
+        setattr(table, field, value)
+    with pytest.raises(ValueError, match=message):
+        Compressor.from_capsule(capsule)
 
 
 def test_capsule_of_a_python_compressor():

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from zswap_core.testing import SHARD_SPAN, Index
+from zswap_core.testing_faults import FOREVER, fault
 
 TOP = (1 << 47) - 1
 
@@ -275,6 +276,65 @@ def test_a_page_is_not_put_into_a_shard_that_is_being_removed():
     assert index.get(SHARD_SPAN + 3)[0] == 4
     assert index.get(9 * SHARD_SPAN)[0] == 2
     assert index.validate() == (0, 2)
+
+
+def test_no_memory_for_a_larger_table_keeps_the_shards_that_are_empty():
+    index = Index()
+    for n in range(64):
+        index.put(n * SHARD_SPAN, n + 1)
+    for n in range(0, 64, 2):
+        index.erase(n * SHARD_SPAN)
+    with fault("AREA_TABLE", times=FOREVER) as failures:
+        index.put(64 * SHARD_SPAN, 65)  # half of the table is used: it wants a new one
+        assert failures()
+        for n in range(0, 64, 2):
+            index.put(n * SHARD_SPAN, n + 1)
+    assert [index.get(n * SHARD_SPAN)[0] for n in range(65)] == list(range(1, 66))
+    assert index.validate() == (0, 65)
+    assert index.put(65 * SHARD_SPAN, 66)[0] == 0
+    assert index.validate() == (0, 66)
+
+
+def test_no_memory_at_any_step_of_a_put_changes_nothing():
+    # Chunks of every kind of item run out one after the other, at each step of a put: for the first page of a shard, the
+    # first of a run, and where an array grows.
+    index, held, failed = Index(), {}, 0
+
+    def put(offset):
+        nonlocal failed
+        with fault("SLAB_CHUNK"):
+            try:
+                index.put(offset, offset + 1)
+            except MemoryError:
+                failed += 1
+                assert index.get(offset) is None
+                assert index.validate() == (0, len(held))
+                index.put(offset, offset + 1)
+        held[offset] = offset + 1
+
+    for n in range(3):  # so that the slabs' chunks do not all end with the same page
+        put(n * 64)
+    for n in range(1, 4500):
+        put(n * SHARD_SPAN)
+    for n in range(2000):
+        put(SHARD_SPAN // 2 + n * 64)
+    for n in range(300):
+        put(SHARD_SPAN * 5000 + n)
+    assert failed > 8
+    assert all(index.get(offset)[0] == value for offset, value in held.items())
+    assert index.validate() == (0, len(held))
+
+
+def test_no_memory_for_a_smaller_array_keeps_the_large_one():
+    index = Index()
+    for n in range(64):
+        index.put(n, n + 1)
+    with fault("SLAB_CHUNK", times=FOREVER):
+        for n in range(0, 64):
+            if n % 16:
+                index.erase(n)
+    assert [index.get(n)[0] for n in range(0, 64, 16)] == [1, 17, 33, 49]
+    assert index.validate() == (0, 4)
 
 
 def test_threads_put_and_erase_while_shards_are_removed():

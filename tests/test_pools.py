@@ -6,6 +6,7 @@ import zlib
 import pytest
 
 from zswap import CompressorNotFound, Status
+from zswap_core.testing import Codec
 
 PAGE = 4096
 PAIRS = [("lz4", "zsmalloc"), ("zstd", "zsmalloc:4"), ("deflate", "z3fold"), ("lz4", "zbud"), ("lz4", "zsmalloc-kernel")]
@@ -57,6 +58,23 @@ def test_old_pools_stay_readable(make, until):
     for k in range(len(PAIRS)):
         for o in range(10):
             assert z.load(100 * k + o) == words(100 * k + o)
+
+
+def test_contexts_go_with_their_pool(make, codec, until):
+    c = Codec(stateless=False)
+    z = make(codec(factory=c.capsule))
+    for n in range(5):
+        z.store(n, words(n))
+        assert z.load(n) == words(n)
+    assert c.contexts > 0
+    switch(z, PAIRS[0])
+    z.clear()
+    until(lambda: len(z.pools()) == 1)
+    until(lambda: c.contexts == 0)
+    for pair in PAIRS:  # others of the same number
+        switch(z, pair)
+        z.store(1, words(1))
+        assert z.load(1) == words(1)
 
 
 def test_a_pool_goes_with_its_last_entry(make, until):

@@ -241,12 +241,15 @@ def test_same_filled(engine, wipe):
         z[offset] = COOKIE * (PAGE // 8)
     z[1000] = bytes(PAGE)
     assert found() == 200
-    z.invalidate_many(range(0, 100))
+    z.invalidate_range(0, 70)  # a whole run at once
+    z.invalidate_many(range(70, 100))
     for offset in range(100, 150):
         z[offset] = KEPT * (PAGE // 8)
     for offset in range(150, 200):
         del z[offset]
-    assert (found() == 0) is wipe
+    assert (
+        found(COOKIE[4:]) == 0
+    ) is wipe  # a freed entry begins with a link, so only the other half of the word may be left
     assert found(KEPT) == 50
 
 

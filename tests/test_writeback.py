@@ -13,6 +13,7 @@ import pytest
 
 from zswap import BackingError, PageCorruptError, Status, SwapFile
 from zswap_core.backings import open_backing
+from zswap_core.testing_faults import fault
 
 PAGE = 4096
 
@@ -337,6 +338,16 @@ def test_a_path_is_opened_and_closed(make, fill, check, tmp_path):
     SwapFile(tmp_path / "swap").close()
 
 
+def test_a_file_is_closed_when_the_area_wants_more_than_it_has(make, tmp_path):
+    SwapFile(tmp_path / "swap", "1MiB").close()
+    z = make()
+    for wrong in (257, 0):
+        with pytest.raises(ValueError, match="nr_pages"):
+            z.swapon(1, wrong, backing=tmp_path / "swap")
+    SwapFile(tmp_path / "swap").close()  # nobody has it
+    z.swapon(1, 256, backing=tmp_path / "swap")
+
+
 def test_areas_with_stores_of_their_own(make, memory_store, fill, check, tmp_path):
     one, two = memory_store(), SwapFile(tmp_path / "swap", "1MiB")
     z = make(one)
@@ -640,6 +651,16 @@ def test_the_rate(make, store, fill):
     assert z.shrink(1000) == left > 0
 
 
+def test_the_rate_allows_more_as_time_goes_by(make, store, fill):
+    z = make(store)
+    fill(z, *range(600))
+    z.parameters["writeback_rate"] = 10_000_000
+    assert [z.shrink(1) for _ in range(50)] == [1] * 50
+    began = time.monotonic()
+    z.parameters["writeback_rate"] = 10  # what was saved up is cut to this
+    assert z.shrink(550) <= 10 * (2 + time.monotonic() - began)
+
+
 # ---- swapoff -------------------------------------------------------------------------------------------------------------
 
 
@@ -930,6 +951,79 @@ def test_calls_wait_for_a_page_that_is_being_written_through(make, store, fill, 
     assert dropping.join() is True
     assert sizes(z, 0) == "-"
     assert store.pages == {}
+
+
+def test_a_refused_store_waits_for_a_page_that_is_being_discarded(make, store, fill, gate, thread, until):
+    z = make(store)
+    fill(z, 0, 1)
+    z.shrink(1)
+    held = store.on_discard = gate()
+    dropping = thread(z.invalidate, 0)
+    with held:
+        z.parameters["enabled"] = False
+        storing = thread(z.store, 0, noise(1))
+        until(lambda: z.stats().reject_disabled == 1)
+        assert storing.is_alive()
+    assert dropping.join() is True
+    storing.join()
+    assert z.load(0) == store.pages[0] == noise(1)
+    z._validate()
+
+
+def test_a_store_waits_for_what_an_exclusive_load_discards(make, store, fill, check, gate, thread, until, make_page):
+    z = make(store)
+    fill(z, 0, 1)
+    assert z.shrink(1) == 1
+    assert sizes(z, 0, 1) == "bm"
+    z.parameters["exclusive_loads"] = True
+    held = store.on_discard = gate()
+    loading = thread(z.load, 0)
+    with held:
+        storing = thread(z.store, 0, noise(1))
+        until(lambda: z.stats().stored_pages == 2)  # it has its entry, and wants the slot
+        fill(z, *range(10, 100))  # others are not kept waiting
+        assert storing.is_alive()
+    assert loading.join() == make_page(0)
+    storing.join()
+    assert z.load(0) == noise(1)
+    check(z, 1)
+    z._validate()
+
+
+def test_a_refused_store_into_an_area_that_is_leaving(make, memory_store, store, fill, gate, thread, until):
+    z = make()
+    z.swapon(1, backing=store)
+    fill(z, 0, 1, swap_type=1)
+    held = store.on_write = gate()
+    shrinking = thread(z.shrink, 1)
+    with held:
+        z.parameters["enabled"] = False
+        storing = thread(lambda: z.store(1, noise(1), swap_type=1))
+        until(lambda: z.stats().reject_disabled == 1)  # then it has found the area, and waits for the writer
+        leaving = thread(z.swapoff, 1)
+        until(lambda: not z._online(1))
+    shrinking.join()
+    with pytest.raises(ValueError, match="no such swap area"):
+        storing.join()
+    leaving.join()
+    assert store.pages == {}
+    assert z.stats().backed_pages == 0
+    z._validate()
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_no_memory_for_the_slot_of_a_refused_page(make, store, nth):
+    z = make(store)
+    z.parameters["enabled"] = False
+    with fault("SLAB_CHUNK", nth=nth) as failures:
+        with pytest.raises(MemoryError):
+            z.store(3, noise(1))
+        assert failures() == 1
+    assert 3 not in z
+    assert store.pages == {}
+    z._validate()
+    z.store(3, noise(1))
+    assert z.load(3) == noise(1)
 
 
 def test_two_shrinks_at_once(make, store, fill, gate, thread, check):

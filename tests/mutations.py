@@ -1,0 +1,674 @@
+"""Mutations: bugs that could really be made, planted one at a time.  The tests that are named with each must fail.
+
+    python tests/mutations.py              all of them (an hour)
+    python tests/mutations.py WORD ...     those whose names have one of the words in them
+    python tests/mutations.py --list       their names; exit code 1 when one does not fit the sources any more
+
+Run it in a checkout that is built in place: each mutation gets a copy of it, in which what depends on the changed file is built
+anew.  A crash and a hang are failures like any other.  The exit code is 0 when every mutation was caught.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 240  # for the tests of one mutation; a test that hangs ends after a quarter of that
+LEFT_OUT = shutil.ignore_patterns(".git", ".hypothesis", "temp.*", "__pycache__", ".*_cache", ".venv", "dist")
+
+
+class Mutation(NamedTuple):
+    """A bug: in `file`, below zswap_core, each of `edits` replaces a text that is there once.  `tests` are files or test ids."""
+
+    name: str
+    file: str
+    edits: tuple
+    tests: str
+
+
+def bug(name, file, *texts, tests):
+    """A mutation whose edits are given as old, new, old, new ..."""
+    return Mutation(name, file, tuple(zip(texts[::2], texts[1::2], strict=True)), tests)
+
+
+MUTATIONS = [
+    # ---- locks
+    bug(
+        "a store does not lock its shard",
+        "index.pyx",
+        "        zsw_lock(&shard.lock)\n        if zsw_likely(zsw_peek_u32(&shard.next) == 0):",
+        "        if zsw_likely(zsw_peek_u32(&shard.next) == 0):",
+        tests="threads stress",
+    ),
+    bug(
+        "a range is invalidated without the shard's lock",
+        "invalidate.pyx",
+        "        zsw_lock(&shard.lock)\n        found = shard_collect",
+        "        found = shard_collect",
+        tests="threads writeback stress",
+    ),
+    bug(
+        "a store changes the LRU without its lock",
+        "store.pyx",
+        "        zsw_lock(&e.lru.lock)\n        if leaves:",
+        "        if leaves:",
+        tests="threads stress",
+    ),
+    bug(
+        "the shard is let go before the LRU has the new entry",
+        "store.pyx",
+        "    # The LRU comes last:",
+        "    zsw_unlock(&shard.lock)\n    # The LRU comes last:",
+        "            lru_add(&e.lru, &e.entries, id)\n        zsw_unlock(&e.lru.lock)\n    zsw_unlock(&shard.lock)",
+        "            lru_add(&e.lru, &e.entries, id)\n        zsw_unlock(&e.lru.lock)",
+        tests="threads stress",
+    ),
+    bug(
+        "a class of zsmalloc is not locked",
+        "zpools/zsmalloc.pyx",
+        "    cls = class_for(pool, size)\n    zsw_lock(&cls.lock)\n",
+        "    cls = class_for(pool, size)\n",
+        tests="zsmalloc threads",
+    ),
+    bug(
+        "a slab hands out items without its lock",
+        "slab.pyx",
+        "    cdef slab_chunk *c\n    zsw_lock(&s.lock)\n    while got < count:",
+        "    cdef slab_chunk *c\n    while got < count:",
+        tests="slab threads",
+    ),
+    bug(
+        "a load finds its entry without the shard's lock",
+        "load.pyx",
+        "    while shard != NULL:\n        zsw_lock(&shard.lock)",
+        "    while shard != NULL:",
+        tests="threads stress",
+    ),
+    bug(
+        "z3fold is not locked",
+        "zpools/z3fold.pyx",
+        "    zsw_lock(&pool.buddies.lock)\n    id = best_fit(&pool.buddies, chunks, 0)",
+        "    id = best_fit(&pool.buddies, chunks, 0)",
+        tests="z3fold",
+    ),
+    bug(
+        "zbud frees without its lock",
+        "zpools/zbud.pyx",
+        "    zsw_lock(&pool.lock)\n    buddy = buddy_of(page, start)",
+        "    buddy = buddy_of(page, start)",
+        tests="zbud",
+    ),
+    bug(
+        "the arena hands out runs without its lock",
+        "zpools/arena.pyx",
+        "    zsw_lock(&arena.lock)\n    if not take_idle(arena, pages, run):",
+        "    if not take_idle(arena, pages, run):",
+        tests="arena zsmalloc threads",
+    ),
+    bug(
+        "two calls may add the same shard",
+        "index.pyx",
+        "    zsw_lock(&area.grow)\n    shard = area_shard(ix, area, number)\n",
+        "    shard = area_shard(ix, area, number)\n",
+        tests="index threads stress",
+    ),
+    # ---- references
+    bug(
+        "references are dropped without an atomic",
+        "entry.pxd",
+        "    return (zsw_add_u32(&entry.state, <uint32_t> -1) & ENTRY_REFS) == 0",
+        "    state = zsw_peek_u32(&entry.state) - 1\n    zsw_poke_u32(&entry.state, state)\n    return (state & ENTRY_REFS) == 0",
+        tests="threads stress",
+    ),
+    bug(
+        "a load keeps its reference",
+        "load.pyx",
+        "    put_entry(e, w, id)\n    return status",
+        "    return status",
+        tests="engine",
+    ),
+    bug(
+        "a load takes no reference",
+        "load.pyx",
+        "    status = read_object(e, w, word, sum, page)\n",
+        "    put_entry(e, w, id)\n    status = read_object(e, w, word, sum, page)\n",
+        "    put_entry(e, w, id)\n    return status",
+        "    return status",
+        tests="threads",
+    ),
+    bug(
+        "a victim is not pinned",
+        "writeback.pyx",
+        "is_aloft(e.writeback, victim.area, victim.offset) and entry_pin(entry)",
+        "is_aloft(e.writeback, victim.area, victim.offset)",
+        tests="writeback",
+    ),
+    bug(
+        "recompression moves a page that is being read",
+        "recompress.pyx",
+        "(zsw_load_u32(&entry.state) & ENTRY_REFS) == 2",
+        "(zsw_load_u32(&entry.state) & ENTRY_REFS) >= 2",
+        tests="pools",
+    ),
+    bug(
+        "compaction moves a page that is being read",
+        "compact.pyx",
+        "(zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1)",
+        "(zsw_load_u32(&entry.state) & ENTRY_SAME) == 0)",
+        tests="threads",
+    ),
+    bug(
+        "a failed store leaks its entry",
+        "store.pyx",
+        "        free_entry(e, w, id)\n        return rc",
+        "        return rc",
+        tests="faults engine",
+    ),
+    # ---- stores, loads, invalidations
+    bug(
+        "a refused store leaves the stale page",
+        "store.pyx",
+        "        invalidate_area(e, w, area, offset, offset)     # what it held is stale now",
+        "        pass",
+        tests="engine model",
+    ),
+    bug(
+        "an exclusive load drops whatever is at the offset",
+        "invalidate.pyx",
+        "    found = find_entry(e, shard, offset) == id",
+        "    id = find_entry(e, shard, offset)\n    found = is_entry(id)",
+        tests="threads",
+    ),
+    bug(
+        "a range ends one page early in its last shard",
+        "invalidate.pyx",
+        "            hi = last & (SHARD_PAGES - 1) if shard.number == last_shard else SHARD_PAGES - 1",
+        "            hi = last & (SHARD_PAGES - 2) if shard.number == last_shard else SHARD_PAGES - 1",
+        tests="index engine",
+    ),
+    bug(
+        "the end of a page does not count for same-filled",
+        "samefilled.pxd",
+        "memcmp(page, page + 8, size - 8) != 0",
+        "memcmp(page, page + 8, size - 24) != 0",
+        tests="samefilled",
+    ),
+    bug(
+        "the length of a decompressed page is not looked at",
+        "load.pyx",
+        "                                                      e.page_size) != <int64_t> e.page_size):",
+        "                                                      e.page_size) < 0):",
+        tests="engine api compressors damage",
+    ),
+    bug(
+        "the limit is off by one",
+        "pool.pyx",
+        "    return pool_pages(e) >= pages",
+        "    return pool_pages(e) > pages",
+        tests="engine threads",
+    ),
+    bug(
+        "the accept threshold is forgotten",
+        "pool.pyx",
+        "            return Status.ACCEPT_THRESHOLD\n",
+        "            pass\n",
+        tests="engine shrinker",
+    ),
+    bug(
+        "the newest page stays in the LRU when it goes",
+        "lru.pxd",
+        "        lru.newest = entry.prev\n",
+        "        pass\n",
+        tests="engine",
+    ),
+    # ---- counters
+    bug(
+        "compressed bytes are not counted down",
+        "entries.pyx",
+        "        count(w.counters, Counter.compressed_bytes, -<int64_t> length)\n",
+        "",
+        tests="engine",
+    ),
+    bug(
+        "many pages at once are not counted down",
+        "entries.pyx",
+        "    count(w.counters, Counter.stored_pages, -<int64_t> dead)\n",
+        "",
+        tests="engine",
+    ),
+    bug(
+        "pages that leave the store are not counted down",
+        "backing.pyx",
+        "    count(w.counters, Counter.backed_pages, -<int64_t> n)",
+        "    pass",
+        tests="writeback",
+    ),
+    bug(
+        "the writeback limit is not counted down",
+        "writeback.pyx",
+        "    spend(e, written)\n",
+        "",
+        tests="writeback",
+    ),
+    # ---- index and slabs
+    bug(
+        "an array of the index shrinks too far",
+        "index.pyx",
+        "    while to and count <= kind_capacity(to - 1) // 2:",
+        "    while to and count <= kind_capacity(to - 1) * 2:",
+        tests="index engine",
+    ),
+    bug(
+        "garbage of the index does not wait for calls",
+        "worker.pyx",
+        "        if not worker_ended(w, which):\n            return False\n",
+        "",
+        tests="index pools threads",
+    ),
+    bug(
+        "a store fills a shard that has left the table",
+        "index.pyx",
+        "        if zsw_likely(zsw_peek_u32(&shard.next) == 0):\n            return shard",
+        "        if zsw_likely(zsw_peek_u32(&shard.next) == 0 or shard != NULL):\n            return shard",
+        tests="index threads memory stress",
+    ),
+    bug(
+        "a chunk that went back keeps its list of free items",
+        "slab.pyx",
+        "    c.bump = reserved(number)\n    c.free_head = 0\n",
+        "    c.bump = reserved(number)\n",
+        tests="slab",
+    ),
+    bug(
+        "a slab's item is one of 0",
+        "slab.pyx",
+        "    return number == 0\n",
+        "    return 0\n",
+        tests="slab",
+    ),
+    # ---- allocators, compaction
+    bug(
+        "a class of zsmalloc is one step too small",
+        "zpools/zsmalloc.pyx",
+        "        step = (size - pool.size_min + (<size_t> 1 << pool.step_shift) - 1) >> pool.step_shift",
+        "        step = (size - pool.size_min) >> pool.step_shift",
+        tests="zsmalloc",
+    ),
+    bug(
+        "an object in zbud may be one chunk too long",
+        "zpools/zbud.pyx",
+        "        start = CHUNKS - chunks\n",
+        "        start = CHUNKS - chunks + 1\n",
+        tests="zbud",
+    ),
+    bug(
+        "an entry keeps the old word when its object moves",
+        "compact.pyx",
+        "            zsw_poke_u64(&entry.word, word_pack(handle, word_length(word), pool.id))",
+        "            pass",
+        tests="engine zsmalloc model",
+    ),
+    bug(
+        "an object that moves is one byte short",
+        "compact.pyx",
+        "word_pack(handle, word_length(word), pool.id)",
+        "word_pack(handle, word_length(word) - 1, pool.id)",
+        tests="engine zsmalloc model",
+    ),
+    bug(
+        "an emptied pool goes though a store has filled it meanwhile",
+        "pool.pyx",
+        "            pool.stage = POOL_DRAINING\n            continue\n",
+        "            pool.stage = POOL_DRAINING\n",
+        tests="threads pools",
+    ),
+    bug(
+        "recompression leaves the old object",
+        "recompress.pyx",
+        "    source.ops.free(source.zpool, word_handle(old))\n",
+        "",
+        tests="pools",
+    ),
+    bug(
+        "contexts of a pool that went stay for the next of its number",
+        "pool.pyx",
+        "        drop_contexts(e, pool)\n",
+        "",
+        tests="pools memory",
+    ),
+    # ---- writeback
+    bug(
+        "a flight lands before it is written",
+        "flight.pyx",
+        "    await_pilot(wb)\n    first = 0\n",
+        "    first = 0\n",
+        tests="writeback swapfile shrinker stress",
+    ),
+    bug(
+        "a write that failed counts as done",
+        "flight.pyx",
+        "            flight.rc[i] = rc\n",
+        "            flight.rc[i] = 0\n",
+        tests="writeback",
+    ),
+    bug(
+        "a page is taken that is on its way already",
+        "flight.pyx",
+        "        if wb.aloft.victims[i].offset == offset and wb.aloft.victims[i].area == area:\n            return True\n",
+        "        if wb.aloft.victims[i].offset == offset and wb.aloft.victims[i].area == area:\n            return False\n",
+        tests="writeback swapfile writeback_model",
+    ),
+    bug(
+        "a page that changed during its write is taken for written",
+        "flight.pyx",
+        "        same = slot != NULL and slot[0] == victim.id            # we",
+        "        same = slot != NULL            # we",
+        tests="writeback",
+    ),
+    bug(
+        "what was written in vain stays in the store",
+        "flight.pyx",
+        "            area.backing.discard(area.store, flight.offsets + first, vain)\n",
+        "            pass\n",
+        tests="writeback",
+    ),
+    bug(
+        "a write is not told to readers of the store",
+        "flight.pyx",
+        "            shard.writes += 1\n",
+        "",
+        tests="writeback writeback_model stress",
+    ),
+    bug(
+        "a reader of the store does not look whether it was overtaken",
+        "backing.pyx",
+        "slot[0] == ON_BACKING and shard.writes == writes\n",
+        "slot[0] == ON_BACKING\n",
+        tests="writeback writeback_model stress",
+    ),
+    bug(
+        "a page that is being discarded is not in transit",
+        "invalidate.pyx",
+        "                slot[0] = IN_TRANSIT\n",
+        "                pass\n",
+        tests="writeback writeback_model stress",
+    ),
+    bug(
+        "a page that is being written through is not in transit",
+        "backing.pyx",
+        "    slot[0] = IN_TRANSIT\n    if is_entry(old)",
+        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    if is_entry(old)",
+        tests="writeback",
+    ),
+    bug(
+        "a page that an exclusive load drops is not in transit",
+        "backing.pyx",
+        "        slot[0] = IN_TRANSIT\n    zsw_unlock(&shard.lock)\n    if rc != 0:",
+        "        pass\n    zsw_unlock(&shard.lock)\n    if rc != 0:",
+        tests="writeback writeback_model stress",
+    ),
+    bug(
+        "a page that was loaded gets no other round",
+        "writeback.pyx",
+        "        elif zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED) & ENTRY_REFERENCED:\n            continue\n",
+        "",
+        tests="writeback",
+    ),
+    bug(
+        "a flight is not written in order",
+        "writeback.pyx",
+        "    qsort(flight.victims, n, sizeof(zsw_victim), by_place)\n",
+        "",
+        tests="writeback",
+    ),
+    bug(
+        "a reader of the store that is always overtaken never ends",
+        "load.pyx",
+        "            if tries < OPTIMISTIC_READS or w.no_wait:",
+        "            if True:",
+        tests="writeback",
+    ),
+    bug(
+        "a page written through inside a write is overwritten by the older",
+        "backing.pyx",
+        "    lost = not first and in_flight(e, area, offset)",
+        "    lost = False",
+        tests="writeback",
+    ),
+    bug(
+        "pages lie one place too early in the file",
+        "backings/file.pyx",
+        "        at = <off_t> ((1 + offsets[i]) * f.page_size)",
+        "        at = <off_t> (offsets[i] * f.page_size)",
+        tests="swapfile",
+    ),
+    bug(
+        "holes are punched one place off",
+        "backings/file.pyx",
+        "<off_t> ((1 + offsets[i]) * f.page_size), <off_t> (run",
+        "<off_t> ((2 + offsets[i]) * f.page_size), <off_t> (run",
+        tests="swapfile",
+    ),
+    bug(
+        "a short transfer is taken for the whole",
+        "backings/file.pyx",
+        "        size -= <size_t> moved\n",
+        "        size = 0\n",
+        tests="swapfile",
+    ),
+    # ---- checksums, secrets
+    bug(
+        "what the store gives back is not checked",
+        "backing.pyx",
+        "    damaged = still and rc == 0 and e.index.checksums and sum_at(&e.index, pos)[0] != sum",
+        "    damaged = False",
+        tests="checksum",
+    ),
+    bug(
+        "what comes out of the pool is not checked",
+        "load.pyx",
+        "    if zsw_likely(checksum_of(&e.checksum, data, size) == sum):",
+        "    if data != NULL:",
+        tests="checksum",
+    ),
+    bug(
+        "a page written through has the sum of the one before",
+        "backing.pyx",
+        "        if e.index.checksums:\n            sum_at(&e.index, pos)[0] = sum\n",
+        "",
+        tests="checksum",
+    ),
+    bug(
+        "a same-filled page that changes keeps its sum",
+        "store.pyx",
+        "    if held:\n        if zsw_unlikely(e.index.checksums != 0):\n            sum_at(&e.index, pos)[0] = sum\n",
+        "    if held:\n",
+        tests="checksum",
+    ),
+    bug(
+        "a flight's buffer is not wiped",
+        "flight.pyx",
+        "    wipe_pages(e, flight, 0, flight.count)\n",
+        "",
+        tests="wipe",
+    ),
+    bug(
+        "the scratch is not wiped",
+        "worker.pyx",
+        "        zsw_wipe(w.scratch, w.scratch_size)\n",
+        "",
+        tests="wipe",
+    ),
+    bug(
+        "a place that an object leaves is not wiped",
+        "zpools/zsmalloc.pyx",
+        "    arena_vacate(&pool.arena, zs.first + slot * zs.size, cls.payload)\n",
+        "",
+        tests="wipe",
+    ),
+    bug(
+        "the word of a same-filled page stays when ranges go",
+        "entries.pyx",
+        "        zsw_poke_u32(&entry.pos, 0)             # as give_entry does\n"
+        "        if zsw_unlikely(e.params.wipe_on_free):\n            zsw_poke_u64(&entry.word, 0)\n",
+        "        zsw_poke_u32(&entry.pos, 0)             # as give_entry does\n",
+        tests="wipe",
+    ),
+    bug(
+        "all units have one tweak",
+        "backings/cipher.pyx",
+        "        set_tweak(tweak, first + i)",
+        "        set_tweak(tweak, 0)",
+        tests="encryption",
+    ),
+    bug(
+        "the tweak counts from the start of the request",
+        "backings/cipher.pyx",
+        "        set_tweak(tweak, first + i)",
+        "        set_tweak(tweak, i)",
+        tests="encryption",
+    ),
+    bug(
+        "a context keeps the key",
+        "backings/cipher.pyx",
+        "    if c.init(context, NULL, NULL, NO_KEY, tweak, encrypting) != 1:\n        good = False\n",
+        "",
+        tests="encryption",
+    ),
+    bug(
+        "the key stays when the file is closed",
+        "backings/cipher.pyx",
+        "            zsw_wipe(self.c.key, KEY_BYTES)",
+        "            pass",
+        tests="encryption",
+    ),
+    # ---- life
+    bug(
+        "a forked child may use the engine",
+        "engine.pyx",
+        "        e.closing = 1\n        e.forked = 1\n",
+        "        e.forked = 1\n",
+        tests="fork",
+    ),
+    bug(
+        "close does not wait for calls",
+        "engine.pyx",
+        "        wait_calls(e)\n        maintenance_stop(e)",
+        "        maintenance_stop(e)",
+        tests="threads",
+    ),
+    bug(
+        "swapoff does not wait for calls that use the store",
+        "area.pyx",
+        "    wait_calls(e)\n",
+        "",
+        tests="writeback",
+    ),
+    bug(
+        "a batch goes past its end",
+        "batch.pyx",
+        "        if end > b.total:\n            end = b.total\n",
+        "",
+        tests="engine",
+    ),
+]
+
+
+def unfit(mutation, root):
+    """Why a mutation cannot be made in this tree, or None."""
+    text = (root / "zswap_core" / mutation.file).read_text()
+    for old, _ in mutation.edits:
+        if text.count(old) != 1:
+            return f"{mutation.file} has {text.count(old)} times {old!r}"
+    return None
+
+
+def plant(mutation, root):
+    """Change the sources."""
+    path = root / "zswap_core" / mutation.file
+    text = path.read_text()
+    for old, new in mutation.edits:
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def run(command, root, seconds):
+    """Exit code, None when it hung, and output."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("CFLAGS", "-O1")
+    environment["ZSWAP_TEST_TIMEOUT"] = str(SECONDS / 4)
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        return None, process.communicate()[0]
+    return process.returncode, output
+
+
+def verdict(code, output):
+    """What pytest's end means: which test caught the bug, None when all passed."""
+    if code == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - |$)", output, re.MULTILINE)
+    if failed:
+        return failed[1]
+    frame = re.search(r'File ".*/tests/(test_\w+\.py)", line \d+ in (test_\w+)', output)
+    where = f" in {frame[1]}::{frame[2]}" if frame else ""
+    if code is None or "Timeout (" in output:
+        return "a hang" + where
+    if code < 0 or code > 128 or "Fatal Python error" in output:
+        return "a crash" + where
+    return f"?? exit code {code}\n{output[-2000:]}"
+
+
+def tested(mutation, wrap):
+    """Try one; returns what caught it, None when nothing did."""
+    with tempfile.TemporaryDirectory(prefix="zswap-mutation.") as folder:
+        root = Path(folder) / "tree"
+        shutil.copytree(ROOT, root, ignore=LEFT_OUT, symlinks=True)
+        plant(mutation, root)
+        code, output = run([*wrap, sys.executable, "setup.py", "-q", "build_ext", "--inplace"], root, None)
+        if code != 0:
+            return f"?? it does not build\n{output[-2000:]}"
+        files = [name if "::" in name else f"tests/test_{name}.py" for name in mutation.tests.split()]
+        command = [*wrap, sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+        return verdict(*run(command, root, None if wrap else SECONDS))
+
+
+def main():
+    """Run them; the exit code is how many were not caught."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("words", nargs="*", help="only mutations with one of these in their names")
+    parser.add_argument("--list", action="store_true", help="only say what there is")
+    parser.add_argument("--wrap", default="", help="a command that runs builds and tests, and ends those that hang")
+    options = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not options.words or any(word in m.name for word in options.words)]
+    bad = {m.name: why for m in chosen if (why := unfit(m, ROOT))}
+    for mutation in chosen:
+        start = time.monotonic()
+        if mutation.name in bad:
+            print(f"{mutation.name}: DOES NOT FIT: {bad[mutation.name]}", flush=True)
+        elif options.list:
+            print(f"{mutation.name} ({mutation.file}; {mutation.tests})")
+        else:
+            caught = tested(mutation, options.wrap.split())
+            if caught is None or caught.startswith("??"):
+                bad[mutation.name] = caught
+            print(f"{mutation.name}: {caught or 'NOT CAUGHT'} ({time.monotonic() - start:.0f} s)", flush=True)
+    print(f"{len(chosen) - len(bad)} of {len(chosen)} {'fit' if options.list else 'caught'}")
+    return min(len(bad), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
