@@ -9,6 +9,7 @@ import faulthandler
 import importlib.machinery
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -44,6 +45,10 @@ except ImportError as error:
     )
 
 import hypothesis  # noqa: E402 (after the path was put right)
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and Python would leave it at that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "quick", max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None

@@ -22,7 +22,8 @@ PAGE = 4096
 WRITERS, READERS = 3, 2
 MINE = 48  # offsets of each writer
 STEPS = 500 * int(os.environ.get("ZSWAP_STRESS", "1"))  # of each writer; a larger number for a longer run
-SPECS = ["lz4", "zstd:1", "lz4:9", "deflate:1", "lzo"]
+AVAILABLE = {info.name for info in zswap.compressors() if info.available}
+SPECS = [spec for spec in ("lz4", "zstd:1", "lz4:9", "deflate:1", "lzo") if spec.partition(":")[0] in AVAILABLE]
 ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold"]
 GONE = 0  # the version of no page
 
