@@ -349,7 +349,9 @@ def test_a_whole_process(tmp_path, zpool, on):
     (tmp_path / "pages").write_bytes(b"".join(pages_with(COOKIE, n)))
     env = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parent.parent)}
     command = [sys.executable, "-c", PROGRAM, str(n), str(tmp_path), zpool, str(on)]
-    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=env, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout.readline() == "held\n"
             dumped, kept_out = search(process.pid, COOKIE)
