@@ -1,6 +1,6 @@
 """Mutations: bugs that could really be made, planted one at a time.  The tests that are named with each must fail.
 
-    python tests/mutations.py              all of them (an hour)
+    python tests/mutations.py              all of them (an hour where the machine does nothing else, or less)
     python tests/mutations.py WORD ...     those whose names have one of the words in them
     python tests/mutations.py --list       their names; exit code 1 when one does not fit the sources any more
 
