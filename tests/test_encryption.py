@@ -336,6 +336,7 @@ class Other:
         self.process = subprocess.Popen(
             [sys.executable, "-c", HELPER + source, *map(str, args)],
             env=env,
+            cwd=Path(args[0]).parent,  # where no sources lie about
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
