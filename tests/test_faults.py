@@ -236,9 +236,11 @@ def test_whatever_fails_no_page_is_lost(tmp_path, monkeypatch, binds, until, sit
     nth, times = {"first": (1, 1), "later": (3, 2), "always": (1, FOREVER)}[when]
     with fault(site, nth, times, ERRORS.get(site, errno.ENOMEM)) as failed:
         engines, errors = everything(tmp_path, monkeypatch, binds, until)
+        # The engines' own threads come by while this looks.
+        before = hits().get(site, 0)
         count = failed()
         reached = hits().get(site, 0)
-    assert count == min(max(reached - nth + 1, 0), times)
+    assert min(max(before - nth + 1, 0), times) <= count <= min(max(reached - nth + 1, 0), times)
     assert count or (when == "later" and reached) or (not binds and site in ("ARENA_BIND", "ARENA_NODES"))
     for error in errors:
         assert not isinstance(error, PageCorruptError) or site == "DECOMPRESS"
