@@ -257,3 +257,21 @@ def thread():
 def until():
     """The function `wait_until`."""
     return wait_until
+
+
+@pytest.fixture
+def whole_fork():
+    """For tests that fork a process with engines in it, which have threads."""
+    if "ZSWAP_SANITIZED" in os.environ:
+        # gdb shows such children waiting in PyOS_AfterFork_Child, in malloc, for a lock of libasan's (GCC 12) that a thread
+        # held which the child does not have.
+        pytest.skip("the sanitizer's allocator does not survive a fork beside other threads")
+
+
+@pytest.fixture
+def eager_switches():
+    """Change threads often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)

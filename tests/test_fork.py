@@ -1,8 +1,8 @@
 """Fork: the child's copy is closed, whatever the parent's threads were doing, and the parent does not notice."""
 
-import os
-
 import pytest
+
+pytestmark = pytest.mark.usefixtures("whole_fork")
 
 # Each program forks in a process of its own.  The alarm ends a child that hangs, which then is no success.
 PRELUDE = """
@@ -158,10 +158,6 @@ assert z[1] == noise
     )
 
 
-@pytest.mark.skipif(
-    "ZSWAP_SANITIZED" in os.environ,
-    reason="AddressSanitizer's allocator may be locked by a thread that the child does not have (seen in gdb with GCC 12)",
-)
 @pytest.mark.parametrize("close_first", [False, True])
 def test_fork_while_threads_are_in_calls(python, close_first):
     out = python(

@@ -121,6 +121,7 @@ print("done")
 )
 
 
+@pytest.mark.usefixtures("whole_fork")
 @pytest.mark.parametrize(
     "phase", ["store", "load", "pick", "write", "read", "discard", "through", "recompress", "switch", "close"]
 )

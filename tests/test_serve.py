@@ -325,6 +325,7 @@ def test_it_does_not_keep_the_engine(path):
     assert not os.path.exists(path)
 
 
+@pytest.mark.usefixtures("whole_fork")
 def test_a_forked_child_does_not_serve(z, path):
     server = z.serve_stats(path)
     with Client(path) as ask:

@@ -9,7 +9,6 @@ was lost.  All loops are bounded by counts.
 import os
 import random
 import struct
-import sys
 import threading
 
 import numpy as np
@@ -28,13 +27,7 @@ ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold"]
 GONE = 0  # the version of no page
 
 
-@pytest.fixture(autouse=True)
-def eager_switches():
-    """Change threads often."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("eager_switches")
 
 
 def page_of(offset, writer, version):

@@ -12,12 +12,13 @@ from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, ON_BACKING
 from zswap_core.fault cimport fault, Site
+from zswap_core.flight cimport flight_has
 from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
                                SHARD_SHIFT, sum_at, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
 from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_unlock)
-from zswap_core.state cimport zsw_engine, zsw_flight, zsw_worker
+from zswap_core.state cimport zsw_engine, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 
@@ -38,14 +39,8 @@ cdef void writing_end(zsw_engine *e) noexcept nogil:
 
 cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept nogil:
     """Whether one of the flights of this thread, which is the writer, has this page."""
-    cdef zsw_flight *flight
-    cdef uint32_t i, j
-    for i in range(2 if e.writeback != NULL else 0):
-        flight = &e.writeback.flights[i]
-        for j in range(flight.count):
-            if flight.victims[j].offset == offset and flight.victims[j].area == area:
-                return True
-    return False
+    cdef zsw_writeback *wb = e.writeback
+    return wb != NULL and (flight_has(&wb.flights[0], area, offset) or flight_has(&wb.flights[1], area, offset))
 
 
 cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **out) noexcept nogil:

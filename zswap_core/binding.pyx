@@ -347,7 +347,7 @@ cdef class Engine:
         config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
         config.flags = self.zpool_flags()
         w = self.enter()
-        self.start_maintenance(w, self.e.current != NULL)
+        self.start_maintenance(w, zsw_load_ptr(<void **> &self.e.current) != NULL)
         with nogil:
             rc = engine_use_pool(self.e, &compressor.c, ops, &config)
         if rc == 0:
@@ -949,7 +949,7 @@ cdef class Engine:
         offsets = np.empty(1 << 14, np.uint64)
         view = view_of(offsets, "offsets", 8 << 14, True)
         w = self.enter()
-        found = engine_shard_offsets(self.e, type, number, 0, <uint64_t *> view.buffer.buf, 1 << 14)
+        found = engine_shard_offsets(self.e, type, number, <uint64_t *> view.buffer.buf, 1 << 14)
         engine_leave(self.e, w)
         return offsets[:found].tolist()
 

@@ -43,10 +43,14 @@ cdef inline void note_given(zsw_engine *e) noexcept nogil:
         zsw_store_u32(&e.index.reap_due, 1)
 
 
-cdef void give_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
-    zsw_poke_u32(&entry_at(e, id).pos, 0)       # a walk over all entries tells by this that it is free
+cdef inline void clear_entry(zsw_engine *e, zsw_entry *entry) noexcept nogil:
+    zsw_poke_u32(&entry.pos, 0)                 # a walk over all entries tells by this that it is free
     if zsw_unlikely(e.params.wipe_on_free):
-        zsw_poke_u64(&entry_at(e, id).word, 0)
+        zsw_poke_u64(&entry.word, 0)
+
+
+cdef void give_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
+    """Gives a cleared entry back."""
     if w.spares == SPARE_ENTRIES:
         zsw_poke_u32(&w.spares, SPARE_ENTRIES // 2)
         slab_give(&e.entries, &w.spare[SPARE_ENTRIES // 2], SPARE_ENTRIES // 2)
@@ -71,6 +75,7 @@ cdef void free_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
             count(w.counters, Counter.stored_incompressible_pages, -1)
         count_entry(e, w, pool, -1)
     count(w.counters, Counter.stored_pages, -1)
+    clear_entry(e, entry)
     give_entry(e, w, id)
 
 
@@ -100,9 +105,7 @@ cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids, uint32_
         freed[dead] = ids[i]
         dead += 1
         word = entry.word
-        zsw_poke_u32(&entry.pos, 0)             # as give_entry does
-        if zsw_unlikely(e.params.wipe_on_free):
-            zsw_poke_u64(&entry.word, 0)
+        clear_entry(e, entry)
         if entry_same(entry):
             same += 1
             continue

@@ -8,10 +8,19 @@ from zswap_core.state cimport zsw_engine, zsw_flight, zsw_worker, zsw_writeback
 
 cdef int flights_init(zsw_engine *e) noexcept nogil
 cdef void flights_destroy(zsw_engine *e) noexcept nogil
-cdef void call_pilot(zsw_writeback *wb) noexcept nogil
-cdef void dismiss_pilot(zsw_writeback *wb) noexcept nogil
+cdef void call_pilot(zsw_engine *e) noexcept nogil
+cdef void dismiss_pilot(zsw_engine *e) noexcept nogil
 cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offset) noexcept nogil
 cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil
 cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil
 cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void flight_cancel(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil
+
+
+cdef inline bint flight_has(const zsw_flight *flight, const zsw_area *area, uint64_t offset) noexcept nogil:
+    """Whether the page is one of the flight's."""
+    cdef uint32_t i
+    for i in range(flight.count):
+        if flight.victims[i].offset == offset and flight.victims[i].area == area:
+            return True
+    return False

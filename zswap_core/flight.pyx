@@ -38,34 +38,33 @@ cdef int flights_init(zsw_engine *e) noexcept nogil:
     wb = <zsw_writeback *> calloc(1, sizeof(zsw_writeback)) if fault(Site.WRITEBACK_BUFFERS) == 0 else NULL
     if wb == NULL:
         return -ENOMEM
-    wb.page_size = e.page_size
     for i in range(2):
         if fault(Site.WRITEBACK_BUFFERS) == 0:
             wb.flights[i].pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
         if wb.flights[i].pages == NULL:
-            flights_free(wb)
+            flights_free(e, wb)
             return -ENOMEM
     zsw_store_ptr(<void **> &e.writeback, wb)           # stats looks at it
     return 0
 
 
-cdef void flights_free(zsw_writeback *wb) noexcept nogil:
+cdef void flights_free(zsw_engine *e, zsw_writeback *wb) noexcept nogil:
     cdef uint32_t i
     if wb != NULL:
         for i in range(2):
-            zsw_unmap(wb.flights[i].pages, <size_t> WRITEBACK_BATCH * wb.page_size)
+            zsw_unmap(wb.flights[i].pages, <size_t> WRITEBACK_BATCH * e.page_size)
         free(wb)
 
 
 cdef void flights_destroy(zsw_engine *e) noexcept nogil:
-    flights_free(e.writeback)
+    flights_free(e, e.writeback)
     e.writeback = NULL
 
 
 # ---- who writes -----------------------------------------------------------------------------------------------------
 
 
-cdef void write_flight(zsw_writeback *wb, zsw_flight *flight) noexcept nogil:
+cdef void write_flight(zsw_engine *e, zsw_flight *flight) noexcept nogil:
     cdef uint32_t first = 0, end, i
     cdef zsw_area *area
     cdef int rc
@@ -76,7 +75,7 @@ cdef void write_flight(zsw_writeback *wb, zsw_flight *flight) noexcept nogil:
             end += 1
         rc = fault(Site.BACKING_WRITE)
         if rc == 0:
-            rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages + <size_t> first * wb.page_size,
+            rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages + <size_t> first * e.page_size,
                                           end - first)
         for i in range(first, end):
             flight.rc[i] = rc
@@ -84,7 +83,8 @@ cdef void write_flight(zsw_writeback *wb, zsw_flight *flight) noexcept nogil:
 
 
 cdef void *pilot(void *arg) noexcept nogil:
-    cdef zsw_writeback *wb = <zsw_writeback *> arg
+    cdef zsw_engine *e = <zsw_engine *> arg
+    cdef zsw_writeback *wb = e.writeback
     cdef uint32_t turn
     while True:
         turn = zsw_load_u32(&wb.turn)
@@ -93,16 +93,17 @@ cdef void *pilot(void *arg) noexcept nogil:
         if turn == WRITERS:
             zsw_futex_wait(&wb.turn, WRITERS)
             continue
-        write_flight(wb, wb.aloft)
+        write_flight(e, wb.aloft)
         zsw_store_u32(&wb.turn, WRITERS)
         zsw_futex_wake(&wb.turn, 1)
 
 
-cdef void call_pilot(zsw_writeback *wb) noexcept nogil:
+cdef void call_pilot(zsw_engine *e) noexcept nogil:
     """Without one, flights are written by the caller."""
+    cdef zsw_writeback *wb = e.writeback
     if not wb.has_pilot:
         wb.turn = WRITERS
-        wb.has_pilot = fault(Site.WRITEBACK_THREAD) == 0 and zsw_thread_start(&wb.pilot, pilot, wb) == 0
+        wb.has_pilot = fault(Site.WRITEBACK_THREAD) == 0 and zsw_thread_start(&wb.pilot, pilot, e) == 0
 
 
 cdef void await_pilot(zsw_writeback *wb) noexcept nogil:
@@ -110,7 +111,8 @@ cdef void await_pilot(zsw_writeback *wb) noexcept nogil:
         zsw_futex_wait(&wb.turn, PILOTS)
 
 
-cdef void dismiss_pilot(zsw_writeback *wb) noexcept nogil:
+cdef void dismiss_pilot(zsw_engine *e) noexcept nogil:
+    cdef zsw_writeback *wb = e.writeback
     if wb.has_pilot:
         zsw_store_u32(&wb.turn, LAST)
         zsw_futex_wake(&wb.turn, 1)
@@ -124,13 +126,7 @@ cdef void dismiss_pilot(zsw_writeback *wb) noexcept nogil:
 cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offset) noexcept nogil:
     """Whether the flight that is being written has this page."""
     cdef uint64_t at = offset % <uint64_t> (64 * ALOFT_WORDS)
-    cdef uint32_t i
-    if wb.aloft == NULL or not wb.aloft_at[at >> 6] >> (at & 63) & 1:
-        return False
-    for i in range(wb.aloft.count):
-        if wb.aloft.victims[i].offset == offset and wb.aloft.victims[i].area == area:
-            return True
-    return False
+    return wb.aloft != NULL and wb.aloft_at[at >> 6] >> (at & 63) & 1 and flight_has(wb.aloft, area, offset)
 
 
 cdef void wipe_pages(zsw_engine *e, zsw_flight *flight, uint32_t first, uint32_t end) noexcept nogil:
@@ -180,7 +176,7 @@ cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
         zsw_store_u32(&wb.turn, PILOTS)
         zsw_futex_wake(&wb.turn, 1)
     else:
-        write_flight(wb, flight)
+        write_flight(e, flight)
 
 
 cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogil:

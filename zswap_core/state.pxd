@@ -113,7 +113,6 @@ cdef struct zsw_writeback:
     zsw_flight flights[2]                   # one is made ready while the other is being written
     zsw_flight *aloft                       # the latter, or NULL
     uint64_t aloft_at[ALOFT_WORDS]     # which remainders its offsets leave
-    uint32_t page_size
     # The thread that writes meanwhile; see flight.pyx.
     pthread_t pilot
     uint32_t has_pilot

@@ -16,19 +16,15 @@ cdef uint64_t engine_shards(zsw_engine *e, uint32_t type, uint64_t *numbers, uin
     return area_shards(&e.index, area, 0, <uint64_t> -1, numbers, capacity) if area != NULL else 0
 
 
-cdef uint32_t engine_shard_offsets(zsw_engine *e, uint32_t type, uint64_t number, uint64_t first,
-                                   uint64_t *offsets, uint32_t capacity) noexcept nogil:
-    """Offsets held in a shard from `first` on, in order, up to `capacity`."""
+cdef uint32_t engine_shard_offsets(zsw_engine *e, uint32_t type, uint64_t number, uint64_t *offsets,
+                                   uint32_t capacity) noexcept nogil:
+    """Offsets held in a shard, in order, up to `capacity`."""
     cdef zsw_area *area = find_area(e, type, number << SHARD_SHIFT)
     cdef zsw_shard *shard = area_shard(&e.index, area, number) if area != NULL else NULL
     cdef uint32_t where[RUN_PAGES]
     cdef uint32_t ids[RUN_PAGES]
     cdef uint32_t found = 0, got, i, start = 0
-    if shard == NULL or first > (number << SHARD_SHIFT | (SHARD_PAGES - 1)):
-        return 0
-    if first > number << SHARD_SHIFT:
-        start = first & (SHARD_PAGES - 1)
-    while found < capacity and start < SHARD_PAGES:
+    while shard != NULL and found < capacity and start < SHARD_PAGES:
         zsw_lock(&shard.lock)
         got = shard_collect(&e.index, shard, start, SHARD_PAGES - 1, where, ids,
                             RUN_PAGES if capacity - found > RUN_PAGES else capacity - found)

@@ -162,7 +162,7 @@ cdef uint64_t write_pages(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t
             break
         if next.count:
             if pages - done > WRITEBACK_BATCH:
-                call_pilot(wb)
+                call_pilot(e)
             flight_start(e, next)
             next = &wb.flights[next == &wb.flights[0]]
     return done
@@ -178,6 +178,6 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages, uin
         return 0
     if flights_init(e) == 0:
         done = write_pages(e, w, pages, idle)
-        dismiss_pilot(e.writeback)
+        dismiss_pilot(e)
     writing_end(e)
     return done
