@@ -10,11 +10,11 @@ from zswap_core.flight cimport flights_destroy
 from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
 from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
-                            zsw_swap_u32, zsw_unlock, zsw_unmap)
+                            zsw_swap_u32, zsw_unlock)
 from zswap_core.pool cimport pool_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
-from zswap_core.worker cimport call_depth, drop_contexts, first_worker, wait_calls
+from zswap_core.worker cimport call_depth, drop_contexts, first_worker, free_scratch, wait_calls
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -136,9 +136,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
             e.areas[i] = NULL
     w = first_worker(e)
     while w != NULL:
-        zsw_unmap(w.scratch, w.scratch_size)
-        w.scratch = NULL
-        w.scratch_size = 0
+        free_scratch(w)
         w = w.next
     flights_destroy(e)
     index_destroy(&e.index)

@@ -1,7 +1,6 @@
 # cython: language_level=3
 """Load: take a reference under the shard's lock, decompress after letting go of it."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
@@ -13,7 +12,7 @@ from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, i
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport area_shard, SHARD_SHIFT, sum_at, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
-from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
+from zswap_core.os cimport zsw_copy_page, zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
 from zswap_core.samefilled cimport same_fill
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -32,7 +31,7 @@ cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, 
     cdef const uint8_t *object = pool.ops.map(pool.zpool, word_handle(word))
     cdef void *context = NULL
     if length == e.page_size:
-        memcpy(page, object, length)
+        zsw_copy_page(page, object, length)
         return check_sum(e, w, page, e.page_size, sum)
     if not pool.compressor.ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS and pool.compressor.ops.ctx_new != NULL:
         context = worker_context(w, pool)

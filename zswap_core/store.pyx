@@ -19,8 +19,8 @@ from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, SHARD_
                                zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
-                            zsw_sleep_ns, zsw_store_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32,
+                            zsw_poke_u64, zsw_sleep_ns, zsw_store_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -80,7 +80,6 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
 cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page, uint64_t *word) noexcept nogil:
     """Compresses a page into an object of the pool; a page that would take a whole allocator page is kept raw."""
     cdef void *context = NULL
-    cdef const uint8_t *source = w.scratch
     cdef uint8_t *object
     cdef uint64_t handle
     cdef int64_t length
@@ -91,7 +90,6 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
             return Status.ALLOC_FAIL
     if zsw_unlikely(not worker_scratch(e, w, pool.bound)):
         return Status.ALLOC_FAIL
-    source = w.scratch
     length = fault(Site.COMPRESS)
     if zsw_likely(length == 0):
         length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
@@ -100,7 +98,6 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
     if length == 0 or <uint64_t> length > pool.max_saving:
         if zsw_peek_u32(&e.params.reject_compress_poor):
             return Status.COMPRESS_POOR
-        source = page
         length = e.page_size
     rc = fault(Site.ZPOOL_MALLOC)
     if zsw_likely(rc == 0):
@@ -110,7 +107,10 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
     if zsw_unlikely(handle > ZSW_HANDLE_MAX):
         pool.ops.free(pool.zpool, handle)
         return Status.ALLOC_FAIL
-    memcpy(object, source, <size_t> length)
+    if length == e.page_size:
+        zsw_copy_page(object, page, <size_t> length)
+    else:
+        memcpy(object, w.scratch, <size_t> length)
     word[0] = word_pack(handle, <uint32_t> length, pool.id)
     return Status.STORED
 

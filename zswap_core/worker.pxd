@@ -8,6 +8,7 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil
 cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil
+cdef void free_scratch(zsw_worker *w) noexcept nogil
 cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil
 cdef int call_depth(zsw_engine *e) noexcept nogil

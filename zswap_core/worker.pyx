@@ -12,6 +12,11 @@ from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_lo
 from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
+cdef enum:
+    # Of a page that does not compress a byte is written for each that is read.  Were scratch and page, which begins a system
+    # page as a rule, to agree in the low 12 bits of their addresses, each read would wait for a write it has nothing to do with.
+    SCRATCH_LEAD = 2048
+
 
 cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
     """Begins a call: a worker of the caller's own until engine_leave.  NULL, with -EPIPE when the engine is closed, or -ENOMEM."""
@@ -82,16 +87,24 @@ cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
 
 
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil:
+    cdef uint8_t *mapped
     w.scratch_used = 1
     if w.scratch_size >= size:
         return True
-    zsw_unmap(w.scratch, w.scratch_size)
-    zsw_poke_u64(&w.scratch_size, 0)
-    w.scratch = <uint8_t *> zsw_map_no_dump(size, e.params.no_dump) if fault(Site.SCRATCH) == 0 else NULL
-    if w.scratch == NULL:
+    free_scratch(w)
+    mapped = <uint8_t *> zsw_map_no_dump(SCRATCH_LEAD + size, e.params.no_dump) if fault(Site.SCRATCH) == 0 else NULL
+    if mapped == NULL:
         return False
+    w.scratch = mapped + SCRATCH_LEAD
     zsw_poke_u64(&w.scratch_size, size)         # stats reads it meanwhile
     return True
+
+
+cdef void free_scratch(zsw_worker *w) noexcept nogil:
+    if w.scratch != NULL:
+        zsw_unmap(w.scratch - SCRATCH_LEAD, SCRATCH_LEAD + w.scratch_size)
+    w.scratch = NULL
+    zsw_poke_u64(&w.scratch_size, 0)
 
 
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:

@@ -21,6 +21,9 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define zsw_likely(x) __builtin_expect(!!(x), 1)
 #define zsw_unlikely(x) __builtin_expect(!!(x), 0)
@@ -156,6 +159,25 @@ static inline int zsw_nodes_of(void **pages, unsigned long count, int *nodes) {
 }
 /* For memory whose untouched parts are to stay without cost. */
 static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
+
+/* memcpy for whole pages.  glibc copies 4 KiB by `rep movsb`, which Zen processors do at half the speed of a loop where both
+ * pages lie at the same place of a system page, as they mostly do. */
+static inline void zsw_copy_page(void *to, const void *from, size_t bytes) {
+#ifdef __SSE2__
+    __m128i *t = (__m128i *)to;
+    const __m128i *f = (const __m128i *)from;
+    for (; bytes >= 64; t += 4, f += 4, bytes -= 64) {
+        __m128i a = _mm_loadu_si128(f), b = _mm_loadu_si128(f + 1), c = _mm_loadu_si128(f + 2), d = _mm_loadu_si128(f + 3);
+        _mm_storeu_si128(t, a);
+        _mm_storeu_si128(t + 1, b);
+        _mm_storeu_si128(t + 2, c);
+        _mm_storeu_si128(t + 3, d);
+    }
+    memcpy(t, f, bytes);
+#else
+    memcpy(to, from, bytes);
+#endif
+}
 
 /* Zeros, even where the compiler sees that nobody reads them. */
 static inline void zsw_wipe(void *p, size_t bytes) {
