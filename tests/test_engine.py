@@ -446,6 +446,43 @@ def test_exclusive_loads_free_the_page(engine, make_page):
     assert z[2] == z[2] == pages[2]
 
 
+def test_exclusive_loads_of_a_batch_come_after_each_other(engine, make_page):
+    z = engine()
+    z[1], z[2], z[3] = make_page(1), ZEROS, noise(3)
+    z.parameters["exclusive_loads"] = True
+    status = np.zeros(7, np.int8)
+    out = z.load_many([1, 1, 2, 2, 3, 3, 1], status=status)
+    assert (status >= 0).tolist() == [True, False, True, False, True, False, False]
+    assert (out[0].tobytes(), out[2].tobytes(), out[4].tobytes()) == (make_page(1), ZEROS, noise(3))
+    s = z.stats()
+    assert (len(z), s.loads, s.load_misses) == (0, 3, 4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_may_name_any_page_any_number_of_times(engine, make_page, threads):
+    z = engine(checksum=True)
+    held = {5: make_page(5), 6: ZEROS, 7: noise(7), 2**14 + 5: make_page(8), 3 * 2**14 - 1: WORD}
+    for offset, page in held.items():
+        z[offset] = page
+    absent = [4, 2**14 + 6, 2**20, 2**40]
+    random.seed(1)
+    offsets = [5] * 300 + random.choices([*held, *absent], k=700)
+    status = np.zeros(len(offsets), np.int8)
+    out = z.load_many(offsets, status=status, threads=threads)
+    for offset, page, code in zip(offsets, out, status, strict=True):
+        if offset in held:
+            assert page.tobytes() == held[offset]
+            assert code == (Status.SAME_FILLED if offset in (6, 3 * 2**14 - 1) else Status.STORED)
+        else:
+            assert code == Status.ABSENT
+    s = z.stats()
+    assert s.loads == sum(offset in held for offset in offsets)
+    assert s.load_misses == len(offsets) - s.loads
+    z._validate()  # no reference is left
+    assert z.invalidate_many(list(held)) == len(held)
+    assert z.stats().stored_pages == 0
+
+
 # ---- the limit and its hysteresis -----------------------------------------------------------------------------------
 
 

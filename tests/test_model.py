@@ -186,9 +186,6 @@ class Model(RuleBasedStateMachine):
 
     @rule(area=areas, batch=st.lists(offsets, max_size=8), threads=st.integers(1, 3))
     def load_many(self, area, batch, threads):
-        """Load a batch; with exclusive loads each offset only once."""
-        if self.z.parameters["exclusive_loads"]:
-            batch = list(dict.fromkeys(batch))
         status = np.full(len(batch), 99, np.int8)
         pages = self.z.load_many(batch, swap_type=area, threads=threads, status=status)
         for offset, page, code in zip(batch, pages, status, strict=True):

@@ -6,7 +6,7 @@ from zswap_core.ahead cimport AHEAD_FROM, AHEAD_PAGES, look_ahead
 from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
-from zswap_core.load cimport engine_load
+from zswap_core.load cimport engine_load, engine_load_together, LOADS_TOGETHER
 from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_thread_join,
                             zsw_thread_start)
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
@@ -39,6 +39,7 @@ cdef int store_call(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
 cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
     cdef uint64_t i, end, before = 0, after, took
     cdef bint recording, timing, ahead = b.timed == Timed.load_ns and zsw_peek_u64(&b.e.entries.inuse) >= AHEAD_FROM
+    cdef uint32_t pages
     cdef int status
     while True:
         end = zsw_add_u64(&b.next, CHUNK)
@@ -55,6 +56,11 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         while i < end:
             if ahead and i % AHEAD_PAGES == 0:
                 look_ahead(b.e, b.type, b.offsets + i, AHEAD_PAGES if end - i > AHEAD_PAGES else <uint32_t> (end - i))
+            if b.timed == Timed.load_ns and not timing:
+                pages = LOADS_TOGETHER if end - i > LOADS_TOGETHER else <uint32_t> (end - i)
+                engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages + i * b.e.page_size, b.status + i)
+                i += pages
+                continue
             status = b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
             b.status[i] = <int8_t> status
             if timing:

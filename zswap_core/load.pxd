@@ -1,16 +1,19 @@
 # cython: language_level=3
 """Load, and what can be asked of a page without loading it."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.entry cimport zsw_entry
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 cdef enum:
     LENGTH_BACKED = -2
+    LOADS_TOGETHER = 16         # pages held at a time by a batch
 
 
 cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil
 cdef uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil
+cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
+                               uint8_t *out, int8_t *status) noexcept nogil
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil

@@ -1,6 +1,6 @@
 # cython: language_level=3
 """Load: take a reference under the shard's lock, decompress after letting go of it."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.area cimport find_area
@@ -21,6 +21,14 @@ from zswap_core.worker cimport worker_context
 
 cdef enum:
     OPTIMISTIC_READS = 8        # of one page from a backing store, before it keeps writers away
+
+
+# What a load takes of an entry under the shard's lock.
+cdef struct zsw_held:
+    uint64_t word
+    uint32_t id                 # 0: there is no page
+    uint32_t sum
+    bint same                   # then it has no reference, and needs none
 
 
 cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil:
@@ -90,35 +98,50 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
     return Status.ABSENT
 
 
+cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) noexcept nogil:
+    """Takes what reading the entry's page needs, and a reference unless the page is same-filled.  False when all references are
+    out.  Under the shard's lock."""
+    cdef zsw_entry *entry = entry_at(e, id)
+    held.id = id
+    held.word = entry.word
+    held.sum = entry_sum(e, entry)
+    held.same = entry_same(entry)
+    if held.same:
+        entry_touch(entry, w.now)
+        return True
+    return entry_get(entry, w.now)
+
+
+cdef int read_held(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, const zsw_held *held,
+                   uint8_t *page) noexcept nogil:
+    """Reads the page and drops the reference."""
+    cdef int status = Status.SAME_FILLED
+    if held.same:
+        if zsw_unlikely(check_sum(e, w, &held.word, sizeof(held.word), held.sum) < 0):
+            return Status.CORRUPT
+        same_fill(page, e.page_size, held.word)
+    else:
+        status = read_object(e, w, held.word, held.sum, page)
+    # Still with our reference, so that the id cannot have come to name another entry.
+    if status >= 0 and zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
+        erase_entry(e, w, shard, offset, held.id)
+    if not held.same:
+        put_entry(e, w, held.id)
+    return status
+
+
 cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id,
                     uint8_t *page) noexcept nogil:
     """Reads the entry's page.  Called with the shard locked, returns with it unlocked."""
-    cdef zsw_entry *entry = entry_at(e, id)
-    cdef uint64_t word = entry.word
-    cdef uint32_t sum = entry_sum(e, entry)
-    cdef int status = Status.SAME_FILLED
-    if entry_same(entry):
-        entry_touch(entry, w.now)
-        zsw_unlock(&shard.lock)
-        if zsw_unlikely(check_sum(e, w, &word, sizeof(word), sum) < 0):
-            return Status.CORRUPT
-        same_fill(page, e.page_size, word)
-        if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
-            erase_entry(e, w, shard, offset, id)
-        return status
-    if zsw_unlikely(not entry_get(entry, w.now)):
-        zsw_unlock(&shard.lock)                 # over 250 threads are reading this very page
-        if w.no_wait:
-            return Status.WOULD_BLOCK
-        zsw_sleep_ns(TRANSIT_NS)
-        return AGAIN
+    cdef zsw_held held
+    cdef bint taken = hold_entry(e, w, id, &held)
     zsw_unlock(&shard.lock)
-    status = read_object(e, w, word, sum, page)
-    # Still with our reference, so that the id cannot have come to name another entry.
-    if status >= 0 and zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
-        erase_entry(e, w, shard, offset, id)
-    put_entry(e, w, id)
-    return status
+    if zsw_likely(taken):
+        return read_held(e, w, shard, offset, &held, page)
+    if w.no_wait:                           # over 250 threads are reading this very page
+        return Status.WOULD_BLOCK
+    zsw_sleep_ns(TRANSIT_NS)
+    return AGAIN
 
 
 cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
@@ -148,6 +171,51 @@ cdef int load_backing_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
     if first:
         writing_end(e)
     return status
+
+
+cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
+                           zsw_shard **out, zsw_held *held) noexcept nogil:
+    """Takes the first of the pages, as many as lie in one shard with their entries or nothing; returns how many."""
+    cdef zsw_area *area = find_area(e, type, offsets[0])
+    cdef uint64_t number = offsets[0] >> SHARD_SHIFT
+    cdef zsw_shard *shard = area_shard(&e.index, area, number) if area != NULL else NULL
+    cdef uint32_t id, taken = 0
+    if shard == NULL:
+        return 0
+    zsw_lock(&shard.lock)
+    while taken < pages and offsets[taken] >> SHARD_SHIFT == number:
+        id = find_entry(e, shard, offsets[taken])
+        held[taken].id = 0
+        if id != 0 and (zsw_unlikely(not is_entry(id)) or zsw_unlikely(not hold_entry(e, w, id, &held[taken]))):
+            break
+        taken += 1
+    zsw_unlock(&shard.lock)
+    out[0] = shard
+    return taken
+
+
+cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
+                               uint8_t *out, int8_t *status) noexcept nogil:
+    """As engine_load for each of at most LOADS_TOGETHER pages."""
+    cdef zsw_held held[LOADS_TOGETHER]
+    cdef zsw_shard *shard = NULL
+    cdef uint32_t i = 0, k, taken = 0
+    while i < pages:
+        # An exclusive load is over before the next begins, which may be of the same page.
+        if zsw_likely(not zsw_peek_u32(&e.params.exclusive_loads)):
+            taken = hold_entries(e, w, type, offsets + i, pages - i, &shard, held)
+        if zsw_unlikely(taken == 0):
+            status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size)
+            i += 1
+        for k in range(taken):
+            if held[k].id == 0:
+                status[i] = Status.ABSENT
+                count(w.counters, Counter.load_misses, 1)
+            else:
+                status[i] = <int8_t> read_held(e, w, shard, offsets[i], &held[k], out + <size_t> i * e.page_size)
+                count(w.counters, Counter.loads, status[i] >= 0)
+            i += 1
+        taken = 0
 
 
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
