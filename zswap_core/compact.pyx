@@ -26,7 +26,7 @@ cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept no
         return
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, where, &pos)
-    word = entry.word
+    word = zsw_peek_u64(&entry.word)            # while it is not ours another store may be filling it
     # One reference is the index's own: there is no reader, and while we hold the lock none can come.
     if (slot != NULL and slot[0] == id and word_pool(word) == pool.id
             and (zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1):
