@@ -153,8 +153,8 @@ MUTATIONS = [
     bug(
         "exclusive loads of a batch begin before those before them are over",
         "load.pyx",
-        "        if zsw_likely(not zsw_peek_u32(&e.params.exclusive_loads)):\n    ",
-        "        if zsw_likely(True):\n    ",
+        "        taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)\n",
+        "        taken = (0 if zsw_unlikely(False)\n",
         tests="engine",
     ),
     bug(

@@ -465,8 +465,7 @@ def test_a_batch_may_name_any_page_any_number_of_times(engine, make_page, thread
     for offset, page in held.items():
         z[offset] = page
     absent = [4, 2**14 + 6, 2**20, 2**40]
-    random.seed(1)
-    offsets = [5] * 300 + random.choices([*held, *absent], k=700)
+    offsets = [5] * 300 + random.Random(1).choices([*held, *absent], k=700)
     status = np.zeros(len(offsets), np.int8)
     out = z.load_many(offsets, status=status, threads=threads)
     for offset, page, code in zip(offsets, out, status, strict=True):

@@ -19,8 +19,8 @@ def making() -> None:
     ZSwap("zstd:3", "zsmalloc", 16384)
     ZSwap("lz4", max_pool_bytes="64MiB", accept_threshold_percent=80, same_filled_pages_enabled=False)
     ZSwap(compressor="lz4hc", zpool="zsmalloc-kernel", page_size=65536, max_pool_percent=10, max_pool_bytes=1 << 20)
-    ZSwap(max_pool_bytes=1.5)  # type: ignore[arg-type]
-    ZSwap(compressor=3)  # type: ignore[arg-type]
+    ZSwap(max_pool_bytes=1.5)  # type: ignore[arg-type]  # refused, as it should be
+    ZSwap(compressor=3)  # type: ignore[arg-type]  # refused, as it should be
     with ZSwap() as z:
         assert_type(z, ZSwap)
         assert_type(z.closed, bool)
@@ -38,8 +38,8 @@ def single_pages(z: ZSwap, page: bytes, room: bytearray, array: NDArray[np.uint8
     assert_type(z.invalidate(1), bool)
     assert_type(z.invalidate_range(0, 10), int)
     assert_type(z.invalidate_area(0), int)
-    z.store("1", page)  # type: ignore[arg-type]
-    z.invalidate(None)  # type: ignore[arg-type]
+    z.store("1", page)  # type: ignore[arg-type]  # refused, as it should be
+    z.invalidate(None)  # type: ignore[arg-type]  # refused, as it should be
 
 
 def batches(z: ZSwap, offsets: NDArray[np.uint64], pages: NDArray[np.uint8]) -> None:
@@ -92,7 +92,7 @@ def figures(z: ZSwap) -> None:
     assert_type(s.stored_pages, int)
     assert_type(s.compression_ratio, float)
     assert_type(s.to_dict(), dict[str, Any])
-    s.stored_pages = 1  # type: ignore[misc]
+    s.stored_pages = 1  # type: ignore[misc]  # refused, as it should be
     assert_type(z.pools(), list[PoolInfo])
     assert_type(z.pools()[0].current, bool)
     assert_type(z.compact(), int)

@@ -199,11 +199,11 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
     """As engine_load for each of at most LOADS_TOGETHER pages."""
     cdef zsw_held held[LOADS_TOGETHER]
     cdef zsw_shard *shard = NULL
-    cdef uint32_t i = 0, k, taken = 0
+    cdef uint32_t i = 0, k, taken
     while i < pages:
         # An exclusive load is over before the next begins, which may be of the same page.
-        if zsw_likely(not zsw_peek_u32(&e.params.exclusive_loads)):
-            taken = hold_entries(e, w, type, offsets + i, pages - i, &shard, held)
+        taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)
+                 else hold_entries(e, w, type, offsets + i, pages - i, &shard, held))
         if zsw_unlikely(taken == 0):
             status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size)
             i += 1
@@ -215,7 +215,6 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
                 status[i] = <int8_t> read_held(e, w, shard, offsets[i], &held[k], out + <size_t> i * e.page_size)
                 count(w.counters, Counter.loads, status[i] >= 0)
             i += 1
-        taken = 0
 
 
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
