@@ -217,7 +217,7 @@ def test_sample_estimates_the_whole(mix):
 
 def test_more_pages_than_fit_one_chunk(mix, monkeypatch):
     whole = analyze(mix, compressors=["lz4"], pages=None)
-    monkeypatch.setattr("zswap.pages.CHUNK_PAGES", 64)
+    monkeypatch.setattr("zswap.pages.sampling.CHUNK_PAGES", 64)
     monkeypatch.setattr("zswap.analyze._BATCH", 50)
     monkeypatch.setattr("zswap.analyze._TIMED_PAGES", 100)
     steps = []

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from zswap import pages, plot, report
 from zswap.__main__ import main
 from zswap.analyze import CompressorResult, Timing, advise, analyze, estimate, zpool_model
 
-PAGE = pages.mmap.PAGESIZE
+PAGE = mmap.PAGESIZE
 CHILD = """
 import mmap, os, sys
 size = int(sys.argv[1])
@@ -115,7 +116,7 @@ def test_process_is_analyzed_as_json(capsys, child):
 
 def test_without_a_target_the_largest_process_is_taken_and_named(capsys, child, monkeypatch):
     listed = [p for p in pages.processes() if p.pid == child.pid]
-    monkeypatch.setattr(pages, "processes", lambda: listed)
+    monkeypatch.setattr(pages.process, "processes", lambda: listed)
     code, out, err = run(capsys, "analyze", "--pages", "50", "--compressor", "lz4")
     assert code == 0
     assert str(child.pid) in err
@@ -285,7 +286,7 @@ def test_ctrl_c_leaves_clean(capsys, memory, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return read(self, indexes)
 
-    monkeypatch.setattr(pages, "CHUNK_PAGES", 200)
+    monkeypatch.setattr(pages.sampling, "CHUNK_PAGES", 200)
     monkeypatch.setattr(pages.PageSource, "read", interrupted)
     assert run(capsys, "analyze", "--file", memory, "--compressor", "lz4") == (130, "", "\nzswap: stopped\n")
     calls.clear()

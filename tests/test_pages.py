@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from zswap import pages
-from zswap.pages import PageSource, SourceError, open_core, open_files, open_process, sample
+from zswap.pages import PageSource, SourceError, open_core, open_files, open_process, pagemap, sample
 
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
@@ -131,7 +131,7 @@ def test_pagemap_words_tell_the_same_as_the_scan(child, monkeypatch):
     process = child(2 * MIB)
     with open_process(process.pid) as source:
         by_scan = source.mapping_pages()
-    monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC0606699)  # an older kernel: no such request
+    monkeypatch.setattr(pagemap, "_PAGEMAP_SCAN", 0xC0606699)  # an older kernel: no such request
     with open_process(process.pid) as source:
         by_words = source.mapping_pages()
         assert source.read(np.arange(len(source)))[1].size == len(source)
@@ -141,7 +141,7 @@ def test_pagemap_words_tell_the_same_as_the_scan(child, monkeypatch):
 
 @pytest.mark.parametrize("held", [None, 8, 6, 0])
 def test_pagemap_words_are_told_apart(tmp_path, monkeypatch, held):
-    monkeypatch.setattr(pages, "_PAGEMAP_CHUNK", 8)
+    monkeypatch.setattr(pagemap, "_PAGEMAP_CHUNK", 8)
     words = np.zeros(64, np.uint64)
     words[10:14] = (1 << 63) | 77  # present
     words[14:16] = 1 << 62  # in swap
@@ -149,9 +149,9 @@ def test_pagemap_words_are_told_apart(tmp_path, monkeypatch, held):
     words[21] = 1 << 61
     words[33:35] = 1 << 63  # present; the number of the page frame is hidden from us
     words.tofile(tmp_path / "pagemap")
-    area = pages._Area(8 * PAGE, 64 * PAGE, "rw-p", "[anon]")
+    area = pagemap.Area(8 * PAGE, 64 * PAGE, "rw-p", "[anon]")
     fd = os.open(tmp_path / "pagemap", os.O_RDONLY)
-    runs = pages._collect([area], lambda area: pages._read_pagemap(fd, area, held))
+    runs = pagemap._collect([area], lambda area: pagemap._read_pagemap(fd, area, held))
     os.close(fd)
     found = list(zip((runs.offsets // PAGE).tolist(), runs.counts.tolist(), strict=True))
     # With as many found as smaps promised, the rest is not looked at.
@@ -163,7 +163,7 @@ def test_pagemap_words_are_told_apart(tmp_path, monkeypatch, held):
 def test_huge_sparse_mappings_cost_little(child, monkeypatch, scan):
     process = child(PAGE, reserved=100 << 30)
     if not scan:
-        monkeypatch.setattr(pages, "_PAGEMAP_SCAN", 0xC0606699)
+        monkeypatch.setattr(pagemap, "_PAGEMAP_SCAN", 0xC0606699)
     with open_process(process.pid) as source:
         assert len(source) < 20_000
         runs = source._counts[source._offsets >= 0]
@@ -210,18 +210,18 @@ def test_largest_process_skips_ourselves_and_the_unreadable(child):
 
 def test_maps_lines_are_parsed():
     line = b"7f0000000000-7f0000021000 rw-p 00000000 00:00 0                          [heap]\n"
-    area = pages._parse_area(line)
+    area = pagemap.parse_area(line)
     assert (area.end - area.start, area.permissions, area.name) == (0x21000, "rw-p", "[heap]")
-    assert pages._parse_area(b"7f0-7f1 rw-p 0 00:00 0 \n").name == "[anon]"
-    assert pages._parse_area(b"1000-2000 r--p 0 08:01 77   /tmp/a file (deleted)\n").name == "/tmp/a file (deleted)"
-    assert pages._parse_area(b"1000-2000 r--p 0 08:01 77   /tmp/\x1b[31m\n").name == "/tmp/?[31m"
-    assert pages._parse_area(b"VmFlags: rd wr mr mw me ac sd\n") is None
+    assert pagemap.parse_area(b"7f0-7f1 rw-p 0 00:00 0 \n").name == "[anon]"
+    assert pagemap.parse_area(b"1000-2000 r--p 0 08:01 77   /tmp/a file (deleted)\n").name == "/tmp/a file (deleted)"
+    assert pagemap.parse_area(b"1000-2000 r--p 0 08:01 77   /tmp/\x1b[31m\n").name == "/tmp/?[31m"
+    assert pagemap.parse_area(b"VmFlags: rd wr mr mw me ac sd\n") is None
     for name, permissions, counts in [
         ("[anon]", "rw-p", True), ("[anon]", "rw-s", False), ("/dev/zero (deleted)", "rw-p", True), ("/dev/dri/card0",
         "rw-p", False), ("[vvar]", "r--p", False), ("[vdso]", "r-xp", False), ("/lib/libc.so.6", "rw-p", True),
         ("/anon_hugepage (deleted)", "rw-p", False),
     ]:  # fmt: skip
-        assert pages._may_be_swapped(pages._Area(0, PAGE, permissions, name)) is counts, name
+        assert pagemap.may_be_swapped(pagemap.Area(0, PAGE, permissions, name)) is counts, name
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,194 @@
+"""Pages of one target, numbered, and how they are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from zswap import Error
+
+__all__ = ["Int64Array", "PageSource", "Pages", "ProcessEnded", "SourceError", "cut", "printable"]
+
+Int64Array = npt.NDArray[np.int64]
+Pages = npt.NDArray[np.uint8]
+
+
+class SourceError(Error, ValueError):
+    """A target that cannot be read; the message names it and the remedy."""
+
+
+class ProcessEnded(SourceError):
+    """The process ended while its memory was read."""
+
+
+class PageSource:
+    """Pages of one target, numbered 0 to ``len(source) - 1`` in address (or file) order.
+
+    Parameters
+    ----------
+    kind : {"process", "file", "core"}
+    title : str
+        The target in words, as a heading would have it.
+    paths : sequence of str
+        The files that hold the pages.
+    path_index, offsets, counts, mapping_index : array_like of int
+        The runs: which of `paths`, byte offset in it, number of pages, which of `mappings`.
+    mappings : sequence of str
+        Names of the mappings (or of the files).
+    page_size : int
+    swapped_pages : int
+        Pages of the target that lie in swap and are not among those numbered here.
+    shared_bytes : int
+        Resident shared memory (memfd, /dev/shm, System V) of a process, left out.
+    hole_pages : int
+        Pages of a core dump that are holes in its file, left out too.
+    pid : int, optional
+    command : str, optional
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        title: str,
+        paths: Sequence[str],
+        path_index: npt.ArrayLike,
+        offsets: npt.ArrayLike,
+        counts: npt.ArrayLike,
+        mapping_index: npt.ArrayLike,
+        mappings: Sequence[str],
+        page_size: int,
+        swapped_pages: int = 0,
+        shared_bytes: int = 0,
+        hole_pages: int = 0,
+        pid: int | None = None,
+        command: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self.title = title
+        self.mappings = list(mappings)
+        self.page_size = page_size
+        self.swapped_pages = swapped_pages
+        self.shared_bytes = shared_bytes
+        self.hole_pages = hole_pages
+        self.pid = pid
+        self.command = command
+        self.paths = list(paths)
+        self._path_index = np.asarray(path_index, np.int64)
+        self._offsets = np.asarray(offsets, np.int64)
+        self._counts = np.asarray(counts, np.int64)
+        self._mapping_index = np.asarray(mapping_index, np.int64)
+        self._ends = np.cumsum(self._counts)
+        self._open: tuple[int, int] | None = None  # (which of paths, descriptor)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._ends.size else 0
+
+    def __enter__(self) -> PageSource:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file that is open; a later read opens it again."""
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all pages of the target that can be read."""
+        return len(self) * self.page_size
+
+    def mapping_of(self, indexes: Int64Array) -> Int64Array:
+        """Return, for each page number, which of `mappings` it belongs to."""
+        return self._mapping_index[np.searchsorted(self._ends, indexes, side="right")]
+
+    def mapping_pages(self) -> Int64Array:
+        """Return the number of pages of each of `mappings`."""
+        return np.bincount(self._mapping_index, weights=self._counts, minlength=len(self.mappings)).astype(np.int64)
+
+    def read(self, indexes: Int64Array) -> tuple[Pages, Int64Array]:
+        """Read pages.
+
+        Parameters
+        ----------
+        indexes : ndarray of int64
+            Page numbers, ascending, without duplicates.
+
+        Returns
+        -------
+        pages : ndarray of uint8, shape (m, page_size)
+        kept : ndarray of int64, shape (m,)
+            The page numbers that were read; fewer than `indexes` where pages have vanished.
+        """
+        size = self.page_size
+        pages = np.empty((indexes.size, size), np.uint8)
+        if not indexes.size:
+            return pages, indexes
+        run = np.searchsorted(self._ends, indexes, side="right")
+        offset = self._offsets[run] + (indexes - (self._ends[run] - self._counts[run])) * size
+        which = self._path_index[run]
+        # A span is a stretch of wanted pages that one call can read.
+        cut = np.flatnonzero((np.diff(offset) != size) | (np.diff(which) != 0)) + 1
+        begins = np.concatenate(([0], cut))
+        ends = np.concatenate((cut, [indexes.size]))
+        lost: list[int] = []
+        view = pages.reshape(-1).data
+        for begin, end, path, at in zip(
+            begins.tolist(), ends.tolist(), which[begins].tolist(), offset[begins].tolist(), strict=True
+        ):
+            self._read_span(path, at, view, begin, end, lost)
+        if not lost:
+            return pages, indexes
+        keep = np.ones(indexes.size, bool)
+        keep[lost] = False
+        return pages[keep], indexes[keep]
+
+    def _read_span(self, path: int, at: int, view: memoryview, begin: int, end: int, lost: list[int]) -> None:
+        size = self.page_size
+        fd = self._descriptor(path)
+        done = begin
+        while done < end:
+            try:
+                got = os.preadv(fd, [view[done * size : end * size]], at + (done - begin) * size)
+            except OSError as error:
+                if self.kind != "process" or error.errno not in (errno.EIO, errno.EFAULT, errno.ENOMEM):
+                    raise SourceError(f"cannot read {self.paths[path]}: {error.strerror}") from error
+            else:
+                if self.kind == "process" and got == 0:
+                    raise ProcessEnded(
+                        f"process {self.pid} ended while its memory was read; choose another, or a core dump of it (--core)"
+                    )
+                if self.kind != "process" and got < size:
+                    raise SourceError(
+                        f"{self.paths[path]} became shorter while it was read; try again when nothing writes to it"
+                    )
+                done += got // size
+            if self.kind == "process" and done < end:  # the page behind the last whole one is gone; go on behind that
+                lost.append(done)
+                done += 1
+
+    def _descriptor(self, path: int) -> int:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            try:
+                fd = os.open(self.paths[path], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise SourceError(f"cannot open {self.paths[path]}: {error.strerror}") from error
+            self._open = (path, fd)
+        return self._open[1]
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal might act upon, such as escape sequences in a command line."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def cut(text: str, width: int = 72) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
