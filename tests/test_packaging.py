@@ -1,6 +1,7 @@
 """What an installed zswap consists of."""
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -84,6 +85,52 @@ def test_import_is_lean(tmp_path):
     assert done.stdout == "[]\n"
 
 
+# ---- compiling it ---------------------------------------------------------------------------------------------------
+
+# What setup.py would have the compiler told, a line; nothing is compiled.
+FLAGS = """
+import os, sys, Cython.Build, setuptools
+Cython.Build.cythonize = lambda extensions, **options: extensions
+setuptools.setup = lambda ext_modules, **options: print(*sorted({" ".join(e.extra_compile_args) for e in ext_modules}), sep="\\n")
+exec(compile(open("setup.py").read(), "setup.py", "exec"))
+"""
+
+
+@pytest.fixture
+def flags():
+    """The compiler's flags under an environment, the same for every extension."""
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools")
+    if not (SOURCES / "setup.py").exists():
+        pytest.skip("the sources are not here")
+
+    def run(**environment):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("ZSWAP_") and name != "CFLAGS"}
+        command = [sys.executable, "-c", FLAGS]
+        done = subprocess.run(command, cwd=SOURCES, env={**env, **environment}, capture_output=True, text=True, check=True)
+        (line,) = done.stdout.splitlines()
+        return line.split()
+
+    return run
+
+
+def test_optimised_and_without_debug_information(flags):
+    """Whatever CPython was built with, which a user's CFLAGS replace."""
+    plain = flags()
+    assert [flag for flag in plain if re.match("-[gO]", flag)] == ["-O3", "-g0"]
+    assert {"-DNDEBUG", "-fwrapv"} <= set(plain)
+    assert flags(CFLAGS="-march=native") == [*plain, "-march=native"]
+
+
+def test_the_users_flags_have_the_last_word(flags):
+    assert flags(CFLAGS="-g -O1 '-DNAME=1'")[-3:] == ["-g", "-O1", "-DNAME=1"]
+
+
+def test_debugging_brings_debug_information(flags):
+    for switch in ("DEBUG", "SANITIZE"):
+        assert [flag for flag in flags(**{f"ZSWAP_{switch}": "1"}) if flag.startswith("-g")][-1] == "-g"
+
+
 # ---- compiling against it -------------------------------------------------------------------------------------------
 
 
@@ -112,5 +159,6 @@ def test_cython_finds_the_declarations(tmp_path):
     pytest.importorskip("Cython")
     source = tmp_path / "plug_in.pyx"
     source.write_text("from zswap_core.abi cimport zsw_compressor_ops\ncdef zsw_compressor_ops table\n")
-    subprocess.run([sys.executable, "-m", "cython", "-3", source.name], cwd=tmp_path, check=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(zswap_core.__file__).parents[1])}  # Cython asks no editable install's finder
+    subprocess.run([sys.executable, "-m", "cython", "-3", source.name], cwd=tmp_path, env=env, check=True)
     assert "zswap/abi.h" in source.with_suffix(".c").read_text()
