@@ -466,15 +466,15 @@ MUTATIONS = [
     bug(
         "holes are punched one place off",
         "backings/file.pyx",
-        "<off_t> ((1 + offsets[i]) * f.page_size), <off_t> (run",
-        "<off_t> ((2 + offsets[i]) * f.page_size), <off_t> (run",
+        "        start = <off_t> (f.page_size + offsets[i] * f.page_size)",
+        "        start = <off_t> (f.page_size * 2 + offsets[i] * f.page_size)",
         tests="swapfile",
     ),
     bug(
-        "a short transfer is taken for the whole",
+        "a preallocated file keeps the pages that are freed",
         "backings/file.pyx",
-        "        size -= <size_t> moved\n",
-        "        size = 0\n",
+        "        if rc != 0:\n            rc = overwrite(f, start, run * f.page_size)\n",
+        "        if rc != 0 and f.preallocated:\n            rc = 0\n",
         tests="swapfile",
     ),
     # ---- checksums, secrets

@@ -253,10 +253,65 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
 def test_a_file_that_others_may_open_is_refused(path, mode):
     SwapFile(path, "64KiB").close()
     path.chmod(mode)
-    text = refused(errno.EACCES, path, match=f"mode {mode:04o}.*chmod 600")
-    assert f"chmod 600 {path}" in text
+    text = refused(errno.EACCES, path, match=f"mode {mode:04o}.*run: rm")
+    assert f"rm {path}" in text
+    assert "chmod" not in text  # whoever has it open already would read every page
     path.chmod(0o600)
     SwapFile(path).close()
+
+
+@pytest.mark.parametrize("left", ["an empty file", "a swap file", "one left by a run that was killed"])
+def test_whoever_had_the_file_open_before_sees_no_page(path, left):
+    """A mode keeps nobody out who is in already."""
+    secret = b"SECRET.." * (PAGE // 8)
+    if left == "an empty file":
+        path.touch(0o600)
+    elif left == "a swap file":
+        SwapFile(path, "64KiB").close()
+    else:
+        program = """
+            file = SwapFile(sys.argv[1], "64KiB")
+            file.write_pages(range(4), b"SECRET.." * 512 * 4)
+            os.kill(os.getpid(), 9)
+        """
+        python(program, path, check=False)
+    with open(path, "rb") as other, SwapFile(path, "64KiB") as file:
+        file.write_pages(range(4), secret * 4)
+        assert other.read().count(secret) == 0
+        assert os.fstat(other.fileno()).st_nlink == 0
+        assert path.read_bytes().count(secret) == 4
+        assert file.left_open == (left == "one left by a run that was killed")
+
+
+def test_a_file_that_cannot_be_replaced_is_not_used(path, monkeypatch):
+    SwapFile(path, "64KiB").close()
+    before = path.read_bytes()
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        text = refused(errno.EACCES, path, match="cannot put a new file in its place")
+    assert "name a file in a folder that you may write to" in text
+    assert path.read_bytes() == before
+
+
+def test_a_name_that_has_become_anothers_is_not_removed(path, tmp_path, monkeypatch):
+    """unlink=True, and a failed opening, remove the file they made and no other."""
+
+    def put_another(*args):
+        path.rename(tmp_path / "moved")
+        path.write_text("somebody else's")
+
+    fchmod = os.fchmod
+    monkeypatch.setattr(os, "fchmod", lambda *args: (fchmod(*args), put_another()))
+    with SwapFile(path, "64KiB", unlink=True):
+        assert path.read_text() == "somebody else's"
+    path.unlink()
+    with fault("FILE_ALLOCATE", error=errno.ENOSPC), pytest.raises(BackingError):
+        SwapFile(path, "64KiB", preallocate=True)
+    assert path.read_text() == "somebody else's"
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -554,9 +609,10 @@ def test_preallocate(folder):
         assert path.stat().st_blocks * 512 >= 1 << 20
         file.write_pages(range(256), b"s" * (1 << 20))
         file.discard_pages(range(256))
-        assert file.stats()["discarded_pages"] == file.stats()["discard_failures"] == 0
-        assert path.stat().st_blocks * 512 >= 1 << 20
-    assert path.stat().st_blocks * 512 >= 1 << 20
+        assert (file.stats()["discarded_pages"], file.stats()["discard_failures"]) == (256, 0)
+        assert path.stat().st_blocks * 512 >= 1 << 20  # it keeps them
+        assert read(file, *range(256)) == bytes(1 << 20)
+    assert b"s" * PAGE not in path.read_bytes()
     with SwapFile(path) as file:
         assert not file.preallocated
         assert read(file, 0) == bytes(PAGE)
@@ -809,9 +865,8 @@ def test_disk_full(tmp_path):
         path.write_bytes(b"")
         with pytest.raises(BackingError):
             SwapFile(path, "4MiB", preallocate=True)
-        assert path.read_bytes() == b""
+        assert not path.exists()
         # Not even the header fits.
-        path.unlink()
         with open(disk / "ballast", "wb", buffering=0) as ballast, suppress(OSError):
             while ballast.write(b"x" * PAGE):
                 pass
@@ -987,14 +1042,87 @@ def test_holes_that_cannot_be_punched(path):
         with fault("FILE_PUNCH", times=2, error=errno.EINTR):
             file.discard_pages([0])
         with fault("FILE_PUNCH", error=errno.EIO):
-            file.discard_pages([1, 3])
-        assert counts() == (1, 1)
-        file.discard_pages([1, 3])
-        assert counts() == (3, 1)
-        with fault("FILE_PUNCH", error=errno.EOPNOTSUPP):
+            file.discard_pages([1, 3])  # overwritten then
+        assert counts() == (3, 0)
+        assert read(file, 0, 1, 3) == bytes(3 * PAGE)
+        with fault("FILE_PUNCH", error=errno.EOPNOTSUPP) as failed:
             file.discard_pages([2])
             file.discard_pages([2])  # not tried again
-        assert counts() == (3, 2)
+            assert failed() == 1
+        assert counts() == (5, 0)
+        with fault("FILE_WRITE", error=errno.ENOSPC):
+            file.discard_pages([1, 3])
+        assert counts() == (6, 1)  # the second has gone all the same
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("means", ["the file system's", "none"])
+def test_freed_pages_leave_the_file_at_once(folder, preallocate, direct, means):
+    """With whatever the file system can do: memory has holes and no zeros of blocks that stay."""
+    path, secret = folder / "swap", b"SECRET.." * (PAGE // 8)
+    if means == "none":
+        arm("FILE_PUNCH", 1, FOREVER, errno.EOPNOTSUPP)
+    try:
+        file = SwapFile(path, "1MiB", direct=direct, preallocate=preallocate)
+        full = path.stat().st_blocks
+        file.write_pages(range(200), secret * 200)
+        file.discard_pages([*range(70), 75, 77, *range(80, 200)])
+        assert path.read_bytes().count(secret) == 8  # 70 to 74, 76, 78, 79
+        assert read(file, 69, 70) == bytes(PAGE) + secret
+        if preallocate:
+            assert path.stat().st_blocks >= full
+        file.close()
+        assert secret not in path.read_bytes()
+        assert path.stat().st_size == 257 * PAGE
+    finally:
+        disarm()
+    with SwapFile(path) as file:
+        assert not file.left_open
+
+
+@pytest.mark.parametrize("kind", ["ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "vfat"])
+def test_freed_pages_on_file_systems_of_every_kind(tmp_path, kind):
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(320 << 20)
+    try:
+        if os.geteuid() != 0 or subprocess.run([f"mkfs.{kind}", image], capture_output=True, check=False).returncode:
+            pytest.skip(f"only root can mount, and mkfs.{kind} is needed")
+    except FileNotFoundError:
+        pytest.skip(f"there is no mkfs.{kind}")
+    options = "loop,uid=0,umask=077" if kind == "vfat" else "loop"
+    if subprocess.run(["mount", "-o", options, image, disk], capture_output=True, check=False).returncode:
+        pytest.skip(f"this system mounts no {kind} here")
+    try:
+        for preallocate in (False, True):
+            path, secret = disk / "swap", b"SECRET.." * (PAGE // 8)
+            try:
+                file = SwapFile(path, "1MiB", preallocate=preallocate)
+            except BackingError as error:
+                assert error.errno == errno.EOPNOTSUPP, error  # noqa: PT017 (ext2 and ext3 allocate nothing ahead)
+                assert preallocate
+                continue
+            file.write_pages(range(64), secret * 64)
+            file.discard_pages(range(0, 64, 2))
+            assert path.read_bytes().count(secret) == 32
+            file.close()
+            assert path.read_bytes().count(secret) == 0
+            path.unlink()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_what_cannot_be_cleared_at_close_is_cut_off(path):
+    secret = b"SECRET.." * (PAGE // 8)
+    file = SwapFile(path, "1MiB", preallocate=True)
+    file.write_pages(range(64), secret * 64)
+    with fault("FILE_PUNCH", error=errno.EIO):
+        file.close()
+    assert secret not in path.read_bytes()
+    with SwapFile(path) as file:
+        assert (file.nr_pages, file.left_open) == (256, False)
 
 
 # ---- open_backing --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,68 @@ def test_written_back(engine, wipe, tmp_path, shift):
     case.z.load_many(case.gone, memory)
     assert memory == b"".join(case.expected[o] for o in case.gone)
     case.check()
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("how", ["invalidated", "replaced", "replaced by a word", "loaded", "swapped off", "closed"])
+def test_the_swap_file(engine, wipe, tmp_path, preallocate, how):
+    """A freed or replaced page leaves the file; a replaced one only where it is asked for, since that takes a call more."""
+    path = tmp_path / "swap"
+    file = zswap.SwapFile(path, "1MiB", preallocate=preallocate)
+    z = engine(backing=file, wipe_on_free=wipe, shrinker_enabled=False)
+    for offset in range(64):
+        z[offset] = pages_with(COOKIE, 1, offset)[0]
+    assert z.shrink(64) == 64
+    assert path.read_bytes().count(COOKIE) >= 64
+    if how == "invalidated":
+        z.clear()
+    elif how.startswith("replaced"):
+        for offset in range(64):
+            z[offset] = bytes(PAGE) if how.endswith("word") else pages_with(KEPT, 1, offset)[0]
+        stats = z.stats()
+        assert (stats.backed_pages, stats.stored_pages, stats.duplicate_entry) == (0, 64, 64)
+    elif how == "loaded":
+        z.parameters["exclusive_loads"] = True
+        for offset in range(64):
+            assert z[offset] == pages_with(COOKIE, 1, offset)[0]
+    elif how == "swapped off":
+        z.swapoff(0)
+    else:
+        z.close()
+    left = path.read_bytes().count(COOKIE)
+    assert (left == 0) == (wipe or how not in ("replaced", "replaced by a word", "closed"))
+    z.close()
+    file.close()
+    assert COOKIE not in path.read_bytes()
+
+
+def test_a_page_replaced_in_the_file_is_old_or_new_to_its_readers(engine, tmp_path):
+    """While the file forgets it, readers wait: the page is never missing, and never a hole's zeros."""
+    z = engine(backing=tmp_path / "swap", wipe_on_free=True, shrinker_enabled=False)
+    good = [pages_with(COOKIE, 1, 2)[0], pages_with(KEPT, 1, 2)[0]]
+    wrong, over = [], threading.Event()
+    z[5] = good[0]
+
+    def read():
+        while not over.is_set():
+            try:
+                page = z[5]
+            except KeyError:
+                page = None
+            if page not in good:
+                wrong.append(page)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for i in range(300):
+        z.shrink(1)
+        z[5] = good[i & 1]
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    assert z.stats().backed_pages == 0
 
 
 def test_written_through(engine, wipe, tmp_path):

@@ -275,13 +275,17 @@ cdef class Engine:
 
     def close(self):
         """Wait for calls in flight and free everything.  Closing twice is fine; anything else after it is a ValueError."""
+        cdef Backing store
         cdef int rc
         with nogil:
             rc = engine_close(self.e)
         if rc == -EDEADLK:
             raise RuntimeError("close() was called from inside a call of the same engine, which it would wait for")
         while rc == 0 and self.stores:          # whoever closed it
-            self.drop_store(self.stores.popitem()[1])
+            store = self.stores.popitem()[1]
+            if self.e.params.wipe_on_free:
+                store.erase()
+            self.drop_store(store)
 
     @property
     def closed(self):

@@ -13,10 +13,11 @@ from zswap_core.area cimport find_area
 from zswap_core.backing cimport TRANSIT_NS, write_through
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
-from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, state_new, word_handle, word_length, word_pack, zsw_entry
+from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle, word_length, word_pack,
+                               zsw_entry)
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, SHARD_PAGES, shard_reserve, SHARD_SHIFT, sum_at,
-                               zsw_area, zsw_shard)
+from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
+                               sum_at, zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32,
@@ -29,7 +30,23 @@ from zswap_core.status cimport Status
 from zswap_core.worker cimport count_entry, worker_context, worker_scratch
 
 
-cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, zsw_shard **shard, uint32_t **slot,
+cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
+                            uint32_t *slot) noexcept nogil:
+    """For wipe_on_free: has the backing store forget the page that is about to be replaced, and returns its slot, which holds
+    nothing then.  The shard is locked before and after; in between others wait for the page."""
+    cdef uint32_t pos
+    slot[0] = IN_TRANSIT
+    zsw_unlock(&shard.lock)
+    area.backing.discard(area.store, &offset, 1)
+    zsw_lock(&shard.lock)
+    slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
+    slot[0] = 0
+    count(w.counters, Counter.backed_pages, -1)
+    count(w.counters, Counter.duplicate_entry, 1)
+    return slot
+
+
+cdef int lock_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **shard, uint32_t **slot,
                    uint32_t *pos) noexcept nogil:
     """Finds or makes the slot of `offset`, once no call has the page in transit, and leaves its shard locked.  Fails without."""
     while True:
@@ -42,6 +59,8 @@ cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, zsw_shard **s
         if shard_reserve(&e.index, shard[0], offset & (SHARD_PAGES - 1), slot, pos) != 0:
             zsw_unlock(&shard[0].lock)
             return Status.ENTRY_FAIL
+        if zsw_unlikely(slot[0][0] == ON_BACKING and e.params.wipe_on_free):
+            slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0])
         if zsw_likely(slot[0][0] != IN_TRANSIT):
             return Status.STORED
         zsw_unlock(&shard[0].lock)
@@ -121,7 +140,7 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     cdef uint32_t *slot
     cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))       # the word is the page
     cdef bint held
-    cdef int rc = lock_slot(e, area, offset, &shard, &slot, &pos)
+    cdef int rc = lock_slot(e, w, area, offset, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody else is looking at it.
@@ -179,7 +198,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     count(w.counters, Counter.compressed_bytes, length)
     if length == e.page_size:
         count(w.counters, Counter.stored_incompressible_pages, 1)
-    rc = lock_slot(e, area, offset, &shard, &slot, &pos)
+    rc = lock_slot(e, w, area, offset, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc

@@ -31,6 +31,7 @@ cdef class Backing:
     cpdef attach(self)
     cpdef detach(self)
     cdef int check(self) except -1
+    cdef int erase(self) except -1
     cdef int release(self) except -1
 
 

@@ -235,6 +235,10 @@ cdef class Backing:
             raise ValueError(f"{self.name} is closed; open it anew")
         return 0
 
+    cdef int erase(self) except -1:
+        """Drop every page, where a store can do that at once."""
+        return 0
+
     cdef int release(self) except -1:
         """What else there is to do at close."""
         return 0

@@ -10,8 +10,11 @@ pages in it again: every opening starts empty.
     56-4091         zeros
     4092            CRC32 of all bytes before (u32)
 
-State 2 is written before the file gets its size, so that a process killed at any point leaves a file that can be opened
-again.
+State 2 is written before the file gets its size, and before it loses its pages, so that a process killed at any point leaves
+a file that can be opened again.
+
+No file is taken over: whoever has an old one open, or had it open when its mode was another, would read every page.  An
+opening makes a new file in its place.
 """
 from libc.errno cimport (
     EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC,
@@ -81,7 +84,7 @@ cdef struct swap_file:
     off_t size                  # of the whole file
     uint32_t closed
     uint32_t damaged            # the file is not as long as it should be, or was not at some time
-    uint32_t cannot_punch       # the file system has no holes
+    uint32_t cannot_punch       # the file system cannot make holes, or zeros of blocks that stay
     int64_t calls               # under way; close waits for them
     zsw_backing_counts *counts
     # For memory that O_DIRECT refuses, and for what is encrypted: made with the file, since a load must not wait for memory.
@@ -233,35 +236,58 @@ cdef int allocate(Site site, int fd, int mode, off_t at, off_t size) noexcept no
     return rc
 
 
-cdef int punch(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
-    cdef size_t i = 0, run
+cdef int clear(swap_file *f, off_t at, off_t size) noexcept nogil:
+    """Makes zeros of a range by the file system's means.  A preallocated file keeps its blocks: that is what it is for."""
+    cdef int mode = FALLOC_FL_ZERO_RANGE if f.preallocated else FALLOC_FL_PUNCH_HOLE
+    return allocate(Site.FILE_PUNCH, f.fd, mode | FALLOC_FL_KEEP_SIZE, at, size)
+
+
+cdef int overwrite(swap_file *f, off_t at, size_t size) noexcept nogil:
+    """The same where the file system has none."""
+    cdef size_t number = zsw_lock_any(f.bounce_locks, BOUNCES), part
+    cdef uint8_t *zeros = f.bounces + number * BOUNCE_BYTES
     cdef int rc = 0
-    while i < n and rc == 0:
+    memset(zeros, 0, size if size < BOUNCE_BYTES else BOUNCE_BYTES)
+    while size > 0 and rc == 0:
+        part = size if size < BOUNCE_BYTES else BOUNCE_BYTES
+        rc = move(f.fd, True, f.direct, zeros, part, at)
+        at += part
+        size -= part
+    zsw_unlock(&f.bounce_locks[number])
+    return rc
+
+
+cdef int forget(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
+    """What freed pages leave in the file goes at once, where the file system can do so cheaply or not."""
+    cdef size_t i = 0, run
+    cdef off_t start
+    cdef int rc = 0, failed = 0
+    while i < n:
         run = 1
         while i + run < n and offsets[i + run] == offsets[i] + run:
             run += 1
-        rc = allocate(Site.FILE_PUNCH, f.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                      <off_t> ((1 + offsets[i]) * f.page_size), <off_t> (run * f.page_size))
+        start = <off_t> (f.page_size + offsets[i] * f.page_size)
+        rc = -EOPNOTSUPP if zsw_load_u32(&f.cannot_punch) else clear(f, start, <off_t> (run * f.page_size))
+        if rc == -EOPNOTSUPP or rc == -ENOSYS:
+            zsw_store_u32(&f.cannot_punch, 1)
+        if rc != 0:
+            rc = overwrite(f, start, run * f.page_size)
         if rc == 0:
             zsw_add_u64(&f.counts.discarded_pages, run)
+        else:
+            failed = rc             # the others go all the same
         i += run
-    return rc
+    return failed
 
 
 cdef void discard(void *store, const uint64_t *offsets, size_t n) noexcept nogil:
     cdef swap_file *f = <swap_file *> store
-    cdef int rc
-    # A preallocated file keeps its blocks: to have them when they are needed is what it is for.
-    if f.preallocated or zsw_load_u32(&f.cannot_punch):
-        return
-    rc = enter(f)
+    cdef int rc = enter(f)
     if rc == 0:
-        rc = punch(f, offsets, n) if in_range(f.nr_pages, offsets, n) else -EINVAL
+        rc = forget(f, offsets, n) if in_range(f.nr_pages, offsets, n) else -EINVAL
         leave(f)
     if rc < 0:
         zsw_add_u64(&f.counts.discard_failures, 1)
-        if rc == -EOPNOTSUPP or rc == -ENOSYS:
-            zsw_store_u32(&f.cannot_punch, 1)
 
 
 cdef zsw_backing_ops FILE_OPS = zsw_backing_ops(
@@ -285,6 +311,14 @@ cdef object refusal(int code, str path, str why):
 cdef object failure(object error, str path, str what):
     """A BackingError for an OSError of the system's."""
     return refusal(error.errno, path, f"cannot {what}: {os.strerror(error.errno)}; {REMEDIES.get(error.errno, ELSEWHERE)}")
+
+
+cdef object replaced(str path):
+    return refusal(EBUSY, path, "it was replaced while it was being opened; try again")
+
+
+cdef object no_size(str path):
+    return ValueError(f"swap file {path!r}: a new swap file needs a size, such as size='1GiB'")
 
 
 REMEDIES = {
@@ -311,8 +345,8 @@ cdef int check_file(object found, str path) except -1:
         raise refusal(EMLINK, path, f"it has {found.st_nlink} names (hard links), and pages would show under each; remove it "
                                     "and let zswap make a new one")
     if mode & 0o077:
-        raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it; "
-                                    f"run: chmod 600 {shlex.quote(path)}")
+        raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it, who may have it open already; "
+                                    f"if nobody needs it, run: rm {shlex.quote(path)}")
     return 0
 
 
@@ -337,20 +371,27 @@ cdef int check_folders(str path) except -1:
     return 0
 
 
-cdef object open_file(str path):
-    """The descriptor, and whether the file was made by this."""
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+cdef int remove_name(int fd, str path) except -1:
+    """Unlink `path` if it still names the file that is open here."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(fd), os.lstat(path)):
+            os.unlink(path)
+    return 0
+
+
+cdef int open_file(str path, int flags) except -1:
+    return os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+
+
+cdef int make_file(str path) except -1:
+    """A new file, locked; FileExistsError where there is one."""
+    cdef int fd = open_file(path, os.O_CREAT | os.O_EXCL)
     try:
-        check_folders(path)
-        try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
-        except FileExistsError:
-            check_file(os.lstat(path), path)  # before it is opened: opening a device can do things
-            return os.open(path, flags), False
-    except BackingError:
+        lock_file(fd, path)
+    except BaseException:
+        close(fd)  # its name stays: without the lock it is somebody else's already
         raise
-    except OSError as error:
-        raise failure(error, path, "open it") from error
+    return fd
 
 
 cdef int lock_file(int fd, str path) except -1:
@@ -370,7 +411,7 @@ cdef int lock_file(int fd, str path) except -1:
     except FileNotFoundError:
         same = False
     if not same:
-        raise refusal(EBUSY, path, "it was replaced while it was being opened; try again")
+        raise replaced(path)
     return 0
 
 
@@ -400,16 +441,17 @@ cdef object read_header(int fd, str path):
 cdef class SwapFile(Backing):
     """A file for pages that leave the pool.
 
-    It is a scratch file for the life of one process: whatever it held before is dropped when it is opened, and again when
-    it is closed, and nothing is ever flushed to the device.  It is the property of one user, one process and one `SwapFile`
-    at a time, which is enforced by its mode (0600) and a lock.
+    It is a scratch file for the life of one process: a new one takes the place of whatever swap file was there, its pages are
+    dropped when it is closed, and nothing is ever flushed to the device.  It is the property of one user, one process and one
+    `SwapFile` at a time, which is enforced by its mode (0600) and a lock.
 
     Parameters
     ----------
     path : str or path-like
-        A file that does not exist, an empty one, or one that was a swap file before.  Anything else is refused and not
-        touched: other content, a damaged swap file, a symbolic link, a device, another user's file, a file that others may
-        open or that has a second name (a hard link), and a path that leads through another user's symbolic link.
+        A file that does not exist; or an empty one, or one that was a swap file before, which is then replaced by a new one,
+        since others might have it open.  Anything else is refused and not touched: other content, a damaged swap file, a
+        symbolic link, a device, another user's file, a file that others may open or that has a second name (a hard link), and
+        a path that leads through another user's symbolic link.
     size : int or str, optional
         Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out
         for a file that was a swap file before, which keeps its size.
@@ -417,7 +459,9 @@ cdef class SwapFile(Backing):
         Bypass the page cache (O_DIRECT), where the file system can.
     preallocate : bool, default False
         Take all disk blocks now and keep them, so that writes cannot fail for want of space.  Otherwise the file is sparse:
-        it takes blocks as pages are written and gives them back as they are discarded.
+        it takes blocks as pages are written and gives them back as they are discarded.  Either way a discarded page reads as
+        zeros from then on; on a file system that can neither make holes nor zeros it is overwritten with them, which takes
+        as long as writing it.
     page_size : int, default 4096
     encrypt : bool, default False
         Write every page encrypted (AES-256-XTS, by the system's libcrypto), with a random key that is made here, never leaves
@@ -472,6 +516,7 @@ cdef class SwapFile(Backing):
     cdef readonly str path
     cdef readonly str id
     cdef readonly bint left_open
+    cdef bint was_there         # a swap file, which this one replaced
 
     def __cinit__(self, *args, **kwargs):
         self.f.fd = -1
@@ -495,20 +540,22 @@ cdef class SwapFile(Backing):
             self._cipher = Cipher(self.name)
             self.f.cipher = &self._cipher.c
 
-        self.f.fd, made = open_file(self.path)
-        locked = False
+        keep = False
+        self.f.fd = self.open_anew()
         try:
-            lock_file(self.f.fd, self.path)
-            locked = True
-            if made:
-                os.fchmod(self.f.fd, 0o600)  # whatever the umask left of it
-            self.make(size, direct, preallocate)
+            os.fchmod(self.f.fd, 0o600)  # whatever the umask left of it
+            self.id = os.urandom(16).hex()
+            self.write_header(BEING_MADE)
+            keep = self.was_there  # the next one may count on there being one, with a size
+            self.make(direct, preallocate)
             if unlink:
-                os.unlink(self.path)
+                remove_name(self.f.fd, self.path)
         except BaseException as error:
-            if made and locked:  # without the lock it is somebody else's already
-                with suppress(OSError):
-                    os.unlink(self.path)
+            with suppress(OSError):
+                if keep:
+                    os.ftruncate(self.f.fd, self.page_size)
+                else:
+                    remove_name(self.f.fd, self.path)
             close(self.f.fd)
             self.f.fd = -1
             if isinstance(error, OSError) and not isinstance(error, BackingError):
@@ -544,6 +591,48 @@ cdef class SwapFile(Backing):
     def encrypted(self):
         return self.f.cipher != NULL
 
+    cdef int open_anew(self) except -1:
+        """A new file, locked."""
+        try:
+            check_folders(self.path)
+            if self.nr_pages:
+                with suppress(FileExistsError):
+                    return make_file(self.path)
+            return self.replace_file()
+        except BackingError:
+            raise
+        except OSError as error:
+            raise failure(error, self.path, "open it") from error
+
+    cdef int replace_file(self) except -1:
+        """A new file, locked, in place of the empty one or the swap file that is there."""
+        cdef int old
+        try:
+            check_file(os.lstat(self.path), self.path)  # before it is opened: opening a device can do things
+        except FileNotFoundError:
+            raise (replaced if self.nr_pages else no_size)(self.path) from None
+        old = open_file(self.path, 0)
+        try:
+            lock_file(old, self.path)
+            before = read_header(old, self.path)
+            if not self.nr_pages:
+                if before is None:
+                    raise no_size(self.path)
+                self.set_size(before[0])
+            if before is not None:
+                self.was_there, self.left_open = True, before[1]
+            try:
+                os.unlink(self.path)
+                os.ftruncate(old, 0)  # for whoever has it open: it may be left over from a run that was killed
+            except OSError as error:
+                raise failure(error, self.path, "put a new file in its place") from error
+            try:
+                return make_file(self.path)
+            except FileExistsError as error:
+                raise replaced(self.path) from error
+        finally:
+            close(old)
+
     cdef int set_size(self, object size) except -1:
         nr_pages = size // self.page_size
         if nr_pages < 1:
@@ -556,28 +645,13 @@ cdef class SwapFile(Backing):
         self.f.size = (1 + nr_pages) * self.page_size
         return 0
 
-    cdef int make(self, object size, bint direct, bint preallocate) except -1:
+    cdef int make(self, bint direct, bint preallocate) except -1:
         """Turn the locked file into an empty swap file."""
-        before = read_header(self.f.fd, self.path)
-        if before is not None:
-            self.left_open = before[1]
-        if size is None:
-            if before is None:
-                raise ValueError(f"{self.name}: a new swap file needs a size, such as size='1GiB'")
-            self.set_size(before[0])
-        self.id = os.urandom(16).hex()
-        try:
-            self.write_header(BEING_MADE)
-            os.ftruncate(self.f.fd, self.page_size)
-            os.ftruncate(self.f.fd, self.f.size)
-            if preallocate:
-                self.preallocate()
-            self.f.direct = direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL) | O_DIRECT) == 0
-            self.write_header(IN_USE)
-        except BaseException:
-            with suppress(OSError):
-                os.ftruncate(self.f.fd, 0 if before is None else self.page_size)
-            raise
+        os.ftruncate(self.f.fd, self.f.size)
+        if preallocate:
+            self.preallocate()
+        self.f.direct = direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL) | O_DIRECT) == 0
+        self.write_header(IN_USE)
         return 0
 
     cdef int preallocate(self) except -1:
@@ -609,8 +683,28 @@ cdef class SwapFile(Backing):
             raise OSError(-rc, os.strerror(-rc))
         return 0
 
+    cdef int erase(self) except -1:
+        cdef swap_file *f = &self.f
+        with nogil:
+            if enter(f) == 0:
+                if clear(f, f.page_size, f.size - f.page_size) != 0 and f.preallocated:
+                    overwrite(f, f.page_size, f.size - f.page_size)     # of a sparse file close cuts it off
+                leave(f)
+        return 0
+
+    cdef int drop_pages(self) except -1:
+        """At close, when no call is under way."""
+        cdef int rc
+        with nogil:
+            rc = clear(&self.f, self.page_size, self.f.size - self.page_size)
+        if rc != 0 and not zsw_load_u32(&self.f.damaged):
+            # Cut off, and as long again: blocks that it had are lost to it, but so is what they held.
+            self.write_header(BEING_MADE)
+            os.ftruncate(self.f.fd, self.page_size)
+            os.ftruncate(self.f.fd, self.f.size)
+        return 0
+
     cdef int release(self) except -1:
-        cdef int mode
         zsw_store_u32(&self.f.closed, 1)
         # In a forked child the file is not ours, and the threads whose calls are counted are gone.
         if self.f.pid == getpid():
@@ -620,11 +714,8 @@ cdef class SwapFile(Backing):
                     zsw_sleep_ns(50_000)
             if self._cipher is not None:
                 self._cipher.forget()
-            with nogil:
-                # The pages are of no use any more.  Blocks kept for the next user read as zeros, where the file system can.
-                mode = FALLOC_FL_ZERO_RANGE if self.f.preallocated else FALLOC_FL_PUNCH_HOLE
-                allocate(Site.FILE_PUNCH, self.f.fd, mode | FALLOC_FL_KEEP_SIZE, self.page_size, self.f.size - self.page_size)
             with suppress(OSError):  # a file that is not marked clean is as good: its content is dropped either way
+                self.drop_pages()
                 self.write_header(CLEAN)
             with suppress(OSError):
                 locks.flock(self.f.fd, locks.LOCK_UN)  # a forked child may still have the file open
