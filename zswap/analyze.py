@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
@@ -275,6 +275,9 @@ class Analysis:
     mappings: list[MappingResult]
     zpool_slots: dict[str, Int64Array]
     advice: Advice
+    pids: list[int] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def target_bytes(self) -> int:
@@ -620,6 +623,9 @@ def analyze(
         mappings=measured.mappings,
         zpool_slots={model.name: model.slots for model in models if model.slots.size},
         advice=advise(measured.results, estimates),
+        pids=source.pids,
+        left_out=source.left_out,
+        notes=source.notes,
     )
 
 

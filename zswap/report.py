@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import zswap
 from zswap.analyze import LARGEST_POOL_PERCENT, Analysis, Estimate, MappingResult, Timing
 from zswap.memory import format_bytes, parse_bytes
+from zswap.pages import left_out_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,6 +84,10 @@ def print_analysis(analysis: Analysis, console: Console, *, maps: bool = False, 
 
     say(_heading(analysis), "bold")
     say(_sampling(analysis))
+    for note in analysis.notes:
+        say(note)
+    if words := left_out_words(analysis.left_out):
+        say(f"Left out: {words}.")
     say()
     say("Compressors on these pages (times: ns a page, same-filled ones left out)")
     console.print(_compressor_table(analysis))
@@ -321,7 +326,9 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         target
             ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``, ``page_size``, ``pages`` and
             ``bytes`` (what the estimates are for), ``swapped_pages``, ``shared_bytes``,
-            ``hole_pages`` (these three left out).
+            ``hole_pages`` (these three left out), ``pids`` (all of them, where there are several), ``left_out`` (bytes of
+            other memory left out, by why: ``locked``, ``hugetlb``, ``device``, ``droppable``, ``userfaultfd``, ``remote``),
+            ``notes`` (sentences on the pages).
         sample
             ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
             ``same_filled`` (a share; all shares are 0 to 1).
@@ -362,6 +369,9 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "swapped_pages": analysis.swapped_pages,
             "shared_bytes": analysis.shared_bytes,
             "hole_pages": analysis.hole_pages,
+            "pids": analysis.pids,
+            "left_out": analysis.left_out,
+            "notes": analysis.notes,
         },
         "sample": {
             "pages": analysis.sampled_pages,

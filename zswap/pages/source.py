@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from zswap import Error
 
-__all__ = ["Int64Array", "PageSource", "Pages", "ProcessEnded", "SourceError", "cut", "printable"]
+__all__ = ["Int64Array", "PageSource", "Pages", "ProcessEnded", "SourceError", "Span", "cut", "printable"]
 
 Int64Array = npt.NDArray[np.int64]
 Pages = npt.NDArray[np.uint8]
+#: Which of the paths, byte offset in it, and the rows to fill: from, up to.
+Span = tuple[int, int, int, int]
 
 
 class SourceError(Error, ValueError):
@@ -46,8 +46,14 @@ class PageSource:
         Resident shared memory (memfd, /dev/shm, System V) of a process, left out.
     hole_pages : int
         Pages of a core dump that are holes in its file, left out too.
+    left_out : mapping of str to int, optional
+        Other memory of the target that is left out: bytes by reason.
+    notes : sequence of str
+        What the reader of a report should know about the pages, a sentence each.
     pid : int, optional
     command : str, optional
+    pids : sequence of int, optional
+        The processes, where there are several; else `pid` alone.
     """
 
     def __init__(
@@ -65,8 +71,11 @@ class PageSource:
         swapped_pages: int = 0,
         shared_bytes: int = 0,
         hole_pages: int = 0,
+        left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
         pid: int | None = None,
         command: str | None = None,
+        pids: Sequence[int] | None = None,
     ) -> None:
         self.kind = kind
         self.title = title
@@ -75,15 +84,17 @@ class PageSource:
         self.swapped_pages = swapped_pages
         self.shared_bytes = shared_bytes
         self.hole_pages = hole_pages
+        self.left_out = dict(left_out or {})
+        self.notes = list(notes)
         self.pid = pid
         self.command = command
+        self.pids = list(pids) if pids is not None else [] if pid is None else [pid]
         self.paths = list(paths)
         self._path_index = np.asarray(path_index, np.int64)
         self._offsets = np.asarray(offsets, np.int64)
         self._counts = np.asarray(counts, np.int64)
         self._mapping_index = np.asarray(mapping_index, np.int64)
         self._ends = np.cumsum(self._counts)
-        self._open: tuple[int, int] | None = None  # (which of paths, descriptor)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._ends.size else 0
@@ -95,10 +106,7 @@ class PageSource:
         self.close()
 
     def close(self) -> None:
-        """Close the file that is open; a later read opens it again."""
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
+        """Give back what is open."""
 
     @property
     def nbytes(self) -> int:
@@ -138,51 +146,17 @@ class PageSource:
         cut = np.flatnonzero((np.diff(offset) != size) | (np.diff(which) != 0)) + 1
         begins = np.concatenate(([0], cut))
         ends = np.concatenate((cut, [indexes.size]))
-        lost: list[int] = []
-        view = pages.reshape(-1).data
-        for begin, end, path, at in zip(
-            begins.tolist(), ends.tolist(), which[begins].tolist(), offset[begins].tolist(), strict=True
-        ):
-            self._read_span(path, at, view, begin, end, lost)
+        spans = zip(which[begins].tolist(), offset[begins].tolist(), begins.tolist(), ends.tolist(), strict=True)
+        lost = self._read_spans(list(spans), pages)
         if not lost:
             return pages, indexes
         keep = np.ones(indexes.size, bool)
         keep[lost] = False
         return pages[keep], indexes[keep]
 
-    def _read_span(self, path: int, at: int, view: memoryview, begin: int, end: int, lost: list[int]) -> None:
-        size = self.page_size
-        fd = self._descriptor(path)
-        done = begin
-        while done < end:
-            try:
-                got = os.preadv(fd, [view[done * size : end * size]], at + (done - begin) * size)
-            except OSError as error:
-                if self.kind != "process" or error.errno not in (errno.EIO, errno.EFAULT, errno.ENOMEM):
-                    raise SourceError(f"cannot read {self.paths[path]}: {error.strerror}") from error
-            else:
-                if self.kind == "process" and got == 0:
-                    raise ProcessEnded(
-                        f"process {self.pid} ended while its memory was read; choose another, or a core dump of it (--core)"
-                    )
-                if self.kind != "process" and got < size:
-                    raise SourceError(
-                        f"{self.paths[path]} became shorter while it was read; try again when nothing writes to it"
-                    )
-                done += got // size
-            if self.kind == "process" and done < end:  # the page behind the last whole one is gone; go on behind that
-                lost.append(done)
-                done += 1
-
-    def _descriptor(self, path: int) -> int:
-        if self._open is None or self._open[0] != path:
-            self.close()
-            try:
-                fd = os.open(self.paths[path], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise SourceError(f"cannot open {self.paths[path]}: {error.strerror}") from error
-            self._open = (path, fd)
-        return self._open[1]
+    def _read_spans(self, spans: Sequence[Span], pages: Pages) -> list[int]:
+        """Read each span into its rows of `pages`; return the rows that could not be read."""
+        raise NotImplementedError
 
 
 def printable(text: str) -> str:
