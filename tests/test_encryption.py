@@ -263,8 +263,7 @@ def test_an_engine_over_a_path(path, engine):
     assert len(set(content[PAGE : 2 * PAGE])) > 200
     assert not any(pages[i * PAGE :][:24] in content for i in range(64))
     assert z.load_many(range(64)).tobytes() == pages
-    z.swapon(1, backing=path.with_name("second"), encrypt=True)
-    z.store(0, pages[:PAGE], swap_type=1)
+    assert "encrypted" in repr(z)
 
 
 def test_encrypt_has_to_be_kept(path, memory_store, engine):
@@ -277,6 +276,77 @@ def test_encrypt_has_to_be_kept(path, memory_store, engine):
     with SwapFile(path, "64KiB", encrypt=True) as file:
         assert open_backing(file, encrypt=True) is file
         engine(backing=file, encrypt=True).close()
+
+
+CLEAR = b"not for others' eyes " * 8
+
+
+def in_clear(z, area, path):
+    """Whether a page of this area lies in its file as it is."""
+    z.store(5, (CLEAR + os.urandom(2000)).ljust(PAGE, b"x"), swap_type=area)
+    assert z.shrink(99) > 0
+    with path.open("rb") as file:
+        return CLEAR in file.read(1 << 20)
+
+
+@pytest.mark.parametrize("said", ["to the engine", "to an area", "by a file"])
+def test_every_later_file_is_encrypted(path, engine, memory_store, said):
+    """Once one is, wherever that was said; in clear only when that is said."""
+    first, second, third, fourth = (path.with_name(name) for name in ("first", "second", "third", "fourth"))
+    options = {"shrinker_enabled": False}
+    if said == "to the engine":
+        z = engine(backing=first, encrypt=True, **options)
+    elif said == "by a file":
+        z = engine(backing=SwapFile(first, "64KiB", encrypt=True), **options)
+    else:
+        z = engine(**options)
+        assert not z.encrypt
+        z.swapoff(0)
+        z.swapon(0, backing=first, encrypt=True)
+    assert z.encrypt
+    assert "encrypted" in repr(z)
+    assert not in_clear(z, 0, first)
+    z.swapon(1, backing=second)
+    assert not in_clear(z, 1, second)
+    assert (z.stats().backed_areas, z.stats().encrypted_areas) == (2, 2)
+    assert "in 2 stores, 2 encrypted" in str(z.stats())
+    z.swapon(9)  # an area without a file
+    # What cannot be had so is refused, and nothing is left of it.
+    with SwapFile(third, "64KiB") as plain:
+        with pytest.raises(ValueError, match=r"does not encrypt.*encrypt=False"):
+            z.swapon(2, backing=plain)
+        assert not plain.attached
+        with pytest.raises(ValueError, match=r"encrypt by itself.*encrypt=False"):
+            z.swapon(2, backing=memory_store())
+        with pytest.raises(TypeError, match="encrypt is 'no'"):
+            z.swapon(2, backing=fourth, encrypt="no")
+        assert not fourth.exists()
+        z.swapon(2, backing=plain, encrypt=False)
+        assert in_clear(z, 2, third)
+        z.swapon(3, backing=fourth, encrypt=False)
+        assert in_clear(z, 3, fourth)
+        z.swapon(4, backing=memory_store(), encrypt=False)
+        assert (z.stats().backed_areas, z.stats().encrypted_areas) == (5, 2)
+        z.swapoff(1)
+        z.swapon(1, backing=second)  # as before
+        assert not in_clear(z, 1, second)
+        z.close()
+
+
+def test_in_clear_by_default_and_when_said(path, engine):
+    for encrypt in (None, False):
+        z = engine(backing=path, encrypt=encrypt, shrinker_enabled=False)
+        assert not z.encrypt
+        assert "encrypted" not in repr(z)
+        assert in_clear(z, 0, path)
+        second = path.with_name("second")
+        z.swapon(1, backing=second)
+        assert in_clear(z, 1, second)
+        z.swapon(2, backing=path.with_name("third"), encrypt=True)
+        z.swapon(3, backing=path.with_name("fourth"))
+        assert in_clear(z, 3, path.with_name("fourth")) == (encrypt is False)
+        assert z.stats().encrypted_areas == (1 if encrypt is False else 2)
+        z.close()
 
 
 # ---- the key -------------------------------------------------------------------------------------------------------------

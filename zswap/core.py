@@ -85,8 +85,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Hold a page whose 8-byte words are all equal as that one word.
     backing : path, SwapFile or object with write_pages and read_pages, optional
         Where area 0's coldest pages go when the limit was hit, and pages that are refused.
-    encrypt : bool, default False
-        Encrypt the swap file that `backing` names, with a key that only this process ever has; see `SwapFile`.
+    encrypt : bool, optional
+        Encrypt the swap file that `backing` names, and those of areas that `swapon` adds later, with a key that only this
+        process ever has; see `SwapFile`.  By default as `backing` does; False says that files may hold pages in clear.
     wipe_on_free : bool, default False
         Overwrite what pages leave behind in zswap's memory when they are freed, replaced, moved or written back.
     dontdump : bool, default False
@@ -133,7 +134,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         accept_threshold_percent: int = 90,
         same_filled_pages_enabled: bool = True,
         backing: Any = None,
-        encrypt: bool = False,
+        encrypt: bool | None = None,
         wipe_on_free: bool = False,
         dontdump: bool = False,
         shrinker_enabled: bool = True,
@@ -171,6 +172,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
             self._apply(self.parameters._values, key)
         self._set_pressure(*pressure_files())
+        self._set_encrypt(encrypt)
         self.swapon(0, backing=backing, encrypt=encrypt)
         _open.add(self)
 
@@ -383,7 +385,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             return "<ZSwap closed>"
         return (
             f"<ZSwap {self.compressor} on {self.zpool}: {self.stats().stored_pages} pages, "
-            f"limit {format_bytes(self._max_pool_bytes)}>"
+            f"limit {format_bytes(self._max_pool_bytes)}{', encrypted' if self.encrypt else ''}>"
         )
 
     # A store is an object with an identity, not a value: two engines with equal pages are still two.

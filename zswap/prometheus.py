@@ -43,6 +43,8 @@ _GAUGES = (
     ("same_filled_pages", "same_filled_pages", "Pages held as one repeated word."),
     ("stored_incompressible_pages", "stored_incompressible_pages", "Pages held raw because they did not compress."),
     ("backed_pages", "backed_pages", "Pages in backing stores."),
+    ("backed_areas", "backed_areas", "Swap areas that have a backing store."),
+    ("encrypted_areas", "encrypted_areas", "Swap areas whose swap file is encrypted."),
     ("compression_ratio", "compression_ratio", "Bytes of the held pages over all memory taken; 0 when nothing is held."),
     ("payload_ratio", "payload_ratio", "Bytes of the pages compressed over their payload; 0 when there are none."),
 )

@@ -23,6 +23,8 @@ class Stats:
         Payload: the sum of the compressed sizes (a raw page counts whole, a same-filled page nothing).
     backed_pages : int
         Pages in backing stores.
+    backed_areas, encrypted_areas : int
+        Swap areas that have a backing store; of these, whose swap file is encrypted.
     pool_total_size, idle_bytes : int
         Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without holding anything.
     metadata_bytes : int
@@ -58,6 +60,8 @@ class Stats:
     stored_incompressible_pages: int
     compressed_bytes: int
     backed_pages: int
+    backed_areas: int
+    encrypted_areas: int
     pool_total_size: int
     idle_bytes: int
     metadata_bytes: int
@@ -121,9 +125,10 @@ class Stats:
             f"  calls     {self.loads} loads, {self.load_misses} misses, {self.duplicate_entry} replaced, "
             f"{self.invalidates} invalidated",
         ]
-        if self.backed_pages or self.written_back_pages or self.written_through_pages:
+        if self.backed_areas or self.written_back_pages or self.written_through_pages:
             lines.append(
-                f"  backing   {self.backed_pages} pages ({format_bytes(self.backed_pages * self.page_size)}): "
+                f"  backing   {self.backed_pages} pages ({format_bytes(self.backed_pages * self.page_size)}) "
+                f"in {self.backed_areas} stores, {self.encrypted_areas} encrypted: "
                 f"{self.written_back_pages} written back, {self.written_through_pages} written through, "
                 f"{self.backing_loads} read"
             )

@@ -213,6 +213,10 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
     return error
 
 
+cdef bint encrypts(object store):
+    return getattr(store, "encrypted", False)   # a store of the user's has to do that by itself
+
+
 cdef void end_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start, int status) noexcept nogil:
     """Gives the worker back; a call that has a start is timed."""
     if zsw_unlikely(start != 0) and status >= 0:
@@ -233,6 +237,7 @@ cdef class Engine:
     cdef bint slow                  # single stores release the GIL
     cdef set opened                 # those of the stores that we opened ourselves
     cdef dict stores                # swap type -> Backing, of the areas that have one
+    cdef object encrypt_            # whether swap files are encrypted where nobody says; None: nobody said so far
     cdef object __weakref__
 
     def __cinit__(self, compressor=None, zpool=None, page_size=4096, *args, **kwargs):
@@ -425,7 +430,16 @@ cdef class Engine:
         zsw_poke_u64(&self.e.params.max_pages, max_pages)
         zsw_poke_u64(&self.e.params.accept_pages, accept_pages)
 
-    def swapon(self, swap_type, nr_pages=None, backing=None, *, encrypt=False):
+    def _set_encrypt(self, encrypt):
+        """What swapon() goes by where it is told nothing.  Before there is an area."""
+        self.encrypt_ = encrypt
+
+    @property
+    def encrypt(self):
+        """Whether a swap file is encrypted for which `swapon` is not told."""
+        return bool(self.encrypt_)
+
+    def swapon(self, swap_type, nr_pages=None, backing=None, *, encrypt=None):
         """Bring a swap area online.
 
         Parameters
@@ -438,12 +452,14 @@ cdef class Engine:
         backing : path, SwapFile or object with write_pages and read_pages, optional
             Where the coldest pages go, and those that are refused.
         encrypt : bool, optional
-            Encrypt the swap file, see `SwapFile`.
+            Encrypt the swap file, see `SwapFile`.  By default as the engine: it encrypts all once it was told to encrypt one,
+            be it here, when it was made, or by a SwapFile that does.  A backing that does not is then refused, unless
+            False says that it may hold pages in clear.
 
         Raises
         ------
         ValueError
-            When the area is online already, or a number is out of range.
+            When the area is online already, a number is out of range, or the backing does not encrypt though it should.
         BackingError
             When the backing store cannot be opened, or another engine uses it.
         """
@@ -453,8 +469,10 @@ cdef class Engine:
         cdef Backing store = None
         cdef int rc
         engine_leave(self.e, self.enter())      # closed?
+        if encrypt is not None and not isinstance(encrypt, bool):
+            raise TypeError(f"encrypt is {encrypt!r}; True, False or None is needed")
         if backing is not None:
-            store = open_backing(backing, self.e.page_size, encrypt=encrypt)
+            store = open_backing(backing, self.e.page_size, encrypt=self.encrypt if encrypt is None else encrypt)
             if store is not backing:
                 self.opened.add(store)
         elif encrypt:
@@ -487,6 +505,8 @@ cdef class Engine:
         if rc == 0:
             if store is not None:
                 self.stores[int(swap_type)] = store
+                if self.encrypt_ is None and encrypts(store):
+                    self.encrypt_ = True
             return
         if store is not None:
             self.drop_store(store)
@@ -982,9 +1002,11 @@ cdef class Engine:
         engine_totals(self.e, &totals)
         self.drop_compressors()
         engine_leave(self.e, w)
+        stores = list(self.stores.values())
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages, pages_compacted=totals.pages_compacted,
-                      metadata_bytes=totals.metadata_bytes)
+                      metadata_bytes=totals.metadata_bytes, backed_areas=len(stores),
+                      encrypted_areas=sum(map(encrypts, stores)))
         return result
 
     def _latency(self, bint reset):

@@ -13,6 +13,7 @@ from zswap_core.backings.file import SwapFile
 __all__ = ["Backing", "PythonBacking", "SwapFile", "open_backing"]
 
 LARGEST_DEFAULT = 64 << 30
+IN_CLEAR = "with encrypt=False if zswap may hand it pages in clear"
 
 
 def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> Backing:
@@ -48,13 +49,13 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
         if spec.page_size != page_size:
             raise ValueError(f"{spec!r}: {page_size} bytes to a page are needed; open it with page_size={page_size}")
         if encrypt and not (isinstance(spec, SwapFile) and spec.encrypted):
-            raise ValueError(f"{spec!r} does not encrypt; open a SwapFile with encrypt=True")
+            raise ValueError(f"{spec!r} does not encrypt; open a SwapFile with encrypt=True, or give it {IN_CLEAR}")
         return spec
     if isinstance(spec, (str, bytes, os.PathLike)):
         path = os.path.abspath(os.fsdecode(spec))
         return SwapFile(path, _default_size(path), page_size=page_size, encrypt=encrypt)
     if encrypt:
-        raise ValueError(f"encrypt=True is for swap files; {spec!r} has to encrypt by itself")
+        raise ValueError(f"encrypt=True is for swap files; {spec!r} has to encrypt by itself: give it {IN_CLEAR}")
     return PythonBacking(spec, page_size=page_size)
 
 
