@@ -1,12 +1,13 @@
 """Memory: what is taken and given back, how much there is, and how people write amounts of it."""
 
+import os
 import random
 import threading
 
 import pytest
 
 import zswap
-from zswap.memory import format_bytes, parse_bytes, total_ram
+from zswap.memory import format_bytes, parse_bytes, pressure_files, total_ram
 from zswap_core.testing import Codec
 
 PAGE = 4096
@@ -440,6 +441,13 @@ V1 = "sys/fs/cgroup/memory"
         ),
         # a colon in a path
         ({"proc/self/cgroup": "0::/a:b\n", f"{V2}/a:b/memory.max": "1073741824\n"}, 1 << 30),
+        # the soft limit, of the group itself or of one above
+        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "2000000\n", f"{V2}/a/memory.high": "1000000\n"}, 1000000),
+        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "2000000\n", f"{V2}/a/memory.high": "max\n"}, 2000000),
+        ({"proc/self/cgroup": "0::/a/b/c\n", f"{V2}/a/memory.high": "3000\n", f"{V2}/a/b/memory.max": "4000\n"}, 3000),
+        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.high": "0\n"}, RAM),  # "reclaim all you can": no size
+        # a group that this namespace does not show
+        ({"proc/self/cgroup": "0::/../../x\n", "x/memory.max": "4096000\n", f"{V2}/memory.max": "5000000\n"}, 5000000),
         # nonsense is no limit
         ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "lots\n"}, RAM),
     ],
@@ -452,6 +460,82 @@ def test_total_ram_of_this_machine():
     assert total_ram() > 64 << 20
 
 
-def test_no_meminfo(tmp_path):
-    with pytest.raises(OSError, match=r"MemTotal.*max_pool_bytes"):
-        total_ram(tmp_path)
+def test_no_meminfo(tmp_path, monkeypatch):
+    """As under ProcSubset=pid, or without /proc at all: the C library knows, and a cgroup's limit still counts."""
+    assert total_ram(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limited = tmp_path / "limited"
+    tree(limited, {"proc/meminfo": "", "proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "3000000\n"})
+    assert total_ram(limited) == 3000000
+
+    def unknown(name):
+        raise OSError(38, "not implemented")
+
+    for sysconf in (unknown, lambda name: -1):
+        monkeypatch.setattr(os, "sysconf", sysconf)
+        with pytest.raises(zswap.Error, match=r"how much memory there is; give max_pool_bytes"):
+            total_ram(tmp_path)
+
+
+def test_an_engine_without_proc(python):
+    """In a sandbox of its own, with neither /proc nor /sys."""
+    program = """
+import ctypes, os
+import zswap
+libc = ctypes.CDLL(None)
+alone = libc.unshare(0x20000) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0  # CLONE_NEWNS, MS_REC | MS_PRIVATE
+if not alone or any(libc.mount(b"none", folder, b"tmpfs", 0, None) for folder in (b"/proc", b"/sys")):
+    print("cannot")
+    os._exit(0)
+assert not os.path.exists("/proc/self") and not os.listdir("/sys")
+with zswap.ZSwap() as z:
+    z[1] = b"k" * 4096
+    assert z[1] == b"k" * 4096
+    assert z.stats().max_pool_bytes > 1 << 20
+print("done")
+"""
+    if python(program).strip() == "cannot":
+        pytest.skip("this user may not mount")
+
+
+def test_pressure_files(tmp_path):
+    """The nearest pressure file, and the use of the cgroup with the lowest limit."""
+
+    def found(files):
+        for path in tmp_path.glob("*/**/*"):
+            if path.is_file():
+                path.unlink()
+        psi, usage, limit = pressure_files(tree(tmp_path, files))
+        strip = f"{tmp_path}/"
+        return os.fsdecode(psi).removeprefix(strip), os.fsdecode(usage).removeprefix(strip), limit
+
+    machine = {"proc/pressure/memory": "some"}
+    assert found({}) == ("", "", 0)
+    assert found(machine) == ("proc/pressure/memory", "", 0)
+    v2 = {**machine, "proc/self/cgroup": "0::/a/b\n"}
+    assert found(v2) == ("proc/pressure/memory", "", 0)
+    assert found({**v2, f"{V2}/a/memory.pressure": "some"})[0] == f"{V2}/a/memory.pressure"
+    assert found({**v2, f"{V2}/a/b/memory.max": "5000", f"{V2}/a/memory.max": "5000"})[1:] == (
+        f"{V2}/a/b/memory.current",
+        5000,
+    )
+    assert found({**v2, f"{V2}/a/b/memory.max": "5000", f"{V2}/a/memory.max": "4000"})[1:] == (
+        f"{V2}/a/memory.current",
+        4000,
+    )
+    assert found({**v2, f"{V2}/a/b/memory.max": "5000", f"{V2}/a/b/memory.high": "3000"})[1:] == (
+        f"{V2}/a/b/memory.current",
+        3000,
+    )
+    assert found({**v2, f"{V2}/a/b/memory.max": "max", f"{V2}/memory.high": "3000"})[1:] == (f"{V2}/memory.current", 3000)
+    v1 = {"proc/self/cgroup": "5:memory:/x/y\n1:name=systemd:/z\n"}
+    assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "7000"})[1:] == (f"{V1}/x/memory.usage_in_bytes", 7000)
+    assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "9223372036854771712"})[1:] == ("", 0)
+    deep = "/".join("d" * 100 for _ in range(6))
+    assert found({"proc/self/cgroup": f"0::/{deep}\n", f"{V2}/{deep}/memory.max": "5000"})[1:] == ("", 0)
+
+
+def test_an_engine_in_a_cgroup_with_a_soft_limit(tmp_path, monkeypatch, engine):
+    files = {"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "max", f"{V2}/a/memory.high": str(100 << 20)}
+    root = tree(tmp_path, files)
+    monkeypatch.setattr("zswap.core.total_ram", lambda: total_ram(root))
+    assert engine(max_pool_percent=50).stats().max_pool_bytes == 50 << 20

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from os.path import exists, join
 
 from zswap_core.amounts import format_bytes, parse_bytes
+from zswap_core.errors import Error
 
 __all__ = ["format_bytes", "online_node", "parse_bytes", "pressure_files", "total_ram"]
 
 
 # pathlib is not used here: importing it takes an eighth of the time that importing this package takes.
 _Root = str | os.PathLike[str]
+_LONGEST_PATH = 512  # that the engine keeps; the pressure of a cgroup deeper down is not looked at
 
 
 def _read(path: str) -> str:
@@ -23,23 +26,35 @@ def _read(path: str) -> str:
         return ""
 
 
-def _cgroup_limit(root: _Root) -> int | None:
-    """The smallest memory limit of this process's cgroups and all above them, versions 1 and 2; None when there is none."""
-    limits = []
+# Where a kernel's cgroups of each version say what limits memory, and how much is used.  Above memory.high tasks are slowed
+# down and their memory reclaimed: to go by memory.max alone would be to live there.
+_V2 = ("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current")
+_V1 = ("sys/fs/cgroup/memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes")
+
+
+def _cgroups(root: _Root) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Folders of the cgroups that account for this process's memory, its own first; with the files of limits and of use."""
     for line in _read(join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, name = join(root, "sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
-            base, name = join(root, "sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        else:
+        if controllers and "memory" not in controllers.split(","):
             continue
-        parts = path.strip("/").split("/")
-        for depth in range(len(parts) + 1):
-            text = _read(join(base, *parts[:depth], name))
-            if text.isdigit():
-                limits.append(int(text))
-    return min(limits, default=None)
+        base, limits, usage = _V1 if controllers else _V2
+        parts = [part for part in path.split("/") if part]
+        if ".." in parts:  # its cgroup lies outside of what this namespace shows
+            parts = []
+        for depth in range(len(parts), -1, -1):
+            yield join(root, base, *parts[:depth]), limits, usage
+
+
+def _cgroup_limits(root: _Root) -> list[tuple[int, str]]:
+    """Memory limits in bytes of this process's cgroups and all above them, and the files that tell how much of each is used."""
+    found = []
+    for folder, limits, usage in _cgroups(root):
+        for name in limits:
+            text = _read(join(folder, name))
+            if text.isdigit() and 0 < int(text) < 1 << 60:  # version 1 writes a huge number for "no limit"
+                found.append((int(text), join(folder, usage)))
+    return found
 
 
 def pressure_files(root: _Root = "/") -> tuple[bytes, bytes, int]:
@@ -48,36 +63,38 @@ def pressure_files(root: _Root = "/") -> tuple[bytes, bytes, int]:
     Returns
     -------
     tuple
-        The PSI file for this process (its cgroup's, else the machine's; empty where there is none), the file with its
-        cgroup's memory use (empty where the cgroup has no limit of its own), and that limit in bytes (0: none).
+        The PSI file for this process (its cgroup's, else the machine's; empty where there is none), the file with the memory
+        use of the cgroup with the lowest limit (empty where none has a limit), and that limit in bytes (0: none).
     """
-    psi = join(root, "proc/pressure/memory")
-    usage, limit = b"", 0
-    for line in _read(join(root, "proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            group, names = join(root, "sys/fs/cgroup", path.lstrip("/")), ("memory.max", "memory.current")
-            if exists(join(group, "memory.pressure")):
-                psi = join(group, "memory.pressure")
-        elif "memory" in controllers.split(","):
-            group = join(root, "sys/fs/cgroup/memory", path.lstrip("/"))
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        text = _read(join(group, names[0]))
-        if text.isdigit() and int(text) < 1 << 60:  # version 1 writes a huge number for "no limit"
-            usage, limit = os.fsencode(join(group, names[1])), int(text)
-    return (os.fsencode(psi) if exists(psi) else b""), usage, limit
+    places = [*(join(folder, "memory.pressure") for folder, *_ in _cgroups(root)), join(root, "proc/pressure/memory")]
+    psi = next((os.fsencode(path) for path in places if exists(path)), b"")
+    limit, usage = min(_cgroup_limits(root), key=lambda found: found[0], default=(0, ""))  # its own of two that are equal
+    return (psi if len(psi) < _LONGEST_PATH else b""), *(
+        (os.fsencode(usage), limit) if len(usage) < _LONGEST_PATH else (b"", 0)
+    )
 
 
 def total_ram(root: _Root = "/") -> int:
-    """Memory that this process may use, in bytes: the machine's, or its cgroup's limit where that is less."""
+    """Memory that this process may use, in bytes: the machine's, or the lowest limit of its cgroups where that is less.
+
+    Raises
+    ------
+    Error
+        When the system tells nowhere how much there is.
+    """
     match = re.search(r"^MemTotal:\s+(\d+) kB", _read(join(root, "proc/meminfo")), re.MULTILINE)
-    if match is None:
-        raise OSError(f"no MemTotal in {join(root, 'proc/meminfo')}; give max_pool_bytes instead of max_pool_percent")
-    total = int(match[1]) * 1024
-    limit = _cgroup_limit(root)
-    return total if limit is None else min(total, limit)
+    total = int(match[1]) * 1024 if match else _physical_memory()
+    if total <= 0:
+        raise Error(f"neither {join(root, 'proc/meminfo')} nor sysconf tells how much memory there is; give max_pool_bytes")
+    return min([total, *(limit for limit, _ in _cgroup_limits(root))])
+
+
+def _physical_memory() -> int:
+    """What the C library says where /proc has no meminfo, as in a service with ProcSubset=pid; 0 when that knows nothing."""
+    try:
+        return max(os.sysconf("SC_PHYS_PAGES"), 0) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
 
 
 def online_node(node: int, root: _Root = "/") -> int:
