@@ -1,12 +1,12 @@
 """The command line: ``zswap analyze``, ``zswap bench``, ``zswap capture``, ``zswap compressors``, ``zswap top``.
 
-Exit codes: 0 done; 1 the work failed; 2 wrong usage, or a target that cannot be read; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 the work failed, or its result could not be written; 2 wrong usage, or a target that cannot be read;
+130 stopped by Ctrl-C, 143 by SIGTERM, 128 and its number by another signal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -15,32 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zswap import CompressorNotFound, Error, __version__
+from zswap import __version__
 from zswap.bench.command import bench
+from zswap.shell import Failure, Refusal, printed_first, run
+from zswap.shell import console as _console
+from zswap.shell import plain_errors as _plain_errors
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from zswap.pages import PageSource
 
 __all__ = ["cli", "main"]
-
-_PIPE_WIDTH = 120
-
-
-class Refusal(click.ClickException):
-    """Something that the user can set right: one line, exit code 2."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"zswap: {self.message}", file=file, err=True)
-
-
-class Failure(Refusal):
-    """The work failed: one line, exit code 1."""
-
-    exit_code = 1
 
 
 def _page_count(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
@@ -54,29 +38,6 @@ def _page_count(ctx: click.Context, param: click.Parameter, value: str) -> int |
     if pages <= 0:
         raise click.BadParameter(f"{value!r} is neither a positive number of pages nor 'all'")
     return pages
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn what a user can meet into one line and an exit code."""
-    from zswap.pages import SourceError
-    from zswap.plot import PlotError
-
-    try:
-        yield
-    except (SourceError, PlotError, CompressorNotFound) as error:
-        raise Refusal(str(error)) from error
-    except (Error, MemoryError) as error:
-        raise Failure(str(error) or "not enough memory: ask for fewer pages with --pages") from error
-
-
-def _console(*, err: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=err)
-    if not console.is_terminal:
-        console = Console(stderr=err, width=max(_PIPE_WIDTH, int(os.environ.get("COLUMNS", "0") or 0)))
-    return console
 
 
 @contextlib.contextmanager
@@ -185,7 +146,7 @@ def analyze(
         from zswap.pages import ProcessEnded
 
         if plot is not None:
-            drawing.check_path(plot)
+            drawing.prepare(plot)
         _check_compressors(compressors)
         _check_zpools(zpools)
 
@@ -202,13 +163,17 @@ def analyze(
                 raise
             click.echo("it has ended; taking the one that is the largest now", err=True)
             analysis = measure()
-        if plot is not None:
-            drawing.save(analysis, plot)
-            click.echo(f"drawn: {plot}", err=True)
-        if as_json:
-            click.echo(json.dumps(report.analysis_json(analysis), indent=2, allow_nan=False))
-        else:
-            report.print_analysis(analysis, _console(), maps=maps)
+
+        def draw() -> None:
+            if plot is not None:
+                drawing.save(analysis, plot)
+                click.echo(f"drawn: {plot}", err=True)
+
+        with printed_first(draw):
+            if as_json:
+                click.echo(json.dumps(report.analysis_json(analysis), indent=2, allow_nan=False))
+            else:
+                report.print_analysis(analysis, _console(), maps=maps)
 
 
 @cli.command(short_help="Write the pages of a target to a file.")
@@ -221,7 +186,9 @@ def analyze(
     show_default=True,
     help="Pages to sample at random, or 'all'.",
 )
-@click.option("-o", "--output", metavar="FILE", required=True, help="Where to write; readable by you alone.")
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, help="Where to write, readable by you alone; - for standard output."
+)
 def capture(
     pid: int | None,
     files: tuple[str, ...],
@@ -236,27 +203,24 @@ def capture(
         from zswap import pages as reading
         from zswap.memory import format_bytes
 
+        for path in (*files, *more, *([core] if core is not None else [])):
+            with contextlib.suppress(OSError, ValueError):
+                if os.path.samefile(path, output):
+                    raise Refusal(f"{output} is the file whose pages are to be written; name another one")
         with _open_target(pid, files, core, more) as source, _progress() as progress:
-            try:
-                written, vanished = reading.capture(
-                    source,
-                    output,
-                    pages=pages,
-                    seed=seed,
-                    progress=None if progress is None else lambda done, total: progress(done, total, "writing pages"),
-                )
-            except OSError as error:
-                raise Refusal(
-                    f"cannot write {output}: {error.strerror}; name a file in a directory you may write to"
-                ) from error
+            written, vanished = reading.capture(
+                source,
+                output,
+                pages=pages,
+                seed=seed,
+                progress=None if progress is None else lambda done, total: progress(done, total, "writing pages"),
+            )
         lost = f" ({vanished:,} had vanished)" if vanished else ""
         click.echo(
             f"{written:,} pages of {source.title}{lost}, {format_bytes(written * source.page_size)}: {output}", err=True
         )
 
 
-if bench.callback is not None:
-    bench.callback = _plain_errors()(bench.callback)
 cli.add_command(bench)
 
 
@@ -310,34 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
     int
         The exit code.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        result = cli.main(args=arguments, prog_name="zswap", standalone_mode=False)
-        sys.stdout.flush()
-    except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and newer: `zswap` alone
-            error.show()
-        else:
-            where = error.ctx.command_path if error.ctx is not None else "zswap"
-            click.echo(f"zswap: {error.format_message()} (see `{where} --help`)", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("zswap: stopped", err=True)
-        return 130
-    except OSError as error:
-        if (
-            error.errno == errno.EPIPE
-        ):  # the reader of our output has gone: nothing more can be said (click and rich do alike)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        click.echo(f"zswap: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), err=True)
-        return 1
-    return result if isinstance(result, int) else 0
+    return run(cli, arguments, name="zswap")
 
 
 if __name__ == "__main__":

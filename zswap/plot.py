@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import math
 import os
+import sys
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +17,14 @@ import numpy as np
 from zswap import Error
 from zswap.analyze import Analysis, CompressorResult
 from zswap.memory import format_bytes
+from zswap.output import check, writing
 from zswap.report import size_and_margin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "PlotError", "check_path", "draw", "save"]
+__all__ = ["FORMATS", "PlotError", "check_path", "draw", "prepare", "save", "save_picture", "settings"]
 
 #: File formats by the ending of the name.
 FORMATS = ("png", "svg", "pdf")
@@ -37,17 +44,12 @@ def check_path(path: str) -> None:
     Raises
     ------
     PlotError
+    OutputError
     """
-    ending = os.path.splitext(path)[1].lstrip(".").lower()
-    if ending not in FORMATS:
+    if _ending(path) not in FORMATS:
         raise PlotError(f"cannot draw {path}: its name must end in {', '.join('.' + f for f in FORMATS)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise PlotError("drawing needs matplotlib: pip install 'zswap[plot]'") from error
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise PlotError(f"cannot write {path}: name a file in a directory that exists and that you may write to")
+    _matplotlib()
+    check(path)
 
 
 def save(analysis: Analysis, path: str) -> None:
@@ -62,17 +64,100 @@ def save(analysis: Analysis, path: str) -> None:
     Raises
     ------
     PlotError
-        When matplotlib is missing or the file cannot be written.
+        When matplotlib is missing.
+    OutputError
+        When the file cannot be written.
     """
     check_path(path)
-    import matplotlib
+    save_picture(draw(analysis), path)
 
-    with matplotlib.rc_context({"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "svg.hashsalt": "zswap"}):
-        figure = draw(analysis)
+
+def save_picture(picture: Figure, path: str) -> None:
+    """Write any picture to a file, by `zswap.output.writing`.
+
+    Raises
+    ------
+    OutputError
+    """
+    drawn = io.BytesIO()
+    with settings():
+        picture.savefig(drawn, format=_ending(path), dpi=160)
+    with writing(path) as file:
+        file.write(drawn.getbuffer())
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lstrip(".").lower()
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """Draw by our settings, not by those that the user has for his own pictures; names are text, not formulas."""
+    matplotlib = _matplotlib()
+    ours = {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "svg.hashsalt": "zswap",
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name may have signs that the font lacks
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(ours)
+        yield
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise PlotError("drawing needs matplotlib: pip install 'zswap[plot]'") from error
+    except Exception as error:  # its configuration, read at its import, is wrong
+        raise PlotError(f"matplotlib cannot be used here: {error}") from error
+    return matplotlib
+
+
+def prepare(path: str) -> None:
+    """Make sure, as a command does before it measures, that a picture can be made and written.
+
+    matplotlib is imported without what it would read then: a matplotlibrc (it begins in the working directory, whoever owns
+    that), and MPLBACKEND (which a notebook sets for its children).  For the process of a command only: the working directory
+    changes meanwhile.
+
+    Raises
+    ------
+    PlotError
+    OutputError
+    """
+    if "matplotlib" not in sys.modules:
+        alone = {"MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg"}
+        before = {name: os.environ.get(name) for name in alone}
+        os.environ.update(alone)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         try:
-            figure.savefig(path, dpi=160)
-        except OSError as error:
-            raise PlotError(f"cannot write {path}: {error.strerror}") from error
+            with _elsewhere():
+                _matplotlib()
+        finally:
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
+    check_path(path)
+
+
+@contextlib.contextmanager
+def _elsewhere() -> Iterator[None]:
+    try:
+        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # nor can matplotlib read anything there
+        yield
+        return
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def draw(analysis: Analysis) -> Figure:
@@ -87,6 +172,11 @@ def draw(analysis: Analysis) -> Figure:
     matplotlib.figure.Figure
         Not tied to pyplot: nothing needs to be closed.
     """
+    with settings():
+        return _drawn(analysis)
+
+
+def _drawn(analysis: Analysis) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,21 +29,6 @@ def _chosen_rows(ctx: click.Context, param: click.Parameter, words: tuple[str, .
         if not any(word in name for name in ROWS):
             raise click.BadParameter(f"no row has {word!r} in its name; there are: {', '.join(ROWS)}")
     return [name for name in ROWS if not words or any(word in name for word in words)]
-
-
-@contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let a signal that would end this process end it as an exception, so that all is given back."""
-    before = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _exit(number: int, frame: object) -> None:
-    sys.exit(128 + number)
 
 
 def _pages_of(
@@ -114,11 +96,12 @@ def bench(
         raise click.UsageError("--plot draws the table; --figures has none")
     from zswap.bench import output
     from zswap.bench.table import measure
-    from zswap.plot import check_path
+    from zswap.plot import prepare
+    from zswap.shell import printed_first
     from zswap_core.compressors.registry import open_compressor
 
     if plot is not None:
-        check_path(plot)
+        prepare(plot)
     try:
         spec = open_compressor(compressor).spec
     except ValueError as error:
@@ -131,30 +114,33 @@ def bench(
     missing: dict[str, str] = {}
     corpora: list[Corpus] = []
     figures: list[Figure] = []
-    with _ended_in_order():
-        if not as_json:
-            click.echo(output.heading(spec, rounds))
-        made = _pages_of(names, files, count, seed, missing)
-        if with_figures:
-            figures = _figures(dict(made), rounds, seed, smoke)
-        else:
-            for name, taken in made:
-                with output.progress() as progress:
-                    corpora.append(
-                        measure(name, taken, rows=rows, rounds=rounds, compressor=spec, seed=seed, progress=progress)
-                    )
-                if not as_json:
-                    output.print_corpus(corpora[-1], console, as_markdown=as_markdown)
-    if as_json:
-        report = output.to_json(compressor=spec, rounds=rounds, seed=seed, corpora=corpora, figures=figures, missing=missing)
-        click.echo(json.dumps(report, indent=1, allow_nan=False))
-    elif with_figures:
-        output.print_figures(figures, console, as_markdown=as_markdown)
-    for name, why in missing.items():
-        click.echo(f"{name}: left out; {why}", err=as_json)
-    if plot is not None and corpora:
-        output.plot_corpora(corpora, plot, spec)
-        click.echo(f"drawn: {plot}", err=True)
+
+    def draw() -> None:
+        if plot is not None and corpora:
+            output.plot_corpora(corpora, plot, spec)
+            click.echo(f"drawn: {plot}", err=True)
+
+    if not as_json:
+        click.echo(output.heading(spec, rounds))
+    made = _pages_of(names, files, count, seed, missing)
+    if with_figures:
+        figures = _figures(dict(made), rounds, seed, smoke)
+    else:
+        for name, taken in made:
+            with output.progress() as progress:
+                corpora.append(measure(name, taken, rows=rows, rounds=rounds, compressor=spec, seed=seed, progress=progress))
+            if not as_json:
+                output.print_corpus(corpora[-1], console, as_markdown=as_markdown)
+    with printed_first(draw):
+        if as_json:
+            report = output.to_json(
+                compressor=spec, rounds=rounds, seed=seed, corpora=corpora, figures=figures, missing=missing
+            )
+            click.echo(json.dumps(report, indent=1, allow_nan=False))
+        elif with_figures:
+            output.print_figures(figures, console, as_markdown=as_markdown)
+        for name, why in missing.items():
+            click.echo(f"{name}: left out; {why}", err=as_json)
 
 
 def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool) -> list[Figure]:

@@ -15,7 +15,8 @@ from zswap.bench.figures import Figure
 from zswap.bench.growth import Point
 from zswap.bench.table import Corpus, Measured
 from zswap.memory import format_bytes
-from zswap.plot import PlotError, check_path
+from zswap.plot import check_path, save_picture, settings
+from zswap.shell import console
 from zswap_core.compressors.registry import open_compressor
 
 if TYPE_CHECKING:
@@ -63,25 +64,16 @@ def heading(compressor: str, rounds: int) -> str:
     return f"{library.spec} ({library.library} {library.version}); median of {rounds} rounds\n{machine()}"
 
 
-def console() -> Console:
-    """Standard output: as wide as the terminal, or 120 columns."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=max(120, int(os.environ.get("COLUMNS", "0") or 0)))
-
-
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None]]:
     """A function that is told steps done, steps in all, and what is being done: a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console(err=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
@@ -351,30 +343,29 @@ def _style(axes: Axes, title: str, across: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=_INK)
 
 
-def _save(picture: Picture, path: str) -> None:
-    try:
-        picture.savefig(path, dpi=160)
-    except OSError as error:
-        raise PlotError(f"cannot write {path}: {error.strerror}") from error
-
-
 def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
     """Draw store, load and ratio of every row, a line of bars for each, a row of panels for each corpus.
 
     Raises
     ------
     PlotError
-        When matplotlib is missing or the file cannot be written.
+        When matplotlib is missing.
+    OutputError
+        When the file cannot be written.
     """
     check_path(path)
+    with settings():
+        save_picture(_drawn_corpora(corpora, compressor), path)
+
+
+def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
     most = max(len(corpus.rows) for corpus in corpora)
     picture, panels = _picture(len(corpora), 3, (15, 1.2 + len(corpora) * (0.9 + 0.24 * most)))
     for corpus, line in zip(corpora, panels, strict=True):
         names = [row.row for row in corpus.rows]
         colours = [_COLOURS[row.kind] for row in corpus.rows]
-        title = _corpus_title(corpus).partition(":")[0]
         columns: tuple[tuple[str, list[float | None], str], ...] = (
-            (f"{title}: µs to store a page, in place", [_micro(row.median("store")) for row in corpus.rows], ".1f"),
+            (f"{corpus.name}: µs to store a page, in place", [_micro(row.median("store")) for row in corpus.rows], ".1f"),
             ("µs to load a page, in order", [_micro(row.median("load")) for row in corpus.rows], ".1f"),
             (
                 "times smaller, by memory taken",
@@ -392,7 +383,7 @@ def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
             _style(axes, label, "x")
     picture.suptitle(f"Holding pages, {compressor}: zswap beside its limits (grey) and its peers", fontsize=15, color=_INK)
     picture.supxlabel(machine(), fontsize=9, color=_FAINT)
-    _save(picture, path)
+    return picture
 
 
 def _micro(ns: float | None) -> float | None:
@@ -405,9 +396,18 @@ def plot_growth(points: Sequence[Point], path: str) -> None:
     Raises
     ------
     PlotError
-        When matplotlib is missing or the file cannot be written.
+        When matplotlib is missing.
+    OutputError
+        When the file cannot be written.
     """
     check_path(path)
+    with settings():
+        save_picture(_drawn_growth(points), path)
+
+
+def _drawn_growth(points: Sequence[Point]) -> Picture:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     picture, panels = _picture(1, 4, (16, 4.6))
     columns = (
         ("load", "ns to load a page"),
@@ -423,10 +423,12 @@ def plot_growth(points: Sequence[Point], path: str) -> None:
                 entries = [point.entries for point in chosen]
                 axes.plot(entries, values, line, marker="o", markersize=5, color=colour, label=shape)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=0)
         axes.set_xlabel("pages held", color=_INK)
         _style(axes, title, "both")
     panels[0][0].legend(frameon=False, fontsize=9)
     picture.suptitle("As it grows (pages of about 100 bytes compressed)", fontsize=15, color=_INK, x=0.01, ha="left")
     picture.supxlabel(machine(), fontsize=9, color=_FAINT)
-    _save(picture, path)
+    return picture

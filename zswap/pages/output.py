@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from zswap.output import writing
 from zswap.pages import sampling
 from zswap.pages.source import PageSource
 
@@ -22,12 +23,14 @@ def capture(
 ) -> tuple[int, int]:
     """Write pages of a target to a file, one after another in address order.
 
-    The file is readable by its owner only, as it holds a process's memory, and appears when it is complete.
+    The file is readable by its owner only, as it holds a process's memory, and appears when it is complete: see
+    `zswap.output.writing`.
 
     Parameters
     ----------
     source : PageSource
     output : path-like
+        ``-`` is standard output.
     pages : int or None
         How many pages to choose at random; None for all.
     seed : int
@@ -40,25 +43,22 @@ def capture(
         Pages written.
     vanished : int
         Pages that could not be read any more.
+
+    Raises
+    ------
+    SourceError
+        When the target cannot be read.
+    OutputError
+        When the file cannot be written.
     """
-    path = os.fspath(output)
-    partial = f"{path}.{os.getpid()}.part"
     wanted = len(source) if pages is None else min(pages, len(source))
     written = seen = 0
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb", buffering=0) as file:
-            for indexes in sampling.sample(len(source), pages, seed, sampling.CHUNK_PAGES // 4):
-                data, kept = source.read(indexes)
-                view = data.reshape(-1).data
-                while view:
-                    view = view[file.write(view) or 0 :]
-                written += kept.size
-                seen += indexes.size
-                if progress is not None:
-                    progress(seen, wanted)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with writing(output, private=True) as file:
+        for indexes in sampling.sample(len(source), pages, seed, sampling.CHUNK_PAGES // 4):
+            data, kept = source.read(indexes)
+            file.write(data.reshape(-1).data)
+            written += kept.size
+            seen += indexes.size
+            if progress is not None:
+                progress(seen, wanted)
     return written, seen - written
