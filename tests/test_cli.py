@@ -124,6 +124,82 @@ def test_without_a_target_the_largest_process_is_taken_and_named(capsys, child, 
     assert f"process {child.pid} (" in out
 
 
+def test_several_processes_are_taken_as_one(capsys, child):
+    alone = json.loads(run(capsys, "analyze", "--pid", child.pid, "--json", "--compressor", "lz4", "--pages", "50")[1])
+    pids = ["--pid", child.pid, "--pid", os.getpid(), "--pid", child.pid]
+    code, out, err = run(capsys, "analyze", *pids, "--json", "--compressor", "lz4", "--pages", "50")
+    found = json.loads(out)["target"]
+    assert (code, err) == (0, f"zswap: process {child.pid} is named twice; it is taken once\n")
+    assert (found["kind"], found["pid"], found["pids"]) == ("process", None, [child.pid, os.getpid()])
+    assert found["bytes"] > alone["target"]["bytes"]
+    assert found["paths"] == [f"/proc/{child.pid}/mem", f"/proc/{os.getpid()}/mem"]
+    assert str(child.pid) in found["title"]
+
+
+def test_process_may_be_named(capsys, tmp_path):
+    script = tmp_path / "a-program-of-mine"
+    script.write_text("print('ready', flush=True)\ninput()\n")
+    started = [
+        subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    first, second = started
+    options = ["--json", "--compressor", "lz4", "--pages", "20"]
+    try:
+        assert all(process.stdout.readline() == b"ready\n" for process in started)
+        code, out, err = run(capsys, "analyze", "a-program-of-mine", *options)
+        assert (code, out) == (2, "")
+        assert re.match("zswap: 2 processes are called 'a-program-of-mine': .*with --pid\n$", err)
+        assert all(f"{process.pid} (" in err for process in started)
+        second.communicate()
+        for words in (["a-program-of-mine"], ["--pid", "a-program-of-mine"], [first.pid]):
+            code, out, err = run(capsys, "analyze", *words, *options)
+            assert (code, json.loads(out)["target"]["pid"]) == (0, first.pid)
+            assert err == ("" if words == [first.pid] else f"zswap: a-program-of-mine is process {first.pid}\n")
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_file_named_twice_is_taken_once(capsys, memory, tmp_path):
+    os.symlink(memory, tmp_path / "link")
+    code, out, err = run(capsys, "analyze", "--file", memory, tmp_path / "link", "--json", "--compressor", "lz4")
+    assert (code, json.loads(out)["target"]["pages"]) == (0, 400)
+    assert err == f"zswap: {tmp_path}/link is named twice; it is taken once\n"
+
+
+def test_core_dumps_are_taken_as_one(capsys, tmp_path):
+    from test_pages import make_core, numbered
+
+    for name in ("a", "b"):
+        make_core(tmp_path / name, [(PAGE, numbered(20, 1).tobytes(), 20 * PAGE)])
+    code, out, _ = run(
+        capsys, "analyze", "--core", tmp_path / "a", "--core", tmp_path / "b", "--json", "--compressor", "lz4"
+    )
+    assert (code, json.loads(out)["target"]["pages"]) == (0, 40)
+    assert run(capsys, "capture", "--core", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")[0] == 0
+    assert (tmp_path / "c").read_bytes() == 2 * numbered(20, 1).tobytes()
+
+
+def test_dump_is_shown_with_and_without_its_zeros(capsys, tmp_path):
+    from test_pages import make_core
+
+    text = b"".join(b"%d bottles, %d bottles\n" % (i, 7 * i) for i in range(20 * PAGE // 15))[: 20 * PAGE]
+    make_core(tmp_path / "core", [(PAGE, text + bytes(80 * PAGE), 100 * PAGE)])
+    (tmp_path / "text").write_bytes(text)
+    options = ["--compressor", "lz4", "--zpool", "zsmalloc-kernel"]
+    found = json.loads(run(capsys, "analyze", "--core", tmp_path / "core", "--json", *options)[1])
+    alone = json.loads(run(capsys, "analyze", "--file", tmp_path / "text", "--json", *options)[1])
+    assert (found["sample"]["zero_pages"], alone["without_zero_pages"]) == (80, [])
+    assert found["without_zero_pages"] == alone["estimates"]
+    assert found["estimates"][0]["saved"] > found["without_zero_pages"][0]["saved"] + 0.1
+    out = run(capsys, "analyze", "--core", tmp_path / "core", *options)[1]
+    both = [f"{100 * found[key][0]['saved']:.1f} %" for key in ("without_zero_pages", "estimates")]
+    assert "80.0 % of the pages are all zeros" in out
+    assert f"lz4 {both[0]} (not {both[1]})" in out
+
+
 def test_core_dump_is_analyzed(capsys, tmp_path):
     from test_pages import make_core, numbered
 
@@ -212,7 +288,7 @@ REFUSED = {
     "unknown compressor": (["analyze", "--file", "GOOD", "--compressor", "zip"], "'zip'"),
     "unknown level": (["analyze", "--file", "GOOD", "--compressor", "zstd:99"], "'zstd:99'"),
     "unknown zpool": (["analyze", "--file", "GOOD", "--zpool", "slab"], "'slab'"),
-    "bad chain": (["analyze", "--file", "GOOD", "--zpool", "zsmalloc-kernel:99"], "zsmalloc-kernel:99"),
+    "bad chain": (["analyze", "--file", "GOOD", "--zpool", "zsmalloc-kernel:99"], "from 4 to 16"),
     "no pages": (["analyze", "--file", "GOOD", "--pages", "0"], "'0'"),
     "words for pages": (["analyze", "--file", "GOOD", "--pages", "most"], "'most'"),
     "plot format": (["analyze", "--file", "GOOD", "--plot", "DIR/x.gif"], "DIR/x.gif"),
@@ -220,6 +296,19 @@ REFUSED = {
     "capture folder": (["capture", "--file", "GOOD", "-o", "DIR/none/x"], "DIR/none/x"),
     "capture to folder": (["capture", "--file", "GOOD", "-o", "DIR"], "DIR"),
     "two targets": (["analyze", "--pid", "1", "--file", "GOOD"], "exclude each other"),
+    "core and process": (["analyze", "--pid", "1", "--core", "GOOD"], "exclude each other"),
+    "nobody's name": (["analyze", "--pid", "no-such-program"], "'no-such-program'"),
+    "loose name": (["analyze", "no-such-program"], "'no-such-program'"),
+    "process 0": (["analyze", "--pid", "0"], "no process 0"),
+    "negative process": (["analyze", "--pid", "-5"], "'-5'"),
+    "endless process": (["analyze", "--pid", "9" * 40], "no process 999"),
+    "repeated seed": (["analyze", "--file", "GOOD", "--seed", "1", "--seed=2"], "--seed is given twice"),
+    "repeated pages": (
+        ["capture", "--file", "GOOD", "--pages", "1", "-o", "DIR/x", "--pages", "2"],
+        "--pages is given twice",
+    ),
+    "repeated output": (["capture", "--file", "GOOD", "-o", "DIR/x", "--output", "DIR/y"], "--output is given twice"),
+    "chain of zbud": (["analyze", "--file", "GOOD", "--zpool", "zbud:3"], "say zbud"),
     "loose word": (["analyze", "GOOD"], "--file GOOD"),
     "unknown command": (["analyse"], "analyse"),
     "unknown option": (["analyze", "--fast"], "--fast"),
@@ -357,7 +446,8 @@ def constructed(sizes, **times):
 
 def replaced(analysis, sizes):
     results, estimates = constructed(sizes)
-    changes = {"compressors": results, "estimates": estimates, "advice": advise(results, estimates), "mappings": []}
+    changes = {"compressors": results, "estimates": estimates, "advice": advise(results, estimates)}
+    changes |= {"mappings": [], "zero_pages": 0, "without_zeros": []}
     return type(analysis)(**{**analysis.__dict__, **changes})
 
 

@@ -495,3 +495,56 @@ def test_every_byte_of_the_headers_may_be_damaged(tmp_path):
                     assert source.read(np.arange(len(source)))[1].size == len(source)
             except SourceError:
                 pass
+
+
+def test_bytes_that_several_segments_name_are_read_once(tmp_path):
+    core = tmp_path / "core"
+    make_core(core, [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE), (16 * PAGE, numbered(2, 3).tobytes(), 2 * PAGE)])
+    data = bytearray(core.read_bytes())
+    first = struct.unpack_from("<Q", data, 64 + 8)[0]
+    struct.pack_into("<Q", data, 64 + 56 + 8, first)  # the second says that it lies where the first does
+    core.write_bytes(data)
+    with open_core(core) as source:
+        assert source.read(np.arange(len(source)))[0].tobytes() == numbered(2, 1).tobytes()
+        assert source.notes == ["1 segments are left out: others have the same bytes of the file."]
+        assert pages.capture(source, tmp_path / "out") == (2, 0)
+
+
+def hostile_core(path, entries, headers, size, table=64, sections=0):
+    """A core of `entries` program headers, of which these are written, in a file of `size` bytes that are holes else."""
+    with open(path, "wb") as file:
+        file.write(b"\x7fELF\x02\x01\x01" + bytes(9))
+        count = min(entries, 0xFFFF)
+        file.write(struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, table, sections, 0, 64, 56, count, 64, 0, 0))
+        file.seek(table)
+        for type_, offset, address, nbytes in headers:
+            file.write(struct.pack("<IIQQQQQQ", type_, 4, offset, address, 0, nbytes, nbytes, PAGE))
+        if sections:
+            file.seek(sections)
+            file.write(struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, entries, 0, 0))
+        file.truncate(size)
+
+
+def test_table_of_a_core_is_bounded(tmp_path):
+    entries = 40_000_000
+    hostile_core(tmp_path / "core", entries, [], 8192 + 56 * entries, table=8192, sections=4096)
+    with pytest.raises(SourceError, match="40,000,000 program headers"):
+        open_core(tmp_path / "core")
+
+
+def test_notes_of_a_core_are_bounded_in_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages.cores, "_MOST_NOTES", 1000)
+    at, each = 1 << 20, 16 << 10  # holes: more than a thousand notes of 12 bytes each, without names and contents
+    headers = [(4, at, 0, each), (4, at + each, 0, each), (1, at + 3 * each, PAGE, PAGE)]
+    hostile_core(tmp_path / "core", 3, headers, at + 3 * each + PAGE)
+    late = struct.pack("<III", 0, 136, 3) + bytes(40 + 16) + b"late".ljust(80, b"\0")
+    with open(tmp_path / "core", "r+b") as file:
+        file.seek(at + each)
+        file.write(late)
+        file.seek(at + 3 * each)
+        file.write(numbered(1, 1).tobytes())
+    with open_core(tmp_path / "core") as source:
+        assert source.command is None
+    monkeypatch.setattr(pages.cores, "_MOST_NOTES", 2000)
+    with open_core(tmp_path / "core") as source:
+        assert source.command == "late"

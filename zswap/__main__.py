@@ -54,22 +54,88 @@ def _progress() -> Iterator[Callable[[int, int, str], object] | None]:
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
-def _open_target(pid: int | None, files: tuple[str, ...], core: str | None, more: tuple[str, ...]) -> PageSource:
+def _say(text: str) -> None:
+    click.echo(f"zswap: {text}", err=True)
+
+
+def _open_target(pids: tuple[str, ...], files: tuple[str, ...], cores: tuple[str, ...], more: tuple[str, ...]) -> PageSource:
+    """Open what was named, all of it as one target; the words without an option belong to the option that was given."""
     from zswap import pages
 
-    if more and not files:
-        raise click.UsageError(f"unexpected {more[0]!r}: say --file {more[0]} to analyse a file, or --pid for a process")
-    if sum((pid is not None, bool(files), core is not None)) > 1:
-        raise click.UsageError("--pid, --file and --core exclude each other: name one target")
+    if sum(map(bool, (pids, files, cores))) > 1:
+        raise click.UsageError("--pid, --file and --core exclude each other: name targets of one kind")
     if files:
-        return pages.open_files(files + more)
-    if core is not None:
-        return pages.open_core(core)
-    if pid is not None:
-        return pages.open_process(pid)
+        return pages.open_files(_once((*files, *more)))
+    if cores:
+        return _open_all(pages.open_core, _once((*cores, *more)))
+    if pids or more:
+        for word in more:
+            if not pids and not _is_number(word) and os.path.exists(word):
+                raise click.UsageError(
+                    f"unexpected {word!r}: say --file {word} to analyse a file, --core for a core dump, or --pid for a process"
+                )
+        return _open_all(pages.open_process, [_find_process(word) for word in (*pids, *more)])
     chosen = pages.largest_process()
     click.echo(f"no target named; process {chosen.pid} has the most anonymous memory of those that may be read", err=True)
     return pages.open_process(chosen.pid)
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit()
+
+
+def _once(paths: tuple[str, ...]) -> list[str]:
+    """Leave out what is named twice, under whatever name."""
+    found: dict[str, str] = {}
+    for path in paths:
+        if found.setdefault(os.path.realpath(path), path) is not path:
+            _say(f"{path} is named twice; it is taken once")
+    return list(found.values())
+
+
+def _find_process(word: str) -> int:
+    """The number of a process, given that, or a name that only one has."""
+    from zswap import pages
+    from zswap.memory import format_bytes
+
+    if _is_number(word):
+        if not 0 < int(word) < 1 << 31:
+            raise Refusal(f"no process {word}: their numbers are from 1 to /proc/sys/kernel/pid_max; see `ps`")
+        return int(word)
+    found = pages.find_processes(word)
+    if not found:
+        raise Refusal(
+            f"no process with memory of its own is called {word!r}: see `ps` for those that run, and name one with --pid, or a"
+            " file with --file"
+        )
+    if len(found) > 1:
+        shown = ", ".join(f"{process.pid} ({format_bytes(process.rss_anon)})" for process in found[:_SHOWN])
+        rest = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise Refusal(f"{len(found)} processes are called {word!r}: {shown}{rest}; name one, or several, with --pid")
+    _say(f"{word} is process {found[0].pid}")
+    return found[0].pid
+
+
+_SHOWN = 12  # of the processes of a name
+
+
+def _open_all(opener: Callable[[Any], PageSource], targets: list[Any]) -> PageSource:
+    from zswap import pages
+
+    opened: list[PageSource] = []
+    try:
+        for target in targets:
+            source = opener(target)
+            if source.pid is not None and any(source.pid == other.pid for other in opened):
+                source.close()
+                _say(f"process {source.pid} is named twice; it is taken once")
+            else:
+                opened.append(source)
+    except BaseException:
+        for source in opened:
+            source.close()
+        raise
+    return pages.open_together(opened)
 
 
 def _check_compressors(specs: tuple[str, ...]) -> None:
@@ -95,16 +161,40 @@ def _check_zpools(names: tuple[str, ...]) -> None:
 def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses the sample."),
-        click.option("--core", metavar="PATH", help="An ELF core dump (gcore PID, coredumpctl dump)."),
+        click.option(
+            "--core", "cores", metavar="PATH...", multiple=True, help="ELF core dumps (gcore PID, coredumpctl dump)."
+        ),
         click.option("--file", "files", metavar="PATH...", multiple=True, help="Files, read as pages; several may follow."),
-        click.option("--pid", type=click.IntRange(min=1), metavar="N", help="A running process."),
+        click.option(
+            "--pid", "pids", metavar="N...", multiple=True, help="Running processes, by number or name; all as one."
+        ),
         click.argument("more", nargs=-1, metavar=""),
     ):
         command = option(command)
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands whose options are refused when one that takes a single value is given twice: which was meant?"""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            inner = click.Context(command, info_name=name, parent=ctx, resilient_parsing=True)
+            with contextlib.suppress(click.UsageError):  # it will be raised again where it belongs
+                given = command.make_parser(inner).parse_args(list(rest))[2]
+                for param in given:
+                    single = isinstance(param, click.Option) and not param.multiple and not param.is_flag
+                    if single and given.count(param) > 1:
+                        twice = param.opts[-1]
+                        break
+                else:
+                    return name, command, rest
+                raise Refusal(f"{twice} is given twice and takes one value: which is meant?")
+        return name, command, rest
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zswap", message="%(prog)s %(version)s")
 def cli() -> None:
     """Compressed swap as a library: see what it would save."""
@@ -123,9 +213,9 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", metavar="PATH", help="Draw the report to a .png, .svg or .pdf.")
 def analyze(
-    pid: int | None,
+    pids: tuple[str, ...],
     files: tuple[str, ...],
-    core: str | None,
+    cores: tuple[str, ...],
     more: tuple[str, ...],
     pages: int | None,
     seed: int,
@@ -151,7 +241,7 @@ def analyze(
         _check_zpools(zpools)
 
         def measure() -> measuring.Analysis:
-            with _open_target(pid, files, core, more) as source, _progress() as progress:
+            with _open_target(pids, files, cores, more) as source, _progress() as progress:
                 return measuring.analyze(
                     source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
                 )
@@ -159,7 +249,7 @@ def analyze(
         try:
             analysis = measure()
         except ProcessEnded:
-            if pid is not None:
+            if pids or more:
                 raise
             click.echo("it has ended; taking the one that is the largest now", err=True)
             analysis = measure()
@@ -190,9 +280,9 @@ def analyze(
     "-o", "--output", metavar="FILE", required=True, help="Where to write, readable by you alone; - for standard output."
 )
 def capture(
-    pid: int | None,
+    pids: tuple[str, ...],
     files: tuple[str, ...],
-    core: str | None,
+    cores: tuple[str, ...],
     more: tuple[str, ...],
     pages: int | None,
     seed: int,
@@ -203,11 +293,11 @@ def capture(
         from zswap import pages as reading
         from zswap.memory import format_bytes
 
-        for path in (*files, *more, *([core] if core is not None else [])):
+        for path in (*files, *cores, *(more if files or cores else ())):
             with contextlib.suppress(OSError, ValueError):
                 if os.path.samefile(path, output):
                     raise Refusal(f"{output} is the file whose pages are to be written; name another one")
-        with _open_target(pid, files, core, more) as source, _progress() as progress:
+        with _open_target(pids, files, cores, more) as source, _progress() as progress:
             written, vanished = reading.capture(
                 source,
                 output,

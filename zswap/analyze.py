@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -278,6 +278,8 @@ class Analysis:
     pids: list[int] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    zero_pages: int = 0
+    without_zeros: list[Estimate] = field(default_factory=list)
 
     @property
     def target_bytes(self) -> int:
@@ -287,6 +289,11 @@ class Analysis:
     def same_filled(self) -> float:
         """Share of the sample that is same-filled."""
         return self.same_filled_pages / self.sampled_pages
+
+    @property
+    def zeros(self) -> float:
+        """Share of the sample that is all zeros."""
+        return self.zero_pages / self.sampled_pages
 
     def compressor(self, name: str) -> CompressorResult:
         """Return the result of one compressor."""
@@ -626,7 +633,23 @@ def analyze(
         pids=source.pids,
         left_out=source.left_out,
         notes=source.notes,
+        zero_pages=measured.zero_pages,
+        without_zeros=[] if source.kind == "process" else _without_zeros(measured, models, len(source)),
     )
+
+
+def _without_zeros(measured: _Measured, models: Sequence[ZpoolModel], population: int) -> list[Estimate]:
+    """Estimate for the pages that are not all zeros: in a dump, what was never touched is zeros too, and took no memory."""
+    zeros, sampled = measured.zero_pages, measured.results[0].pages
+    if not zeros or zeros == sampled:
+        return []
+    rest = max(sampled - zeros, round(population * (1 - zeros / sampled)))
+    results = []
+    for result in measured.results:
+        histogram = result.histogram.copy()
+        histogram[0] -= zeros
+        results.append(replace(result, pages=sampled - zeros, histogram=histogram))
+    return [estimate(result, model, rest) for result in results for model in models]
 
 
 @dataclass(frozen=True)
@@ -634,6 +657,7 @@ class _Measured:
     results: list[CompressorResult]
     mappings: list[MappingResult]
     vanished: int
+    zero_pages: int
 
 
 def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: int, progress: Progress | None) -> _Measured:
@@ -644,7 +668,7 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
     places = np.sort(np.random.default_rng(seed + 1).choice(wanted, min(_TIMED_PAGES, wanted), replace=False))
     timed = np.empty((places.size, size), np.uint8)
     steps = (wanted + 2 * _REPEATS * places.size) * len(names)
-    seen = kept_pages = timed_pages = done = 0
+    seen = kept_pages = timed_pages = zero_pages = done = 0
     histograms = np.zeros((len(names), size + 1), np.int64)
     by_mapping = np.zeros((4, len(source.mappings)), np.int64)  # sampled, same-filled, raw, payload bytes
     threads = min(4, len(os.sched_getaffinity(0)))
@@ -662,7 +686,9 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
                 for payload in engines.payloads(number, chunk, threads):
                     histograms[number] += np.bincount(payload.sizes, minlength=size + 1)
                     if number == 0:
-                        mapping = source.mapping_of(kept[payload.begin : payload.begin + payload.sizes.size])
+                        part = slice(payload.begin, payload.begin + payload.sizes.size)
+                        zero_pages += int(((payload.sizes == 0) & ~chunk[part, :8].any(axis=1)).sum())
+                        mapping = source.mapping_of(kept[part])
                         for row, weights in enumerate((None, payload.sizes == 0, payload.sizes == size, payload.sizes)):
                             by_mapping[row] += np.bincount(mapping, weights, by_mapping.shape[1]).astype(np.int64)
                     done += payload.sizes.size
@@ -687,7 +713,7 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
         if pages
     ]
     mappings.sort(key=lambda mapping: (-mapping.pages, mapping.name))
-    return _Measured(results, mappings, seen - kept_pages)
+    return _Measured(results, mappings, seen - kept_pages, zero_pages)
 
 
 @dataclass(frozen=True)

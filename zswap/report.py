@@ -22,6 +22,7 @@ __all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis"
 #: Raised when a key changes its meaning or goes away; new keys may come at any time.
 JSON_VERSION = 1
 
+_MANY_ZEROS = 0.02  # share of pages from which on they are spoken of
 _WIDE = 100  # columns from which on there is room for more
 
 
@@ -98,6 +99,8 @@ def print_analysis(analysis: Analysis, console: Console, *, maps: bool = False, 
     say()
     for line in _notes(analysis):
         say(line, "dim")
+    for line in _zero_lines(analysis):
+        say(line)
     if maps:
         say()
         say(f"Mapping by mapping, with {analysis.compressors[0].name}")
@@ -175,6 +178,20 @@ def _notes(analysis: Analysis) -> Iterable[str]:
         yield "zsmalloc: this library.  Incompressible: takes a whole page there."
     if any(name.startswith("zsmalloc-kernel") for name in zpools):
         yield "zsmalloc-kernel: Linux zswap or zram, 8-byte handles, 64 bytes a page beside."
+
+
+def _zero_lines(analysis: Analysis) -> Iterable[str]:
+    """What remains of the savings when pages of zeros are taken for memory that was never touched."""
+    if analysis.kind == "process" or analysis.zeros < _MANY_ZEROS:
+        return
+    what = "a dump" if analysis.kind == "core" else "an image of memory"
+    yield f"{_percent(analysis.zeros)} of the pages are all zeros; in {what} those never touched look so, and took no memory."
+    if rest := [e for e in analysis.without_zeros if e.zpool == analysis.advice.zpool]:
+        saved = ", ".join(
+            f"{e.compressor} {_percent(e.saved)} (not {_percent(analysis.estimate(e.compressor, e.zpool).saved)})"
+            for e in rest
+        )
+        yield f"Without them, {format_bytes(rest[0].target_bytes)}, {rest[0].zpool} saves with {saved}."
 
 
 def _mapping_table(analysis: Analysis, top: int) -> Table:
@@ -331,7 +348,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             ``notes`` (sentences on the pages).
         sample
             ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
-            ``same_filled`` (a share; all shares are 0 to 1).
+            ``same_filled`` (a share; all shares are 0 to 1), ``zero_pages`` (those of them that are all zeros).
         compressors
             For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by this library),
             ``through_python`` (the times are not the compressor's own), ``store_ns`` and ``load_ns`` with ``median``,
@@ -340,7 +357,10 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         estimates
             For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share
             that takes a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
-            ``saved_bytes``, ``saved``, and ``saved_bytes_95`` = [low, high].
+            ``saved_bytes``, ``saved``, ``saved_bytes_95`` = [low, high], and ``target_bytes``.
+        without_zero_pages
+            For files and core dumps the same estimates for the pages that are not all zeros, as those may never have been
+            touched; empty where there are none, or nothing else.
         mappings
             For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``, ``same_filled_pages``,
             ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
@@ -380,6 +400,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "exact": analysis.sampled_pages == analysis.total_pages,
             "same_filled_pages": analysis.same_filled_pages,
             "same_filled": analysis.same_filled,
+            "zero_pages": analysis.zero_pages,
         },
         "compressors": [
             {
@@ -394,21 +415,8 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             }
             for result in analysis.compressors
         ],
-        "estimates": [
-            {
-                "compressor": e.compressor,
-                "zpool": e.zpool,
-                "incompressible": e.incompressible,
-                "allocator_bytes": e.allocator_bytes,
-                "metadata_bytes": e.metadata_bytes,
-                "memory_bytes": e.memory_bytes,
-                "effective_ratio": _number(e.effective_ratio),
-                "saved_bytes": e.saved_bytes,
-                "saved": e.saved,
-                "saved_bytes_95": [e.saved_low, e.saved_high],
-            }
-            for e in analysis.estimates
-        ],
+        "estimates": [_estimate_json(e) for e in analysis.estimates],
+        "without_zero_pages": [_estimate_json(e) for e in analysis.without_zeros],
         "mappings": [
             {
                 "name": m.name,
@@ -437,6 +445,22 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
                 "ram_bytes": advice.ram_bytes,
             },
         },
+    }
+
+
+def _estimate_json(e: Estimate) -> dict[str, Any]:
+    return {
+        "compressor": e.compressor,
+        "zpool": e.zpool,
+        "target_bytes": e.target_bytes,
+        "incompressible": e.incompressible,
+        "allocator_bytes": e.allocator_bytes,
+        "metadata_bytes": e.metadata_bytes,
+        "memory_bytes": e.memory_bytes,
+        "effective_ratio": _number(e.effective_ratio),
+        "saved_bytes": e.saved_bytes,
+        "saved": e.saved,
+        "saved_bytes_95": [e.saved_low, e.saved_high],
     }
 
 

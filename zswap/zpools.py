@@ -23,9 +23,11 @@ def parse_zpool(spec: str) -> tuple[str, int, bool]:
         raise ValueError(f"unknown zpool {name!r}; there are {', '.join(zpools())}")
     if not colon:
         return base, 0, kernel
+    if base != "zsmalloc":
+        raise ValueError(f"zpool {spec!r}: {name} takes no chain, only zsmalloc does; say {name}")
     low, high = _KERNEL_CHAINS if kernel else (1, 32)
-    if base != "zsmalloc" or not chain_text.isdigit() or not low <= int(chain_text) <= high:
-        raise ValueError(f"zpool {spec!r}: only zsmalloc takes a chain, a whole number from {low} to {high}")
+    if not (chain_text.isascii() and chain_text.isdigit() and low <= int(chain_text) <= high):
+        raise ValueError(f"zpool {spec!r}: the chain of {name} is a whole number from {low} to {high}, as in {name}:{low}")
     return base, int(chain_text), kernel
 
 
