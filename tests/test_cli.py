@@ -1,6 +1,5 @@
 """The command line: what it prints, what it refuses and how, and its exit codes."""
 
-import io
 import json
 import mmap
 import os
@@ -11,12 +10,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from rich.console import Console
+from test_report import replaced
 
 import zswap
-from zswap import pages, plot, report
+from zswap import demonstration, pages, plot
 from zswap.__main__ import main
-from zswap.analyze import CompressorResult, Timing, advise, analyze, estimate, zpool_model
+from zswap.analyze import analyze
 
 PAGE = mmap.PAGESIZE
 CHILD = """
@@ -115,6 +114,7 @@ def test_process_is_analyzed_as_json(capsys, child):
 
 
 def test_without_a_target_the_largest_process_is_taken_and_named(capsys, child, monkeypatch):
+    monkeypatch.setattr(demonstration, "LEAST_BYTES", 8 << 20)
     listed = [p for p in pages.processes() if p.pid == child.pid]
     monkeypatch.setattr(pages.process, "processes", lambda: listed)
     code, out, err = run(capsys, "analyze", "--pages", "50", "--compressor", "lz4")
@@ -198,6 +198,42 @@ def test_dump_is_shown_with_and_without_its_zeros(capsys, tmp_path):
     both = [f"{100 * found[key][0]['saved']:.1f} %" for key in ("without_zero_pages", "estimates")]
     assert "80.0 % of the pages are all zeros" in out
     assert f"lz4 {both[0]} (not {both[1]})" in out
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_where_no_process_holds_much_a_demonstration_is_measured(capsys, child, monkeypatch, readable):
+    listed = [p for p in pages.processes() if p.pid == child.pid]  # 16 MiB
+
+    def largest_process():
+        if not readable:
+            raise pages.SourceError("no other process may be read")
+        return listed[0]
+
+    monkeypatch.setattr(pages, "largest_process", largest_process)
+    code, out, err = run(capsys, "analyze", "--pages", "2000", "--compressor", "lz4", "--compressor", "zstd:3", "--json")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "demonstration" in err
+    found = json.loads(out)
+    assert found["target"]["demonstration"]
+    assert "demonstration" in found["target"]["title"]
+    assert 60 << 20 < found["target"]["bytes"] < 72 << 20
+    assert 1.5 < found["compressors"][0]["payload_ratio"] < found["compressors"][1]["payload_ratio"] < 5
+    assert found["advice"]["worthwhile"]
+    with pytest.raises(ProcessLookupError):  # it has ended
+        os.kill(found["target"]["pid"], 0)
+
+
+def test_a_small_target_that_was_named_is_analyzed(capsys):
+    with subprocess.Popen(["sleep", "100"]) as process:
+        code, out, _ = run(capsys, "analyze", "--pid", process.pid, "--compressor", "lz4", "--json")
+        _, text, _ = run(capsys, "analyze", "--pid", process.pid, "--compressor", "lz4")
+        process.kill()
+    found = json.loads(out)
+    assert (code, found["target"]["demonstration"]) == (0, False)
+    assert found["target"]["bytes"] < 1 << 20
+    assert all(e["saved"] > -0.05 for e in found["estimates"])
+    assert f"process {process.pid} (sleep 100)" in text
+    assert not re.search(r"-\d+(\.\d+)? %", text)
 
 
 def test_core_dump_is_analyzed(capsys, tmp_path):
@@ -380,90 +416,6 @@ def test_ctrl_c_leaves_clean(capsys, memory, tmp_path, monkeypatch):
     calls.clear()
     assert run(capsys, "capture", "--file", memory, "-o", tmp_path / "out") == (130, "", "\nzswap: stopped\n")
     assert os.listdir(tmp_path) == []
-
-
-# ---- the report -------------------------------------------------------------------------------------------------------
-
-
-def printed(analysis, width, **options):
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    report.print_analysis(analysis, console, **options)
-    return console.file.getvalue()
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_report_fits_the_terminal(analysis, width):
-    text = printed(analysis, width, maps=True)
-    for line in text.splitlines():
-        assert len(line.rstrip()) <= width or line.startswith("  "), line  # commands are not broken up
-    tables = text.split("\n\n")[1:4]
-    assert not any("…" in table.partition("Mapping")[0] for table in tables)
-    for result in analysis.compressors:
-        assert re.search(rf"^{result.name} .*{result.payload_ratio:.2f}", text, re.MULTILINE)
-
-
-def test_report_names_the_estimates(analysis):
-    text = printed(analysis, 120)
-    for e in analysis.estimates:
-        assert re.search(rf"{e.zpool} .*{e.effective_ratio:.2f} .*{100 * e.saved:.1f} %", text)
-    assert "± 95 % confidence" in text
-    assert "/sys/module/zswap/parameters/compressor" in text
-    assert "zramctl" in text
-
-
-def test_names_are_printed_as_they_are(analysis):
-    strange = [analysis.mappings[0].__class__("[anon:[bold]x[/]]", 5, 5, 0, 0, 99, PAGE)]
-    console = Console(file=io.StringIO(), width=80)
-    console.print(report._mapping_table(type(analysis)(**{**analysis.__dict__, "mappings": strange}), 5))
-    assert "[anon:[bold]x[/]]" in console.file.getvalue()
-
-
-def test_json_has_the_documented_keys(analysis):
-    found = json.loads(json.dumps(report.analysis_json(analysis), allow_nan=False))
-    assert (found["schema"], found["version"]) == ("zswap.analyze", 1)
-    documented = set(re.findall(r"``(\w+)``", report.analysis_json.__doc__)) | set(
-        re.findall(r"^ {4,8}(\w+)$", report.analysis_json.__doc__, re.MULTILINE)
-    )
-
-    def keys(value):
-        if isinstance(value, dict):
-            return set(value) | set().union(*map(keys, value.values()))
-        return set().union(*map(keys, value)) if isinstance(value, list) else set()
-
-    assert keys(found) <= documented
-
-
-def constructed(sizes, **times):
-    """An analysis as if every page had had this payload: name -> payload."""
-    results = [
-        CompressorResult(
-            name, 50, np.bincount([size] * 50, minlength=PAGE + 1), Timing(9, 9, 9), Timing(*times.get("load", (9, 9, 9)))
-        )
-        for name, size in sizes.items()
-    ]
-    return results, [estimate(r, zpool_model("zsmalloc-kernel"), 50) for r in results]
-
-
-def replaced(analysis, sizes):
-    results, estimates = constructed(sizes)
-    changes = {"compressors": results, "estimates": estimates, "advice": advise(results, estimates)}
-    changes |= {"mappings": [], "zero_pages": 0, "without_zeros": []}
-    return type(analysis)(**{**analysis.__dict__, **changes})
-
-
-def test_report_says_when_it_is_not_worth_it(analysis):
-    for sizes in ({"lz4": PAGE}, {"lz4": 3700, "zstd:3": 3690}):
-        lines = report.advice_lines(replaced(analysis, sizes))
-        assert lines[0].startswith("Not worth it")
-        assert not any("echo" in line for line in lines)
-
-
-def test_report_of_nothing_but_same_filled_pages(analysis):
-    all_zero = replaced(analysis, {"lz4": 0})
-    assert "∞" in printed(all_zero, 80)
-    found = report.analysis_json(all_zero)
-    assert found["compressors"][0]["payload_ratio"] is None
-    json.dumps(found, allow_nan=False)
 
 
 # ---- the picture ------------------------------------------------------------------------------------------------------

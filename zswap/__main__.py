@@ -209,6 +209,7 @@ def cli() -> None:
     "--compressor", "compressors", metavar="SPEC", multiple=True, help="Try this one (lz4, zstd:3); may be repeated."
 )
 @click.option("--zpool", "zpools", metavar="NAME", multiple=True, help="Try this allocator (zsmalloc, zsmalloc-kernel:4).")
+@click.option("--all-compressors", is_flag=True, help="Show all compressors and allocators, not only the best three.")
 @click.option("--maps", is_flag=True, help="Break the target down by mapping.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", metavar="PATH", help="Draw the report to a .png, .svg or .pdf.")
@@ -221,18 +222,22 @@ def analyze(
     seed: int,
     compressors: tuple[str, ...],
     zpools: tuple[str, ...],
+    all_compressors: bool,
     maps: bool,
     as_json: bool,
     plot: str | None,
 ) -> None:
     """Estimate what zswap would save on a process, on files, or on a core dump.
 
-    Without a target it takes the process with the most anonymous memory.  Nothing is stopped, swapped or changed.
+    Without a target it takes the process with the most anonymous memory, and where none holds 32 MiB a demonstration.
+    Nothing is stopped, swapped or changed.
     """
     with _plain_errors():
+        from dataclasses import replace
+
         from zswap import analyze as measuring
+        from zswap import demonstration, report
         from zswap import plot as drawing
-        from zswap import report
         from zswap.pages import ProcessEnded
 
         if plot is not None:
@@ -240,8 +245,20 @@ def analyze(
         _check_compressors(compressors)
         _check_zpools(zpools)
 
+        demonstrating = not (pids or files or cores or more) and demonstration.is_called_for()
+
         def measure() -> measuring.Analysis:
-            with _open_target(pids, files, cores, more) as source, _progress() as progress:
+            with contextlib.ExitStack() as stack:
+                targets = pids
+                if demonstrating:
+                    click.echo(
+                        f"no target named, and no process that may be read holds {demonstration.LEAST_BYTES >> 20} MiB:"
+                        " measuring a demonstration",
+                        err=True,
+                    )
+                    targets = (str(stack.enter_context(demonstration.running())),)
+                source = stack.enter_context(_open_target(targets, files, cores, more))
+                progress = stack.enter_context(_progress())
                 return measuring.analyze(
                     source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
                 )
@@ -253,6 +270,8 @@ def analyze(
                 raise
             click.echo("it has ended; taking the one that is the largest now", err=True)
             analysis = measure()
+        if demonstrating:
+            analysis = replace(analysis, title=demonstration.TITLE, demonstration=True)
 
         def draw() -> None:
             if plot is not None:
@@ -263,7 +282,7 @@ def analyze(
             if as_json:
                 click.echo(json.dumps(report.analysis_json(analysis), indent=2, allow_nan=False))
             else:
-                report.print_analysis(analysis, _console(), maps=maps)
+                report.print_analysis(analysis, _console(), everything=all_compressors, maps=maps)
 
 
 @cli.command(short_help="Write the pages of a target to a file.")

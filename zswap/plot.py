@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zswap import Error
-from zswap.analyze import Analysis, CompressorResult
+from zswap.analyze import Analysis
+from zswap.estimate import CompressorResult
 from zswap.memory import format_bytes
 from zswap.output import check, writing
 from zswap.report import size_and_margin

@@ -7,15 +7,20 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import zswap
-from zswap.analyze import LARGEST_POOL_PERCENT, Analysis, Estimate, MappingResult, Timing
+from zswap.advice import DEFLATE_KERNEL, LARGEST_POOL_PERCENT, UNMEASURABLE, Setting, kernel_name
+from zswap.analyze import MappingResult
+from zswap.demonstration import LEAST_BYTES
 from zswap.memory import format_bytes, parse_bytes
 from zswap.pages import left_out_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.console import Console
     from rich.table import Table
+
+    from zswap.analyze import Analysis
+    from zswap.estimate import CompressorResult, Estimate, Timing
 
 __all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors", "size_and_margin"]
 
@@ -66,13 +71,17 @@ def _table(*columns: str, left: int = 1) -> Table:
     return table
 
 
-def print_analysis(analysis: Analysis, console: Console, *, maps: bool = False, top: int = 12) -> None:
+def print_analysis(
+    analysis: Analysis, console: Console, *, everything: bool = False, maps: bool = False, top: int = 12
+) -> None:
     """Print the report on a target.
 
     Parameters
     ----------
     analysis : Analysis
     console : rich.console.Console
+    everything : bool
+        All compressors and allocators, in place of the best three; and both ways to set the kernel.
     maps : bool
         Break it down by mapping.
     top : int
@@ -90,28 +99,33 @@ def print_analysis(analysis: Analysis, console: Console, *, maps: bool = False, 
     if words := left_out_words(analysis.left_out):
         say(f"Left out: {words}.")
     say()
-    say("Compressors on these pages (times: ns a page, same-filled ones left out)")
-    console.print(_compressor_table(analysis))
-    say()
-    exact = analysis.sampled_pages == analysis.total_pages
-    say(f"Saved on the whole target ({'' if exact else '± 95 % confidence; '}allocator and metadata counted)")
-    console.print(_estimate_table(analysis, console.width >= _WIDE))
-    say()
-    for line in _notes(analysis):
-        say(line, "dim")
-    for line in _zero_lines(analysis):
+    if everything:
+        say("Compressors on these pages (times: ns a page, same-filled ones left out)")
+        console.print(_compressor_table(analysis))
+        say()
+        confidence = "" if analysis.sampled_pages == analysis.total_pages else "± 95 % confidence; "
+        say(f"Saved on the whole target ({confidence}its share of the allocator's pages and metadata counted)")
+        console.print(_estimate_table(analysis, console.width >= _WIDE))
+        say()
+        for line in _notes(analysis):
+            say(line, "dim")
+    else:
+        console.print(_choice_table(analysis))
+    for line in _zero_lines(analysis, everything):
         say(line)
     if maps:
         say()
         say(f"Mapping by mapping, with {analysis.compressors[0].name}")
         console.print(_mapping_table(analysis, top))
     say()
-    for number, line in enumerate(advice_lines(analysis)):
+    for number, line in enumerate(advice_lines(analysis, everything=everything)):
         say(line, "bold" if number == 0 else None)
 
 
 def _heading(analysis: Analysis) -> str:
     what = {"process": "of anonymous memory in RAM", "file": "", "core": "of memory in the dump"}[analysis.kind]
+    if analysis.demonstration:
+        return f"{analysis.title}, {format_bytes(analysis.target_bytes)}"
     text = f"{analysis.title}: {format_bytes(analysis.target_bytes)} {what}".rstrip()
     if analysis.kind == "process":
         text += f", {format_bytes(analysis.swapped_pages * analysis.page_size)} more in swap"
@@ -125,13 +139,35 @@ def _sampling(analysis: Analysis) -> str:
     text = (
         f"All {total:,} pages read"
         if read == total
-        else f"{read:,} of {total:,} pages read, chosen at random (seed {analysis.seed})"
+        else f"{read:,} of {total:,} pages read, chosen at random (seed {analysis.seed}; ± 95 %)"
     )
     if analysis.vanished_pages:
         text += f"; {analysis.vanished_pages:,} vanished meanwhile"
     if analysis.hole_pages:
         text += f"; {analysis.hole_pages:,} that are holes in the file left out"
     return f"{text}. {_percent(analysis.same_filled)} are same-filled."
+
+
+def _choice_table(analysis: Analysis) -> Table:
+    """The best three, one line each."""
+    table = _table("compressor", "saves", "", "store", "load", "this kernel's")
+    table.columns[-1].justify = "left"
+    table.padding = (0, 0, 0, 1)  # for 80 columns
+    for choice in analysis.advice.choices:
+        ways = ", ".join(f"{way} (default)" if way in choice.default_of else way for way in choice.ways)
+        if choice.measured is None:
+            table.add_row(choice.name, "not measured", "", "", "", ways)
+            continue
+        e, r = analysis.estimate(choice.measured, analysis.advice.zpool), analysis.compressor(choice.measured)
+        table.add_row(
+            choice.name,
+            size_and_margin(e.saved_bytes, e.margin_bytes),
+            _percent(e.saved),
+            _microseconds(r.store.median),
+            _microseconds(r.load.median),
+            ways or "neither zswap nor zram",
+        )
+    return table
 
 
 def _compressor_table(analysis: Analysis) -> Table:
@@ -153,6 +189,8 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
     if wide:
         columns[4:4] = ["\npool", "\nmetadata"]
     table = _table(*columns, left=2)
+    if not wide:
+        table.padding = (0, 0, 0, 1)
     before = None
     for e in analysis.estimates:
         cells = [
@@ -171,22 +209,29 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
 
 
 def _notes(analysis: Analysis) -> Iterable[str]:
-    if adapted := [r.name for r in analysis.compressors if r.through_python]:
+    names = [r.name for r in analysis.compressors]
+    if adapted := [r.name for r in analysis.compressors if r.through_python and r.name != DEFLATE_KERNEL]:
         yield f"{', '.join(adapted)}: called through Python: slower than the C library, and not quite its sizes."
+    if DEFLATE_KERNEL in names:
+        pages = analysis.compressor(DEFLATE_KERNEL).pages
+        yield f"{DEFLATE_KERNEL}: zlib as the kernel has it (level 6, 2 KiB window), on {pages:,} pages."
     zpools = {e.zpool for e in analysis.estimates}
     if "zsmalloc" in zpools:
         yield "zsmalloc: this library.  Incompressible: takes a whole page there."
     if any(name.startswith("zsmalloc-kernel") for name in zpools):
         yield "zsmalloc-kernel: Linux zswap or zram, 8-byte handles, 64 bytes a page beside."
+    if unused := max((e.unused_bytes for e in analysis.estimates), default=0):
+        yield f"A pool that holds nothing else takes up to {format_bytes(unused)} more: its last zspages are not full."
 
 
-def _zero_lines(analysis: Analysis) -> Iterable[str]:
+def _zero_lines(analysis: Analysis, everything: bool) -> Iterable[str]:
     """What remains of the savings when pages of zeros are taken for memory that was never touched."""
     if analysis.kind == "process" or analysis.zeros < _MANY_ZEROS:
         return
     what = "a dump" if analysis.kind == "core" else "an image of memory"
     yield f"{_percent(analysis.zeros)} of the pages are all zeros; in {what} those never touched look so, and took no memory."
-    if rest := [e for e in analysis.without_zeros if e.zpool == analysis.advice.zpool]:
+    names = {r.name for r in analysis.compressors} if everything else {c.measured for c in analysis.advice.choices}
+    if rest := [e for e in analysis.without_zeros if e.zpool == analysis.advice.zpool and e.compressor in names]:
         saved = ", ".join(
             f"{e.compressor} {_percent(e.saved)} (not {_percent(analysis.estimate(e.compressor, e.zpool).saved)})"
             for e in rest
@@ -219,78 +264,170 @@ def _short(name: str, width: int = 26) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def advice_lines(analysis: Analysis) -> list[str]:
-    """Write the advice: one sentence, then what to tell a kernel, a line each.
+def advice_lines(analysis: Analysis, *, everything: bool = False) -> list[str]:
+    """Write the advice: the verdict in one sentence, then what to tell a kernel, a line each.
 
     Parameters
     ----------
     analysis : Analysis
+    everything : bool
+        The commands for zswap and for zram, whichever of them is the better.
 
     Returns
     -------
     list of str
+        Lines that begin with two blanks are commands.
     """
     advice = analysis.advice
     if not advice.worthwhile:
         best = analysis.estimate(advice.densest, advice.zpool)
         return [
             f"Not worth it: {_gain(best)}; these pages hardly compress, and the processor time would be lost.",
-            "Leave zswap off for this workload, or give it real swap or more RAM.",
+            "Leave zswap and zram off for this workload, or give it more RAM.",
         ]
-    lines = [_sentence(analysis)]
-    if advice.kernel_compressor is None or advice.kernel_measured is None:
-        return [*lines, "None of the compressors measured is one of the kernel's (lz4, lz4hc, zstd, lzo, deflate)."]
-    return lines + _kernel_lines(analysis)
+    lines = [_verdict(analysis)]
+    if everything:
+        lines.append(_sentence(analysis))
+    elif analysis.target_bytes < LEAST_BYTES and advice.first is not None:
+        lines.append(
+            f"{format_bytes(analysis.target_bytes)} are little to set up a kernel for: analyze what fills the memory."
+        )
+        return [*lines, *_remarks(analysis)]
+    ways = [way for way in ("zswap", "zram") if advice.setting(way) is not None]
+    ways.sort(key=lambda way: way != advice.first)
+    for number, way in enumerate(ways):
+        setting = advice.setting(way)
+        assert setting is not None
+        if number and not everything:
+            lines.append(f"Or {_praise(analysis, setting)}: --all-compressors shows how.")
+        else:
+            lines += ["", *_setting_lines(analysis, setting)]
+    remarks = list(_remarks(analysis))
+    return [*lines, *([""] if everything or not ways else []), *remarks]
 
 
 def _gain(e: Estimate) -> str:
     return f"{e.compressor} saves {100 * e.saved:.0f} %" if e.saved > 0 else f"even {e.compressor} saves nothing"
 
 
+def _times(result: CompressorResult) -> str:
+    return f"store {_microseconds(result.store.median)}, load {_microseconds(result.load.median)}"
+
+
+def _praise(analysis: Analysis, setting: Setting) -> str:
+    """A setting and what it saves: ``zram with lz4 (saves 63 %, store 6.2 µs, load 1.6 µs)``."""
+    saved = analysis.estimate(setting.measured, setting.zpool).saved
+    times = _times(analysis.compressor(setting.measured))
+    return f"{setting.way} with {setting.compressor} (saves {100 * saved:.0f} %, {times})"
+
+
+def _verdict(analysis: Analysis) -> str:
+    setting = analysis.advice.setting(analysis.advice.first)
+    if setting is not None:
+        return f"Worth it: {_praise(analysis, setting)}."
+    kernel = analysis.advice.kernel
+    if kernel.zswap is None and kernel.zram == "absent":
+        return "These pages compress, but this kernel has neither zswap nor zram (or does not show them here)."
+    return "These pages compress, but not with what was measured of this kernel's compressors."
+
+
 def _sentence(analysis: Analysis) -> str:
+    """The three aims, whatever the kernel has: what a program would take this library with."""
     advice = analysis.advice
 
     def praise(name: str) -> str:
-        saved, result = analysis.estimate(name, advice.zpool).saved, analysis.compressor(name)
-        store, load = _microseconds(result.store.median), _microseconds(result.load.median)
-        return f"{name} (saves {100 * saved:.0f} %, store {store}, load {load})"
+        saved = analysis.estimate(name, advice.zpool).saved
+        return f"{name} (saves {100 * saved:.0f} %, {_times(analysis.compressor(name))})"
 
+    head = "Of all measured, "
     if advice.fastest == advice.densest:
-        return f"Take {praise(advice.fastest)}: nothing measured is faster, and nothing saves more."
+        return f"{head}take {praise(advice.fastest)}: nothing is faster, and nothing saves more."
     if advice.balanced == advice.densest:
-        return f"For speed take {praise(advice.fastest)}; for most memory, and on balance, {praise(advice.densest)}."
+        return f"{head}for speed take {praise(advice.fastest)}; for most memory, and on balance, {praise(advice.densest)}."
     if advice.balanced == advice.fastest:
-        return f"For speed, and on balance, take {praise(advice.fastest)}; for most memory {praise(advice.densest)}."
+        return f"{head}for speed, and on balance, take {praise(advice.fastest)}; for most memory {praise(advice.densest)}."
     return (
-        f"For speed take {praise(advice.fastest)}, for most memory {praise(advice.densest)},"
+        f"{head}for speed take {praise(advice.fastest)}, for most memory {praise(advice.densest)},"
         f" on balance {praise(advice.balanced)}."
     )
 
 
-def _kernel_lines(analysis: Analysis) -> list[str]:
+def _setting_lines(analysis: Analysis, setting: Setting) -> list[str]:
+    """The commands for one way, and the one that checks them."""
     advice = analysis.advice
-    name, percent, needed = advice.kernel_compressor, advice.max_pool_percent, advice.pool_percent_needed
-    assert name is not None
-    assert percent is not None
+    kernel = advice.kernel
+    if not setting.commands:
+        used = next((d for d in kernel.zram_devices if d.compressor), None) if setting.way == "zram" else None
+        if used is None or used.compressor == setting.compressor:
+            return [f"{setting.way} is set so already; what it holds:", "  " + _held(setting)]
+        return [
+            f"zram is swap here already, with {used.compressor}, which was not measured; leave it, or try {setting.compressor}.",
+            "  " + setting.check,
+        ]
+    who = {
+        "yes": "as root",
+        "not root": "as root (you are not)",
+        "read-only": "as root, on the host: /sys is read-only here, as in a container",
+    }[kernel.access]
+    if setting.way == "zram":
+        needs = "no disk needed; "
+    elif kernel.disk_swaps:
+        free = sum(swap.size - swap.used for swap in kernel.disk_swaps)
+        needs = f"{format_bytes(free)} of swap is free; " if free < analysis.target_bytes else ""
+    else:
+        needs = "swap on a disk, too: there is none; "
+    lines = [f"To set {setting.way} ({needs}{who}):", *("  " + command for command in setting.commands)]
+    lines.append(f"Then this must show {setting.compressor}" + (" and Y:" if setting.way == "zswap" else ":"))
+    lines.append("  " + setting.check)
+    if setting.way == "zswap":
+        lines.append(_pool_line(analysis))
+        zsmalloc_only_grows = "zpool" in (kernel.zswap or {}) and kernel.zsmalloc and (0, 0) < kernel.version < (6, 3)
+        if zsmalloc_only_grows:
+            lines.append("Before Linux 6.3 zsmalloc writes nothing back: once the pool is full, new pages go to the disk.")
+    return lines
+
+
+def _held(setting: Setting) -> str:
+    return "grep -i zswap /proc/meminfo" if setting.way == "zswap" else setting.check
+
+
+def _pool_line(analysis: Analysis) -> str:
+    advice = analysis.advice
+    needed, percent = advice.pool_percent_needed, advice.max_pool_percent
     assert needed is not None
-    assert advice.kernel_pool_bytes is not None
-    why = f"all of this target compressed: at most {format_bytes(advice.kernel_pool_bytes)}, {needed} % of RAM"
+    assert percent is not None
+    assert advice.zswap_pool_bytes is not None
+    why = f"all of this target compressed: at most {format_bytes(advice.zswap_pool_bytes)}, {needed} % of RAM"
     if needed > LARGEST_POOL_PERCENT:
         why += "; more would crowd out what runs, so part of it goes to disk"
     elif needed < percent:
         why += f"; {percent} is the default"
-    megabytes = -(-analysis.target_bytes >> 20)
-    return [
-        "",
-        "For the kernel's zswap, as root:",
-        f"  echo {name} > /sys/module/zswap/parameters/compressor",
-        f"  echo {percent} > /sys/module/zswap/parameters/max_pool_percent",
-        "  echo Y > /sys/module/zswap/parameters/enabled",
-        f"({why})",
-        "",
-        f"zswap needs a swap area behind it, here of {megabytes} MiB or more.  Without a disk for one, use zram instead:",
-        f"  dev=$(zramctl --find --algorithm {name} --size {megabytes}M) && mkswap $dev && swapon --priority 100 $dev",
-    ]
+    return f"({why})"
+
+
+def _remarks(analysis: Analysis) -> Iterator[str]:
+    """What this kernel lacks, and what could not be measured."""
+    advice = analysis.advice
+    kernel, better = advice.kernel, advice.better
+    if better is not None:
+        family = "ZRAM_BACKEND" if better.way == "zram" and kernel.version >= (6, 12) else "CRYPTO"
+        unseen = "" if kernel.modules_seen else "  Whether this one can load it does not show here."
+        yield (
+            f"A kernel with CONFIG_{family}_{better.compressor.upper()} would save more: {_praise(analysis, better)}.{unseen}"
+        )
+    if kernel.zram != "absent" and kernel.zram_compressors is None:
+        yield "What zram compresses with shows once it is loaded: modprobe zram && cat /sys/block/zram0/comp_algorithm"
+    lzo_measured = any(kernel_name(r) == "lzo" for r in analysis.compressors)
+    to_measure = "it takes the system's liblzo2 (apt install liblzo2-2) to measure that"
+    ways = {name: [way for way in ("zswap", "zram") if name == kernel.default(way)] for name in UNMEASURABLE}
+    for name in [name for name in UNMEASURABLE if ways[name]]:
+        text = f"{name}, the default of {' and '.join(ways[name])}, is in no library and was not measured"
+        if name == "lzo-rle":
+            text += "; lzo comes within about a point of it" + ("" if lzo_measured else f", but {to_measure}")
+            lzo_measured = True
+        yield text + "."
+    if "lzo" in kernel.of("zswap") | kernel.of("zram") and not lzo_measured:
+        yield f"lzo was not measured: {to_measure}."
 
 
 def print_compressors(console: Console) -> None:
@@ -345,7 +482,8 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             ``bytes`` (what the estimates are for), ``swapped_pages``, ``shared_bytes``,
             ``hole_pages`` (these three left out), ``pids`` (all of them, where there are several), ``left_out`` (bytes of
             other memory left out, by why: ``locked``, ``hugetlb``, ``device``, ``droppable``, ``userfaultfd``, ``remote``),
-            ``notes`` (sentences on the pages).
+            ``notes`` (sentences on the pages),
+            ``demonstration`` (a program made on the spot).
         sample
             ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
             ``same_filled`` (a share; all shares are 0 to 1), ``zero_pages`` (those of them that are all zeros).
@@ -357,21 +495,31 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         estimates
             For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share
             that takes a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
-            ``saved_bytes``, ``saved``, ``saved_bytes_95`` = [low, high], and ``target_bytes``.
+            ``saved_bytes``, ``saved``, ``saved_bytes_95`` = [low, high], and ``target_bytes``.  The allocator's pages are the
+            target's share; ``unused_bytes`` more are taken while nothing else is in the pool.
         without_zero_pages
             For files and core dumps the same estimates for the pages that are not all zeros, as those may never have been
             touched; empty where there are none, or nothing else.
         mappings
             For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``, ``same_filled_pages``,
             ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
+        kernel
+            What the running kernel has: ``release``, ``access`` (yes, not root, read-only),
+            ``zswap``: ``parameters`` (null: it has none), ``compressors``, ``modules_seen`` (whether more may be loadable),
+            ``zram``: ``state`` (present, loadable, absent), ``compressors`` (null: not known before it is loaded), ``default``;
+            ``swap_bytes`` on disks.
         advice
             ``worthwhile``, ``fastest``, ``balanced``, ``densest``, ``judged_by`` (a zpool), ``text`` (lines), and
-            ``kernel``: ``compressor``, ``measured_as``, ``max_pool_percent``, ``pool_percent_needed``, ``pool_bytes``,
-            ``ram_bytes``.
+            ``first`` (zswap or zram, null: neither), ``choices``: ``name``, ``measured_as`` (null: it was not), ``ways``,
+            ``default_of``;
+            ``kernel`` (zswap) and ``zram``: ``compressor``, ``measured_as``, ``zpool``, ``saved``, ``commands``, ``check``;
+            ``kernel`` also ``max_pool_percent``, ``pool_percent_needed``, ``pool_bytes``, ``ram_bytes``;
+            ``better``: what another kernel would do better with, or null.
 
         A number that is not defined (a ratio over nothing) is null.
     """
     advice = analysis.advice
+    kernel = advice.kernel
     bins = 64
     return {
         "schema": "zswap.analyze",
@@ -392,6 +540,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "pids": analysis.pids,
             "left_out": analysis.left_out,
             "notes": analysis.notes,
+            "demonstration": analysis.demonstration,
         },
         "sample": {
             "pages": analysis.sampled_pages,
@@ -429,21 +578,42 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             }
             for m in analysis.mappings
         ],
+        "kernel": {
+            "release": kernel.release,
+            "access": kernel.access,
+            "zswap": {
+                "parameters": kernel.zswap,
+                "compressors": sorted(kernel.of("zswap")),
+                "modules_seen": kernel.modules_seen,
+            },
+            "zram": {
+                "state": kernel.zram,
+                "compressors": None if kernel.zram_compressors is None else sorted(kernel.of("zram")),
+                "default": kernel.zram_default,
+            },
+            "swap_bytes": sum(swap.size for swap in kernel.disk_swaps),
+        },
         "advice": {
             "worthwhile": advice.worthwhile,
             "fastest": advice.fastest,
             "balanced": advice.balanced,
             "densest": advice.densest,
             "judged_by": advice.zpool,
-            "text": advice_lines(analysis),
+            "text": advice_lines(analysis, everything=True),
+            "first": advice.first,
+            "choices": [
+                {"name": c.name, "measured_as": c.measured, "ways": list(c.ways), "default_of": list(c.default_of)}
+                for c in advice.choices
+            ],
             "kernel": {
-                "compressor": advice.kernel_compressor,
-                "measured_as": advice.kernel_measured,
+                **_setting_json(analysis, advice.zswap),
                 "max_pool_percent": advice.max_pool_percent,
                 "pool_percent_needed": advice.pool_percent_needed,
-                "pool_bytes": advice.kernel_pool_bytes,
+                "pool_bytes": advice.zswap_pool_bytes,
                 "ram_bytes": advice.ram_bytes,
             },
+            "zram": _setting_json(analysis, advice.zram),
+            "better": _setting_json(analysis, advice.better) if advice.better is not None else None,
         },
     }
 
@@ -461,6 +631,20 @@ def _estimate_json(e: Estimate) -> dict[str, Any]:
         "saved_bytes": e.saved_bytes,
         "saved": e.saved,
         "saved_bytes_95": [e.saved_low, e.saved_high],
+        "unused_bytes": e.unused_bytes,
+    }
+
+
+def _setting_json(analysis: Analysis, setting: Setting | None) -> dict[str, Any]:
+    if setting is None:
+        return dict.fromkeys(("compressor", "measured_as", "zpool", "saved"), None) | {"commands": [], "check": None}
+    return {
+        "compressor": setting.compressor,
+        "measured_as": setting.measured,
+        "zpool": setting.zpool,
+        "saved": analysis.estimate(setting.measured, setting.zpool).saved,
+        "commands": list(setting.commands),
+        "check": setting.check or None,
     }
 
 
