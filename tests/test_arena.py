@@ -8,7 +8,8 @@ import pytest
 from zswap_core.testing_zpool import Arena
 
 PAGE = 4096
-CHUNK_PAGES = 2048
+FIRST_PAGES = 256  # of the first two chunks; the third has as many as both, and so on
+CHUNK_PAGES = 2048  # at most
 RUN_MAX = 32
 IDLE_PAGES = (1 << 20) // PAGE
 
@@ -117,7 +118,7 @@ def test_uncommit_gives_the_tail_back():
 
 def test_free_neighbours_are_joined():
     arena = Arena()
-    ones = [arena.alloc(1)[0] for _ in range(CHUNK_PAGES)]
+    ones = [arena.alloc(1)[0] for _ in range(FIRST_PAGES)]
     assert arena.chunks == 1
     for start in ones[100 : 100 + RUN_MAX]:
         arena.free(start)
@@ -131,13 +132,25 @@ def test_free_neighbours_are_joined():
 def test_empty_chunks_are_unmapped_but_one():
     arena = Arena()
     starts = [arena.alloc(RUN_MAX)[0] for _ in range(3 * CHUNK_PAGES // RUN_MAX)]
-    assert arena.chunks == 3
+    assert arena.chunks == 6
+    assert arena.mapped_pages == 3 * CHUNK_PAGES
     for start in starts:
         arena.free(start)
     assert arena.chunks == 1
+    assert arena.mapped_pages == FIRST_PAGES
     assert arena.validate() == 0
     arena.alloc(RUN_MAX)
     assert arena.chunks == 1
+    assert arena.validate() == 0
+
+
+@pytest.mark.parametrize("page_shift", [12, 14, 16])
+def test_address_space_grows_with_what_is_held(page_shift):
+    arena = Arena(page_shift=page_shift)
+    most, first = (8 << 20) >> page_shift, max((1 << 20) >> page_shift, 64)
+    for held in range(RUN_MAX, 3 * most, RUN_MAX):
+        arena.alloc(RUN_MAX)
+        assert held <= arena.mapped_pages <= max(first, min(2 * held, held + most))
     assert arena.validate() == 0
 
 

@@ -140,7 +140,8 @@ def test_what_it_takes(engine, checked):
         for e in (plain, z):
             e.store_many(offsets, b"".join(same(n) for n in offsets))
         grown = [e.stats().metadata_bytes - b for e, b in zip((plain, z), before, strict=True)]
-        assert each * 0.98 <= (grown[1] - grown[0]) / len(offsets) <= each * 1.05
+        table = 8192 / len(offsets)  # of where they lie, and what the last of the memory for them leaves over
+        assert each * 0.98 <= (grown[1] - grown[0]) / len(offsets) <= each * 1.05 + table
     for e in (plain, z):
         e.clear()
         e.compact()

@@ -264,8 +264,7 @@ def make(**options):
 
 @pytest.mark.parametrize(
     ("site", "nth"),
-    [("ENGINE", 1), ("ENGINE", 2), ("WORKER", 1), ("WORKER", 2), ("AREA", 1), ("AREA_TABLE", 1), ("POOL", 1), ("ZPOOL", 1)]
-    + [("SLAB_TABLE", n) for n in range(1, 10)],
+    [("ENGINE", 1), ("ENGINE", 2), ("WORKER", 1), ("WORKER", 2), ("AREA", 1), ("AREA_TABLE", 1), ("POOL", 1), ("ZPOOL", 1)],
 )
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zbud"])
 def test_an_engine_that_cannot_be_made_leaves_nothing(site, nth, zpool):
@@ -282,8 +281,7 @@ def test_an_engine_that_cannot_be_made_leaves_nothing(site, nth, zpool):
     before = virtual(), descriptors()
     for _ in range(5):
         fail()
-    # A slab's table alone is over 60 MiB of address space.
-    assert virtual() - before[0] < 1 << 20
+    assert virtual() - before[0] < 128 << 10
     assert descriptors() == before[1]
 
 
@@ -315,11 +313,12 @@ def test_a_store_that_fails(site, status, counter, error, match, many):
         assert z[7] == text(7)
 
 
+@pytest.mark.parametrize("site", ["SLAB_TABLE", "SLAB_CHUNK"])
 @pytest.mark.parametrize("nth", range(1, 7))
-def test_no_memory_for_entry_or_index(nth):
+def test_no_memory_for_entry_or_index(site, nth):
     """The chunks of entries, shards, runs and arrays that a first page needs, and those of the allocator before them."""
     with zswap.ZSwap("lz4", max_pool_bytes="64MiB") as z:
-        with fault("SLAB_CHUNK", nth) as failed:
+        with fault(site, nth) as failed:
             with pytest.raises(MemoryError, match="offset 7: no memory"):
                 z.store(7, text(7))
             assert failed() == 1
@@ -432,7 +431,7 @@ def test_a_thread_that_cannot_be_started(tmp_path):
         z._validate()
 
 
-@pytest.mark.parametrize("site", ["POOL", "ZPOOL", "SLAB_TABLE"])
+@pytest.mark.parametrize("site", ["POOL", "ZPOOL"])
 def test_a_switch_that_fails_changes_nothing(site):
     with make() as z:
         z.zpool = "zbud"

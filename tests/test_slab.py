@@ -162,3 +162,40 @@ def test_threads_get_different_items():
     assert not wrong
     assert slab.inuse == 0
     assert slab.validate() == 0
+
+
+def test_the_table_of_chunks_grows():
+    # A chunk an item, so that many tables follow each other; all that was handed out stays where it was.
+    slab = Slab(CHUNK)
+    places, before = {}, slab.bytes
+    for count in (1, 100, 2, 101, 300, 900):
+        places.update((i, slab.address(i)) for i in slab.take(count))
+        assert [slab.address(i) for i in places] == list(places.values())
+        assert slab.validate() == 0
+    assert before == 0, "a slab costs nothing before its first item"
+    assert len(places) == 1404
+    slab.give(list(places))
+    assert slab.bytes < 256 << 10
+
+
+def test_readers_go_on_while_the_table_grows():
+    slab = Slab(CHUNK)
+    held = slab.take(100)
+    slab.mark(held)
+    stop, wrong = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            if slab.marked(held) != len(held):
+                wrong.append("moved")
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for t in readers:
+        t.start()
+    for _ in range(40):
+        slab.take(50)
+    stop.set()
+    for t in readers:
+        t.join()
+    assert not wrong
+    assert slab.validate() == 0

@@ -91,7 +91,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     wipe_on_free : bool, default False
         Overwrite what pages leave behind in zswap's memory when they are freed, replaced, moved or written back.
     dontdump : bool, default False
-        Keep the memory that holds pages out of core dumps (MADV_DONTDUMP).
+        Keep the engine's memory out of core dumps (MADV_DONTDUMP).
+    dontfork : bool, optional
+        Let a forked child, whose copy of the engine is closed, find zeros where pages are (MADV_WIPEONFORK).  By default where
+        the system can; with True it must.
     shrinker_enabled : bool, default True
         Also write back when memory is short: tasks stall on it, or the cgroup is near its limit.
     shrinker_interval : float, default 1.0
@@ -137,6 +140,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         encrypt: bool | None = None,
         wipe_on_free: bool = False,
         dontdump: bool = False,
+        dontfork: bool | None = None,
         shrinker_enabled: bool = True,
         shrinker_interval: float = 1.0,
         numa_node: int | None = None,
@@ -144,7 +148,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         latency: bool = False,
         checksum: bool = False,
     ) -> None:
-        self._protect(wipe_on_free, dontdump)
+        self._protect(wipe_on_free, dontdump, dontfork)
         self._node = -1 if numa_node is None else online_node(numa_node)
         self.parameters = Parameters(
             self,

@@ -15,6 +15,7 @@ cdef extern from "zswap/abi.h" nogil:
     const uint32_t ZSW_BACKING_NATIVE
     const uint32_t ZSW_ZPOOL_WIPE
     const uint32_t ZSW_ZPOOL_NO_DUMP
+    const uint32_t ZSW_ZPOOL_NO_FORK
 
     ctypedef struct zsw_compressor_ops:
         uint32_t abi_version

@@ -26,7 +26,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
     area = e.areas[type]
     if area == NULL:
         area = <zsw_area *> calloc(1, sizeof(zsw_area)) if fault(Site.AREA) == 0 else NULL
-        rc = area_init(area, type) if area != NULL else -ENOMEM
+        rc = area_init(area, type, e.index.mapping) if area != NULL else -ENOMEM
         if rc != 0:
             free(area)
         else:

@@ -232,7 +232,8 @@ cdef class IndexLoop:
     def __cinit__(self, const uint64_t[::1] offsets not None):
         cdef uint64_t i
         cdef int rc = 0
-        if index_init(&self.ix) != 0 or area_init(&self.area, 0) != 0:
+        index_init(&self.ix)
+        if area_init(&self.area, 0, 0) != 0:
             raise MemoryError("no memory for the index")
         self.count = offsets.shape[0]
         for i in range(self.count):

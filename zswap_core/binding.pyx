@@ -15,7 +15,8 @@ from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, zsw_zpool_ops, ZSW_ZPOOL_WIPE
+from zswap_core.abi cimport (ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, zsw_zpool_ops,
+                             ZSW_ZPOOL_WIPE)
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
@@ -28,10 +29,12 @@ from zswap_core.compressors.checksum cimport Checksum
 from zswap_core.engine cimport engine_close, engine_create, engine_free
 from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
+from zswap_core.index cimport index_protect
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.load cimport engine_contains, engine_length, engine_load
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
+from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
+                            zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
                             zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
@@ -339,10 +342,20 @@ cdef class Engine:
 
     # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
 
-    def _protect(self, bint wipe_on_free, bint no_dump):
-        """To be said before there is a pool."""
+    def _protect(self, bint wipe_on_free, bint no_dump, no_fork):
+        """To be said before there is a pool.  With `no_fork` None memory is kept from forked children where the system can."""
+        cdef uint32_t mapping = ZSW_MAP_NO_DUMP if no_dump else 0
+        cdef void *page
+        if no_fork is None or no_fork:
+            page = zsw_map_as(self.e.page_size, ZSW_MAP_NO_FORK)
+            if page != NULL:
+                mapping |= ZSW_MAP_NO_FORK
+            elif no_fork:
+                raise self.error("dontfork=True: the system cannot keep memory from forked children (Linux 4.14 or later does)")
+            zsw_unmap(page, self.e.page_size)
         self.e.params.wipe_on_free = wipe_on_free
-        self.e.params.no_dump = self.e.entries.no_dump = no_dump
+        self.e.params.mapping = self.e.entries.mapping = mapping
+        index_protect(&self.e.index, wipe_on_free, mapping)
 
     def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
         cdef zsw_zpool_config config
@@ -373,7 +386,9 @@ cdef class Engine:
             raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {zpool!r} (error {-rc})")
 
     cdef uint32_t zpool_flags(self):
-        return ((ZSW_ZPOOL_WIPE if self.e.params.wipe_on_free else 0) | (ZSW_ZPOOL_NO_DUMP if self.e.params.no_dump else 0))
+        return ((ZSW_ZPOOL_WIPE if self.e.params.wipe_on_free else 0)
+                | (ZSW_ZPOOL_NO_DUMP if self.e.params.mapping & ZSW_MAP_NO_DUMP else 0)
+                | (ZSW_ZPOOL_NO_FORK if self.e.params.mapping & ZSW_MAP_NO_FORK else 0))
 
     cdef int start_maintenance(self, zsw_worker *w, bint needed) except -1:
         """Inside a call, which ends if the thread that is needed cannot be had."""

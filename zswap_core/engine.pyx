@@ -90,10 +90,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
             w.next = e.all_workers
             e.workers[e.worker_count] = e.all_workers = w
             e.worker_count += 1
-    if rc == 0:
-        rc = index_init(&e.index)
-    if rc == 0:
-        rc = slab_init(&e.entries, sizeof(zsw_entry), ANY_ID)
+    index_init(&e.index)
+    slab_init(&e.entries, sizeof(zsw_entry), ANY_ID)
     list_engine(e)
     if rc != 0:
         engine_close(e)

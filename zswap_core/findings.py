@@ -44,6 +44,7 @@ SLAB = {
     -7: "slab: the item was never handed out",
     -8: "slab: the item is free, or has another owner",
     -9: "slab: an item is neither free nor anybody's",
+    -10: "slab: readers go by another place of a chunk than its own",
     -12: "no memory to check with",
 }
 ARENA = {

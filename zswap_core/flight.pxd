@@ -3,7 +3,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.index cimport zsw_area
-from zswap_core.state cimport zsw_engine, zsw_flight, zsw_worker, zsw_writeback
+from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_worker, zsw_writeback
+
+cdef enum:
+    FLIGHT_BYTES = 1 << 20              # of pages, however large one is
 
 
 cdef int flights_init(zsw_engine *e) noexcept nogil
@@ -15,6 +18,11 @@ cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept
 cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil
 cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void flight_cancel(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil
+
+
+cdef inline uint32_t flight_room(const zsw_engine *e) noexcept nogil:
+    """Pages in a full flight."""
+    return min(<uint32_t> WRITEBACK_BATCH, <uint32_t> FLIGHT_BYTES // e.page_size)
 
 
 cdef inline bint flight_has(const zsw_flight *flight, const zsw_area *area, uint64_t offset) noexcept nogil:

@@ -9,7 +9,6 @@ two, not as slow as both.  Only native stores have a pilot; one in Python is wri
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from zswap_core.abi cimport ZSW_BACKING_NATIVE
@@ -19,9 +18,9 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_remove
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_no_dump, zsw_store_ptr,
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_as, zsw_store_ptr,
                             zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
-from zswap_core.state cimport ALOFT_WORDS, WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
+from zswap_core.state cimport ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
 cdef enum turns:
@@ -31,16 +30,18 @@ cdef enum turns:
 
 
 cdef int flights_init(zsw_engine *e) noexcept nogil:
-    cdef zsw_writeback *wb
+    cdef zsw_writeback *wb = NULL
     cdef uint32_t i
     if e.writeback != NULL:
         return 0
-    wb = <zsw_writeback *> calloc(1, sizeof(zsw_writeback)) if fault(Site.WRITEBACK_BUFFERS) == 0 else NULL
+    # Victims have checksums of pages.
+    if fault(Site.WRITEBACK_BUFFERS) == 0:
+        wb = <zsw_writeback *> zsw_map_as(sizeof(zsw_writeback), e.params.mapping)
     if wb == NULL:
         return -ENOMEM
     for i in range(2):
         if fault(Site.WRITEBACK_BUFFERS) == 0:
-            wb.flights[i].pages = <uint8_t *> zsw_map_no_dump(<size_t> WRITEBACK_BATCH * e.page_size, e.params.no_dump)
+            wb.flights[i].pages = <uint8_t *> zsw_map_as(<size_t> flight_room(e) * e.page_size, e.params.mapping)
         if wb.flights[i].pages == NULL:
             flights_free(e, wb)
             return -ENOMEM
@@ -52,8 +53,8 @@ cdef void flights_free(zsw_engine *e, zsw_writeback *wb) noexcept nogil:
     cdef uint32_t i
     if wb != NULL:
         for i in range(2):
-            zsw_unmap(wb.flights[i].pages, <size_t> WRITEBACK_BATCH * e.page_size)
-        free(wb)
+            zsw_unmap(wb.flights[i].pages, <size_t> flight_room(e) * e.page_size)
+        zsw_unmap(wb, sizeof(zsw_writeback))
 
 
 cdef void flights_destroy(zsw_engine *e) noexcept nogil:
@@ -136,6 +137,8 @@ cdef void wipe_pages(zsw_engine *e, zsw_flight *flight, uint32_t first, uint32_t
 
 cdef void flight_end(zsw_engine *e, zsw_flight *flight) noexcept nogil:
     wipe_pages(e, flight, 0, flight.count)
+    if zsw_unlikely(e.params.wipe_on_free):
+        zsw_wipe(flight.victims, sizeof(flight.victims))
     flight.count = 0
 
 

@@ -38,7 +38,7 @@ cdef struct zsw_run:
     uint32_t slots                  # array of entry ids, in order, packed
     uint8_t number                  # in its shard
     uint8_t slots_kind
-    uint32_t sums                   # array of a checksum for each of its 64 pages, held or not; 0: none are kept
+    uint32_t sums                   # its checksums, one for each of its 64 pages, held or not; 0: none are kept
 
 
 cdef struct shard_table:
@@ -74,10 +74,13 @@ cdef struct index_garbage:
 
 # Lock order: area.grow, then shard.lock, then garbage_lock or the slabs' own.
 cdef struct zsw_index:
-    uint32_t checksums              # whether runs have arrays of checksums; set once, before there are any
+    uint32_t checksums              # whether runs have checksums; these three are set once, before there are any
+    uint32_t wipe                   # those of freed pages
+    uint32_t mapping                # ZSW_MAP_ flags of all but the checksums, which have those of pages
     zsw_slab shards
     zsw_slab runs
     zsw_slab arrays[ARRAY_KINDS]
+    zsw_slab sums                   # for what is made of pages: see index_protect
     uint32_t reap_due               # there is garbage, or there are so many empty shards that removing them pays
     uint32_t emptied                # how often a shard has lost its last page since they were removed
     uint32_t reap_at                # so often makes it due
@@ -86,9 +89,10 @@ cdef struct zsw_index:
     index_garbage condemned         # before it: waits for the calls of that moment
 
 
-cdef int index_init(zsw_index *ix) noexcept nogil
+cdef void index_init(zsw_index *ix) noexcept nogil
+cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil
 cdef void index_destroy(zsw_index *ix) noexcept nogil
-cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil
+cdef int area_init(zsw_area *area, uint32_t type, uint32_t mapping) noexcept nogil
 cdef void area_destroy(zsw_area *area) noexcept nogil
 cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
 cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
@@ -121,6 +125,7 @@ cdef struct index_claims:
     uint64_t *shards
     uint64_t *runs
     uint64_t *arrays[ARRAY_KINDS]
+    uint64_t *sums
 
 ctypedef int (*index_visit)(void *context, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil
 

@@ -20,34 +20,40 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map, zsw_peek_u32,
-                            zsw_peek_u64, zsw_peek_u8, zsw_poke_u32, zsw_poke_u64, zsw_poke_u8, zsw_popcount, zsw_store_ptr,
-                            zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK,
+                            zsw_map_as, zsw_peek_u32, zsw_peek_u64, zsw_peek_u8, zsw_poke_u32, zsw_poke_u64, zsw_poke_u8,
+                            zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
 from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
                               slab_give, slab_init, slab_peek, slab_take)
 
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
     REAP_AT = 64            # empty shards that are not worth removing
-    SUMS_KIND = 2           # the kind of array that has room for a run's checksums
 
 
 # ---- set-up ---------------------------------------------------------------------------------------------------------
 
 
-cdef int index_init(zsw_index *ix) noexcept nogil:
-    cdef int kind, rc
+cdef void index_init(zsw_index *ix) noexcept nogil:
+    cdef int kind
     memset(ix, 0, sizeof(zsw_index))
     ix.reap_at = REAP_AT
-    rc = slab_init(&ix.shards, sizeof(zsw_shard), ANY_ID)
-    if rc == 0:
-        rc = slab_init(&ix.runs, sizeof(zsw_run), POS_RUN_MAX + 1)
+    slab_init(&ix.shards, sizeof(zsw_shard), ANY_ID)
+    slab_init(&ix.runs, sizeof(zsw_run), POS_RUN_MAX + 1)
     for kind in range(ARRAY_KINDS):
-        if rc == 0:
-            rc = slab_init(&ix.arrays[kind], <size_t> 16 << 2 * kind, ANY_ID)
-    if rc != 0:
-        index_destroy(ix)
-    return rc
+        slab_init(&ix.arrays[kind], <size_t> 16 << 2 * kind, ANY_ID)
+    slab_init(&ix.sums, RUN_PAGES * sizeof(uint32_t), ANY_ID)
+
+
+cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil:
+    """How memory with what is made of pages is to be mapped, and whether it is wiped.  A forked child keeps the rest: a call that
+    forks, in a compressor written in Python, goes on in both."""
+    cdef int kind
+    ix.wipe = wipe
+    ix.mapping = ix.shards.mapping = ix.runs.mapping = pages & ~ZSW_MAP_NO_FORK
+    for kind in range(ARRAY_KINDS):
+        ix.arrays[kind].mapping = ix.mapping
+    ix.sums.mapping = pages
 
 
 cdef void index_destroy(zsw_index *ix) noexcept nogil:
@@ -58,6 +64,7 @@ cdef void index_destroy(zsw_index *ix) noexcept nogil:
     slab_destroy(&ix.runs)
     for kind in range(ARRAY_KINDS):
         slab_destroy(&ix.arrays[kind])
+    slab_destroy(&ix.sums)
 
 
 # ---- arrays of ids --------------------------------------------------------------------------------------------------
@@ -114,9 +121,9 @@ cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t 
 # ---- areas: number -> shard -----------------------------------------------------------------------------------------
 
 
-cdef shard_table *table_new(uint64_t slots) noexcept nogil:
+cdef shard_table *table_new(uint64_t slots, uint32_t mapping) noexcept nogil:
     cdef size_t size = sizeof(shard_table) + slots * sizeof(uint32_t)
-    cdef shard_table *table = <shard_table *> zsw_map(size) if fault(Site.AREA_TABLE) == 0 else NULL
+    cdef shard_table *table = <shard_table *> zsw_map_as(size, mapping) if fault(Site.AREA_TABLE) == 0 else NULL
     if table != NULL:
         table.mask = slots - 1
         table.map_bytes = size
@@ -131,10 +138,10 @@ cdef void free_tables(shard_table **first) noexcept nogil:
         zsw_unmap(table, table.map_bytes)
 
 
-cdef int area_init(zsw_area *area, uint32_t type) noexcept nogil:
+cdef int area_init(zsw_area *area, uint32_t type, uint32_t mapping) noexcept nogil:
     memset(area, 0, sizeof(zsw_area))
     area.type = type
-    area.table = table_new(TABLE_SLOTS)
+    area.table = table_new(TABLE_SLOTS, mapping)
     return 0 if area.table != NULL else -ENOMEM
 
 
@@ -299,7 +306,7 @@ cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil:
             left += 1
     while slots < 4 * left:
         slots *= 2
-    fresh = table_new(slots)
+    fresh = table_new(slots, ix.mapping)
     if fresh == NULL:
         shards_relink(ix, empty)
         return -ENOMEM
@@ -446,7 +453,7 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
         zsw_poke_u64(&run.present, 0)           # whoever has the id from before may look
         zsw_poke_u8(&run.slots_kind, 0)
         zsw_poke_u8(&run.number, <uint8_t> number)
-        if ((ix.checksums and slab_take(&ix.arrays[SUMS_KIND], &run.sums, 1) != 1)
+        if ((ix.checksums and slab_take(&ix.sums, &run.sums, 1) != 1)
                 or array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0):
             free_run(ix, id)
             return -ENOMEM
@@ -470,13 +477,27 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
 
 cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil:
     """Where the checksum of the page at `pos` is, in an index that keeps them.  It stays as long as the slot does."""
-    return array_at(ix, SUMS_KIND, (<zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)).sums) + (pos & (RUN_PAGES - 1))
+    return sums_of(ix, <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)) + (pos & (RUN_PAGES - 1))
+
+
+cdef inline uint32_t *sums_of(const zsw_index *ix, const zsw_run *run) noexcept nogil:
+    return <uint32_t *> slab_at(&ix.sums, run.sums)
+
+
+cdef void wipe_sums(zsw_index *ix, zsw_run *run, uint64_t gone) noexcept nogil:
+    """Of pages that are leaving a run."""
+    cdef uint32_t *sums
+    if run.sums:
+        sums = sums_of(ix, run)
+        while gone:
+            sums[zsw_ctz(gone)] = 0
+            gone &= gone - 1
 
 
 cdef void free_run(zsw_index *ix, uint32_t id) noexcept nogil:
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
     if run.sums:
-        slab_give(&ix.arrays[SUMS_KIND], &run.sums, 1)
+        slab_give(&ix.sums, &run.sums, 1)
     slab_give(&ix.runs, &id, 1)
 
 
@@ -493,6 +514,8 @@ cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept 
     cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
     kind = run.slots_kind
+    if zsw_unlikely(ix.wipe):
+        wipe_sums(ix, run, bit)
     array_remove(ix, &run.slots, &kind, zsw_popcount(run.present), zsw_popcount(run.present & (bit - 1)))
     run.slots_kind = <uint8_t> kind
     run.present &= ~bit
@@ -528,6 +551,8 @@ cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint
     cdef uint32_t id = shard_run(ix, shard, number), kind
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
     kind = run.slots_kind
+    if zsw_unlikely(ix.wipe):
+        wipe_sums(ix, run, gone)
     array_keep(ix, &run.slots, &kind, run.present, run.present & ~gone)
     run.slots_kind = <uint8_t> kind
     run.present &= ~gone
@@ -576,7 +601,7 @@ cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) no
     """The shard and place an entry's `pos` names, or NULL.  Without the shard's lock it is only a hint: the run may have gone
     and come back elsewhere, so lock the shard and look again."""
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)
-    cdef uint32_t shard = zsw_peek_u32(&run.shard)
+    cdef uint32_t shard = zsw_load_u32(&run.shard)
     if pos == 0 or shard == 0:
         return NULL
     where[0] = <uint32_t> zsw_peek_u8(&run.number) << RUN_SHIFT | pos & (RUN_PAGES - 1)
@@ -599,6 +624,7 @@ cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil:
     cdef int kind
     for kind in range(ARRAY_KINDS):
         size += slab_bytes(&ix.arrays[kind])
+    size += slab_bytes(&ix.sums)
     zsw_lock(&ix.garbage_lock)
     size += tables_bytes(ix.unlinked.tables) + tables_bytes(ix.condemned.tables)
     zsw_unlock(&ix.garbage_lock)
@@ -623,6 +649,8 @@ cdef int index_check_begin(zsw_index *ix, index_claims *claims) noexcept nogil:
     for kind in range(ARRAY_KINDS):
         if rc == 0:
             rc = slab_check_begin(&ix.arrays[kind], &claims.arrays[kind])
+    if rc == 0:
+        rc = slab_check_begin(&ix.sums, &claims.sums)
     if rc == 0:
         rc = garbage_check(ix, claims, ix.unlinked.shards)
     if rc == 0:
@@ -664,7 +692,7 @@ cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shar
         return -30
     rc = array_check(ix, claims, run.slots_kind, run.slots, zsw_popcount(run.present))
     if rc == 0 and run.sums != 0:
-        rc = array_check(ix, claims, SUMS_KIND, run.sums, RUN_PAGES)
+        rc = slab_check_claim(&ix.sums, claims.sums, run.sums)
     left = run.present if visit != NULL else 0
     while left and rc == 0:
         offset = shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT | <uint64_t> zsw_ctz(left)
@@ -728,4 +756,6 @@ cdef int index_check_end(zsw_index *ix, index_claims *claims) noexcept nogil:
     for kind in range(ARRAY_KINDS):
         end = slab_check_end(&ix.arrays[kind], claims.arrays[kind])
         rc = rc if rc != 0 else end
+    end = slab_check_end(&ix.sums, claims.sums)
+    rc = rc if rc != 0 else end
     return rc

@@ -57,17 +57,17 @@ cdef extern from "zswap/os.h" nogil:
     void zsw_futex_wait_for(uint32_t *word, uint32_t seen, uint64_t ns)
     void zsw_futex_wake(uint32_t *word, int count)
 
+    const uint32_t ZSW_MAP_NO_DUMP
+    const uint32_t ZSW_MAP_NO_FORK
     void *zsw_map(size_t size)
+    void *zsw_map_as(size_t size, uint32_t flags)
     void zsw_unmap(void *p, size_t size)
     int zsw_release(void *p, size_t size)
-    void zsw_release_inside(void *p, size_t size)
+    int zsw_release_inside(void *p, size_t size)
     int zsw_bind_node(void *p, size_t size, int node)
     int zsw_nodes_of(void **pages, unsigned long count, int *nodes)
-    void zsw_no_huge_pages(void *p, size_t size)
 
     void zsw_wipe(void *p, size_t size)
-    int zsw_no_dump(void *p, size_t size)
-    void *zsw_map_no_dump(size_t size, bint no_dump)
     void *zsw_map_secret()
     void zsw_unmap_secret(void *p)
     int zsw_random(void *p, size_t size)

@@ -6,7 +6,7 @@ from zswap_core.os cimport zsw_load_ptr, zsw_mutex
 
 
 cdef struct slab_chunk:
-    uint8_t *base           # published before the first id of the chunk is
+    uint8_t *base
     uint32_t free_head      # 1 + index of the first freed item; 0: none
     uint32_t bump           # items from here on are untouched, and read as zeros
     uint32_t inuse
@@ -14,27 +14,39 @@ cdef struct slab_chunk:
     uint32_t next
 
 
+# Where chunks lie, for readers without the lock; the chunks themselves follow in the same mapping.  When it is full one of
+# twice its size takes its place, by one store.
+cdef struct slab_table:
+    uint64_t capacity       # chunks there is room for
+    size_t bytes            # of the mapping
+    slab_table *older       # whose place it took: somebody may still be looking there
+    uint8_t *bases[1]       # `capacity` of them, each published before the first id of its chunk is
+
+
 # The lock is a leaf: nothing is locked under it.
 cdef struct zsw_slab:
-    slab_chunk *chunks      # address space for all there can be, so that a reader needs no lock
+    slab_table *table       # an id is never older than the table that knows its chunk, so take the id first
+    slab_chunk *chunks      # behind it
     size_t item_size
     uint32_t shift          # log2 of the items in a chunk
     uint32_t max_chunks
     uint32_t chunk_count    # chunks mapped so far
     uint32_t room           # head of the list of chunks with room and memory, 1 + chunk number
     uint32_t cold           # head of the list of chunks whose memory went back, linked by `next` alone
-    bint no_dump            # chunks are kept out of core dumps
+    uint32_t mapping        # ZSW_MAP_ flags; to be set before the first item is taken
     zsw_mutex lock
     # Written under the lock, looked at without.
     uint64_t inuse          # items handed out
     uint64_t touched        # items whose memory has been touched since it last came from the system
+    uint64_t touched_bytes  # what of the system's pages that makes
+    uint64_t table_bytes    # of the tables, older ones too
 
 
 cdef enum:
     ANY_ID = 0xffffff00     # a limit that leaves ids free for other meanings
 
 
-cdef int slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil
+cdef void slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil
 cdef void slab_destroy(zsw_slab *s) noexcept nogil
 cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil
 cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept nogil
@@ -52,11 +64,13 @@ cdef int slab_check_end(const zsw_slab *s, uint64_t *claims) noexcept nogil
 cdef inline void *slab_at(const zsw_slab *s, uint32_t id) noexcept nogil:
     """The item `id` names.  Any id that slab_take ever gave is safe to look at, even after it was given back."""
     cdef uint32_t mask = (<uint32_t> 1 << s.shift) - 1
-    return s.chunks[id >> s.shift].base + <size_t> (id & mask) * s.item_size
+    cdef slab_table *table = <slab_table *> zsw_load_ptr(<void **> &s.table)
+    return table.bases[id >> s.shift] + <size_t> (id & mask) * s.item_size
 
 
 cdef inline void *slab_peek(const zsw_slab *s, uint32_t id) noexcept nogil:
     """As slab_at for whatever number: NULL when no item is there.  For readers without a lock, who may have read anything."""
     cdef uint32_t number = id >> s.shift
-    cdef uint8_t *base = <uint8_t *> zsw_load_ptr(<void **> &s.chunks[number].base) if number < s.max_chunks else NULL
+    cdef slab_table *table = <slab_table *> zsw_load_ptr(<void **> &s.table)
+    cdef uint8_t *base = <uint8_t *> zsw_load_ptr(<void **> &table.bases[number]) if number < table.capacity else NULL
     return base + <size_t> (id & ((<uint32_t> 1 << s.shift) - 1)) * s.item_size if base != NULL else NULL

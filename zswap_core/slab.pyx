@@ -5,45 +5,80 @@ An id is `chunk << shift | index`; id 0 is never handed out, so 0 can mean "none
 their own first four bytes.  When a chunk's last item comes back its memory goes to the system at once, unless it is the
 only chunk with room: that one is kept warm, so a slab keeps one chunk at most.  A chunk without memory serves again before
 a new one is mapped.
+
+A reader needs no lock: it goes by a table of where the chunks lie.  Such a table is only ever added to; when it is full its
+successor, a copy with more room, is published, and it stays for those who are still looking.  All old ones together are no
+larger than the one in use.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_no_dump, zsw_poke_u32, zsw_poke_u64, zsw_popcount,
-                            zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_as, ZSW_MAP_NO_FORK, zsw_poke_u32, zsw_poke_u64,
+                            zsw_popcount, zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
 
 cdef enum:
     CHUNK_BYTES = 64 << 10
     MAX_CHUNKS = 1 << 21
     OS_PAGE = 4096
 
+cdef slab_table NO_TABLE        # of every slab that has no chunk yet, which costs nothing
 
-cdef inline size_t chunk_bytes(const zsw_slab *s) noexcept nogil:
-    cdef size_t size = s.item_size << s.shift
+
+cdef inline size_t whole_pages(size_t size) noexcept nogil:
     return (size + OS_PAGE - 1) & ~(<size_t> OS_PAGE - 1)
 
 
-cdef int slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil:
+cdef inline size_t chunk_bytes(const zsw_slab *s) noexcept nogil:
+    return whole_pages(s.item_size << s.shift)
+
+
+cdef void slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil:
     """Prepares an empty slab whose ids stay below `limit`.  `item_size` is at least 4 and at most CHUNK_BYTES."""
     memset(s, 0, sizeof(zsw_slab))
     s.item_size = item_size
     while (item_size << (s.shift + 1)) <= <size_t> CHUNK_BYTES:
         s.shift += 1
     s.max_chunks = <uint32_t> min(limit >> s.shift, <uint64_t> MAX_CHUNKS)
-    s.chunks = <slab_chunk *> zsw_map(s.max_chunks * sizeof(slab_chunk)) if fault(Site.SLAB_TABLE) == 0 else NULL
-    return 0 if s.chunks != NULL else -ENOMEM
+    s.table = &NO_TABLE
 
 
 cdef void slab_destroy(zsw_slab *s) noexcept nogil:
+    cdef slab_table *table = s.table
+    cdef slab_table *older
     cdef uint32_t i
-    if s.chunks == NULL:
+    if table == NULL:
         return
     for i in range(s.chunk_count):
         zsw_unmap(s.chunks[i].base, chunk_bytes(s))
-    zsw_unmap(s.chunks, s.max_chunks * sizeof(slab_chunk))
+    while table != &NO_TABLE:
+        older = table.older
+        zsw_unmap(table, table.bytes)
+        table = older
     memset(s, 0, sizeof(zsw_slab))
+
+
+cdef int grow_table(zsw_slab *s) noexcept nogil:
+    """Makes room for more chunks."""
+    cdef slab_table *old = s.table
+    cdef slab_table *fresh
+    cdef size_t bytes = max(2 * old.bytes, <size_t> OS_PAGE)
+    if fault(Site.SLAB_TABLE) != 0:
+        return -ENOMEM
+    # A forked child needs it to give the chunks back.
+    fresh = <slab_table *> zsw_map_as(bytes, s.mapping & ~ZSW_MAP_NO_FORK)
+    if fresh == NULL:
+        return -ENOMEM
+    fresh.capacity = (bytes - sizeof(slab_table)) // (sizeof(uint8_t *) + sizeof(slab_chunk))
+    fresh.bytes = bytes
+    fresh.older = old
+    memcpy(fresh.bases, old.bases, old.capacity * sizeof(uint8_t *))
+    memcpy(fresh.bases + fresh.capacity, s.chunks, s.chunk_count * sizeof(slab_chunk))
+    s.chunks = <slab_chunk *> (fresh.bases + fresh.capacity)
+    s.table_bytes += bytes
+    zsw_store_ptr(<void **> &s.table, fresh)
+    return 0
 
 
 cdef void room_push(zsw_slab *s, uint32_t number) noexcept nogil:
@@ -72,6 +107,12 @@ cdef uint32_t reserved(uint32_t number) noexcept nogil:
     return number == 0
 
 
+cdef size_t touched_bytes(const zsw_slab *s, uint32_t number) noexcept nogil:
+    """What a chunk costs: items are handed out from its beginning on, so it is the system's pages up to the last of them."""
+    cdef uint32_t bump = s.chunks[number].bump
+    return whole_pages(bump * s.item_size) if bump > reserved(number) else 0
+
+
 cdef int add_chunk(zsw_slab *s) noexcept nogil:
     """Gives the list of chunks with room one more, without memory yet."""
     cdef uint32_t number = s.chunk_count
@@ -82,15 +123,16 @@ cdef int add_chunk(zsw_slab *s) noexcept nogil:
         s.cold = s.chunks[number].next
         room_push(s, number)
         return 0
-    if number == s.max_chunks:
+    if number == s.max_chunks or (number == s.table.capacity and grow_table(s) != 0):
         return -ENOMEM
-    base = zsw_map_no_dump(chunk_bytes(s), s.no_dump) if fault(Site.SLAB_CHUNK) == 0 else NULL
+    base = zsw_map_as(chunk_bytes(s), s.mapping) if fault(Site.SLAB_CHUNK) == 0 else NULL
     if base == NULL:
         return -ENOMEM
     c = &s.chunks[number]
+    c.base = <uint8_t *> base
     c.bump = reserved(number)
     zsw_poke_u64(&s.touched, s.touched + c.bump)
-    zsw_store_ptr(<void **> &c.base, base)
+    zsw_store_ptr(<void **> &s.table.bases[number], base)
     zsw_store_u32(&s.chunk_count, number + 1)
     room_push(s, number)
     return 0
@@ -102,6 +144,7 @@ cdef void cool_chunk(zsw_slab *s, uint32_t number) noexcept nogil:
     if fault(Site.SLAB_RELEASE) != 0 or zsw_release(c.base, chunk_bytes(s)) != 0:
         return
     zsw_poke_u64(&s.touched, s.touched - (c.bump - reserved(number)))
+    s.touched_bytes -= touched_bytes(s, number)
     c.bump = reserved(number)
     c.free_head = 0
     room_remove(s, number)
@@ -119,6 +162,7 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
             break
         number = s.room - 1
         c = &s.chunks[number]
+        s.touched_bytes -= touched_bytes(s, number)
         while got < count:
             if c.free_head:
                 index = c.free_head - 1
@@ -132,6 +176,7 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
             c.inuse += 1
             ids[got] = number << s.shift | index
             got += 1
+        s.touched_bytes += touched_bytes(s, number)
         if c.free_head == 0 and c.bump == size:
             room_remove(s, number)
     zsw_poke_u64(&s.touched, s.touched + fresh)
@@ -162,10 +207,10 @@ cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept n
 
 
 cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil:
-    """Memory that the slab occupies, its table of chunks included."""
+    """Memory that the slab occupies, its tables of chunks included."""
     cdef uint64_t size
     zsw_lock(&s.lock)
-    size = s.touched * s.item_size + s.chunk_count * sizeof(slab_chunk)
+    size = s.touched_bytes + s.table_bytes
     zsw_unlock(&s.lock)
     return size
 
@@ -177,7 +222,7 @@ cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil:
 
 cdef int slab_validate(zsw_slab *s) noexcept nogil:
     """0 when the lists, the counts and the chunks agree; else a negative number naming the check.  At rest only."""
-    cdef uint64_t inuse = 0, touched = 0
+    cdef uint64_t inuse = 0, touched = 0, bytes = 0
     cdef uint32_t i, free, link, on_list = 0, with_room = 0, cold = 0, previous = 0, size = <uint32_t> 1 << s.shift
     cdef slab_chunk *c
     for i in range(s.chunk_count):
@@ -195,6 +240,9 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
             with_room += 1
         inuse += c.inuse
         touched += c.bump
+        bytes += touched_bytes(s, i)
+        if c.base == NULL or c.base != s.table.bases[i]:
+            return -10
     link = s.room
     while link:
         on_list += 1
@@ -212,7 +260,7 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
         link = s.chunks[link - 1].next
     if on_list + cold != with_room:
         return -4
-    if inuse != s.inuse or touched != s.touched:
+    if inuse != s.inuse or touched != s.touched or bytes != s.touched_bytes:
         return -5
     return 0
 

@@ -16,7 +16,7 @@ cdef enum:
     MAX_POOLS = 256                     # an entry names its pool in 8 bits
     SPARE_ENTRIES = 64
     MAX_THREADS = 64
-    WRITEBACK_BATCH = 256               # pages
+    WRITEBACK_BATCH = 256               # pages, at most
     ALOFT_WORDS = 64
     PATH_BYTES = 512
     # Offsets stay below this, so that offset * page size fits a file offset whatever the page size.
@@ -88,7 +88,7 @@ cdef struct zsw_params:
     int64_t writeback_limit             # pages that may still be written back; -1: no limit
     uint64_t writeback_rate             # pages a second that may be written back; 0: no limit
     uint32_t wipe_on_free               # these two are set before the first page and never again
-    uint32_t no_dump
+    uint32_t mapping                    # ZSW_MAP_ flags of memory with what is made of pages
 
 
 # Pages on their way to backing stores.
@@ -105,7 +105,7 @@ cdef struct zsw_flight:
     zsw_victim victims[WRITEBACK_BATCH]     # by area and offset
     uint64_t offsets[WRITEBACK_BATCH]
     int32_t rc[WRITEBACK_BATCH]             # what writing each came to
-    uint8_t *pages                          # WRITEBACK_BATCH pages, page-aligned
+    uint8_t *pages                          # flight_room() of them, page-aligned
     uint32_t count
 
 

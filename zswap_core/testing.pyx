@@ -65,8 +65,7 @@ cdef class Slab:
     def __cinit__(self, size_t item_size, uint64_t limit=ANY_ID):
         if not 4 <= item_size <= 64 << 10:
             raise ValueError("item_size is 4 bytes to 64 KiB")
-        if slab_init(&self.s, item_size, limit) != 0:
-            raise MemoryError
+        slab_init(&self.s, item_size, limit)
 
     def __dealloc__(self):
         slab_destroy(&self.s)
@@ -148,7 +147,8 @@ cdef class Index:
     cdef zsw_area area
 
     def __cinit__(self, uint32_t swap_type=0):
-        if index_init(&self.ix) != 0 or area_init(&self.area, swap_type) != 0:
+        index_init(&self.ix)
+        if area_init(&self.area, swap_type, 0) != 0:
             raise MemoryError
 
     def __dealloc__(self):
@@ -372,8 +372,7 @@ cdef class Lru:
     cdef zsw_lru lru
 
     def __cinit__(self):
-        if slab_init(&self.entries, sizeof(zsw_entry), ANY_ID) != 0:
-            raise MemoryError
+        slab_init(&self.entries, sizeof(zsw_entry), ANY_ID)
 
     def __dealloc__(self):
         slab_destroy(&self.entries)

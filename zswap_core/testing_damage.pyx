@@ -30,7 +30,7 @@ INDEX = ("shard.id", "shard.number", "shard.type", "shard.next", "shard.pages", 
          "shard.runs_kind", "run.present", "run.shard", "run.number", "run.slots", "run.slots_kind", "table.count",
          "table.slot", "garbage.shard")
 SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "chunk.inuse", "slab.room", "slab.inuse", "slab.touched",
-        "array.inuse")
+        "slab.touched_bytes", "slab.base", "array.inuse")
 ARENA = ("arena.total", "arena.idle", "arena.runs", "arena.bins", "arena.free", "arena.free_pages", "arena.bin", "arena.prev")
 ZSMALLOC = ("zspage.prev", "zspage.next", "zspage.group", "zspage.class", "zspage.size", "zspage.objects", "zspage.free",
             "zspage.first", "zspage.committed", "zspage.pages", "zspage.at", "class.groups", "class.zspages", "class.objects",
@@ -238,6 +238,10 @@ cdef class Damage:
             return self.put64(&s.inuse, s.inuse + 1)
         if self.name == "slab.touched":
             return self.put64(&s.touched, s.touched + 1)
+        if self.name == "slab.touched_bytes":
+            return self.put64(&s.touched_bytes, s.touched_bytes + 1)
+        if self.name == "slab.base":
+            return self.put64(<uint64_t *> &c.base, <uint64_t> <size_t> c.base + s.item_size)
         s = &self.e.index.arrays[self.run().slots_kind]     # array.inuse
         return self.put64(&s.inuse, s.inuse + 1)
 

@@ -244,8 +244,11 @@ cdef class Arena:
     cdef dict runs              # address -> (at, pages, committed)
 
     def __cinit__(self, *, int page_shift=12):
+        cdef zsw_zpool_config config
+        memset(&config, 0, sizeof(config))
+        config.numa_node = -1
         self.runs = {}
-        check(arena_init(&self.arena, page_shift))
+        arena_init(&self.arena, page_shift, &config)
 
     def __dealloc__(self):
         arena_destroy(&self.arena)
@@ -305,6 +308,10 @@ cdef class Arena:
     @property
     def chunks(self):
         return self.arena.chunks.inuse
+
+    @property
+    def mapped_pages(self):
+        return self.arena.mapped_pages
 
     def validate(self, forget=None, twice=None):
         """0 or the number of the check that failed; may leave out a run, or count one twice, to see that it is noticed."""

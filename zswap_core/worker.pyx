@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc
 from zswap_core.fault cimport fault, Site
 from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock,
-                            zsw_map_no_dump, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
+                            zsw_map_as, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -92,7 +92,7 @@ cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nog
     if w.scratch_size >= size:
         return True
     free_scratch(w)
-    mapped = <uint8_t *> zsw_map_no_dump(SCRATCH_LEAD + size, e.params.no_dump) if fault(Site.SCRATCH) == 0 else NULL
+    mapped = <uint8_t *> zsw_map_as(SCRATCH_LEAD + size, e.params.mapping) if fault(Site.SCRATCH) == 0 else NULL
     if mapped == NULL:
         return False
     w.scratch = mapped + SCRATCH_LEAD

@@ -14,14 +14,14 @@ from libc.stdlib cimport qsort
 from zswap_core.backing cimport writing_begin, writing_end
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same, zsw_entry
-from zswap_core.flight cimport (call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_start,
+from zswap_core.flight cimport (call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_room, flight_start,
                                 flights_init, is_aloft)
 from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.load cimport entry_sum
 from zswap_core.lru cimport lru_add, lru_remove
 from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_now_ns,
                             zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock)
-from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
+from zswap_core.state cimport zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 
 
 cdef uint64_t within_budget(zsw_engine *e, uint64_t pages, uint32_t aloft) noexcept nogil:
@@ -150,7 +150,7 @@ cdef uint64_t write_pages(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t
         w.now = zsw_now_s()
         aloft = wb.aloft.count if wb.aloft != NULL else 0
         wanted = pages - done - aloft
-        allowed = within_budget(e, wanted if wanted < WRITEBACK_BATCH else WRITEBACK_BATCH, aloft)
+        allowed = within_budget(e, min(wanted, <uint64_t> flight_room(e)), aloft)
         tried = prepare(e, w, next, <uint32_t> allowed, idle, &looks) if allowed else 0
         if aloft:
             written = land(e, w)
@@ -161,7 +161,7 @@ cdef uint64_t write_pages(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t
         elif allowed == 0 or next.count == 0 and (tried or looks == 0):
             break
         if next.count:
-            if pages - done > WRITEBACK_BATCH:
+            if pages - done > flight_room(e):
                 call_pilot(e)
             flight_start(e, next)
             next = &wb.flights[next == &wb.flights[0]]

@@ -31,8 +31,10 @@ from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_BACKING_NATIVE, zsw_backing_ops
 from zswap_core.backings.base cimport Backing, in_range, page_size_of, zsw_backing_counts
 from zswap_core.backings.cipher cimport Cipher, cipher_run, zsw_cipher
 from zswap_core.fault cimport fault, Site
+from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
 from zswap_core.os cimport (
-    zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map, zsw_mutex, zsw_no_dump,
+    zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
+    zsw_mutex,
     zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe,
 )
 
@@ -75,6 +77,7 @@ MOST_LINKS = 40                 # that Linux follows in one path
 
 
 cdef struct swap_file:
+    zsw_fork_watch watch        # the first, so that it is found by it
     int fd
     int pid                     # a forked child must not touch the parent's pages
     bint direct
@@ -118,6 +121,14 @@ cdef int enter(swap_file *f) noexcept nogil:
     if rc != 0:
         leave(f)
     return rc
+
+
+cdef void forget_in_child(zsw_fork_watch *watch) noexcept nogil:
+    """A forked child, which may give up its rights, keeps no way to the pages."""
+    cdef swap_file *f = <swap_file *> watch
+    if f.fd >= 0:
+        close(f.fd)
+    f.fd = -1
 
 
 cdef void leave(swap_file *f) noexcept nogil:
@@ -532,14 +543,17 @@ cdef class SwapFile(Backing):
             self.set_size(size)
         self.f.pid = getpid()
         self.f.counts = &self.counts
-        self.f.bounces = <uint8_t *> zsw_map(BOUNCES * BOUNCE_BYTES) if fault(Site.FILE_BUFFERS) == 0 else NULL
+        if fault(Site.FILE_BUFFERS) == 0:
+            self.f.bounces = <uint8_t *> zsw_map_as(BOUNCES * BOUNCE_BYTES, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
         if self.f.bounces == NULL:
             raise MemoryError(f"{self.name}: no memory for its bounce buffers")
-        zsw_no_dump(self.f.bounces, BOUNCES * BOUNCE_BYTES)
         if encrypt:
             self._cipher = Cipher(self.name)
             self.f.cipher = &self._cipher.c
 
+        self.f.watch.in_child = forget_in_child
+        if watch_forks(&self.f.watch) != 0:
+            raise MemoryError(f"{self.name}: no memory to be told of forks")
         keep = False
         self.f.fd = self.open_anew()
         try:
@@ -569,6 +583,7 @@ cdef class SwapFile(Backing):
             self.close()
 
     def __dealloc__(self):
+        unwatch_forks(&self.f.watch)
         if self.f.fd >= 0:
             close(self.f.fd)
         zsw_unmap(self.f.bounces, BOUNCES * BOUNCE_BYTES)
@@ -718,7 +733,7 @@ cdef class SwapFile(Backing):
                 self.drop_pages()
                 self.write_header(CLEAN)
             with suppress(OSError):
-                locks.flock(self.f.fd, locks.LOCK_UN)  # a forked child may still have the file open
-        close(self.f.fd)
+                locks.flock(self.f.fd, locks.LOCK_UN)  # a process made by vfork() or clone() may still have the file open
+            close(self.f.fd)
         self.f.fd = -1
         return 0

@@ -7,12 +7,13 @@ LZ4_resetStreamHC_fast the tables stay, and old positions count as out of reach.
 from libc.errno cimport EBADMSG, EINVAL, ENOMEM
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
 from zswap_core.fault cimport fault, Site
+from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
 
 from zswap_core.compressors._find import LIBLZ4
 
@@ -39,7 +40,9 @@ cdef inline int at_most_int_max(size_t n) noexcept nogil:
 
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
-    ctx[0] = malloc((<lz4_state *> state).context) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
+    ctx[0] = NULL
+    if fault(Site.COMPRESSOR_CONTEXT) == 0:
+        ctx[0] = zsw_map_as((<lz4_state *> state).context, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
     return 0 if ctx[0] != NULL else -ENOMEM
 
 
@@ -47,13 +50,13 @@ cdef int hc_ctx_new(void *state, void **ctx) noexcept nogil:
     cdef lz4_state *s = <lz4_state *> state
     cdef int rc = ctx_new(state, ctx)
     if rc == 0 and s.hc_init(ctx[0], s.context) == NULL:
-        free(ctx[0])
+        ctx_free(state, ctx[0])
         rc = -EINVAL
     return rc
 
 
 cdef void ctx_free(void *state, void *ctx) noexcept nogil:
-    free(ctx)
+    zsw_unmap(ctx, (<lz4_state *> state).context)
 
 
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:

@@ -4,13 +4,14 @@ liblzo2 is GPL: nothing here links to it or ships it.
 """
 from libc.errno cimport EBADMSG, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
 from zswap_core.fault cimport fault, Site
+from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
 
 from zswap_core.compressors._find import LIBLZO2, explicit_path, module_file
 from zswap_core.errors import CompressorNotFound
@@ -34,12 +35,14 @@ cdef size_t bound(void *state, size_t n) noexcept nogil:
 
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
-    ctx[0] = malloc(WORK_SIZE) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
+    ctx[0] = NULL
+    if fault(Site.COMPRESSOR_CONTEXT) == 0:
+        ctx[0] = zsw_map_as(WORK_SIZE, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
     return 0 if ctx[0] != NULL else -ENOMEM
 
 
 cdef void ctx_free(void *state, void *ctx) noexcept nogil:
-    free(ctx)
+    zsw_unmap(ctx, WORK_SIZE)
 
 
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
@@ -49,7 +52,7 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     cdef int rc
     # The function cannot be told where to stop, so with less room than the bound it works elsewhere.
     if cap < bound(state, n):
-        out = <uint8_t *> malloc(bound(state, n))
+        out = <uint8_t *> zsw_map_as(bound(state, n), ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
         if out == NULL:
             return -ENOMEM
     rc = s.compress(src, n, out, &done, ctx)
@@ -57,7 +60,7 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
         if done > cap:
             done = 0
         memcpy(dst, out, done)
-        free(out)
+        zsw_unmap(out, bound(state, n))
     return <int64_t> done if rc == 0 else -EIO
 
 

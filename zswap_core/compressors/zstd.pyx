@@ -5,6 +5,8 @@ The content size stays: it costs a byte, and damage that changes the length is t
 
 A dictionary is digested once, when the compressor is opened, and then only referred to by every context.  That a page meets
 the dictionary it was compressed with is the engine's doing: pools of different dictionaries are different pools.
+
+What libzstd works with holds parts of pages, so a context's memory is ours: in no core dump, and empty in a forked child.
 """
 from libc.errno cimport EBADMSG, EINVAL, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
@@ -14,6 +16,7 @@ from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.compressors.library cimport Library, open_library
 from zswap_core.fault cimport fault, Site
+from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
 
 from zswap_core.compressors._find import LIBZSTD
 
@@ -30,18 +33,30 @@ cdef enum:
     ZSTD_error_memory_allocation = 64
     ZSTD_error_dstSize_tooSmall = 70
 
+    PIECES = 8                  # that a context's memory may come in: libzstd takes two for each half
+
+
+# libzstd's ZSTD_customMem.
+cdef struct zstd_memory:
+    void *(*alloc)(void *context, size_t size) noexcept nogil
+    void (*free)(void *context, void *memory) noexcept nogil
+    void *context
+
+
+cdef struct zstd_piece:
+    void *memory
+    size_t size
+
 
 cdef struct zstd_state:
     int level
     size_t (*bound)(size_t n) noexcept nogil
     unsigned int (*is_error)(size_t code) noexcept nogil
     int (*error_code)(size_t code) noexcept nogil
-    void *(*new_cctx)() noexcept nogil
-    size_t (*free_cctx)(void *cctx) noexcept nogil
+    void *(*new_cctx)(zstd_memory memory) noexcept nogil
     size_t (*set_c)(void *cctx, int parameter, int value) noexcept nogil
     size_t (*compress)(void *cctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
-    void *(*new_dctx)() noexcept nogil
-    size_t (*free_dctx)(void *dctx) noexcept nogil
+    void *(*new_dctx)(zstd_memory memory) noexcept nogil
     size_t (*set_d)(void *dctx, int parameter, int value) noexcept nogil
     size_t (*decompress)(void *dctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
     void *cdict                 # these two are NULL without a dictionary
@@ -55,6 +70,28 @@ cdef struct zstd_state:
 cdef struct zstd_context:
     void *cctx
     void *dctx
+    zstd_piece pieces[PIECES]
+
+
+cdef void *piece_new(void *context, size_t size) noexcept nogil:
+    cdef zstd_context *c = <zstd_context *> context
+    cdef int i = 0
+    while i < PIECES and c.pieces[i].memory != NULL:
+        i += 1
+    if i == PIECES or fault(Site.COMPRESSOR_CONTEXT) != 0:
+        return NULL
+    c.pieces[i].memory = zsw_map_as(size, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
+    c.pieces[i].size = size
+    return c.pieces[i].memory
+
+
+cdef void piece_free(void *context, void *memory) noexcept nogil:
+    cdef zstd_context *c = <zstd_context *> context
+    cdef int i
+    for i in range(<int> PIECES):
+        if memory != NULL and c.pieces[i].memory == memory:
+            zsw_unmap(memory, c.pieces[i].size)
+            c.pieces[i].memory = NULL
 
 
 cdef size_t bound(void *state, size_t n) noexcept nogil:
@@ -62,10 +99,11 @@ cdef size_t bound(void *state, size_t n) noexcept nogil:
 
 
 cdef void ctx_free(void *state, void *ctx) noexcept nogil:
-    cdef zstd_state *s = <zstd_state *> state
+    """Without a word to libzstd, which would look at what is gone in a forked child."""
     cdef zstd_context *c = <zstd_context *> ctx
-    s.free_cctx(c.cctx)  # these two take NULL
-    s.free_dctx(c.dctx)
+    cdef int i
+    for i in range(<int> PIECES):
+        piece_free(c, c.pieces[i].memory)
     free(c)
 
 
@@ -88,8 +126,8 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     cdef int rc = -ENOMEM
     if c == NULL:
         return rc
-    c.cctx = s.new_cctx() if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
-    c.dctx = s.new_dctx() if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
+    c.cctx = s.new_cctx(zstd_memory(piece_new, piece_free, c))
+    c.dctx = s.new_dctx(zstd_memory(piece_new, piece_free, c))
     if c.cctx != NULL and c.dctx != NULL:
         rc = configure(s, c)
     if rc < 0:
@@ -173,12 +211,10 @@ def open_zstd(level, path=None, dictionary=None):
     s.bound = <size_t (*)(size_t) noexcept nogil> lib.symbol("ZSTD_compressBound")
     s.is_error = <unsigned int (*)(size_t) noexcept nogil> lib.symbol("ZSTD_isError")
     s.error_code = <int (*)(size_t) noexcept nogil> lib.symbol("ZSTD_getErrorCode")
-    s.new_cctx = <void *(*)() noexcept nogil> lib.symbol("ZSTD_createCCtx")
-    s.free_cctx = <size_t (*)(void *) noexcept nogil> lib.symbol("ZSTD_freeCCtx")
+    s.new_cctx = <void *(*)(zstd_memory) noexcept nogil> lib.symbol("ZSTD_createCCtx_advanced")
     s.set_c = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_CCtx_setParameter")
     s.compress = <size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil> lib.symbol("ZSTD_compress2")
-    s.new_dctx = <void *(*)() noexcept nogil> lib.symbol("ZSTD_createDCtx")
-    s.free_dctx = <size_t (*)(void *) noexcept nogil> lib.symbol("ZSTD_freeDCtx")
+    s.new_dctx = <void *(*)(zstd_memory) noexcept nogil> lib.symbol("ZSTD_createDCtx_advanced")
     s.set_d = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_DCtx_setParameter")
     s.decompress = (<size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil>
                     lib.symbol("ZSTD_decompressDCtx"))

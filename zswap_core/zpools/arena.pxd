@@ -1,6 +1,9 @@
 # cython: language_level=3
 """Runs of 1 to 32 contiguous pages, carved out of a few big mappings and given back to the system in batches.
 
+The first mappings are of a MiB, later ones as large as all before together, up to 8 MiB: a pool takes no more address space
+than about twice what it holds, for address space is memory where a process locks all it maps or the system overcommits none.
+
 A page is *committed* when it holds, held or is about to hold data: only such pages cost memory.  A run starts with none
 (or with those it kept from its last user) and its owner reports each one more.  Freed runs with committed pages stay
 *idle*, ready to be handed out warm, until there is more than about a MiB of them or no run is in use any more; then the
@@ -19,7 +22,7 @@ from zswap_core.slab cimport zsw_slab
 cdef enum:
     ARENA_RUN_MAX = 32              # pages in the longest run
     CHUNK_SHIFT = 11
-    CHUNK_PAGES = 1 << CHUNK_SHIFT  # pages of one mapping: 8 MiB of address space when a page is 4 KiB
+    CHUNK_PAGES = 1 << CHUNK_SHIFT  # the most pages of one mapping: 8 MiB of address space when a page is 4 KiB
     CHUNK_WORDS = CHUNK_PAGES // 64
     IDLE_RUNS = 512
 
@@ -28,6 +31,7 @@ cdef struct zsw_chunk:
     uint32_t prev
     uint32_t bin                # no free run of this chunk is longer, as far as runs to ARENA_RUN_MAX go
     uint32_t free_pages
+    uint32_t pages              # that it has, a multiple of 64
     uint8_t *base               # NULL: unmapped
     uint64_t free[CHUNK_WORDS]  # pages in no run, neither in use nor idle; none of them is committed
 
@@ -40,15 +44,16 @@ cdef struct zsw_arena:
     uint64_t total_pages        # atomic, see above
     uint64_t idle_pages
     uint64_t idle_limit
+    uint64_t mapped_pages       # of all chunks
     zsw_mutex lock
     uint32_t page_shift
     int32_t numa_node           # bind memory to it; -1: where the first touch happens, the caller's node
     bint wipe                   # what is vacated
-    bint no_dump
+    uint32_t mapping            # ZSW_MAP_ flags of the pages
     uint32_t runs               # in use
     uint32_t idle_runs
     uint32_t releasing          # batches taken off the idle runs and not yet back among the free pages
-    uint32_t spare              # a chunk without a run, kept against unmapping and mapping in turns
+    uint32_t spare              # a small chunk without a run, kept against unmapping and mapping in turns
     uint64_t bins               # bit i: heads[i] is not empty
     uint32_t heads[ARENA_RUN_MAX + 1]
     zsw_run idle[IDLE_RUNS]
@@ -71,9 +76,7 @@ cdef inline void arena_vacate(const zsw_arena *arena, uint8_t *start, size_t byt
     ZSW_POISON(start, bytes)
 
 
-cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil
-# To be called before the first run is taken.
-cdef void arena_configure(zsw_arena *arena, const zsw_zpool_config *config) noexcept nogil
+cdef void arena_init(zsw_arena *arena, uint32_t page_shift, const zsw_zpool_config *config) noexcept nogil
 # Unmaps everything, runs in use too.
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil
 

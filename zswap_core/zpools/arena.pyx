@@ -9,7 +9,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from zswap_core.abi cimport ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_WIPE, zsw_zpool_config
+from zswap_core.abi cimport ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, ZSW_ZPOOL_WIPE, zsw_zpool_config
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     ZSW_POISON,
@@ -18,10 +18,11 @@ from zswap_core.os cimport (
     zsw_ctz,
     zsw_load_u64,
     zsw_lock,
+    ZSW_MAP_NO_DUMP,
+    ZSW_MAP_NO_FORK,
     zsw_map,
-    zsw_map_no_dump,
+    zsw_map_as,
     zsw_bind_node,
-    zsw_no_huge_pages,
     zsw_nodes_of,
     zsw_popcount,
     zsw_release_inside,
@@ -33,6 +34,9 @@ from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_
 
 cdef enum:
     IDLE_BYTES = 1 << 20        # about this much stays warm
+    CHUNK_BYTES_MIN = 1 << 20
+    CHUNK_BYTES_MAX = 8 << 20
+    CHUNK_PAGES_MIN = 64        # whole words of bits, and room for the longest run
     NODE_BATCH = 512            # pages the system is asked about at a time
 
 cdef uint64_t ALL = ~(<uint64_t> 0)
@@ -44,8 +48,17 @@ cdef zsw_chunk *chunk_of(const zsw_arena *arena, uint32_t id) noexcept nogil:
     return <zsw_chunk *> slab_at(&arena.chunks, id)
 
 
-cdef size_t chunk_bytes(const zsw_arena *arena) noexcept nogil:
-    return <size_t> CHUNK_PAGES << arena.page_shift
+cdef size_t chunk_bytes(const zsw_arena *arena, uint32_t pages) noexcept nogil:
+    return <size_t> pages << arena.page_shift
+
+
+cdef uint32_t least_chunk_pages(const zsw_arena *arena) noexcept nogil:
+    return max(<uint32_t> CHUNK_BYTES_MIN >> arena.page_shift, <uint32_t> CHUNK_PAGES_MIN)
+
+
+cdef uint32_t next_chunk_pages(const zsw_arena *arena) noexcept nogil:
+    cdef uint64_t most = <uint32_t> CHUNK_BYTES_MAX >> arena.page_shift
+    return <uint32_t> min(max(arena.mapped_pages // 64 * 64, <uint64_t> least_chunk_pages(arena)), most)
 
 
 cdef uint8_t *page_address(const zsw_arena *arena, uint32_t at) noexcept nogil:
@@ -136,7 +149,7 @@ cdef void bin_move(zsw_arena *arena, uint32_t id, uint32_t bin) noexcept nogil:
 
 
 cdef int chunk_add(zsw_arena *arena) noexcept nogil:
-    cdef uint32_t id = arena.spare
+    cdef uint32_t id = arena.spare, pages = next_chunk_pages(arena)
     cdef zsw_chunk *chunk
     cdef uint8_t *base
     cdef int rc
@@ -146,7 +159,7 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
         return 0
     if slab_take(&arena.chunks, &id, 1) != 1:
         return -ENOMEM
-    base = <uint8_t *> zsw_map_no_dump(chunk_bytes(arena), arena.no_dump) if fault(Site.ARENA_MAP) == 0 else NULL
+    base = <uint8_t *> zsw_map_as(chunk_bytes(arena, pages), arena.mapping) if fault(Site.ARENA_MAP) == 0 else NULL
     if base == NULL:
         slab_give(&arena.chunks, &id, 1)
         return -ENOMEM
@@ -155,26 +168,27 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
     if arena.numa_node >= 0:
         rc = fault(Site.ARENA_BIND)
         if rc == 0:
-            rc = zsw_bind_node(base, chunk_bytes(arena), arena.numa_node)
+            rc = zsw_bind_node(base, chunk_bytes(arena, pages), arena.numa_node)
     if rc != 0:
-        zsw_unmap(base, chunk_bytes(arena))
+        zsw_unmap(base, chunk_bytes(arena, pages))
         slab_give(&arena.chunks, &id, 1)
         return rc
-    # One huge page would make 512 pages resident where one was committed.
-    zsw_no_huge_pages(base, chunk_bytes(arena))
-    ZSW_POISON(base, chunk_bytes(arena))
+    ZSW_POISON(base, chunk_bytes(arena, pages))
     chunk = chunk_of(arena, id)
     chunk.base = base
-    chunk.free_pages = CHUNK_PAGES
-    memset(chunk.free, 0xff, sizeof(chunk.free))
+    chunk.pages = chunk.free_pages = pages
+    memset(chunk.free, 0, sizeof(chunk.free))
+    memset(chunk.free, 0xff, pages // 8)
+    arena.mapped_pages += pages
     bin_add(arena, id, ARENA_RUN_MAX)
     return 0
 
 
 cdef void chunk_unmap(zsw_arena *arena, uint32_t id) noexcept nogil:
     cdef zsw_chunk *chunk = chunk_of(arena, id)
-    ZSW_UNPOISON(chunk.base, chunk_bytes(arena))
-    zsw_unmap(chunk.base, chunk_bytes(arena))
+    ZSW_UNPOISON(chunk.base, chunk_bytes(arena, chunk.pages))
+    zsw_unmap(chunk.base, chunk_bytes(arena, chunk.pages))
+    arena.mapped_pages -= chunk.pages
     chunk.base = NULL
 
 
@@ -213,11 +227,11 @@ cdef void uncarve(zsw_arena *arena, uint32_t at, uint32_t pages) noexcept nogil:
     cdef zsw_chunk *chunk = chunk_of(arena, id)
     flip_pages(chunk.free, page, pages)
     chunk.free_pages += pages
-    if chunk.free_pages < CHUNK_PAGES:
+    if chunk.free_pages < chunk.pages:
         bin_move(arena, id, max(chunk.bin, run_around(chunk.free, page, pages)))
         return
     bin_remove(arena, id)
-    if arena.spare == 0:
+    if arena.spare == 0 and chunk.pages == least_chunk_pages(arena):
         arena.spare = id
     else:
         chunk_unmap(arena, id)
@@ -346,24 +360,22 @@ cdef void arena_uncommit(zsw_arena *arena, zsw_run *run, uint32_t committed) noe
 
 # ---- life, figures -------------------------------------------------------------------------------------------------------
 
-cdef int arena_init(zsw_arena *arena, uint32_t page_shift) noexcept nogil:
+cdef void arena_init(zsw_arena *arena, uint32_t page_shift, const zsw_zpool_config *config) noexcept nogil:
     memset(arena, 0, sizeof(zsw_arena))
     arena.page_shift = page_shift
-    arena.numa_node = -1
     arena.idle_limit = IDLE_BYTES >> page_shift
-    # An id shares 32 bits with a page number; at 4 KiB that is 16 TiB of chunks.
-    return slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))
+    # An id shares 32 bits with a page number: 16 TiB of chunks.
+    slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))
 
-
-cdef void arena_configure(zsw_arena *arena, const zsw_zpool_config *config) noexcept nogil:
     arena.numa_node = config.numa_node
     arena.wipe = config.flags & ZSW_ZPOOL_WIPE != 0
-    arena.no_dump = config.flags & ZSW_ZPOOL_NO_DUMP != 0
+    arena.chunks.mapping = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
+    arena.mapping = arena.chunks.mapping | (ZSW_MAP_NO_FORK if config.flags & ZSW_ZPOOL_NO_FORK else 0)
 
 
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
     cdef uint32_t bin, id
-    if arena.chunks.chunks == NULL:
+    if arena.chunks.table == NULL:
         return
     for bin in range(<uint32_t> ARENA_RUN_MAX + 1):
         id = arena.heads[bin]
@@ -387,12 +399,12 @@ cdef int add_nodes(void **pages, uint32_t count, uint64_t *counts, uint32_t node
     return rc
 
 
-cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, const uint64_t *free, uint64_t *counts,
+cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, uint32_t size, const uint64_t *free, uint64_t *counts,
                           uint32_t nodes) noexcept nogil:
     cdef void *pages[NODE_BATCH]
     cdef uint32_t page = next_page(free, 0, ALL), count = 0
     cdef int rc = 0
-    while page < CHUNK_PAGES and rc == 0:
+    while page < size and rc == 0:
         pages[count] = base + (<size_t> page << arena.page_shift)
         count += 1
         if count == NODE_BATCH:
@@ -405,7 +417,7 @@ cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, const uint64_t 
 cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) noexcept nogil:
     cdef uint64_t free[CHUNK_WORDS]
     cdef uint8_t *base
-    cdef uint32_t id = 1
+    cdef uint32_t id = 1, size
     cdef bint more = True
     cdef int rc = 0
     while more and rc == 0:
@@ -414,10 +426,11 @@ cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) no
         more = id < slab_limit(&arena.chunks)
         if more:
             base = chunk_of(arena, id).base
+            size = chunk_of(arena, id).pages
             memcpy(free, chunk_of(arena, id).free, sizeof(free))
         zsw_unlock(&arena.lock)
         if more and base != NULL:
-            rc = chunk_node_pages(arena, base, free, counts, nodes)
+            rc = chunk_node_pages(arena, base, size, free, counts, nodes)
         id += 1
     return rc
 
@@ -458,7 +471,7 @@ cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_run *ru
         return -201
     if id == 0 or id >= slab_limit(&arena.chunks):
         return -202
-    if not all_clear(chunk_of(arena, id).free, page, run.pages):
+    if page + run.pages > chunk_of(arena, id).pages or not all_clear(chunk_of(arena, id).free, page, run.pages):
         return -203                                         # free and in use
     claims += <size_t> id * CHUNK_WORDS
     if not all_clear(claims, page, run.pages):
@@ -475,7 +488,7 @@ cdef int check_chunk(zsw_arena *arena, uint64_t *claims, uint32_t id) noexcept n
     cdef uint32_t free_pages = 0
     cdef uint32_t longest
     for i in range(<uint32_t> CHUNK_WORDS):
-        if claims[<size_t> id * CHUNK_WORDS + i] != ~chunk.free[i]:
+        if claims[<size_t> id * CHUNK_WORDS + i] != (~chunk.free[i] if i < chunk.pages // 64 else chunk.free[i]):
             return -206                                     # a page that is neither free nor in a run
         free_pages += <uint32_t> zsw_popcount(chunk.free[i])
     if free_pages != chunk.free_pages:
@@ -499,7 +512,7 @@ cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
             seen += 1
             if seen > arena.chunks.inuse or chunk_of(arena, id).bin != bin or chunk_of(arena, id).prev != prev:
                 return -210
-            if chunk_of(arena, id).free_pages == CHUNK_PAGES:
+            if chunk_of(arena, id).free_pages == chunk_of(arena, id).pages:
                 # Legal for a moment only, between chunk_add() and the carving that follows.
                 return -211
             rc = check_chunk(arena, claims, id)
@@ -509,7 +522,7 @@ cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
             id = chunk_of(arena, id).next
     if arena.spare != 0:
         seen += 1
-        if chunk_of(arena, arena.spare).free_pages != CHUNK_PAGES:
+        if chunk_of(arena, arena.spare).free_pages != chunk_of(arena, arena.spare).pages:
             return -212
         rc = check_chunk(arena, claims, arena.spare)
         if rc != 0:

@@ -19,6 +19,7 @@ from zswap_core.abi cimport (
     ZSW_ABI_VERSION,
     ZSW_PAGE_SIZE_MAX,
     ZSW_PAGE_SIZE_MIN,
+    ZSW_ZPOOL_NO_DUMP,
     zsw_zpool_config,
     zsw_zpool_ops,
     zsw_zpool_stats,
@@ -28,7 +29,8 @@ from zswap_core.os cimport (
     ZSW_UNPOISON,
     zsw_ctz,
     zsw_lock,
-    zsw_map,
+    ZSW_MAP_NO_DUMP,
+    zsw_map_as,
     zsw_unlikely,
     zsw_unlock,
     zsw_unmap,
@@ -40,7 +42,6 @@ from zswap_core.zpools.arena cimport (
     arena_check_claim,
     arena_check_end,
     arena_commit,
-    arena_configure,
     arena_destroy,
     arena_free,
     arena_idle_pages,
@@ -64,13 +65,13 @@ cdef enum:
 cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_t stride, uint32_t bytes,
                         void **out) noexcept nogil:
     cdef buddy_pool *pool
+    cdef uint32_t no_dump = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
     cdef uint32_t page_shift
-    cdef int rc
     if config.page_size < ZSW_PAGE_SIZE_MIN or config.page_size > ZSW_PAGE_SIZE_MAX:
         return -EINVAL
     if config.page_size & (config.page_size - 1) != 0:
         return -EINVAL
-    pool = <buddy_pool *> zsw_map(bytes) if fault(Site.ZPOOL) == 0 else NULL
+    pool = <buddy_pool *> zsw_map_as(bytes, no_dump) if fault(Site.ZPOOL) == 0 else NULL
     if pool == NULL:
         return -ENOMEM
     page_shift = <uint32_t> zsw_ctz(config.page_size)
@@ -79,13 +80,9 @@ cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_
     pool.header = header
     pool.prefix = KERNEL_PREFIX if config.kernel != 0 else 0
     pool.bytes = bytes
-    rc = slab_init(&pool.pages, stride, PAGES_MAX)
-    if rc == 0:
-        rc = arena_init(&pool.arena, page_shift)
-        arena_configure(&pool.arena, config)
-    if rc != 0:
-        buddies_destroy(pool)
-        return rc
+    slab_init(&pool.pages, stride, PAGES_MAX)
+    pool.pages.mapping = no_dump
+    arena_init(&pool.arena, page_shift, config)
     out[0] = pool
     return 0
 

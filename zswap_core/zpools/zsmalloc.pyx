@@ -27,6 +27,7 @@ from zswap_core.abi cimport (
     ZSW_HANDLE_BITS,
     ZSW_PAGE_SIZE_MAX,
     ZSW_PAGE_SIZE_MIN,
+    ZSW_ZPOOL_NO_DUMP,
     zsw_zpool_config,
     zsw_zpool_ops,
     zsw_zpool_stats,
@@ -39,7 +40,8 @@ from zswap_core.os cimport (
     zsw_clz,
     zsw_ctz,
     zsw_lock,
-    zsw_map,
+    ZSW_MAP_NO_DUMP,
+    zsw_map_as,
     zsw_peek_i64,
     zsw_peek_u64,
     zsw_prefetch,
@@ -65,7 +67,6 @@ from zswap_core.zpools.arena cimport (
     arena_check_claim,
     arena_check_end,
     arena_commit,
-    arena_configure,
     arena_destroy,
     arena_free,
     arena_idle_pages,
@@ -171,8 +172,9 @@ cdef int build_classes(zs_pool *pool, uint32_t chain, bint kernel) noexcept nogi
         for step in range(sizes):
             pool.class_of[step] -= <uint8_t> id
     # A descriptor is whole cache lines: one, but for the kernel's smallest classes of large pages.
-    return slab_init(&pool.zspages, (sizeof(zspage) + (most + 63) // 64 * 8 + 63) & ~(<uint32_t> 63),
-                     <uint32_t> 1 << (ZSW_HANDLE_BITS - SLOT_BITS))
+    slab_init(&pool.zspages, (sizeof(zspage) + (most + 63) // 64 * 8 + 63) & ~(<uint32_t> 63),
+              <uint32_t> 1 << (ZSW_HANDLE_BITS - SLOT_BITS))
+    return 0
 
 
 cdef zs_class *class_for(zs_pool *pool, size_t size) noexcept nogil:
@@ -606,6 +608,7 @@ cdef uint64_t zs_trim(void *opaque) noexcept nogil:
 cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     cdef uint32_t chain = config.chain
     cdef bint kernel = config.kernel != 0
+    cdef uint32_t no_dump = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
     cdef zs_pool *pool
     cdef int rc
     if chain == 0:
@@ -616,7 +619,7 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
         return -EINVAL
     if config.page_size & (config.page_size - 1) != 0:
         return -EINVAL
-    pool = <zs_pool *> zsw_map(sizeof(zs_pool)) if fault(Site.ZPOOL) == 0 else NULL
+    pool = <zs_pool *> zsw_map_as(sizeof(zs_pool), no_dump) if fault(Site.ZPOOL) == 0 else NULL
     if pool == NULL:
         return -ENOMEM
     pool.page_size = config.page_size
@@ -625,13 +628,12 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     pool.size_min = KERNEL_SIZE_MIN if kernel else <uint32_t> 1 << pool.step_shift
     pool.handle_size = KERNEL_HANDLE if kernel else 0
     pool.whole = kernel
+    arena_init(&pool.arena, pool.page_shift, config)
     rc = build_classes(pool, chain, kernel)
-    if rc == 0:
-        rc = arena_init(&pool.arena, pool.page_shift)
-        arena_configure(&pool.arena, config)
     if rc != 0:
         zs_destroy(pool)
         return rc
+    pool.zspages.mapping = no_dump
     out[0] = pool
     return 0
 

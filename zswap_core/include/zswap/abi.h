@@ -53,9 +53,11 @@ typedef struct zsw_compressor {
 
 /* ---- zpools (allocators) ----------------------------------------------------------------------------------------- */
 
-/* Of zsw_zpool_config.flags: overwrite what is freed or moved away from; keep objects out of core dumps. */
+/* Of zsw_zpool_config.flags: overwrite what is freed or moved away from; keep objects out of core dumps; let a forked child
+ * find zeros in their place. */
 #define ZSW_ZPOOL_WIPE 1u
 #define ZSW_ZPOOL_NO_DUMP 2u
+#define ZSW_ZPOOL_NO_FORK 4u
 
 typedef struct zsw_zpool_config {
     uint32_t page_size;   /* the allocator's page, a power of two in ZSW_PAGE_SIZE_MIN .. ZSW_PAGE_SIZE_MAX */

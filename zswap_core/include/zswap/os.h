@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -125,25 +126,74 @@ static inline size_t zsw_lock_any(zsw_mutex *m, size_t count) {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* Address space that costs memory only where it is touched; zero-filled.  NULL when there is none. */
-static inline void *zsw_map(size_t bytes) {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
+/* What a mapping is besides private and zero-filled; said when it is made. */
+#define ZSW_MAP_NO_DUMP 1u /* in no core dump */
+#define ZSW_MAP_NO_FORK 2u /* a forked child finds zeros in its place */
+
+/* Younger than the headers that we build with. */
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18 /* Linux 4.14 */
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
+#ifndef MLOCK_ONFAULT
+#define MLOCK_ONFAULT 1 /* Linux 4.4 */
+#endif
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41 /* Linux 5.17 */
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+
 static inline void zsw_unmap(void *p, size_t bytes) {
     if (p != NULL) munmap(p, bytes);
 }
-/* Gives the memory back to the system; the range reads as zeros afterwards. */
+
+static inline int zsw_lock_on_fault(void *p, size_t bytes) {
+    return syscall(SYS_mlock2, p, bytes, MLOCK_ONFAULT) == 0 ? 0 : -errno;
+}
+
+/* Gives the memory back to the system; the range reads as zeros afterwards.  Locked memory (mlockall) goes too, and what comes
+ * in its place is locked again. */
 static inline int zsw_release(void *p, size_t bytes) {
-    return madvise(p, bytes, MADV_DONTNEED) == 0 ? 0 : -errno;
+    if (madvise(p, bytes, MADV_DONTNEED) == 0) return 0;
+    if (errno != EINVAL) return -errno;
+    if (madvise(p, bytes, MADV_DONTNEED_LOCKED) == 0) return 0;
+    if (munlock(p, bytes) != 0 || madvise(p, bytes, MADV_DONTNEED) != 0) return -errno;
+    (void)zsw_lock_on_fault(p, bytes);
+    return 0;
 }
 /* The same for a range whose ends may share a system page with a neighbour: what is whole inside goes. */
-static inline void zsw_release_inside(void *p, size_t bytes) {
+static inline int zsw_release_inside(void *p, size_t bytes) {
     uintptr_t mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
     uintptr_t start = ((uintptr_t)p + mask) & ~mask;
     uintptr_t end = ((uintptr_t)p + bytes) & ~mask;
-    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
+    return start < end ? zsw_release((void *)start, end - start) : 0;
 }
+
+static inline int zsw_map_set_up(void *p, size_t bytes, uint32_t flags) {
+    if (flags & ZSW_MAP_NO_DUMP && madvise(p, bytes, MADV_DONTDUMP) != 0) return -errno;
+    if (flags & ZSW_MAP_NO_FORK && madvise(p, bytes, MADV_WIPEONFORK) != 0) return -errno;
+    /* One huge page would make 512 pages resident where one was touched.  Kernels without them refuse, as may those that know
+     * no names. */
+    (void)madvise(p, bytes, MADV_NOHUGEPAGE);
+    (void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, bytes, "zswap");
+    /* In a process that locks all it maps (MCL_FUTURE) it is still empty, for nobody may touch it yet.  It is locked as it is
+     * touched, then, and not whole. */
+    if (madvise(p, bytes, MADV_DONTNEED) != 0 && errno == EINVAL) (void)zsw_lock_on_fault(p, bytes);
+    return mprotect(p, bytes, PROT_READ | PROT_WRITE) == 0 ? 0 : -errno;
+}
+
+/* The one way to memory from the system: address space that costs memory only where it is touched, whatever the process or the
+ * system says of huge pages and of locking; zero-filled.  NULL when there is none. */
+static __attribute__((noinline, unused)) void *zsw_map_as(size_t bytes, uint32_t flags) {
+    void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    if (zsw_map_set_up(p, bytes, flags) == 0) return p;
+    zsw_unmap(p, bytes);
+    return NULL;
+}
+static inline void *zsw_map(size_t bytes) { return zsw_map_as(bytes, 0); }
 /* Memory of the range comes from this node and no other; to be said before it is touched. */
 static inline int zsw_bind_node(void *p, size_t bytes, int node) {
     unsigned long mask[16] = {0};
@@ -157,9 +207,6 @@ static inline int zsw_bind_node(void *p, size_t bytes, int node) {
 static inline int zsw_nodes_of(void **pages, unsigned long count, int *nodes) {
     return syscall(SYS_move_pages, 0, count, pages, NULL, nodes, 0) == 0 ? 0 : -errno;
 }
-/* For memory whose untouched parts are to stay without cost. */
-static inline void zsw_no_huge_pages(void *p, size_t bytes) { madvise(p, bytes, MADV_NOHUGEPAGE); }
-
 /* memcpy for whole pages.  glibc copies 4 KiB by `rep movsb`, which Zen processors do at half the speed of a loop where both
  * pages lie at the same place of a system page, as they mostly do. */
 static inline void zsw_copy_page(void *to, const void *from, size_t bytes) {
@@ -184,31 +231,12 @@ static inline void zsw_wipe(void *p, size_t bytes) {
     memset(p, 0, bytes);
     __asm__ __volatile__("" : : "r"(p) : "memory");
 }
-/* Keeps the range out of core dumps. */
-static inline int zsw_no_dump(void *p, size_t bytes) { return madvise(p, bytes, MADV_DONTDUMP) == 0 ? 0 : -errno; }
-
-/* As zsw_map, kept out of core dumps where asked. */
-static inline void *zsw_map_no_dump(size_t bytes, int no_dump) {
-    void *p = zsw_map(bytes);
-    if (p == NULL || !no_dump || zsw_no_dump(p, bytes) == 0) return p;
-    zsw_unmap(p, bytes);
-    return NULL;
-}
-
-#ifndef MADV_WIPEONFORK
-#define MADV_WIPEONFORK 18 /* Linux 4.14; older headers lack it */
-#endif
 /* A system page for a secret, NULL when there is none: in no core dump, empty in a forked child and, where the limit on
  * locked memory allows, never swapped. */
 static inline void *zsw_map_secret(void) {
     size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
-    void *p = zsw_map(bytes);
-    if (p == NULL) return NULL;
-    if (madvise(p, bytes, MADV_WIPEONFORK) != 0 || zsw_no_dump(p, bytes) != 0) {
-        zsw_unmap(p, bytes);
-        return NULL;
-    }
-    (void)!mlock(p, bytes);
+    void *p = zsw_map_as(bytes, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK);
+    if (p != NULL) (void)!mlock(p, bytes);
     return p;
 }
 static inline void zsw_unmap_secret(void *p) { zsw_unmap(p, (size_t)sysconf(_SC_PAGESIZE)); }
@@ -261,13 +289,23 @@ static inline void zsw_sleep_ns(uint64_t ns) {
 
 typedef void *(*zsw_thread_main)(void *);
 
+/* Of a thread's stack.  The system's 8 MiB would be locked whole in a process that locks all it maps; this is what Python,
+ * which compressors and backing stores may be written in, asks for where stacks are small. */
+#define ZSW_STACK_BYTES ((size_t)1 << 20)
+
 /* A thread that takes no signals: those belong to the program. */
 static inline int zsw_thread_start(pthread_t *thread, zsw_thread_main body, void *arg) {
+    pthread_attr_t small;
     sigset_t all, old;
+    int rc = pthread_attr_init(&small);
+    if (rc != 0) return -rc;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(thread, NULL, body, arg);
+    rc = pthread_attr_setstacksize(&small, ZSW_STACK_BYTES);
+    if (rc == 0) rc = pthread_create(thread, &small, body, arg);
+    if (rc == EINVAL) rc = pthread_create(thread, NULL, body, arg); /* the program's thread-local variables take more */
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&small);
     return -rc;
 }
 static inline uint64_t zsw_self(void) { return (uint64_t)pthread_self(); }
