@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from zswap.bench.output import machine
+from zswap.bench.output import Column, machine, markdown, print_table
 
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
@@ -116,11 +116,16 @@ def measure(prepare: str, path: Path | None, value: str) -> tuple[list[tuple[int
     return json.loads(done.stdout)
 
 
+def cell(amounts: tuple[int, int, int]) -> str:
+    return " / ".join(f"{amount / (1 << 20):.2f}" for amount in amounts)
+
+
 @click.command(help=__doc__)
 @click.option("--system", is_flag=True, help="Also under changed settings of the system (root; put back).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--smoke", is_flag=True, help="The first row alone.")
-def main(system: bool, as_json: bool, smoke: bool) -> None:
+def main(system: bool, as_json: bool, as_markdown: bool, smoke: bool) -> None:
     found = {}
     for name, (prepare, path, value) in ROWS.items():
         if (path is None or system) and not (smoke and found):
@@ -132,11 +137,12 @@ def main(system: bool, as_json: bool, smoke: bool) -> None:
         click.echo(json.dumps(found, indent=1))
         return
     click.echo(f"{machine()}; MiB beyond what the process had: address space / memory / memory as the statistics have it\n")
-    width = max(map(len, found))
-    click.echo(" " * width + "".join(f"{step:>27}" for step in STEPS))
-    for name, (rows, ended) in found.items():
-        cells = "".join("{:>27}".format(" / ".join(f"{amount / (1 << 20):.2f}" for amount in row)) for row in rows)
-        click.echo(f"{name:{width}}{cells}{'  ' + ended if ended else ''}")
+    columns = [Column("", title) for title in ("", *STEPS)]
+    grid = [[name, *map(cell, rows), *[ended] * (len(STEPS) - len(rows))] for name, (rows, ended) in found.items()]
+    if as_markdown:
+        click.echo(markdown(columns, grid))
+    else:
+        print_table(columns, grid)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Stats:
     pool_total_size, idle_bytes : int
         Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without holding anything.
     metadata_bytes : int
-        Memory for entries, index, allocator bookkeeping and contexts' scratch, in bytes.
+        Memory for entries, index, allocator bookkeeping, scratch and the buffers of writeback, in bytes; not what the
+        compressors' libraries work with.
     pages_compacted : int
         Allocator pages that compaction has freed.
     pool_limit_hit, reject_accept_threshold : int
