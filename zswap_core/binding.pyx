@@ -34,7 +34,8 @@ from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.load cimport engine_contains, engine_length, engine_load
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
-                            ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap)
+                            ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
+                            zsw_poke_u64, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
