@@ -307,6 +307,34 @@ MUTATIONS = [
         "    return 0\n",
         tests="slab",
     ),
+    bug(
+        "a table of chunks takes the place of another before it knows the chunks",
+        "slab.pyx",
+        "    memcpy(fresh.bases, old.bases, old.capacity * sizeof(uint8_t *))\n",
+        "",
+        tests="slab",
+    ),
+    bug(
+        "a forked child loses the table of chunks",
+        "slab.pyx",
+        "zsw_map_as(bytes, s.mapping & ~ZSW_MAP_NO_FORK)",
+        "zsw_map_as(bytes, s.mapping)",
+        tests="fork",
+    ),
+    bug(
+        "checksums outlive their pages",
+        "index.pyx",
+        "            sums[zsw_ctz(gone)] = 0\n",
+        "            pass\n",
+        tests="wipe",
+    ),
+    bug(
+        "a forked child keeps the swap file",
+        "backings/file.pyx",
+        "    cdef swap_file *f = <swap_file *> watch\n    if f.fd >= 0:\n        close(f.fd)\n",
+        "    cdef swap_file *f = <swap_file *> watch\n",
+        tests="mappings",
+    ),
     # ---- allocators, compaction
     bug(
         "a class of zsmalloc is one step too small",

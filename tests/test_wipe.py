@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -314,6 +315,31 @@ def test_same_filled(engine, wipe):
         found(COOKIE[4:]) == 0
     ) is wipe  # a freed entry begins with a link, so only the other half of the word may be left
     assert found(KEPT) == 50
+
+
+@pytest.mark.parametrize("how", ["one by one", "range", "many", "taken out", "replaced"])
+def test_checksums(engine, wipe, how):
+    """A run's lie side by side, so four neighbours are a word to search for; its pages are freed, and the next run's are not."""
+    z = engine(wipe_on_free=wipe, dontdump=True, checksum=True)
+    pages = pages_with(KEPT, 128)
+    z.store_many(range(128), b"".join(pages))
+    sums = [zlib.crc32(page) for page in pages]
+    gone, kept = (b"".join(n.to_bytes(4, sys.byteorder) for n in sums[i : i + 4]) for i in (8, 72))
+    assert (found(gone), found(kept)) == (1, 1)
+    if how == "one by one":
+        for offset in range(64):
+            z.invalidate(offset)
+    elif how == "range":
+        z.invalidate_range(8, 64)
+    elif how == "many":
+        z.invalidate_many(range(64))
+    elif how == "taken out":
+        z.parameters["exclusive_loads"] = True
+        z.load_many(range(64))
+    else:
+        z.store_many(range(64), b"".join(pages_with(KEPT, 64, 1)))
+    assert (found(gone) == 0) is (wipe or how == "replaced")
+    assert found(kept) == 1
 
 
 def test_refused_stores(engine, wipe):
