@@ -334,13 +334,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Recompressed
             How many pages moved, how many were tried and kept, and the bytes of those moved before and after.
         """
-        if idle_seconds is not None and not 0 < idle_seconds < 1 << 22:
-            raise ValueError(f"idle_seconds is {idle_seconds}; 1 to 2**22 - 1 is needed")
         if max_pages is not None and max_pages < 0:
             raise ValueError(f"max_pages is {max_pages}; it cannot be negative")
         limit = (1 << 63) if max_pages is None else min(max_pages, 1 << 63)
         opened, zpool = open_compressor(compressor, dictionary=dictionary), parse_zpool(self.zpool)
-        return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds or 0, incompressible, limit))
+        return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds, incompressible, limit))
 
     def pop(self, offset: int, default: Any = _NOTHING) -> Any:
         """Give the page at `offset` of area 0 and free it; `default`, or KeyError, when there is none."""

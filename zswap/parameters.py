@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.errors import CompressorNotFound
+from zswap_core.locks import Lock
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
@@ -103,7 +103,7 @@ class Parameters(MutableMapping[str, Any]):
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
         self._ref = weakref.ref(engine)  # not a cycle: the last reference to an engine frees its memory
-        self._lock = threading.Lock()  # one change at a time
+        self._lock = Lock()  # one change at a time
         self._values = {key: READERS[key](value) for key, value in values.items()}
 
     @property

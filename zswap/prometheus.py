@@ -2,6 +2,8 @@
 
 Needs prometheus-client: ``pip install 'zswap[prometheus]'``.
 
+from zswap_core.locks import Lock
+
 Counters and gauges carry the kernel's names behind ``zswap_``, sizes end in ``_bytes`` and counters in ``_total``.  Refused
 stores are one counter, ``zswap_rejects_total``, with a label ``reason``; each pool has gauges with the labels ``compressor``
 and ``zpool``.  The latencies of stores and loads are histograms, empty unless the engine's parameter ``latency`` is or was
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ try:
     from prometheus_client.registry import Collector as BaseCollector
 except ImportError as error:
     raise ImportError("zswap.prometheus needs prometheus-client: pip install 'zswap[prometheus]'") from error
+
+from zswap_core.locks import Lock
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
@@ -145,7 +148,7 @@ class Collector(BaseCollector):
     """
 
     def __init__(self, z: ZSwap, *, labels: Mapping[str, str] | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._engines: list[_Engine] = []
         self._names = tuple(sorted(labels or ()))
         for name in self._names:

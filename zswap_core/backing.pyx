@@ -102,7 +102,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
         count(w.counters, Counter.backed_pages, 1)
     else:
         status = Status.BACKING_FAIL
-        area.error = rc
+        w.error = w.error or rc
         count(w.counters, Counter.backing_write_fail, 1)
         area.backing.discard(area.store, &offset, 1)        # half a page, or one from before
     zsw_lock(&shard.lock)
@@ -142,7 +142,7 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
         slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
     if rc != 0:
-        area.error = rc
+        w.error = w.error or rc
         count(w.counters, Counter.backing_read_fail, 1)
     if not still:
         return AGAIN

@@ -1,15 +1,17 @@
 # cython: language_level=3
 """Batches: many pages a call, shared among threads."""
 from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
 
 from zswap_core.ahead cimport AHEAD_FROM, AHEAD_PAGES, look_ahead
 from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
 from zswap_core.load cimport engine_load, engine_load_together, LOADS_TOGETHER
-from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_thread_join,
-                            zsw_thread_start)
+from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_peek_u64,
+                            zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
+from zswap_core.status cimport Status
 from zswap_core.store cimport engine_store
 from zswap_core.worker cimport engine_enter, engine_leave
 
@@ -30,10 +32,27 @@ cdef struct batch:
     uint64_t total
     uint64_t next                   # threads take CHUNK pages from here at a time
     uint32_t type
+    zsw_mutex failing               # guards these two:
+    uint64_t failed_at              # the first page that a backing store failed with,
+    int error                       # and how
 
 
 cdef int store_call(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
     return engine_store(e, w, type, offset, page)
+
+
+cdef void note_failures(batch *b, zsw_worker *w, uint64_t first, uint32_t pages) noexcept nogil:
+    """Notes the first of these pages that a backing store failed with: w.error says how."""
+    cdef uint32_t i = 0
+    while i < pages and b.status[first + i] != Status.BACKING_FAIL:
+        i += 1
+    if i < pages:
+        zsw_lock(&b.failing)
+        if b.error == 0 or first + i < b.failed_at:
+            b.failed_at = first + i
+            b.error = w.error
+        zsw_unlock(&b.failing)
+    w.error = 0
 
 
 cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
@@ -59,10 +78,14 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
             if b.timed == Timed.load_ns and not timing:
                 pages = LOADS_TOGETHER if end - i > LOADS_TOGETHER else <uint32_t> (end - i)
                 engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages + i * b.e.page_size, b.status + i)
+                if zsw_unlikely(w.error != 0):
+                    note_failures(b, w, i, pages)
                 i += pages
                 continue
             status = b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
             b.status[i] = <int8_t> status
+            if zsw_unlikely(w.error != 0):
+                note_failures(b, w, i, 1)
             if timing:
                 after = zsw_now_ns()
                 took = after - before
@@ -84,8 +107,9 @@ cdef void *batch_thread(void *arg) noexcept nogil:
     return NULL
 
 
-cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
-    """Runs the batch on this thread and on up to threads - 1 helpers.  Fewer helpers only make it slower."""
+cdef int run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
+    """Runs the batch on this thread and on up to threads - 1 helpers.  Fewer helpers only make it slower.  Returns how a backing
+    store failed with the first of the pages that are BACKING_FAIL, -errno."""
     cdef pthread_t helpers[MAX_THREADS]
     cdef int started = 0, i
     if threads > MAX_THREADS:
@@ -97,22 +121,25 @@ cdef void run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
     run_batch(b, w)
     for i in range(started):
         zsw_thread_join(helpers[i])
+    return b.error
 
 
-cdef void engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
-                            uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
-    cdef batch b
-    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
-        e, store_call, Timed.store_ns, offsets, <uint8_t *> pages, status, ns, count, 0, type)
-    run_threads(&b, w, threads)
-
-
-cdef void engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint8_t *pages,
+cdef int engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
                            uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
-    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.next, b.type = (
-        e, engine_load, Timed.load_ns, offsets, pages, status, ns, count, 0, type)
-    run_threads(&b, w, threads)
+    memset(&b, 0, sizeof(b))
+    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
+        e, store_call, Timed.store_ns, offsets, <uint8_t *> pages, status, ns, count, type)
+    return run_threads(&b, w, threads)
+
+
+cdef int engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint8_t *pages,
+                          uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+    cdef batch b
+    memset(&b, 0, sizeof(b))
+    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
+        e, engine_load, Timed.load_ns, offsets, pages, status, ns, count, type)
+    return run_threads(&b, w, threads)
 
 
 cdef uint64_t engine_invalidate_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,

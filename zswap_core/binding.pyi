@@ -76,7 +76,7 @@ class Engine:
         chain: int,
         kernel: bool,
         numa_node: int,
-        idle: int,
+        idle_seconds: int | None,
         incompressible: bool,
         max_pages: int,
     ) -> tuple[int, int, int, int]: ...

@@ -1,8 +1,9 @@
 # cython: language_level=3
 """The binding: the only place where Python objects, buffers and exceptions meet the engine.
 
-Every method has one shape: check what can be checked and take raw pointers, enter the engine, work without touching a Python
-object, leave, and turn the result into a value or an exception.
+Every method has one shape: check what can be checked and put raw pointers into a struct, let `Engine.call` run a function on
+it inside the engine, and turn what the struct then says into a value or an exception.  Only `Engine.call` enters and leaves, and
+what it runs knows no Python: so nothing can raise in between, and what a call reports is its own.
 
 A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one: giving the GIL away and
 getting it back costs more than the microsecond or two it would buy (docs/design.md has the figures).
@@ -15,8 +16,8 @@ from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport (ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, zsw_zpool_ops,
-                             ZSW_ZPOOL_WIPE)
+from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
+                             ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.backings.base cimport Backing
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
@@ -27,16 +28,17 @@ from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.compressors.checksum cimport Checksum
 from zswap_core.engine cimport engine_close, engine_create, engine_free
+from zswap_core.entry cimport ENTRY_AGE_MAX
 from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
-from zswap_core.index cimport index_protect
+from zswap_core.index cimport index_protect, SHARD_PAGES
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.load cimport engine_contains, engine_length, engine_load
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
                             ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
                             zsw_poke_u64, zsw_unlikely, zsw_unmap)
-from zswap_core.pool cimport compressor_in_use, engine_use_pool, pool_at
+from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
@@ -50,6 +52,7 @@ import os
 import numpy as np
 
 from zswap_core.backings import open_backing
+from zswap_core.causes import recall, remember
 from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
 from zswap_core.stats import Counter as _Counter
 
@@ -62,8 +65,7 @@ LATENCY_BOUNDS = tuple(bucket_start(i) for i in range(LATENCY_BUCKETS + 1))
 # Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
 cdef enum:
     SLICE = 16384
-
-NODES = 1024                    # NUMA nodes that a kernel can have
+    NODES = 1024                # NUMA nodes that a kernel can have
 
 
 def zpool_names():
@@ -177,11 +179,22 @@ cdef int thread_count(object threads) except -1:
     return <int> count if count < 64 else 64
 
 
+cdef uint32_t idle_of(object seconds) except? 0xffffffff:
+    """`idle_seconds` as the engine takes it: 0 for None."""
+    if seconds is None:
+        return 0
+    seconds = PyNumber_Index(seconds)
+    if not 0 < seconds <= ENTRY_AGE_MAX:
+        raise ValueError(f"idle_seconds is {seconds}; 1 to {<int> ENTRY_AGE_MAX} (45 days) is needed")
+    return seconds
+
+
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-cdef object error_for(int status, object offset, object swap_type, Engine engine):
-    """The exception for one page that was refused: the one table from status to exception."""
+cdef object error_for(int status, int rc, object offset, object swap_type, Engine engine):
+    """The exception for one page that was refused: the one table from status to exception.  `rc` is what the backing store said,
+    where it failed."""
     where = f"page at offset {offset}" + (f" of swap area {swap_type}" if swap_type else "")
     if status == Status.ABSENT:
         return KeyError(offset)
@@ -192,7 +205,7 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
         error.__cause__ = engine.compressor_error()
         return error
     if status == Status.BACKING_CORRUPT:
-        store = engine.stores.get(swap_type)
+        store = engine.stores[<int> swap_type]
         return PageCorruptError(f"{where} is damaged in the backing store{f', {store.name}' if store is not None else ''}: its "
                                 "checksum is not that of what was written; it is kept there")
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
@@ -201,7 +214,7 @@ cdef object error_for(int status, object offset, object swap_type, Engine engine
                else "the pool was at its limit and is still above the accept threshold")
         return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise max_pool_bytes")
     if status == Status.BACKING_FAIL:
-        return engine.backing_error(f"{where}: the backing store failed", swap_type)
+        return engine.backing_error(rc, f"{where}: the backing store failed", swap_type)
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
         return MemoryError(f"{where}: no memory")
     if status == Status.DISABLED:
@@ -220,26 +233,317 @@ cdef bint encrypts(object store):
     return getattr(store, "encrypted", False)   # a store of the user's has to do that by itself
 
 
-cdef void end_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start, int status) noexcept nogil:
-    """Gives the worker back; a call that has a start is timed."""
-    if zsw_unlikely(start != 0) and status >= 0:
+# ---- what methods do inside a call -----------------------------------------------------------------------------------
+
+
+ctypedef void (*call_body)(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef void look(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    """Nothing: whoever calls it only wants to know whether the engine is open."""
+    pass
+
+
+cdef struct page_args:
+    uint32_t type
+    uint64_t offset
+    uint8_t *page
+    bint no_wait
+    int status
+    int error                   # what the backing store said, where it failed
+
+
+cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start, int status) noexcept nogil:
+    if status >= 0:
         latency_record(&w.latency, zsw_peek_u32(&e.latency_epoch), call, zsw_now_ns() - start)
-    engine_leave(e, w)
+
+
+cdef void store_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef page_args *a = <page_args *> args
+    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
+    a.status = engine_store(e, w, a.type, a.offset, a.page)
+    a.error = w.error
+    if zsw_unlikely(start != 0):
+        time_call(e, w, Timed.store_ns, start, a.status)
+
+
+cdef void load_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef page_args *a = <page_args *> args
+    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
+    w.no_wait = a.no_wait
+    a.status = engine_load(e, w, a.type, a.offset, a.page)
+    w.no_wait = 0
+    a.error = w.error
+    if zsw_unlikely(start != 0):
+        time_call(e, w, Timed.load_ns, start, a.status)
+
+
+cdef void contains_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef page_args *a = <page_args *> args
+    a.status = engine_contains(e, a.type, a.offset)
+
+
+cdef struct range_args:
+    uint32_t type
+    uint64_t first
+    uint64_t last
+    uint64_t pages
+
+
+cdef void invalidate_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef range_args *a = <range_args *> args
+    a.pages = engine_invalidate(e, w, a.type, a.first, a.last)
+
+
+cdef void count_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef range_args *a = <range_args *> args
+    a.pages = engine_area_pages(e, a.type)
+
+
+cdef void is_online(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef range_args *a = <range_args *> args
+    a.pages = find_area(e, a.type, 0) != NULL
+
+
+cdef struct batch_args:
+    uint32_t type
+    const uint64_t *offsets
+    uint8_t *pages
+    uint64_t count
+    int threads
+    int8_t *status
+    uint32_t *ns
+    int error                   # what the backing store said of the first page that it failed with
+
+
+cdef void store_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef batch_args *a = <batch_args *> args
+    a.error = engine_store_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status, a.ns)
+
+
+cdef void load_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef batch_args *a = <batch_args *> args
+    a.error = engine_load_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status, a.ns)
+
+
+cdef struct look_args:
+    uint32_t type
+    uint64_t shard
+    const uint64_t *offsets
+    uint64_t count
+    uint64_t *numbers           # where to put shards or offsets, and how many of them there is room for
+    int32_t *sizes
+    uint64_t found
+
+
+cdef void invalidate_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef look_args *a = <look_args *> args
+    a.found = engine_invalidate_many(e, w, a.type, a.offsets, a.count)
+
+
+cdef void page_sizes(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef look_args *a = <look_args *> args
+    cdef uint64_t i
+    for i in range(a.count):
+        a.sizes[i] = <int32_t> engine_length(e, a.type, a.offsets[i])
+
+
+cdef void area_shard_numbers(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef look_args *a = <look_args *> args
+    a.found = engine_shards(e, a.type, a.numbers, a.count)
+
+
+cdef void shard_offsets(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef look_args *a = <look_args *> args
+    a.found = engine_shard_offsets(e, a.type, a.shard, a.numbers, <uint32_t> a.count)
+
+
+cdef struct pool_args:
+    zsw_compressor *compressor
+    const zsw_zpool_ops *ops
+    zsw_zpool_config config
+    int thread                  # what starting the maintenance thread came to
+    int rc
+    # of recompression
+    uint32_t idle
+    bint incompressible
+    uint64_t max_pages
+    uint32_t next
+    zsw_recompressed result
+
+
+cdef void use_pool(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef pool_args *a = <pool_args *> args
+    if zsw_load_ptr(<void **> &e.current) != NULL:          # the one that is current will be emptied some day
+        a.thread = maintenance_start(e)
+    if a.thread == 0:
+        a.rc = engine_use_pool(e, a.compressor, a.ops, &a.config)
+
+
+cdef void recompress_some(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef pool_args *a = <pool_args *> args
+    a.thread = maintenance_start(e)
+    if a.thread == 0:
+        a.rc = engine_recompress(e, w, a.compressor, a.ops, &a.config, a.idle, a.incompressible, a.max_pages, SLICE // 8,
+                                 &a.next, &a.result)
+
+
+cdef struct area_args:
+    uint32_t type
+    uint64_t pages
+    const zsw_backing_ops *backing
+    void *store
+    int thread
+    int rc
+
+
+cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef area_args *a = <area_args *> args
+    if a.backing != NULL:
+        a.thread = maintenance_start(e)
+    if a.thread == 0:
+        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store)
+
+
+cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef area_args *a = <area_args *> args
+    a.rc = engine_swapoff(e, w, a.type)
+
+
+cdef struct work_args:
+    uint64_t pages
+    uint64_t accept
+    uint32_t idle
+    uint64_t done
+
+
+cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef work_args *a = <work_args *> args
+    a.done = engine_writeback(e, w, a.pages, a.idle)
+
+
+cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef work_args *a = <work_args *> args
+    a.done = engine_compact(e, w)
+
+
+cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef work_args *a = <work_args *> args
+    engine_set_limits(e, a.pages, a.accept)
+
+
+cdef void make_older(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef work_args *a = <work_args *> args
+    engine_age(e, a.idle)
+
+
+cdef void sum_totals(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    engine_totals(e, <zsw_totals *> args)
+
+
+cdef struct latency_args:
+    zsw_histogram histograms[<int> TIMED]
+    bint reset
+
+
+cdef void read_latency(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef latency_args *a = <latency_args *> args
+    cdef int call
+    for call in range(<int> TIMED):
+        engine_latency(e, <Timed> call, &a.histograms[call])
+    if a.reset:
+        zsw_add_u32(&e.latency_epoch, 1)
+
+
+cdef struct nodes_args:
+    uint64_t *counts
+    int rc
+
+
+cdef void count_nodes(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef nodes_args *a = <nodes_args *> args
+    a.rc = engine_node_pages(e, a.counts, NODES)
+
+
+cdef struct pool_row:
+    zsw_compressor compressor
+    const char *name            # of the zpool; static
+    uint32_t chain
+    bint kernel
+    bint current
+    int64_t entries
+    uint64_t pages
+
+
+cdef struct pools_args:
+    pool_row rows[<int> MAX_POOLS]
+    uint32_t count
+
+
+cdef void list_pools(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef pools_args *a = <pools_args *> args
+    cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &e.current)       # once: it may change meanwhile
+    cdef zsw_pool *pool
+    cdef pool_row *row
+    cdef uint32_t i
+    a.count = 0
+    for i in range(<uint32_t> MAX_POOLS):
+        pool = pool_at(e, i)
+        if pool == NULL:
+            continue
+        row = &a.rows[a.count]
+        row.compressor = pool.compressor
+        row.name = pool.ops.name
+        row.chain = pool.config.chain
+        row.kernel = pool.config.kernel != 0
+        row.current = pool == current
+        row.entries = zsw_peek_i64(&pool.entries)
+        row.pages = pool.ops.total_pages(pool.zpool)
+        a.count += 1
+
+
+cdef struct finding_args:
+    zsw_finding finding
+    int rc
+
+
+cdef void validate(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef finding_args *a = <finding_args *> args
+    a.rc = engine_validate(e, &a.finding)
+
+
+cdef struct object_args:
+    uint32_t type
+    uint64_t offset
+    uint8_t *object
+    uint32_t length
+
+
+cdef void find_object(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef object_args *a = <object_args *> args
+    a.object = engine_object(e, a.type, a.offset, &a.length)
 
 
 # ---- the engine -----------------------------------------------------------------------------------------------------
 
 
+cdef class Held:
+    """A compressor that pools may call."""
+    cdef Compressor compressor
+    cdef int64_t calls              # that are about to give it a pool
+
+
 cdef class Engine:
     """The compiled half of `zswap.ZSwap`, which documents it."""
     cdef zsw_engine *e
-    cdef set compressors            # all that pools may still use
+    cdef dict compressors           # id -> Held: all that pools may still use, whatever they think of being hashed or compared
     cdef Compressor compressor_     # the current one
     cdef Checksum checksum_         # None: no checksums
     cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
-    cdef set opened                 # those of the stores that we opened ourselves
-    cdef dict stores                # swap type -> Backing, of the areas that have one
+    cdef set opened                 # ids of those of the stores that we opened ourselves
+    cdef list stores                # by swap type: the area's Backing, or None.  As long as it ever gets: setting cannot fail
+    cdef int backed                 # how many of them there are
     cdef object encrypt_            # whether swap files are encrypted where nobody says; None: nobody said so far
     cdef object __weakref__
 
@@ -247,8 +551,8 @@ cdef class Engine:
         cdef int rc
         from zswap_core.errors import Error
         self.error = Error
-        self.compressors = set()
-        self.stores = {}
+        self.compressors = {}
+        self.stores = [None] * MAX_AREAS
         self.opened = set()
         if page_size not in (4096, 16384, 65536):
             raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
@@ -270,30 +574,49 @@ cdef class Engine:
             if rc >= 0:                         # else the last reference went away inside one of its own calls: it stays
                 engine_free(self.e)
 
-    cdef zsw_worker *enter(self) except NULL:
+    cdef int call(self, call_body body, void *args, bint waits) except -1:
+        """Runs `body` inside a call of the engine, without the GIL if it may wait for anything.  The only place that enters and
+        leaves."""
         cdef int rc = 0
         cdef zsw_worker *w = engine_enter(self.e, &rc)
-        if w == NULL:
+        if zsw_unlikely(w == NULL):
             if rc == -ENOMEM:
                 raise MemoryError("no memory for one more call")
             if self.e.forked:
                 raise ValueError("this ZSwap belongs to the parent process; a forked child needs one of its own")
             raise ValueError("the ZSwap is closed")
-        return w
+        if waits:
+            with nogil:
+                body(self.e, w, args)
+                engine_leave(self.e, w)
+        else:
+            body(self.e, w, args)
+            engine_leave(self.e, w)
+        return 0
 
     def close(self):
         """Wait for calls in flight and free everything.  Closing twice is fine; anything else after it is a ValueError."""
         cdef Backing store
-        cdef int rc
+        cdef int rc, type
         with nogil:
             rc = engine_close(self.e)
         if rc == -EDEADLK:
             raise RuntimeError("close() was called from inside a call of the same engine, which it would wait for")
-        while rc == 0 and self.stores:          # whoever closed it
-            store = self.stores.popitem()[1]
-            if self.e.params.wipe_on_free:
-                store.erase()
-            self.drop_store(store)
+        if rc == 0:                             # else another thread closed it, and does this
+            failure = None
+            for type in range(MAX_AREAS):
+                store = self.take_store(type)
+                if store is not None:
+                    try:
+                        try:
+                            if self.e.params.wipe_on_free:
+                                store.erase()
+                        finally:
+                            self.drop_store(store)
+                    except BaseException as error:
+                        failure = failure or error
+            if failure is not None:
+                raise failure
 
     @property
     def closed(self):
@@ -306,38 +629,63 @@ cdef class Engine:
         return self.e.page_size
 
     cdef object compressor_error(self):
-        """The exception behind a compressor's last failure, where it is one in Python; told once."""
-        cdef Compressor compressor
-        for candidate in list(self.compressors):
-            compressor = candidate
-            if compressor.last_error is not None:
-                error, compressor.last_error = compressor.last_error, None
+        """The exception behind this thread's last failure of a compressor, where it is one in Python; told once."""
+        for held in list(self.compressors.values()):
+            error = recall((<Held> held).compressor)
+            if error is not None:
                 return error
         return None
 
-    cdef object drop_compressors(self):
-        """Inside a call: lets go of compressors whose pools are gone.  One that is about to get a pool is held by its call."""
-        cdef Compressor compressor
-        for candidate in list(self.compressors):
-            compressor = candidate
-            if compressor is not self.compressor_ and not compressor_in_use(self.e, &compressor.c):
-                self.compressors.discard(compressor)
+    cdef Held hold(self, Compressor compressor):
+        """Keeps a compressor that is about to get a pool, until `release`, and for as long as pools use it."""
+        cdef Held held = self.compressors.get(id(compressor))
+        if held is None:
+            held = Held.__new__(Held)
+            held.compressor = compressor
+            self.compressors[id(compressor)] = held
+        held.calls += 1
+        return held
 
-    cdef object backing_error(self, str what, object swap_type):
-        cdef Backing store = self.stores.get(swap_type)
-        cdef int code = -self.e.areas[<int> swap_type].error
-        cause = store.last_error if store is not None else None
-        remedy = ("free space on its file system or make the swap file smaller" if code in (ENOSPC, EFBIG)
+    cdef int release(self, Held held) except -1:
+        held.calls -= 1
+        try:
+            self.drop_compressors()
+        except MemoryError:                     # another time
+            pass
+        return 0
+
+    cdef int drop_compressors(self) except -1:
+        """Lets go of compressors whose pools are gone."""
+        cdef Held held
+        for candidate in list(self.compressors.values()):
+            held = candidate
+            if (held.calls == 0 and held.compressor is not self.compressor_
+                    and not compressor_in_use(self.e, &held.compressor.c)):
+                self.compressors.pop(id(held.compressor), None)
+        return 0
+
+    cdef object backing_error(self, int rc, str what, object swap_type):
+        cdef Backing store = self.stores[<int> swap_type]
+        cause = recall(store) if store is not None else None
+        remedy = ("free space on its file system or make the swap file smaller" if -rc in (ENOSPC, EFBIG)
                   else "look at the device and the system log")
-        error = BackingError(code, f"{what}: {cause or os.strerror(code)}; {remedy}")
+        error = BackingError(-rc, f"{what}: {cause or os.strerror(-rc)}; {remedy}")
         error.__cause__ = cause
         return error
+
+    cdef Backing take_store(self, int type):
+        """The area's backing store, which from now on is the caller's to drop."""
+        cdef Backing store = self.stores[type]
+        if store is not None:
+            self.stores[type] = None
+            self.backed -= 1
+        return store
 
     cdef object drop_store(self, Backing store):
         """Gives a store back; one that was opened for a path is closed."""
         store.detach()
-        if store in self.opened:
-            self.opened.discard(store)
+        if id(store) in self.opened:
+            self.opened.discard(id(store))
             store.close()
 
     # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
@@ -357,47 +705,52 @@ cdef class Engine:
         self.e.params.mapping = self.e.entries.mapping = mapping
         index_protect(&self.e.index, wipe_on_free, mapping)
 
-    def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
-        cdef zsw_zpool_config config
-        cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
-        cdef zsw_worker *w
-        cdef int rc
-        if ops == NULL:
+    cdef int pool_arguments(self, pool_args *args, Compressor compressor, str zpool, int chain, bint kernel,
+                            int numa_node) except -1:
+        memset(args, 0, sizeof(pool_args))
+        args.compressor = &compressor.c
+        args.ops = zpool_find(zpool.encode())
+        if args.ops == NULL:
             raise ValueError(f"unknown zpool {zpool!r}")
+        args.config.page_size, args.config.chain, args.config.kernel, args.config.numa_node = (
+            self.e.page_size, chain, kernel, numa_node)
+        args.config.flags = self.zpool_flags()
+        return 0
+
+    cdef int check_pool(self, const pool_args *args, Compressor compressor) except -1:
+        """Raises what a call about a pool came to."""
+        self.check_thread(args.thread)
+        if args.rc == -ENOSPC:
+            raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
+        if args.rc == -ENOMEM:
+            raise MemoryError("no memory for the pool")
+        if args.rc != 0:
+            raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {args.ops.name.decode()!r} "
+                             f"(error {-args.rc})")
+        return 0
+
+    def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
+        cdef pool_args args
+        cdef Held held
+        self.pool_arguments(&args, compressor, zpool, chain, kernel, numa_node)
         if numa_node >= 0:
             self.check_node(numa_node)
-        config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
-        config.flags = self.zpool_flags()
-        w = self.enter()
-        self.start_maintenance(w, zsw_load_ptr(<void **> &self.e.current) != NULL)
-        with nogil:
-            rc = engine_use_pool(self.e, &compressor.c, ops, &config)
-        if rc == 0:
-            self.compressors.add(compressor)
+        held = self.hold(compressor)
+        try:
+            self.call(use_pool, &args, True)
+            self.check_pool(&args, compressor)
             self.compressor_ = compressor
             self.slow = compressor.c.ops.flags & ZSW_COMPRESSOR_SLOW != 0
-            self.drop_compressors()
-        engine_leave(self.e, w)
-        if rc == -ENOSPC:
-            raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
-        if rc == -ENOMEM:
-            raise MemoryError("no memory for the pool")
-        if rc != 0:
-            raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {zpool!r} (error {-rc})")
+        finally:
+            self.release(held)
 
     cdef uint32_t zpool_flags(self):
         return ((ZSW_ZPOOL_WIPE if self.e.params.wipe_on_free else 0)
                 | (ZSW_ZPOOL_NO_DUMP if self.e.params.mapping & ZSW_MAP_NO_DUMP else 0)
                 | (ZSW_ZPOOL_NO_FORK if self.e.params.mapping & ZSW_MAP_NO_FORK else 0))
 
-    cdef int start_maintenance(self, zsw_worker *w, bint needed) except -1:
-        """Inside a call, which ends if the thread that is needed cannot be had."""
-        cdef int rc = 0
-        if needed:
-            with nogil:
-                rc = maintenance_start(self.e)
+    cdef int check_thread(self, int rc) except -1:
         if rc != 0:
-            engine_leave(self.e, w)
             raise self.error(f"the system starts no thread for the engine: {os.strerror(-rc)}; "
                              "allow this user or container more (ulimit -u, pids.max)")
         return 0
@@ -442,8 +795,9 @@ cdef class Engine:
         zsw_poke_u32(flag, value)
 
     def _set_limits(self, uint64_t max_pages, uint64_t accept_pages):
-        zsw_poke_u64(&self.e.params.max_pages, max_pages)
-        zsw_poke_u64(&self.e.params.accept_pages, accept_pages)
+        cdef work_args args
+        args.pages, args.accept = max_pages, accept_pages
+        self.call(set_limits, &args, True)
 
     def _set_encrypt(self, encrypt):
         """What swapon() goes by where it is told nothing.  Before there is an area."""
@@ -478,80 +832,75 @@ cdef class Engine:
         BackingError
             When the backing store cannot be opened, or another engine uses it.
         """
-        cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t pages
-        cdef zsw_worker *w
+        cdef area_args args
         cdef Backing store = None
-        cdef int rc
-        engine_leave(self.e, self.enter())      # closed?
+        memset(&args, 0, sizeof(args))
+        args.type = as_type(swap_type)
+        self.call(look, NULL, False)            # closed?
         if encrypt is not None and not isinstance(encrypt, bool):
             raise TypeError(f"encrypt is {encrypt!r}; True, False or None is needed")
         if backing is not None:
             store = open_backing(backing, self.e.page_size, encrypt=self.encrypt if encrypt is None else encrypt)
-            if store is not backing:
-                self.opened.add(store)
         elif encrypt:
             raise ValueError("encrypt=True needs a backing to encrypt")
         try:
+            if store is not None and store is not backing:
+                self.opened.add(id(store))
             limit = OFFSET_LIMIT if store is None else store.nr_pages
             if nr_pages is None:
                 nr_pages = limit
             nr_pages = PyNumber_Index(nr_pages)
             if not 0 < nr_pages <= limit:
                 raise ValueError(f"nr_pages is {nr_pages}; 1 to {limit} is needed")
-            pages = nr_pages
+            args.pages = nr_pages
             if store is not None:
                 store.attach()
+                args.backing, args.store = store.ops, store.state
         except BaseException:
-            if store in self.opened:
-                self.opened.discard(store)
+            if store is not None and store is not backing:
+                self.opened.discard(id(store))
                 store.close()
             raise
         try:
-            w = self.enter()
-            self.start_maintenance(w, store is not None)
+            encrypted = store is not None and encrypts(store)
+            # With the GIL: nobody is to find the area without its store.
+            self.call(swap_on, &args, False)
+            self.check_thread(args.thread)
+            if args.rc == -EINVAL:
+                raise ValueError(f"swap area {swap_type} is online already")
+            if args.rc != 0:
+                raise MemoryError("no memory for the swap area")
         except BaseException:
             if store is not None:
                 self.drop_store(store)
             raise
-        rc = engine_swapon(self.e, type, pages, store.ops if store is not None else NULL,
-                           store.state if store is not None else NULL)
-        engine_leave(self.e, w)
-        if rc == 0:
-            if store is not None:
-                self.stores[int(swap_type)] = store
-                if self.encrypt_ is None and encrypts(store):
-                    self.encrypt_ = True
-            return
         if store is not None:
-            self.drop_store(store)
-        if rc == -EINVAL:
-            raise ValueError(f"swap area {swap_type} is online already")
-        raise MemoryError("no memory for the swap area")
+            self.stores[args.type] = store
+            self.backed += 1
+            if encrypted and self.encrypt_ is None:
+                self.encrypt_ = True
 
     def _swapoff(self, swap_type):
-        cdef uint32_t type = as_type(swap_type)
-        cdef zsw_worker *w = self.enter()
-        cdef int rc
-        with nogil:
-            rc = engine_swapoff(self.e, w, type)
-            engine_leave(self.e, w)
-        if rc == -EDEADLK:
+        cdef area_args args
+        cdef Backing store
+        memset(&args, 0, sizeof(args))
+        args.type = as_type(swap_type)
+        self.call(swap_off, &args, True)
+        if args.rc == -EDEADLK:
             raise RuntimeError("swapoff() was called from inside a call of the same engine, which it would wait for")
-        if rc != 0:
+        if args.rc != 0:
             raise ValueError(f"swap area {swap_type} is not online")
-        store = self.stores.pop(int(swap_type), None)
+        store = self.take_store(args.type)      # None also when close() was faster: then it is close()'s to drop
         with nogil:
-            engine_swapoff_end(self.e, type)
+            engine_swapoff_end(self.e, args.type)
         if store is not None:
             self.drop_store(store)
 
     def _online(self, swap_type):
-        cdef uint32_t type = as_type(swap_type)
-        cdef zsw_worker *w = self.enter()
-        cdef bint online = find_area(self.e, type, 0) != NULL
-        engine_leave(self.e, w)
-        return online
+        cdef range_args args
+        args.type = as_type(swap_type)
+        self.call(is_online, &args, False)
+        return args.pages != 0
 
     def shrink(self, nr_pages, *, idle_seconds=None):
         """Write back the coldest pages now.
@@ -569,55 +918,37 @@ cdef class Engine:
             Pages written back: 0 when no area has a backing store; fewer than asked for when there are no more, the store
             fails (`reject_reclaim_fail`), or the budget is used up.
         """
-        cdef uint64_t pages, count, written, done = 0
-        cdef uint32_t idle = 0
-        cdef zsw_worker *w
+        cdef work_args args
+        cdef uint64_t pages, done = 0
         nr_pages = PyNumber_Index(nr_pages)
         if nr_pages < 0:
             raise ValueError(f"nr_pages is {nr_pages}; it cannot be negative")
-        if idle_seconds is not None:
-            if not 0 < idle_seconds < 1 << 22:
-                raise ValueError(f"idle_seconds is {idle_seconds}; 1 to 2**22 - 1 is needed")
-            idle = idle_seconds
+        args.idle = idle_of(idle_seconds)
         pages = min(nr_pages, 1 << 40)
         while True:
-            count = min(pages - done, <uint64_t> SLICE)
-            w = self.enter()
-            with nogil:
-                written = engine_writeback(self.e, w, count, idle)
-                engine_leave(self.e, w)
-            done += written
-            if written < count or done == pages:
+            args.pages = min(pages - done, <uint64_t> SLICE)
+            self.call(write_back, &args, True)
+            done += args.done
+            if args.done < args.pages or done == pages:
                 return done
             PyErr_CheckSignals()
 
-    def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node, uint32_t idle,
+    def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node, idle_seconds,
                     bint incompressible, uint64_t max_pages):
-        cdef zsw_zpool_config config
-        cdef const zsw_zpool_ops *ops = zpool_find(zpool.encode())
-        cdef zsw_recompressed result
-        cdef uint32_t next = 1
-        cdef zsw_worker *w
-        cdef int rc = 0
-        config.page_size, config.chain, config.kernel, config.numa_node = self.e.page_size, chain, kernel, numa_node
-        config.flags = self.zpool_flags()
-        memset(&result, 0, sizeof(result))
-        while rc == 0 and next != 0:
-            w = self.enter()
-            self.start_maintenance(w, True)
-            self.compressors.add(compressor)
-            with nogil:
-                rc = engine_recompress(self.e, w, &compressor.c, ops, &config, idle, incompressible, max_pages, SLICE // 8,
-                                       &next, &result)
-                engine_leave(self.e, w)
-            self.compressors.add(compressor)    # it may have been dropped before its pool was made
-            if next != 0:
-                PyErr_CheckSignals()
-        if rc == -ENOSPC:
-            raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
-        if rc != 0:
-            raise MemoryError("no memory for the pool")
-        return result.moved, result.kept, result.bytes_before, result.bytes_after
+        cdef pool_args args
+        cdef Held held
+        self.pool_arguments(&args, compressor, zpool, chain, kernel, numa_node)
+        args.idle, args.incompressible, args.max_pages, args.next = idle_of(idle_seconds), incompressible, max_pages, 1
+        held = self.hold(compressor)
+        try:
+            while args.next != 0:
+                self.call(recompress_some, &args, True)
+                self.check_pool(&args, compressor)
+                if args.next != 0:
+                    PyErr_CheckSignals()
+        finally:
+            self.release(held)
+        return args.result.moved, args.result.kept, args.result.bytes_before, args.result.bytes_after
 
     def _set_writeback(self, uint32_t shrinker_enabled, uint64_t interval_ns, int64_t limit, uint64_t rate):
         zsw_poke_u32(&self.e.params.shrinker_enabled, shrinker_enabled)
@@ -660,27 +991,17 @@ cdef class Engine:
         Error
             When the page is refused for another reason.  After any refusal nothing is held at `offset`.
         """
-        cdef uint64_t at = as_offset(offset)
-        cdef uint32_t type = as_type(swap_type)
+        cdef page_args args
         cdef Py_buffer buffer
-        cdef zsw_worker *w
-        cdef uint64_t start
-        cdef int status
+        args.offset, args.type = as_offset(offset), as_type(swap_type)
         take_buffer(page, "page", self.e.page_size, False, &buffer)
         try:
-            w = self.enter()
-            start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&self.e.params.latency) != 0) else 0
-            if self.slow or self.stores:
-                with nogil:
-                    status = engine_store(self.e, w, type, at, <const uint8_t *> buffer.buf)
-                    end_call(self.e, w, Timed.store_ns, start, status)
-            else:
-                status = engine_store(self.e, w, type, at, <const uint8_t *> buffer.buf)
-                end_call(self.e, w, Timed.store_ns, start, status)
+            args.page = <uint8_t *> buffer.buf
+            self.call(store_page, &args, self.slow or self.backed != 0)
         finally:
             PyBuffer_Release(&buffer)
-        if status < 0:
-            raise error_for(status, offset, swap_type, self)
+        if args.status < 0:
+            raise error_for(args.status, args.error, offset, swap_type, self)
 
     def load(self, offset, out=None, *, swap_type=0):
         """Get a page back.  It stays held.
@@ -707,52 +1028,39 @@ cdef class Engine:
             When the page does not decompress, or is not what its checksum was made of.  The entry is kept; the content of
             `out` is undefined.
         """
-        cdef uint64_t at = as_offset(offset)
-        cdef uint32_t type = as_type(swap_type)
+        cdef page_args args
         cdef Py_buffer buffer
-        cdef int status
+        args.offset, args.type = as_offset(offset), as_type(swap_type)
         if out is None:
             out = PyBytes_FromStringAndSize(NULL, self.e.page_size)
-            status = self.load_page(type, at, <uint8_t *> PyBytes_AS_STRING(out))
+            args.page = <uint8_t *> PyBytes_AS_STRING(out)
+            self.load_into(&args)
         else:
             take_buffer(out, "out", self.e.page_size, True, &buffer)
             try:
-                status = self.load_page(type, at, <uint8_t *> buffer.buf)
+                args.page = <uint8_t *> buffer.buf
+                self.load_into(&args)
             finally:
                 PyBuffer_Release(&buffer)
-        if status < 0:
-            raise error_for(status, offset, swap_type, self)
+        if args.status < 0:
+            raise error_for(args.status, args.error, offset, swap_type, self)
         return out
 
-    cdef int load_page(self, uint32_t type, uint64_t at, uint8_t *page) except? -1000:
-        cdef zsw_worker *w = self.enter()
-        cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&self.e.params.latency) != 0) else 0
-        cdef int status
-        w.no_wait = 1
-        status = engine_load(self.e, w, type, at, page)
-        w.no_wait = 0
-        if status == Status.WOULD_BLOCK:
-            with nogil:
-                status = engine_load(self.e, w, type, at, page)
-                end_call(self.e, w, Timed.load_ns, start, status)
-        else:
-            end_call(self.e, w, Timed.load_ns, start, status)
-        return status
+    cdef int load_into(self, page_args *args) except -1:
+        args.no_wait = True
+        self.call(load_page, args, False)
+        if zsw_unlikely(args.status == Status.WOULD_BLOCK):
+            args.no_wait = False
+            self.call(load_page, args, True)
+        return 0
 
     def invalidate(self, offset, *, swap_type=0):
         """Free the page at `offset`.  Returns whether one was held."""
-        cdef uint64_t at = as_offset(offset)
-        cdef uint32_t type = as_type(swap_type)
-        cdef zsw_worker *w = self.enter()
-        cdef uint64_t freed
-        if self.stores:
-            with nogil:
-                freed = engine_invalidate(self.e, w, type, at, at)
-                engine_leave(self.e, w)
-        else:
-            freed = engine_invalidate(self.e, w, type, at, at)
-            engine_leave(self.e, w)
-        return freed != 0
+        cdef range_args args
+        args.first = args.last = as_offset(offset)
+        args.type = as_type(swap_type)
+        self.call(invalidate_pages, &args, self.backed != 0)
+        return args.pages != 0
 
     # ---- the mapping over area 0; collections.abc supplies the rest --------------------------------------------------
 
@@ -767,17 +1075,14 @@ cdef class Engine:
             raise KeyError(offset)
 
     def __contains__(self, offset):
-        cdef uint64_t at
-        cdef zsw_worker *w = self.enter()
-        cdef bint held = False
+        cdef page_args args
         try:
-            at = as_offset(offset)
-            held = engine_contains(self.e, 0, at)
+            args.offset, args.type = as_offset(offset), 0
         except (TypeError, ValueError):         # no page can be held there
-            pass
-        finally:
-            engine_leave(self.e, w)
-        return held
+            self.call(look, NULL, False)
+            return False
+        self.call(contains_page, &args, False)
+        return args.status != 0
 
     def __len__(self):
         return self._page_count()
@@ -838,16 +1143,14 @@ cdef class Engine:
         return self._many(offsets, out, swap_type, threads, ns, status, False)
 
     cdef _many(self, offsets, pages, swap_type, threads, ns, status, bint storing):
-        cdef uint32_t type = as_type(swap_type)
-        cdef int workers = thread_count(threads)
+        cdef batch_args args
         cdef View offset_view, page_view, status_view, ns_view
         cdef const uint64_t *at
         cdef int8_t *done
-        cdef uint64_t n, i = 0
+        cdef uint64_t n, i = 0, begun = 0
         cdef uint32_t *ns_data = NULL
-        cdef uint64_t begun = 0, count
-        cdef uint8_t *memory
-        cdef zsw_worker *w
+        cdef int error = 0
+        args.type, args.threads = as_type(swap_type), thread_count(threads)
         offset_view = offsets_of(offsets)
         at = <const uint64_t *> offset_view.buffer.buf
         n = offset_view.buffer.len // 8
@@ -862,66 +1165,59 @@ cdef class Engine:
         if ns is not None:
             ns_view = view_of(ns, "ns", n * 4, True)
             ns_data = <uint32_t *> ns_view.buffer.buf
-        memory = <uint8_t *> page_view.buffer.buf
         while True:
-            count = min(n - begun, <uint64_t> SLICE)
-            w = self.enter()
-            with nogil:
-                if storing:
-                    engine_store_many(self.e, w, type, at + begun, memory + begun * self.e.page_size, count, workers,
-                                      done + begun, ns_data + begun if ns_data != NULL else NULL)
-                else:
-                    engine_load_many(self.e, w, type, at + begun, memory + begun * self.e.page_size, count, workers,
-                                     done + begun, ns_data + begun if ns_data != NULL else NULL)
-                engine_leave(self.e, w)
-            begun += count
+            args.count = min(n - begun, <uint64_t> SLICE)
+            args.offsets, args.status = at + begun, done + begun
+            args.pages = <uint8_t *> page_view.buffer.buf + begun * self.e.page_size
+            args.ns = ns_data + begun if ns_data != NULL else NULL
+            self.call(store_batch if storing else load_batch, &args, True)
+            error = error or args.error
+            begun += args.count
             if begun == n:
                 break
-            PyErr_CheckSignals()                # no worker is held: a handler may well close the engine
+            PyErr_CheckSignals()                # outside any call: a handler may well close the engine
         with nogil:
             while i < n and done[i] >= 0:
                 i += 1
+        if i < n and (storing or status is not None):
+            remember(None, None)                # told by a code, not by an exception
         if storing:
             return codes
         if status is None and i < n:
-            raise error_for(done[i], at[i], swap_type, self)
+            raise error_for(done[i], error, at[i], swap_type, self)
         return pages
 
     def invalidate_many(self, offsets, *, swap_type=0):
         """Free the pages at `offsets`.  Returns how many were held."""
-        cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t n, count, begun = 0, freed = 0
+        cdef look_args args
+        cdef uint64_t n, begun = 0, freed = 0
         cdef View view
-        cdef zsw_worker *w
+        args.type = as_type(swap_type)
         view = offsets_of(offsets)
         n = view.buffer.len // 8
         while True:
-            count = min(n - begun, <uint64_t> SLICE)
-            w = self.enter()
-            with nogil:
-                freed += engine_invalidate_many(self.e, w, type, <const uint64_t *> view.buffer.buf + begun, count)
-                engine_leave(self.e, w)
-            begun += count
+            args.offsets, args.count = <const uint64_t *> view.buffer.buf + begun, min(n - begun, <uint64_t> SLICE)
+            self.call(invalidate_batch, &args, True)
+            freed += args.found
+            begun += args.count
             if begun == n:
                 return freed
             PyErr_CheckSignals()
 
     def invalidate_range(self, start, stop, *, swap_type=0):
         """Free the pages at ``start <= offset < stop``.  Returns how many were held."""
-        cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t first = as_offset(start), freed = 0, last
-        cdef zsw_worker *w
+        cdef range_args args
+        args.type, args.first, args.pages = as_type(swap_type), as_offset(start), 0
         stop = PyNumber_Index(stop)
         if stop < 0 or stop > OFFSET_LIMIT:
             raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
-        w = self.enter()
-        if stop > start:
-            last = stop
-            last -= 1
-            with nogil:
-                freed = engine_invalidate(self.e, w, type, first, last)
-        engine_leave(self.e, w)
-        return freed
+        args.last = stop                        # one too far; a range of none is one of the wrong way round, or closed
+        if args.last > args.first:
+            args.last -= 1
+            self.call(invalidate_pages, &args, True)
+        else:
+            self.call(look, NULL, False)
+        return args.pages
 
     def invalidate_area(self, swap_type=0):
         """Free every page of an area, which stays online.  Returns how many were held."""
@@ -936,61 +1232,49 @@ cdef class Engine:
             Compressed bytes; 0 for a same-filled page, `page_size` for one kept raw, -1 where nothing is held, -2 for a page in
             the backing store.
         """
-        cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t i, n
+        cdef look_args args
         cdef View view, size_view
-        cdef const uint64_t *at
-        cdef int32_t *size
-        cdef zsw_worker *w
+        args.type = as_type(swap_type)
         view = offsets_of(offsets)
-        n = view.buffer.len // 8
-        sizes = np.empty(n, np.int32)
-        size_view = view_of(sizes, "sizes", n * 4, True)
-        at = <const uint64_t *> view.buffer.buf
-        size = <int32_t *> size_view.buffer.buf
-        w = self.enter()
-        with nogil:
-            for i in range(n):
-                size[i] = <int32_t> engine_length(self.e, type, at[i])
-            engine_leave(self.e, w)
+        args.offsets, args.count = <const uint64_t *> view.buffer.buf, view.buffer.len // 8
+        sizes = np.empty(args.count, np.int32)
+        size_view = view_of(sizes, "sizes", args.count * 4, True)
+        args.sizes = <int32_t *> size_view.buffer.buf
+        self.call(page_sizes, &args, True)
         return sizes
 
     # ---- iteration --------------------------------------------------------------------------------------------------
 
     def _page_count(self, swap_type=0):
-        cdef uint32_t type = as_type(swap_type)
-        cdef zsw_worker *w = self.enter()
-        cdef uint64_t pages = engine_area_pages(self.e, type)
-        engine_leave(self.e, w)
-        return pages
+        cdef range_args args
+        args.type = as_type(swap_type)
+        self.call(count_pages, &args, False)
+        return args.pages
 
     def _shards(self, swap_type=0):
         """Numbers of the area's shards, in order."""
-        cdef uint32_t type = as_type(swap_type)
-        cdef uint64_t found, room = 0
+        cdef look_args args
         cdef View view
-        cdef zsw_worker *w
+        args.type, args.count = as_type(swap_type), 0
         while True:
-            numbers = np.empty(room, np.uint64)
-            view = view_of(numbers, "numbers", room * 8, True)
-            w = self.enter()
-            found = engine_shards(self.e, type, <uint64_t *> view.buffer.buf, room)
-            engine_leave(self.e, w)
-            if found <= room:
-                return np.sort(numbers[:found]).tolist()
-            room = found + found // 4
+            numbers = np.empty(args.count, np.uint64)
+            view = view_of(numbers, "numbers", args.count * 8, True)
+            args.numbers = <uint64_t *> view.buffer.buf
+            self.call(area_shard_numbers, &args, False)
+            if args.found <= args.count:
+                return np.sort(numbers[:args.found]).tolist()
+            args.count = args.found + args.found // 4
 
     def _shard_offsets(self, uint64_t number, swap_type=0):
         """Offsets held in one shard, in order."""
-        cdef uint32_t type = as_type(swap_type), found
-        cdef zsw_worker *w
+        cdef look_args args
         cdef View view
-        offsets = np.empty(1 << 14, np.uint64)
-        view = view_of(offsets, "offsets", 8 << 14, True)
-        w = self.enter()
-        found = engine_shard_offsets(self.e, type, number, <uint64_t *> view.buffer.buf, 1 << 14)
-        engine_leave(self.e, w)
-        return offsets[:found].tolist()
+        args.type, args.shard, args.count = as_type(swap_type), number, SHARD_PAGES
+        offsets = np.empty(args.count, np.uint64)
+        view = view_of(offsets, "offsets", args.count * 8, True)
+        args.numbers = <uint64_t *> view.buffer.buf
+        self.call(shard_offsets, &args, False)
+        return offsets[:args.found].tolist()
 
     # ---- memory and figures -----------------------------------------------------------------------------------------
 
@@ -1002,22 +1286,17 @@ cdef class Engine:
         int
             Allocator pages freed.
         """
-        cdef uint64_t freed
-        cdef zsw_worker *w = self.enter()
-        with nogil:
-            freed = engine_compact(self.e, w)
-            engine_leave(self.e, w)
-        return freed
+        cdef work_args args
+        self.call(compact_all, &args, True)
+        return args.done
 
     def _totals(self):
         """Every counter, and pool_pages, idle_pages, pages_compacted, metadata_bytes."""
         cdef zsw_totals totals
-        cdef zsw_worker *w = self.enter()
         cdef int i
-        engine_totals(self.e, &totals)
+        self.call(sum_totals, &totals, False)
         self.drop_compressors()
-        engine_leave(self.e, w)
-        stores = list(self.stores.values())
+        stores = [store for store in self.stores if store is not None]
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages, pages_compacted=totals.pages_compacted,
                       metadata_bytes=totals.metadata_bytes, backed_areas=len(stores),
@@ -1026,16 +1305,15 @@ cdef class Engine:
 
     def _latency(self, bint reset):
         """(counts of each bucket, sum, longest) of stores and of loads, in ns; then, if wanted, they begin anew."""
-        cdef zsw_histogram histogram
-        cdef zsw_worker *w = self.enter()
+        cdef latency_args args
+        cdef zsw_histogram *histogram
         cdef int call
+        args.reset = reset
+        self.call(read_latency, &args, False)
         result = []
         for call in range(<int> TIMED):
-            engine_latency(self.e, <Timed> call, &histogram)
+            histogram = &args.histograms[call]
             result.append((tuple([histogram.counts[i] for i in range(LATENCY_BUCKETS)]), histogram.total, histogram.longest))
-        if reset:
-            zsw_add_u32(&self.e.latency_epoch, 1)
-        engine_leave(self.e, w)
         return result
 
     def numa_pages(self):
@@ -1054,60 +1332,45 @@ cdef class Engine:
         Error
             When the system does not tell, as in some containers.
         """
+        cdef nodes_args args
         cdef View view
-        cdef uint64_t *counts
-        cdef uint32_t nodes = NODES
-        cdef zsw_worker *w
-        cdef int rc
-        found = np.zeros(NODES, np.uint64)
+        found = np.zeros(<int> NODES, np.uint64)
         view = view_of(found, "counts", NODES * 8, True)
-        counts = <uint64_t *> view.buffer.buf
-        w = self.enter()
-        with nogil:
-            rc = engine_node_pages(self.e, counts, nodes)
-            engine_leave(self.e, w)
-        if rc != 0:
-            raise self.error(f"the system does not tell where memory lies: {os.strerror(-rc)} (move_pages)")
+        args.counts = <uint64_t *> view.buffer.buf
+        self.call(count_nodes, &args, True)
+        if args.rc != 0:
+            raise self.error(f"the system does not tell where memory lies: {os.strerror(-args.rc)} (move_pages)")
         return {node: int(pages) for node, pages in enumerate(found) if pages}
 
     def _pools(self):
         """(compressor, zpool, chain, kernel, current, entries, total pages) of each pool, the current one first."""
-        cdef zsw_worker *w = self.enter()
-        cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &self.e.current)      # once: it may change meanwhile
-        cdef zsw_pool *pool
+        cdef pools_args args
+        cdef pool_row *row
         cdef Compressor compressor
-        cdef uint64_t pages
+        cdef uint32_t i
+        self.call(list_pools, &args, False)     # with the GIL: no compressor is let go of before its name is looked up
         rows = []
-        try:
-            self.drop_compressors()
-            for i in range(MAX_POOLS):
-                pool = pool_at(self.e, i)
-                if pool == NULL:
-                    continue
-                spec = "?"
-                for candidate in list(self.compressors):
-                    compressor = candidate
-                    if compressor.c.ops == pool.compressor.ops and compressor.c.state == pool.compressor.state:
-                        spec = compressor.spec
-                pages = pool.ops.total_pages(pool.zpool)
-                rows.append((spec, pool.ops.name.decode(), pool.config.chain, bool(pool.config.kernel),
-                             pool == current, zsw_peek_i64(&pool.entries), pages))
-        finally:
-            engine_leave(self.e, w)
+        for i in range(args.count):
+            row = &args.rows[i]
+            spec = "?"
+            for held in list(self.compressors.values()):
+                compressor = (<Held> held).compressor
+                if compressor.c.ops == row.compressor.ops and compressor.c.state == row.compressor.state:
+                    spec = compressor.spec
+            rows.append((spec, row.name.decode(), row.chain, row.kernel, row.current, row.entries, row.pages))
+        self.drop_compressors()
         return sorted(rows, key=lambda row: not row[4])
 
     def _validate(self):
         """Walk every structure and compare it with the counters; AssertionError names what does not agree.  For tests: no
         other call may be in flight."""
-        cdef zsw_worker *w = self.enter()       # so that no pool is freed under it
-        cdef zsw_finding finding
-        cdef int rc
-        with nogil:
-            rc = engine_validate(self.e, &finding)
-            engine_leave(self.e, w)
-        if rc != 0:
+        cdef finding_args args
+        cdef const char *zpool
+        self.call(validate, &args, True)
+        if args.rc != 0:
             from zswap_core.findings import describe
-            raise AssertionError(describe(rc, finding.place, finding.zpool.decode() if finding.zpool != NULL else None))
+            zpool = args.finding.zpool
+            raise AssertionError(describe(args.rc, args.finding.place, zpool.decode() if zpool != NULL else None))
 
     def _address(self):
         """Where the engine lies, for tests that damage it."""
@@ -1115,21 +1378,18 @@ cdef class Engine:
 
     def _age(self, uint32_t seconds):
         """Make every held page `seconds` older.  For tests: no other call may be in flight."""
-        cdef zsw_worker *w = self.enter()
-        engine_age(self.e, seconds)
-        engine_leave(self.e, w)
+        cdef work_args args
+        args.idle = seconds
+        self.call(make_older, &args, False)
 
     def _object(self, offset, const uint8_t[::1] data=None, *, swap_type=0):
         """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of
         them.  None for a page that is elsewhere.  For tests: no other call may be in flight."""
-        cdef uint64_t at = as_offset(offset)
-        cdef uint32_t type = as_type(swap_type), length = 0
-        cdef zsw_worker *w = self.enter()
-        cdef uint8_t *object = engine_object(self.e, type, at, &length)
-        result = None
-        if object != NULL:
-            if data is not None and data.shape[0]:
-                memcpy(object, &data[0], min(<size_t> data.shape[0], <size_t> length))
-            result = PyBytes_FromStringAndSize(<const char *> object, length)
-        engine_leave(self.e, w)
-        return result
+        cdef object_args args
+        args.offset, args.type, args.length = as_offset(offset), as_type(swap_type), 0
+        self.call(find_object, &args, False)
+        if args.object == NULL:
+            return None
+        if data is not None and data.shape[0]:
+            memcpy(args.object, &data[0], min(<size_t> data.shape[0], <size_t> args.length))
+        return PyBytes_FromStringAndSize(<const char *> args.object, args.length)

@@ -11,10 +11,10 @@ from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
 from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
                             zsw_swap_u32, zsw_unlock)
-from zswap_core.pool cimport pool_destroy
+from zswap_core.pool cimport destroy_pools
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
-from zswap_core.worker cimport call_depth, drop_contexts, first_worker, free_scratch, wait_calls
+from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
+from zswap_core.worker cimport call_depth, first_worker, free_scratch, wait_calls
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -102,10 +102,10 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
 
 
 cdef int engine_close(zsw_engine *e) noexcept nogil:
-    """Refuses new calls, waits for those in flight and frees all memory but the engine's shell.  1 when another thread did so,
-    or did so before; -EDEADLK from inside a call."""
+    """Refuses new calls, waits for those in flight and frees all memory but the engine's shell, its workers and areas: whoever
+    has just left a call, or waits for the end of others', may still look at those.  1 when another thread did so, or did so
+    before; -EDEADLK from inside a call."""
     cdef uint32_t i
-    cdef zsw_pool *pool
     cdef zsw_worker *w
     if call_depth(e) > 0 and not e.forked:
         return -EDEADLK
@@ -116,22 +116,10 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     if not e.forked:
         wait_calls(e)
         maintenance_stop(e)
-    for i in range(<uint32_t> MAX_POOLS):
-        if e.pools[i] != NULL:
-            drop_contexts(e, e.pools[i])
-            pool_destroy(e.pools[i])
-            e.pools[i] = NULL
-    while e.unlinked != NULL:
-        pool = e.unlinked
-        e.unlinked = pool.next
-        drop_contexts(e, pool)
-        pool_destroy(pool)
-    e.current = NULL
+    destroy_pools(e)
     for i in range(<uint32_t> MAX_AREAS):
         if e.areas[i] != NULL:
             area_destroy(e.areas[i])
-            free(e.areas[i])
-            e.areas[i] = NULL
     w = first_worker(e)
     while w != NULL:
         free_scratch(w)
@@ -146,7 +134,10 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
 cdef void engine_free(zsw_engine *e) noexcept nogil:
     """Frees the shell of a closed engine that nobody can reach any more."""
     cdef zsw_worker *w
+    cdef uint32_t i
     unlist_engine(e)
+    for i in range(<uint32_t> MAX_AREAS):
+        free(e.areas[i])
     while e.all_workers != NULL:
         w = e.all_workers
         e.all_workers = w.next

@@ -24,7 +24,8 @@ cdef enum:
     ENTRY_SAME = 0x100              # `word` is the value of every word of the page
     ENTRY_REFERENCED = 0x200        # loaded since the LRU last looked
     ENTRY_AGE_SHIFT = 10
-    ENTRY_AGE_MASK = 0x3fffff       # seconds modulo 2^22: ages up to 48 days are told apart
+    ENTRY_AGE_MASK = 0x3fffff       # seconds modulo 2^22, 48 days
+    ENTRY_AGE_MAX = 0x3bffff        # ages up to 45 days are told apart; the rest lies ahead of a clock that was read earlier
 
 
 cdef struct zsw_entry:
@@ -93,8 +94,9 @@ cdef inline bint is_entry(uint32_t id) noexcept nogil:
 
 
 cdef inline uint32_t entry_age(const zsw_entry *entry, uint64_t now) noexcept nogil:
-    """Seconds since the last access."""
-    return (<uint32_t> now - (zsw_peek_u32(&entry.state) >> ENTRY_AGE_SHIFT)) & ENTRY_AGE_MASK
+    """Seconds since the last access: 0 also where that came after `now` was read, by a call that began later."""
+    cdef uint32_t age = (<uint32_t> now - (zsw_peek_u32(&entry.state) >> ENTRY_AGE_SHIFT)) & ENTRY_AGE_MASK
+    return age if age <= ENTRY_AGE_MAX else 0
 
 
 cdef inline bint entry_pin(zsw_entry *entry) noexcept nogil:

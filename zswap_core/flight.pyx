@@ -217,8 +217,6 @@ cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
     first = 0
     while first < flight.count:
         area = flight.victims[first].area
-        if flight.rc[first] != 0:
-            area.error = flight.rc[first]
         vain = 0
         end = first
         while end < flight.count and flight.victims[end].area == area:

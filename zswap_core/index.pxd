@@ -62,7 +62,6 @@ cdef struct zsw_area:
     uint64_t nr_pages               # offsets are below this
     const zsw_backing_ops *backing  # NULL: none.  Set before `online` is, and stays while calls are in flight
     void *store
-    int32_t error                   # the backing store's last failure, -errno
     shard_table *table
 
 

@@ -39,6 +39,7 @@ cdef extern from "zswap/os.h" nogil:
     void *zsw_load_ptr(void **p)
     void zsw_store_ptr(void **p, void *v)
     void zsw_fence()
+    void zsw_fence_after_rmw()
     void zsw_copy_page(void *to, const void *from_, size_t bytes)
     void zsw_prefetch(const void *p)
     void zsw_prefetch_write(const void *p)

@@ -125,6 +125,16 @@ cdef void pool_release(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     maintenance_wake(e)                         # it may have stayed empty
 
 
+cdef inline void lock_pools(zsw_engine *e) noexcept nogil:
+    if not e.forked:                            # there a thread may hold it that does not exist
+        zsw_lock(&e.pools_lock)
+
+
+cdef inline void unlock_pools(zsw_engine *e) noexcept nogil:
+    if not e.forked:
+        zsw_unlock(&e.pools_lock)
+
+
 cdef bint find_empty(zsw_engine *e) noexcept nogil:
     """Whether there are pools that are empty and not current."""
     cdef uint32_t id
@@ -171,9 +181,25 @@ cdef void free_unlinked(zsw_engine *e) noexcept nogil:
         id = pool.id
         drop_contexts(e, pool)
         pool_destroy(pool)
-        zsw_lock(&e.pools_lock)
+        lock_pools(e)
         e.pool_claimed[id] = 0                  # only now: a new pool of that id would have met the old one's contexts
-        zsw_unlock(&e.pools_lock)
+        unlock_pools(e)
+
+
+cdef void destroy_pools(zsw_engine *e) noexcept nogil:
+    """At the engine's end, when no call is in flight: frees all pools.  Whoever asks about compressors may do so yet."""
+    cdef uint32_t id
+    cdef zsw_pool *pool
+    lock_pools(e)
+    for id in range(<uint32_t> MAX_POOLS):
+        pool = e.pools[id]
+        if pool != NULL:
+            e.pools[id] = NULL
+            pool.next = e.unlinked
+            e.unlinked = pool
+    e.current = NULL
+    unlock_pools(e)
+    free_unlinked(e)
 
 
 cdef bint retire_pools(zsw_engine *e) noexcept nogil:
@@ -220,12 +246,30 @@ cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil:
     return pool_pages(e) >= pages
 
 
+cdef bint hit_limit(zsw_engine *e) noexcept nogil:
+    """Whether the pools are at the limit; if so, they shrink to the accept threshold from now on."""
+    if zsw_likely(not pools_reach(e, zsw_peek_u64(&e.params.max_pages))):
+        return False
+    if zsw_swap_u32(&e.reached_full, 1) == 0:
+        zsw_store_u32(&e.limit_hit, 1)          # once: a shrinker that cannot write must not be kept awake
+        maintenance_wake(e)
+    return True
+
+
+cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil:
+    """Sets the limit and the accept threshold, which hold at once: what is above them is written back without waiting for the
+    next store to find out."""
+    zsw_poke_u64(&e.params.max_pages, max_pages)
+    zsw_poke_u64(&e.params.accept_pages, accept_pages)
+    hit_limit(e)
+    if zsw_load_u32(&e.reached_full):           # perhaps since before, and the threshold has come down
+        zsw_store_u32(&e.limit_hit, 1)
+        maintenance_wake(e)
+
+
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
     """STORED when a page may come in, else the reason why not."""
-    if zsw_unlikely(pools_reach(e, zsw_peek_u64(&e.params.max_pages))):
-        if zsw_swap_u32(&e.reached_full, 1) == 0:
-            zsw_store_u32(&e.limit_hit, 1)      # once: a shrinker that cannot write must not be kept awake
-            maintenance_wake(e)
+    if zsw_unlikely(hit_limit(e)):
         count(w.counters, Counter.pool_limit_hit, 1)
         return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
@@ -239,13 +283,13 @@ cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
 cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil:
     cdef uint32_t id
     cdef zsw_pool *pool
-    cdef bint used = False
-    zsw_lock(&e.pools_lock)
+    cdef bint used = e.forked != 0              # its pools go with the process
+    lock_pools(e)
     for id in range(<uint32_t> MAX_POOLS):
         pool = e.pools[id]
         if pool == NULL:
             used = used or e.pool_claimed[id] != 0          # it is being freed, and its compressor cannot be told any more
         elif pool.compressor.ops == compressor.ops and pool.compressor.state == compressor.state:
             used = True
-    zsw_unlock(&e.pools_lock)
+    unlock_pools(e)
     return used

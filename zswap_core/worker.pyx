@@ -6,8 +6,8 @@ from libc.stdlib cimport calloc
 
 from zswap_core.fault cimport fault, Site
 from zswap_core.maintenance cimport maintenance_wake
-from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_load_ptr, zsw_load_u32, zsw_lock,
-                            zsw_map_as, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
+from zswap_core.os cimport (zsw_add_i64, zsw_cas_u32, zsw_cpu, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32,
+                            zsw_lock, zsw_map_as, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -36,13 +36,16 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
         w.next = e.all_workers
         zsw_store_ptr(<void **> &e.all_workers, w)
         zsw_unlock(&e.areas_lock)
-    # busy is set before closing is read, and engine_close sets closing before it reads busy: one of the two sees the other.
+    # busy is set before closing is read, and engine_close sets closing before it reads busy, each with a full fence between the
+    # two: one of them sees the other.  In the same way await_calls waits for this call, or this call finds what went before it.
+    zsw_fence_after_rmw()
     if zsw_unlikely(zsw_load_u32(&e.closing) != 0):
         zsw_store_u32(&w.busy, 0)
         rc[0] = -EPIPE
         return NULL
     zsw_poke_u64(&w.owner, zsw_self())
     w.now = zsw_now_s()
+    w.error = 0
     return w
 
 
@@ -147,7 +150,9 @@ cdef bint calls_ended(zsw_engine *e, int which) noexcept nogil:
 cdef void wait_calls(zsw_engine *e) noexcept nogil:
     """Returns once every call that is in flight now has ended."""
     cdef uint32_t uses
-    cdef zsw_worker *w = first_worker(e)
+    cdef zsw_worker *w
+    zsw_fence()                                 # as in await_calls
+    w = first_worker(e)
     while w != NULL:
         uses = zsw_load_u32(&w.uses)
         while zsw_load_u32(&w.busy) != 0 and zsw_load_u32(&w.uses) == uses:

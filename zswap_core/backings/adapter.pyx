@@ -16,6 +16,8 @@ from zswap_core.os cimport zsw_add_u64
 
 import numpy as np
 
+from zswap_core.causes import remember
+
 
 cdef int copy_in(object array, const void *src, size_t size) except -1:
     cdef Py_buffer view
@@ -97,6 +99,7 @@ cdef class PythonBacking(Backing):
 
     cdef int call_write(self, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept:
         try:
+            remember(self, None)
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             data = np.empty((n, self.page_size), np.uint8)
@@ -108,6 +111,7 @@ cdef class PythonBacking(Backing):
 
     cdef int call_read(self, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept:
         try:
+            remember(self, None)
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             out = np.zeros((n, self.page_size), np.uint8)
@@ -134,6 +138,10 @@ cdef class PythonBacking(Backing):
     cdef int remember(self, object error) noexcept:
         """Keep the exception, and say it as -errno."""
         self.last_error = error
+        try:
+            remember(self, error)
+        except MemoryError:                     # then the failure has no cause to show
+            pass
         if isinstance(error, KeyboardInterrupt):
             PyErr_SetInterrupt()  # raise it again once control is back in the user's code
         code = error.errno if isinstance(error, OSError) else None

@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from zswap_core.causes import recall
 from zswap_core.errors import BackingError
 
 # Values of Backing.use.  One word, so that attach and close cannot both win.
@@ -30,7 +31,7 @@ cdef dict REMEDIES = {
 
 cdef object backing_error(Backing self, int rc, str what):
     """The exception for a failure that a table's function returned; `what` names the operation and its pages."""
-    cause = self.last_error
+    cause = recall(self)
     if cause is None:
         remedy = REMEDIES.get(-rc)
         why = os.strerror(-rc) + (f"; {remedy}" if remedy else "")

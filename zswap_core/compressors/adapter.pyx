@@ -14,6 +14,8 @@ from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, spec_of
 from zswap_core.interpreter cimport zsw_python_is_gone
 
+from zswap_core.causes import remember
+
 
 cdef class PythonCompressor(Compressor):
     """A compressor made of two callables.
@@ -62,6 +64,7 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc = 0
         try:
+            remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             PyObject_GetBuffer(self.compressing(data), &out, PyBUF_SIMPLE)
         except BaseException as error:
@@ -76,6 +79,7 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc
         try:
+            remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             result = self.decompressing(data, cap) if self.wants_size else self.decompressing(data)
             PyObject_GetBuffer(result, &out, PyBUF_SIMPLE)
@@ -91,6 +95,10 @@ cdef class PythonCompressor(Compressor):
 
     cdef int64_t remember(self, object error, int64_t rc) noexcept:
         self.last_error = error
+        try:
+            remember(self, error)
+        except MemoryError:                     # then the failure has no cause to show
+            pass
         if isinstance(error, KeyboardInterrupt):
             PyErr_SetInterrupt()  # raise it again once control is back in the user's code
         return rc

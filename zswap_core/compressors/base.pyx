@@ -16,6 +16,7 @@ from zswap_core.compressors.library cimport Library
 
 import os
 
+from zswap_core.causes import recall
 from zswap_core.errors import Error, PageCorruptError
 
 
@@ -56,9 +57,9 @@ cdef int64_t run(Compressor self, bint packing, object data, object out) except 
     finally:
         PyBuffer_Release(&src)
     if rc == -EBADMSG:
-        raise PageCorruptError(f"{self.spec}: damaged data") from self.last_error
+        raise PageCorruptError(f"{self.spec}: damaged data") from recall(self)
     if rc < 0:
-        raise Error(f"{self.spec}: {'' if packing else 'de'}compress failed: {os.strerror(-rc)}") from self.last_error
+        raise Error(f"{self.spec}: {'' if packing else 'de'}compress failed: {os.strerror(-rc)}") from recall(self)
     return rc
 
 

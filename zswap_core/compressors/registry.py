@@ -5,7 +5,6 @@ on with the dictionary's id, as in "zstd:3+dict:1a2b3c4d", and can be opened aga
 """
 
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from zswap_core.compressors._find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, S
 from zswap_core.compressors.adapter import PythonCompressor
 from zswap_core.compressors.base import Compressor, dictionary_id, spec_of
 from zswap_core.errors import CompressorNotFound, Error
+from zswap_core.locks import Lock
 
 __all__ = ["CompressorInfo", "compressors", "open_compressor", "register_compressor", "unregister_compressor"]
 
@@ -54,7 +54,7 @@ class _Key(NamedTuple):
 
 # Opened compressors, as long as somebody holds them: one object for each spec, library file and dictionary.
 _opened: WeakValueDictionary[_Key, Compressor] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = Lock()
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 _LEVEL = re.compile(r"-?[0-9]{1,9}")

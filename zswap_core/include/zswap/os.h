@@ -57,6 +57,14 @@ static inline void zsw_fence(void) { __atomic_fetch_add(&zsw_fenced, 0u, __ATOMI
 #else
 static inline void zsw_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
+/* The same where a swap, cas or unlock comes right before it: on x86 those are full fences themselves. */
+static inline void zsw_fence_after_rmw(void) {
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+#else
+    zsw_fence();
+#endif
+}
 
 static inline void zsw_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 static inline void zsw_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
