@@ -16,7 +16,7 @@ from zswap_core.os cimport zsw_add_u64
 
 import numpy as np
 
-from zswap_core.causes import remember
+from zswap_core import causes
 
 
 cdef int copy_in(object array, const void *src, size_t size) except -1:
@@ -99,7 +99,7 @@ cdef class PythonBacking(Backing):
 
     cdef int call_write(self, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept:
         try:
-            remember(self, None)
+            causes.remember(self, None)
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             data = np.empty((n, self.page_size), np.uint8)
@@ -111,7 +111,7 @@ cdef class PythonBacking(Backing):
 
     cdef int call_read(self, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept:
         try:
-            remember(self, None)
+            causes.remember(self, None)
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             out = np.zeros((n, self.page_size), np.uint8)
@@ -139,7 +139,7 @@ cdef class PythonBacking(Backing):
         """Keep the exception, and say it as -errno."""
         self.last_error = error
         try:
-            remember(self, error)
+            causes.remember(self, error)
         except MemoryError:                     # then the failure has no cause to show
             pass
         if isinstance(error, KeyboardInterrupt):

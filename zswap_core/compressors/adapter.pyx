@@ -14,7 +14,7 @@ from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, spec_of
 from zswap_core.interpreter cimport zsw_python_is_gone
 
-from zswap_core.causes import remember
+from zswap_core import causes
 
 
 cdef class PythonCompressor(Compressor):
@@ -64,7 +64,7 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc = 0
         try:
-            remember(self, None)
+            causes.remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             PyObject_GetBuffer(self.compressing(data), &out, PyBUF_SIMPLE)
         except BaseException as error:
@@ -79,7 +79,7 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc
         try:
-            remember(self, None)
+            causes.remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             result = self.decompressing(data, cap) if self.wants_size else self.decompressing(data)
             PyObject_GetBuffer(result, &out, PyBUF_SIMPLE)
@@ -96,7 +96,7 @@ cdef class PythonCompressor(Compressor):
     cdef int64_t remember(self, object error, int64_t rc) noexcept:
         self.last_error = error
         try:
-            remember(self, error)
+            causes.remember(self, error)
         except MemoryError:                     # then the failure has no cause to show
             pass
         if isinstance(error, KeyboardInterrupt):
