@@ -188,7 +188,7 @@ def readme():
 @pytest.mark.parametrize(
     "command",
     [
-        "python3 -m venv .venv && .venv/bin/pip install '.[plot]' && .venv/bin/zswap analyze",
+        "python3 -m venv .venv && .venv/bin/pip install -v . && .venv/bin/zswap analyze",
         "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
     ],
 )
