@@ -200,6 +200,23 @@ def test_dump_is_shown_with_and_without_its_zeros(capsys, tmp_path):
     assert f"lz4 {both[0]} (not {both[1]})" in out
 
 
+@pytest.mark.parametrize(("ended", "expected"), [(4, 0), (5, 2)])
+def test_where_processes_come_and_go_the_next_is_taken(capsys, child, monkeypatch, ended, expected):
+    monkeypatch.setattr(demonstration, "LEAST_BYTES", 8 << 20)
+    listed = [p for p in pages.processes() if p.pid == child.pid]
+    monkeypatch.setattr(pages, "largest_process", lambda: listed[0])
+    left = [pages.ProcessEnded("process 1 ended")] * ended
+
+    def measure(source, **options):
+        if left:
+            raise left.pop()
+        return analyze(source, **options)
+
+    monkeypatch.setattr("zswap.analyze.analyze", measure)
+    code, _, err = run(capsys, "analyze", "--pages", "50", "--compressor", "lz4")
+    assert (code, err.count("taking the one that is the largest now")) == (expected, 4)
+
+
 @pytest.mark.parametrize("readable", [True, False])
 def test_where_no_process_holds_much_a_demonstration_is_measured(capsys, child, monkeypatch, readable):
     listed = [p for p in pages.processes() if p.pid == child.pid]  # 16 MiB
