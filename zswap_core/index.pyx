@@ -600,9 +600,10 @@ cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t firs
 cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil:
     """The shard and place an entry's `pos` names, or NULL.  Without the shard's lock it is only a hint: the run may have gone
     and come back elsewhere, so lock the shard and look again."""
-    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)
-    cdef uint32_t shard = zsw_load_u32(&run.shard)
-    if pos == 0 or shard == 0:
+    # The place may have been read before the table of the slab that knows its run.
+    cdef zsw_run *run = run_peek(ix, pos >> RUN_SHIFT) if pos != 0 else NULL
+    cdef uint32_t shard = zsw_load_u32(&run.shard) if run != NULL else 0
+    if shard == 0:
         return NULL
     where[0] = <uint32_t> zsw_peek_u8(&run.number) << RUN_SHIFT | pos & (RUN_PAGES - 1)
     return <zsw_shard *> slab_at(&ix.shards, shard)

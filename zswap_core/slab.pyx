@@ -73,8 +73,9 @@ cdef int grow_table(zsw_slab *s) noexcept nogil:
     fresh.capacity = (bytes - sizeof(slab_table)) // (sizeof(uint8_t *) + sizeof(slab_chunk))
     fresh.bytes = bytes
     fresh.older = old
-    memcpy(fresh.bases, old.bases, old.capacity * sizeof(uint8_t *))
-    memcpy(fresh.bases + fresh.capacity, s.chunks, s.chunk_count * sizeof(slab_chunk))
+    if s.chunk_count != 0:
+        memcpy(fresh.bases, old.bases, old.capacity * sizeof(uint8_t *))
+        memcpy(fresh.bases + fresh.capacity, s.chunks, s.chunk_count * sizeof(slab_chunk))
     s.chunks = <slab_chunk *> (fresh.bases + fresh.capacity)
     s.table_bytes += bytes
     zsw_store_ptr(<void **> &s.table, fresh)
