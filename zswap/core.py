@@ -8,6 +8,7 @@ import weakref
 from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
+from zswap.log import Log
 from zswap.memory import format_bytes, online_node, pressure_files, total_ram
 from zswap.parameters import Parameters
 from zswap.stats import Latency, PoolInfo, Recompressed, Stats
@@ -118,6 +119,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     ValueError
         For any other argument out of range.
 
+    Notes
+    -----
+    The logger ``zswap`` is told once, at WARNING, when the pool reaches its limit, when pages are refused, and when a backing
+    store fails or works again; what a thread of the engine's own finds, by the next store, load, `shrink` or `stats`.
+
     Examples
     --------
     >>> with ZSwap("lz4", max_pool_bytes="64MiB") as z:
@@ -148,6 +154,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         latency: bool = False,
         checksum: bool = False,
     ) -> None:
+        self._log = Log()
         self._protect(wipe_on_free, dontdump, dontfork)
         self._node = -1 if numa_node is None else online_node(numa_node)
         self.parameters = Parameters(
@@ -206,6 +213,17 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             pages = limit // self.page_size
             self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
             self._max_pool_bytes = pages * self.page_size
+        self._log.changed()
+
+    def _news(self, filled: bool, stores: list[tuple[Any, int, int, int]]) -> None:
+        if filled:
+            self._log.filled(self._max_pool_bytes)
+        for store in stores:
+            self._log.store(*store)
+
+    def _refused(self, status: int, error: Exception) -> None:
+        if hasattr(self, "_log"):  # else it was never initialised
+            self._log.refused(status, error)
 
     @property
     def compressor(self) -> str:

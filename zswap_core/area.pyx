@@ -9,7 +9,7 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, zsw_area
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.maintenance cimport maintenance_wake
-from zswap_core.os cimport EDEADLK, zsw_add_u32, zsw_lock, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock
+from zswap_core.os cimport EDEADLK, zsw_add_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.worker cimport call_depth, wait_calls
 
@@ -37,6 +37,8 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
         zsw_poke_u64(&area.nr_pages, nr_pages)
         area.backing = backing
         area.store = store
+        zsw_poke_u32(&area.write_error, 0)
+        zsw_poke_u32(&area.read_error, 0)
         if backing != NULL:
             zsw_add_u32(&e.backed_areas, 1)
             maintenance_wake(e)                 # without a store it sleeps for ever

@@ -16,6 +16,7 @@ from zswap_core.flight cimport flight_has
 from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
                                SHARD_SHIFT, sum_at, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
+from zswap_core.news cimport note_answer
 from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
                             zsw_sleep_ns, zsw_unlock)
 from zswap_core.state cimport zsw_engine, zsw_worker, zsw_writeback
@@ -96,6 +97,8 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     rc = -EDEADLK if lost else fault(Site.BACKING_WRITE)
     if rc == 0:
         rc = area.backing.write_pages(area.store, &offset, page, 1)
+    if not lost:
+        note_answer(e, &area.write_error, rc)
     if rc == 0:
         status = Status.WRITTEN_THROUGH
         count(w.counters, Counter.written_through_pages, 1)
@@ -131,6 +134,7 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
     cdef bint still, last, damaged
     if rc == 0:
         rc = area.backing.read_pages(area.store, &offset, page, 1)
+    note_answer(e, &area.read_error, rc)
     if rc == 0:
         sum = checksum_of(&e.checksum, page, e.page_size)
     last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0

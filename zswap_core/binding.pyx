@@ -31,7 +31,7 @@ from zswap_core.engine cimport engine_close, engine_create, engine_free
 from zswap_core.entry cimport ENTRY_AGE_MAX
 from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
-from zswap_core.index cimport index_protect, SHARD_PAGES
+from zswap_core.index cimport index_protect, SHARD_PAGES, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.load cimport engine_contains, engine_length, engine_load
@@ -410,6 +410,24 @@ cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     a.rc = engine_swapoff(e, w, a.type)
 
 
+cdef struct news_args:
+    uint32_t news
+    uint32_t times_full
+    uint32_t errors[2 * MAX_AREAS]      # what each area's store last said to writes, and to reads: 0 or an errno
+
+
+cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef news_args *a = <news_args *> args
+    cdef zsw_area *area
+    cdef uint32_t i
+    a.news = zsw_peek_u32(&e.news)
+    a.times_full = zsw_peek_u32(&e.times_full)
+    for i in range(<uint32_t> MAX_AREAS):
+        area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
+        a.errors[2 * i] = zsw_peek_u32(&area.write_error) if area != NULL else 0
+        a.errors[2 * i + 1] = zsw_peek_u32(&area.read_error) if area != NULL else 0
+
+
 cdef struct work_args:
     uint64_t pages
     uint64_t accept
@@ -544,6 +562,9 @@ cdef class Engine:
     cdef set opened                 # ids of those of the stores that we opened ourselves
     cdef list stores                # by swap type: the area's Backing, or None.  As long as it ever gets: setting cannot fail
     cdef int backed                 # how many of them there are
+    cdef uint32_t heard             # of zsw_engine.news
+    cdef uint32_t times_full        # what it was then
+    cdef set failing                # (swap type, 1 for reads), of the backing stores that did not work then
     cdef object encrypt_            # whether swap files are encrypted where nobody says; None: nobody said so far
     cdef object __weakref__
 
@@ -554,6 +575,7 @@ cdef class Engine:
         self.compressors = {}
         self.stores = [None] * MAX_AREAS
         self.opened = set()
+        self.failing = set()
         if page_size not in (4096, 16384, 65536):
             raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
         rc = engine_create(page_size, &self.e)
@@ -627,6 +649,48 @@ cdef class Engine:
     def page_size(self):
         """Bytes in a page."""
         return self.e.page_size
+
+    cdef int hear(self) except -1:
+        """After a call, outside of it: is there anything to tell?  Whoever is told may do what he likes."""
+        if zsw_unlikely(zsw_peek_u32(&self.e.news) != self.heard):
+            self.tell()
+        return 0
+
+    cdef int tell(self) except -1:
+        cdef news_args args
+        cdef uint32_t type, code
+        try:
+            self.call(read_news, &args, False)
+        except ValueError:                      # closed meanwhile
+            return 0
+        self.heard = args.news
+        news = []
+        for type in range(<uint32_t> MAX_AREAS):
+            for reads in (0, 1):
+                code = args.errors[2 * type + reads]
+                if (code != 0) != ((type, reads) in self.failing):
+                    self.failing ^= {(type, reads)}
+                    if self.stores[type] is not None:
+                        news.append((self.stores[type], type, reads, code))
+        filled, self.times_full = args.times_full != self.times_full, args.times_full
+        self._news(filled, news)
+        return 0
+
+    def _news(self, filled, stores):
+        """The pool has become full; these backing stores fail, or work again: (store, swap type, reads, errno or 0)."""
+
+    def _refused(self, status, error):
+        """Pages were refused with this status; `error` is the exception for one of them."""
+
+    cdef int refusals(self, View codes, uint64_t n, const uint64_t *at, object swap_type) except -1:
+        """Tells of every kind of refusal in a batch of stores."""
+        cdef const int8_t *done = <const int8_t *> codes.buffer.buf
+        cdef uint64_t i, seen = 0
+        for i in range(n):
+            if done[i] < 0 and done[i] != Status.BACKING_FAIL and not seen >> -done[i] & 1:
+                seen |= <uint64_t> 1 << -done[i]
+                self._refused(done[i], error_for(done[i], 0, at[i], swap_type, self))
+        return 0
 
     cdef object compressor_error(self):
         """The exception behind this thread's last failure of a compressor, where it is one in Python; told once."""
@@ -875,6 +939,7 @@ cdef class Engine:
                 self.drop_store(store)
             raise
         if store is not None:
+            self.failing -= {(args.type, 0), (args.type, 1)}        # that was another one
             self.stores[args.type] = store
             self.backed += 1
             if encrypted and self.encrypt_ is None:
@@ -930,6 +995,7 @@ cdef class Engine:
             self.call(write_back, &args, True)
             done += args.done
             if args.done < args.pages or done == pages:
+                self.hear()
                 return done
             PyErr_CheckSignals()
 
@@ -1001,7 +1067,11 @@ cdef class Engine:
         finally:
             PyBuffer_Release(&buffer)
         if args.status < 0:
-            raise error_for(args.status, args.error, offset, swap_type, self)
+            error = error_for(args.status, args.error, offset, swap_type, self)
+            self.hear()
+            self._refused(args.status, error)
+            raise error
+        self.hear()
 
     def load(self, offset, out=None, *, swap_type=0):
         """Get a page back.  It stays held.
@@ -1043,7 +1113,10 @@ cdef class Engine:
             finally:
                 PyBuffer_Release(&buffer)
         if args.status < 0:
-            raise error_for(args.status, args.error, offset, swap_type, self)
+            error = error_for(args.status, args.error, offset, swap_type, self)
+            self.hear()
+            raise error
+        self.hear()
         return out
 
     cdef int load_into(self, page_args *args) except -1:
@@ -1179,8 +1252,11 @@ cdef class Engine:
         with nogil:
             while i < n and done[i] >= 0:
                 i += 1
+        if storing and i < n:
+            self.refusals(status_view, n, at, swap_type)
         if i < n and (storing or status is not None):
             remember(None, None)                # told by a code, not by an exception
+        self.hear()
         if storing:
             return codes
         if status is None and i < n:
@@ -1296,6 +1372,7 @@ cdef class Engine:
         cdef int i
         self.call(sum_totals, &totals, False)
         self.drop_compressors()
+        self.hear()
         stores = [store for store in self.stores if store is not None]
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages, pages_compacted=totals.pages_compacted,

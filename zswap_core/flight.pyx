@@ -18,6 +18,7 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
 from zswap_core.load cimport read_object
 from zswap_core.lru cimport lru_remove
+from zswap_core.news cimport note_answer
 from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_as, zsw_store_ptr,
                             zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.state cimport ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
@@ -217,6 +218,7 @@ cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
     first = 0
     while first < flight.count:
         area = flight.victims[first].area
+        note_answer(e, &area.write_error, flight.rc[first])
         vain = 0
         end = first
         while end < flight.count and flight.victims[end].area == area:

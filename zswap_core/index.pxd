@@ -62,6 +62,8 @@ cdef struct zsw_area:
     uint64_t nr_pages               # offsets are below this
     const zsw_backing_ops *backing  # NULL: none.  Set before `online` is, and stays while calls are in flight
     void *store
+    uint32_t write_error            # what its last write came to: 0 or an errno
+    uint32_t read_error             # and its last read
     shard_table *table
 
 

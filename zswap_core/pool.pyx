@@ -12,6 +12,7 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
 from zswap_core.fault cimport fault, Site
 from zswap_core.maintenance cimport maintenance_wake
+from zswap_core.news cimport note_full
 from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
                             zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
@@ -252,6 +253,7 @@ cdef bint hit_limit(zsw_engine *e) noexcept nogil:
         return False
     if zsw_swap_u32(&e.reached_full, 1) == 0:
         zsw_store_u32(&e.limit_hit, 1)          # once: a shrinker that cannot write must not be kept awake
+        note_full(e)
         maintenance_wake(e)
     return True
 

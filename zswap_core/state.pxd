@@ -134,6 +134,8 @@ cdef struct zsw_engine:
     uint32_t closed                     # all is freed but this
     uint32_t forked                     # this is a forked child's copy: its locks may be held by threads that do not exist
     uint32_t reached_full               # the limit was hit and the accept threshold not reached since
+    uint32_t news                       # goes up when there is something to tell, see news.pxd
+    uint32_t times_full                 # how often `reached_full` was set
     uint32_t worker_count
     zsw_worker **workers                # one a CPU
     zsw_worker *all_workers             # these, and those made when all were busy; only ever pushed to
