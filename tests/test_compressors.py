@@ -322,7 +322,7 @@ def test_spec(spec, name, level, canonical):
 def test_where_it_came_from():
     c = opened("lz4")
     assert c.library == "liblz4"
-    assert tuple(map(int, c.version.split("."))) >= (1, 9, 0)
+    assert tuple(map(int, c.version.split("."))) >= (1, 9, 4)
     assert os.path.isfile(c.path)
     assert c.origin in ("wheel", "system", "path")
 
@@ -833,3 +833,17 @@ def test_error_classes():
     assert str(CompressorNotFound("no 'x' here")) == "no 'x' here"
     error = BackingError(5, "Input/output error", "swapfile")
     assert (error.errno, error.filename) == (5, "swapfile")
+
+
+@pytest.mark.parametrize("preference", ["system", "wheel", None])
+def test_which_libraries_come_first(monkeypatch, preference):
+    """For systems that keep their own up to date."""
+    monkeypatch.delenv("ZSWAP_LIBRARIES", raising=False)
+    monkeypatch.delenv("ZSWAP_LIBLZ4", raising=False)
+    monkeypatch.setattr("zswap_core.compressors._find.module_file", lambda name: "/wheel.so")
+    if preference:
+        monkeypatch.setenv("ZSWAP_LIBRARIES", preference)
+    places = [("wheel", "/wheel.so"), ("system", "liblz4.so.1")]
+    assert list(_find.candidates(_find.LIBLZ4)) == (places[::-1] if preference == "system" else places)
+    monkeypatch.setenv("ZSWAP_LIBLZ4", "/mine.so")
+    assert list(_find.candidates(_find.LIBLZ4)) == [("path", "/mine.so")]

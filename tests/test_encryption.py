@@ -496,6 +496,32 @@ def test_the_key_page_is_kept_from_dumps_and_swap(path):
 
 
 @searches
+def test_a_key_that_cannot_be_locked_is_not_passed_over(python):
+    program = """
+import os, resource, tempfile, warnings
+from zswap import SwapFile
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+folder = tempfile.mkdtemp(dir="/tmp")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    with SwapFile(folder + "/swap", "64KiB", encrypt=True) as file:
+        file.write_pages([1], bytes(4096))
+    SwapFile(folder + "/swap", "64KiB").close()
+os.unlink(folder + "/swap")
+os.rmdir(folder)
+for warning in caught:
+    print(warning.category.__name__, warning.message)
+"""
+    (line,) = python(program).splitlines()
+    assert line.startswith("RuntimeWarning")
+    assert "cannot be locked in memory" in line
+    assert "ulimit -l" in line
+
+
 def test_a_forked_child_has_no_key(path):
     program = """
 use()

@@ -337,7 +337,11 @@ cli.add_command(bench)
 @cli.command(short_help="List the compressors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compressors(as_json: bool) -> None:
-    """List the compressors, their libraries, and where these were found."""
+    """List the compressors, their libraries, and where these were found.
+
+    Libraries are taken from installed wheels first and then from the system; with ZSWAP_LIBRARIES=system in the environment,
+    from the system first.  ZSWAP_LIBLZ4, ZSWAP_LIBZSTD, ZSWAP_LIBLZO2 and ZSWAP_LIBDEFLATE name a file each.
+    """
     with _plain_errors():
         from zswap import report
 

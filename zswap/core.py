@@ -110,7 +110,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     checksum : bool, default False
         Keep four bytes of checksum with every page, and hold the page against it whenever it is decompressed, moved or read
         from the backing store, so that damage done to the memory or to the backing store is a `PageCorruptError` and never a
-        wrong page.  A page that another thread changes while it is being stored may seem damaged as well.
+        wrong page.  That is for accidents: against somebody who writes to the swap file it takes `encrypt` as well, since such
+        a sum has no key.  A page that another thread changes while it is being stored may seem damaged as well.
 
     Raises
     ------

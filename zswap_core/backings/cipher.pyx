@@ -4,14 +4,16 @@ A page is a data unit, and its tweak the number of that unit (IEEE 1619).  The k
 a page of its own and is never anywhere else but in the libcrypto context of a call under way: a context gets the key when a
 call begins and another one, which is no secret, before it ends.
 """
-from libc.errno cimport ENOENT, ENOMEM
+from libc.errno cimport ENOENT, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
+from posix.mman cimport mlock
 
 from zswap_core.compressors.library cimport Library, open_library
 from zswap_core.os cimport (EKEYREJECTED, zsw_lock_any, zsw_map_secret, zsw_random, zsw_unlock, zsw_unmap_secret, zsw_wipe)
 
 import os
+import warnings
 
 from zswap_core.compressors._find import LIBCRYPTO
 from zswap_core.errors import BackingError, CompressorNotFound
@@ -84,6 +86,9 @@ cdef class Cipher:
         self.c.key = <uint8_t *> zsw_map_secret()
         if self.c.key == NULL:
             raise BackingError(ENOMEM, f"{name}: the system gives no memory that is safe for a key (Linux 4.14 or later does)")
+        if mlock(self.c.key, KEY_BYTES) != 0:   # it was tried already, but without a word
+            warnings.warn(f"{name}: its key cannot be locked in memory ({os.strerror(errno)}), so that the system may swap it "
+                          "out; allow this process more (ulimit -l)", RuntimeWarning, stacklevel=2)
         rc = zsw_random(self.c.key, KEY_BYTES)
         if rc != 0:
             raise BackingError(-rc, f"{name}: the system gives no random key: {os.strerror(-rc)}")

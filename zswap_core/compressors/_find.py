@@ -21,6 +21,10 @@ class Source(NamedTuple):
     older: tuple[str, ...] = ()  # sonames of earlier versions that will do as well
 
 
+# Distributions want their own libraries, which they keep up to date: set it, or patch the default to "system".
+PREFERENCE_ENV = "ZSWAP_LIBRARIES"
+DEFAULT_PREFERENCE = "wheel"
+
 LIBLZ4 = Source(
     library="liblz4",
     env="ZSWAP_LIBLZ4",
@@ -37,7 +41,7 @@ LIBLZ4 = Source(
         "LZ4_compress_HC_continue",
     ),
     version_symbol="LZ4_versionString",
-    minimum=(1, 9, 0),  # the first with LZ4_resetStreamHC_fast as a public function
+    minimum=(1, 9, 4),  # the first without CVE-2021-3520; LZ4_resetStreamHC_fast is public since 1.9.0
 )
 
 LIBZSTD = Source(
@@ -141,18 +145,18 @@ def explicit_path(source: Source, path: str | None = None) -> str | None:
 def candidates(source: Source, path: str | None = None) -> Iterator[tuple[str, str]]:
     """Yield (origin, what to open), best first.
 
-    A file that the user names is the only candidate: another one taken in its place would be a surprise.
+    A file that the user names is the only candidate: another one taken in its place would be a surprise.  A wheel comes before
+    the system's library, or after it where PREFERENCE_ENV says "system".
     """
     chosen = explicit_path(source, path)
     if chosen is not None:
         yield "path", chosen
         return
-    if source.module is not None:
-        wheel = module_file(source.module)
-        if wheel is not None:
-            yield "wheel", wheel
-    for soname in (source.soname, *source.older):
-        yield "system", soname
+    wheel = module_file(source.module) if source.module is not None else None
+    wheels = [("wheel", wheel)] if wheel is not None else []
+    system = [("system", soname) for soname in (source.soname, *source.older)]
+    preference = os.environ.get(PREFERENCE_ENV) or DEFAULT_PREFERENCE
+    yield from system + wheels if preference == "system" else wheels + system
 
 
 def module_file(name: str) -> str | None:
