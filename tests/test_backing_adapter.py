@@ -213,6 +213,35 @@ def test_returning_the_pages_is_no_way_to_read(result):
     assert out == b"o" * PAGE
 
 
+@pytest.mark.parametrize("shape", [(1,), (0,), (2 * PAGE,)])
+def test_out_of_another_length_is_refused(shape):
+    """Else what lies behind it in memory would be taken for the page, or a part of it be left."""
+
+    class Resizes(Memory):
+        def read_pages(self, offsets, out):
+            out.resize(shape, refcheck=False)
+
+    backing = PythonBacking(Resizes())
+    page = bytearray(b"x" * PAGE)
+    with pytest.raises(BackingError, match="changed the length of `out`"):
+        backing.read_pages([0], page)
+    assert page == b"x" * PAGE
+
+
+@pytest.mark.parametrize("result", [5, False, b"", iter(())], ids=repr)
+def test_a_write_that_returns_something_has_failed(result, engine):
+    """A count, or a coroutine that nobody awaits, is no promise that the pages are kept: they stay in memory."""
+
+    class Returns(Memory):
+        def write_pages(self, offsets, pages):
+            return result
+
+    z = engine(backing=Returns(), shrinker_enabled=False)
+    z[3] = b"abcdefgh" * 511 + b"the end."
+    assert z.shrink(1) == 0
+    assert z[3].endswith(b"the end.")
+
+
 def test_a_failed_read_leaves_out_alone():
     def half(offsets, out):
         out[0] = 7

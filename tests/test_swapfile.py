@@ -1143,6 +1143,16 @@ def test_open_backing_makes_a_file_of_half_the_free_space(folder):
         assert file.nr_pages > 1
 
 
+def test_open_backing_on_a_full_disk(path, monkeypatch):
+    """It is the file system that has no room, not the size that is too small."""
+    full = os.statvfs_result((4096, 4096, 1000, 0, 0, 1000, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda *args: full)
+    with fault("FILE_WRITE", error=errno.ENOSPC), pytest.raises(BackingError, match="free space"):
+        open_backing(path)
+    with open_backing(path, 65536) as file:
+        assert file.nr_pages == 1
+
+
 def test_open_backing_keeps_the_size_of_a_swap_file(path):
     SwapFile(path, "1MiB").close()
     with open_backing(str(path)) as file:

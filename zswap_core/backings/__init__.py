@@ -13,6 +13,7 @@ from zswap_core.backings.file import SwapFile
 __all__ = ["Backing", "PythonBacking", "SwapFile", "open_backing"]
 
 LARGEST_DEFAULT = 64 << 30
+LEAST_DEFAULT = 1 << 16  # a page of any size
 IN_CLEAR = "with encrypt=False if zswap may hand it pages in clear"
 
 
@@ -72,4 +73,5 @@ def _default_size(path: str) -> int | None:
         room = os.statvfs(os.path.dirname(path))
     except OSError:
         return 1 << 30  # again
-    return min(room.f_bavail * room.f_frsize // 2, LARGEST_DEFAULT)
+    # On a disk that is full it is the file system that says so.
+    return max(min(room.f_bavail * room.f_frsize // 2, LARGEST_DEFAULT), LEAST_DEFAULT)

@@ -30,9 +30,14 @@ cdef int copy_in(object array, const void *src, size_t size) except -1:
 
 cdef int copy_out(object array, void *dst, size_t size) except -1:
     cdef Py_buffer view
+    cdef size_t length
     PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    memcpy(dst, view.buf, size)
+    length = view.len
+    if length == size:
+        memcpy(dst, view.buf, size)
     PyBuffer_Release(&view)
+    if length != size:                          # ndarray.resize
+        raise ValueError(f"read_pages has changed the length of `out` to {length} bytes; {size} are needed")
     return 0
 
 
@@ -42,11 +47,11 @@ cdef class PythonBacking(Backing):
     Parameters
     ----------
     obj : object
-        Has the methods ``write_pages(offsets, pages)``, which keeps the pages or raises, and ``read_pages(offsets, out)``,
-        which fills all of `out` and returns None, or raises.  `offsets` is a read-only uint64 array, ascending in calls of
-        the engine; `pages` a read-only and `out` a writable uint8 array of shape (n, page_size).  Two things are optional:
-        ``discard_pages(offsets)``, a hint that these pages are no longer wanted, and ``nr_pages``, an int, how many pages
-        there is room for (without it any offset will do).
+        Has the methods ``write_pages(offsets, pages)``, which keeps the pages and returns None or raises, and
+        ``read_pages(offsets, out)``, which fills all of `out` and returns None, or raises.  `offsets` is a read-only uint64
+        array, ascending in calls of the engine; `pages` a read-only and `out` a writable uint8 array of shape (n, page_size).
+        Two things are optional: ``discard_pages(offsets)``, a hint that these pages are no longer wanted, and ``nr_pages``, an
+        int, how many pages there is room for (without it any offset will do).
     page_size : int, default 4096
 
     Raises
@@ -104,7 +109,10 @@ cdef class PythonBacking(Backing):
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             data = np.empty((n, self.page_size), np.uint8)
             copy_in(data, pages, n * self.page_size)
-            self.obj.write_pages(numbers, data)
+            result = self.obj.write_pages(numbers, data)
+            # A coroutine that nobody awaits, or a count of what was kept: that must not pass for all of them.
+            if result is not None:
+                raise TypeError(f"write_pages returned {type(result).__name__}; it must keep the pages and return None, or raise")
         except BaseException as error:
             return self.remember(error)
         return 0
