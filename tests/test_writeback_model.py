@@ -203,10 +203,10 @@ class Model(RuleBasedStateMachine):
         """The areas that have a store."""
         return [area for area, end in self.end.items() if end == FILE_PAGES or area in self.stores]
 
-    def settle(self):
-        """After a hit of the limit, wait until the shrinker has done its work: it frees pools first."""
+    def settle(self, limit_set=False):
+        """After a hit of the limit, or a limit that was set, wait until the shrinker has done its work: it frees pools first."""
         hits = self.z.stats().pool_limit_hit
-        if hits == self.hits:
+        if hits == self.hits and not limit_set:
             return
         self.hits = hits
         now = self.z.compressor
@@ -466,6 +466,7 @@ class Model(RuleBasedStateMachine):
             self.z.compressor, self.z.zpool = values
         else:
             self.z.parameters[name] = values[0]
+            self.settle(limit_set=name in ("max_pool_bytes", "max_pool_percent", "accept_threshold_percent"))
 
     @rule(rare=st.integers(0, 7))
     def reopen(self, rare):
