@@ -9,8 +9,8 @@ Switches, read from the environment:
 """
 
 import os
-import platform
 import shlex
+import sysconfig
 from glob import glob
 
 from Cython.Build import cythonize
@@ -37,7 +37,7 @@ cflags = [
     "-Wno-unused-parameter",
     "-Wno-missing-field-initializers",
 ]
-if platform.machine() == "x86_64":
+if sysconfig.get_platform().endswith("x86_64"):  # what is built for, not where
     cflags += ["-mpopcnt"]  # the index counts bits; every x86-64 processor since 2008 has the instruction
 ldflags = []
 macros = []

@@ -9,7 +9,8 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, zsw_area
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.maintenance cimport maintenance_wake
-from zswap_core.os cimport EDEADLK, zsw_add_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock
+from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlock)
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.worker cimport call_depth, wait_calls
 
@@ -31,7 +32,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
             free(area)
         else:
             zsw_store_ptr(<void **> &e.areas[type], area)
-    elif area.online != AREA_OFFLINE:
+    elif zsw_load_u32(&area.online) != AREA_OFFLINE:        # the calls that used its store have ended
         rc = -EINVAL
     if rc == 0:
         zsw_poke_u64(&area.nr_pages, nr_pages)

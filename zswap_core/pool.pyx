@@ -13,7 +13,7 @@ from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops
 from zswap_core.fault cimport fault, Site
 from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.news cimport note_full
-from zswap_core.os cimport (zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
+from zswap_core.os cimport (zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
                             zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -70,6 +70,7 @@ cdef zsw_pool *find_pool(zsw_engine *e, const zsw_compressor *compressor, const 
 
 cdef void make_current(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     zsw_store_ptr(<void **> &e.current, pool)
+    zsw_fence()                                 # see flush_entries
     maintenance_wake(e)                         # the one that was current may be empty
 
 

@@ -52,8 +52,12 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
 cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
     cdef zsw_pool *pool = w.counted
     if w.entries != 0:
-        if zsw_add_i64(&pool.entries, w.entries) == 0 and pool != <zsw_pool *> zsw_load_ptr(<void **> &e.current):
-            maintenance_wake(e)
+        if zsw_add_i64(&pool.entries, w.entries) == 0:
+            # Counted before `current` is read, and make_current sets that before the maintenance thread reads the counts: one
+            # of the two sees that the pool is to go.
+            zsw_fence_after_rmw()
+            if pool != <zsw_pool *> zsw_load_ptr(<void **> &e.current):
+                maintenance_wake(e)
         w.entries = 0
     w.counted = NULL
 
@@ -66,7 +70,7 @@ cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     if zsw_unlikely(reap_is_due(e, w)):
         reap(e, w)
     zsw_poke_u64(&w.owner, 0)
-    zsw_poke_u32(&w.uses, w.uses + 1)
+    zsw_store_u32(&w.uses, w.uses + 1)          # like busy it says that the call has ended, with all it did
     zsw_store_u32(&w.busy, 0)
 
 
