@@ -590,6 +590,15 @@ MUTATIONS = [
         "            pass",
         tests="encryption",
     ),
+    bug(
+        "compaction lets go of the shard before it moves the object",
+        "compact.pyx",
+        "        if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate",
+        "        zsw_unlock(&shard.lock)\n        if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate",
+        "pool.id))\n    zsw_unlock(&shard.lock)",
+        "pool.id))\n    else:\n        zsw_unlock(&shard.lock)",
+        tests="tests/test_stress.py::test_readers_of_few_pages_beside_compaction",
+    ),
     # ---- life
     bug(
         "a forked child may use the engine",
@@ -604,6 +613,41 @@ MUTATIONS = [
         "        wait_calls(e)\n        maintenance_stop(e)",
         "        maintenance_stop(e)",
         tests="threads",
+    ),
+    bug(
+        "areas go when the engine is closed, not with its shell",
+        "engine.pyx",
+        "            area_destroy(e.areas[i])\n",
+        "            area_destroy(e.areas[i])\n            free(e.areas[i])\n            e.areas[i] = NULL\n",
+        tests="storm calls",
+    ),
+    bug(
+        "what was touched after the clock was read is the oldest",
+        "entry.pxd",
+        "    return age if age <= ENTRY_AGE_MAX else 0\n",
+        "    return age\n",
+        tests="calls",
+    ),
+    bug(
+        "a lowered limit waits for the next store",
+        "pool.pyx",
+        "    hit_limit(e)\n    if zsw_load_u32(&e.reached_full):",
+        "    if zsw_load_u32(&e.reached_full):",
+        tests="calls",
+    ),
+    bug(
+        "a batch reports how the store failed last, not with its first page",
+        "batch.pyx",
+        "        if b.error == 0 or first + i < b.failed_at:\n",
+        "        if True:\n",
+        tests="calls",
+    ),
+    bug(
+        "a compressor is let go of before its pool is made",
+        "binding.pyx",
+        "            if (held.calls == 0 and held.compressor",
+        "            if (held.compressor",
+        tests="calls storm pools",
     ),
     bug(
         "swapoff does not wait for calls that use the store",

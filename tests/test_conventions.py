@@ -1,5 +1,6 @@
 """Rules about the sources that no tool knows."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -213,3 +214,12 @@ def test_links_lead_somewhere(page):
     path = ROOT / page
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
     assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_every_mutation_still_fits_the_sources():
+    """A mutation whose text is gone tests nothing: `python tests/mutations.py --list` says which."""
+    spec = importlib.util.spec_from_file_location("mutations", ROOT / "tests" / "mutations.py")
+    mutations = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutations)
+    assert len(mutations.MUTATIONS) > 70
+    assert not [f"{m.name}: {why}" for m in mutations.MUTATIONS if (why := mutations.unfit(m, ROOT))]

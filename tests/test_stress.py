@@ -183,3 +183,37 @@ def test_close_in_the_midst(memory_store, tmp_path, thread, until, kind):
     for t in threads:
         t.join()
     assert z.closed
+
+
+@pytest.mark.parametrize("zpool", ["zsmalloc", "z3fold"])
+def test_readers_of_few_pages_beside_compaction(engine, thread, zpool):
+    """What is read is being moved: seven pages of eight go, the rest is moved together, and what comes next takes their place."""
+    z = engine("lz4", zpool, max_pool_bytes="64MiB")
+    pages = [random.Random(i).randbytes(1500) + i.to_bytes(4, "little") * 649 for i in range(1200)]
+    array = np.frombuffer(b"".join(pages), np.uint8).reshape(-1, PAGE)
+    kept = np.arange(0, len(pages), 8)
+    gone = np.setdiff1d(np.arange(len(pages)), kept)
+    z.store_many(np.arange(len(pages)), array)
+    done = threading.Event()
+
+    def read(seed):
+        rng = np.random.default_rng(seed)
+        out, status = np.empty((300, PAGE), np.uint8), np.empty(300, np.int8)
+        while not done.is_set():
+            offsets = rng.choice(kept, 300)
+            z.load_many(offsets, out=out, status=status)
+            wrong = (status < 0) | (out != array[offsets]).any(axis=1)
+            assert not wrong.any(), (offsets[wrong][:3], status[wrong][:3])
+
+    readers = [thread(read, seed) for seed in range(7)]
+    try:
+        for _ in range(60):
+            z.store_many(np.arange(len(pages)), array)
+            z.invalidate_many(gone)
+            z.compact()
+            if not all(reader.is_alive() for reader in readers):
+                break
+    finally:
+        done.set()
+    for reader in readers:
+        reader.join()

@@ -18,7 +18,7 @@ from array import array
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRESSOR_SLOW,
                              ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
-from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
+from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
 from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
                                area_check, area_prune, area_rebuild, area_shard, area_shards, index_bytes, index_check_begin,
@@ -360,6 +360,10 @@ cdef class Entry:
     @property
     def age(self):
         return self.entry.state >> ENTRY_AGE_SHIFT
+
+    def age_at(self, uint64_t now):
+        """Seconds since the last access, for who read the clock at `now`."""
+        return entry_age(&self.entry, now)
 
 
 def entry_size():
