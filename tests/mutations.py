@@ -619,7 +619,7 @@ MUTATIONS = [
         "engine.pyx",
         "            area_destroy(e.areas[i])\n",
         "            area_destroy(e.areas[i])\n            free(e.areas[i])\n            e.areas[i] = NULL\n",
-        tests="storm calls",
+        tests="tests/test_calls.py::test_swapoff_outlives_a_close",
     ),
     bug(
         "what was touched after the clock was read is the oldest",

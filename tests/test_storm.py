@@ -147,7 +147,8 @@ class Storm:
             z.compact, lambda: z.shrink(16), lambda: z.shrink(4, idle_seconds=1), z.latency, z.numa_pages, z.popitem, z.clear,
             lambda: z.recompress("zstd:1", max_pages=8), lambda: z.swapoff(rng.randrange(1, 4)), limit, drain, lambda: repr(z),
             lambda: z.swapon(rng.randrange(1, 4), backing=self.backing(rng)), lambda: z.swapon(rng.randrange(1, 4)),
-            lambda: setattr(z, "compressor", rng.choice(("lz4", "zstd:1", "lz4hc:3"))), lambda: z.invalidate_area(rng.randrange(4)),
+            lambda: setattr(z, "compressor", rng.choice(("lz4", "zstd:1", "lz4hc:3"))),
+            lambda: z.invalidate_area(rng.randrange(4)),
             lambda: setattr(z, "zpool", rng.choice(("zsmalloc", "zbud", "z3fold"))),
             lambda: z.parameters.update(exclusive_loads=rng.random() < 0.3, latency=rng.random() < 0.3),
             lambda: z == {1: b"x"}, lambda: z.closed,
@@ -183,8 +184,9 @@ class Storm:
         """One engine, from its making to its end; somebody closes it after about `length` calls of his."""
         rng, self.paths = self.rng, []
         z = zswap.ZSwap(
-            rng.choice(("lz4", "zstd:1")), rng.choice(("zsmalloc", "zbud", "z3fold")), max_pool_bytes=rng.choice((1 << 16, 1 << 20)),
-            backing=self.backing(rng), shrinker_interval=0.01, checksum=rng.random() < 0.3, wipe_on_free=rng.random() < 0.3,
+            rng.choice(("lz4", "zstd:1")), rng.choice(("zsmalloc", "zbud", "z3fold")),
+            max_pool_bytes=rng.choice((1 << 16, 1 << 20)), backing=self.backing(rng), shrinker_interval=0.01,
+            checksum=rng.random() < 0.3, wipe_on_free=rng.random() < 0.3,
         )  # fmt: skip
         end, closer = threading.Lock(), rng.randrange(THREADS)
         lasts = [rng.randrange(length // 2, length) if i == closer else 1 << 60 for i in range(THREADS)]

@@ -207,7 +207,7 @@ def test_readers_of_few_pages_beside_compaction(engine, thread, zpool):
 
     readers = [thread(read, seed) for seed in range(7)]
     try:
-        for _ in range(60):
+        for _ in range(20):
             z.store_many(np.arange(len(pages)), array)
             z.invalidate_many(gone)
             z.compact()
