@@ -166,14 +166,63 @@ def test_the_last_reference_frees_the_memory():
         gc.collect()
 
 
-def test_an_engine_without_a_pool_is_harmless():
-    # What an __init__ that failed leaves behind, should somebody get hold of it.
-    z = ZSwap.__new__(ZSwap)
-    with pytest.raises(ValueError, match="area"):
-        z.store(0, noise(0))
-    with pytest.raises(KeyError):
-        z.load(0)
+class Captured(ZSwap):
+    """Lets the test have what an __init__ that fails leaves behind."""
+
+    def __init__(self, **arguments):
+        """Fail."""
+        Captured.last = self
+        super().__init__(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [None, {"page_size": 5}, {"compressor": "nope"}, {"max_pool_percent": 101}])
+def test_an_engine_that_was_not_made_is_harmless(arguments):
+    if arguments is None:
+        z = ZSwap.__new__(ZSwap)
+    else:
+        with pytest.raises((ValueError, CompressorNotFound)):
+            Captured(**arguments)
+        z = Captured.last
+    for name, call in every_call().items():
+        with pytest.raises(ValueError, match=r"not open|closed"):
+            pytest.fail(f"{name}: {call(z)}")
+    with pytest.raises(ValueError, match="not open"):
+        ZSwap.__new__(ZSwap).compressor  # noqa: B018 (a property)
+    assert z.closed
+    assert "closed" in repr(z)
     z.close()
+    z.close()
+    assert z.closed
+    hash(z)
+
+
+def test_init_is_called_once(z):
+    for arguments in ({}, {"checksum": True}, {"compressor": "zstd", "max_pool_bytes": "1MiB", "wipe_on_free": True}):
+        with pytest.raises(RuntimeError, match="initialised before"):
+            z.__init__(**arguments)
+    assert (z.compressor, z.checksum) == ("lz4:1", None)
+    z[4] = noise(4)
+    assert z.pop(4) == noise(4)
+    unchanged(z)
+
+
+@pytest.mark.parametrize("page_size", [16384, 65536])
+def test_a_subclass_chooses_the_page_size(page_size):
+    class Large(ZSwap):
+        def __init__(self):
+            super().__init__("lz4", max_pool_bytes="8MiB", page_size=page_size)
+
+    with Large() as z:
+        assert z.page_size == z.stats().page_size == page_size
+        z[0] = noise(0, page_size)
+        assert z[0] == noise(0, page_size)
+        z._validate()
+
+
+@pytest.mark.parametrize("value", [4096.0, [4096], np.array([4096, 1]), None, True])
+def test_a_page_size_that_is_no_number(value):
+    with pytest.raises(ValueError, match="page_size is"):
+        ZSwap(page_size=value)
 
 
 # ---- offsets, areas -------------------------------------------------------------------------------------------------
@@ -1219,3 +1268,93 @@ def test_every_compressor_and_zpool(engine, make_page):
             z[offset] = page
         assert dict(z.items()) == pages
         z.close()
+
+
+# ---- buffers that hold references to objects ------------------------------------------------------------------------
+
+
+class Record(ctypes.Structure):
+    """A number, and a reference."""
+
+    _fields_ = (("number", ctypes.c_long), ("reference", ctypes.py_object))
+
+
+class Numbers(ctypes.Structure):
+    """Plain, though its names look like formats."""
+
+    _fields_ = (("Ordinal", ctypes.c_long), ("O", ctypes.c_double))
+
+
+OF_OBJECTS = {
+    "array": lambda n: np.full(n // 8, None, object),
+    "structured": lambda n: np.zeros(n // 16, [("number", "i8"), ("reference", "O")]),
+    "nested": lambda n: np.zeros(n // 32, [("number", "i8"), ("more", [("x", "f8"), ("references", "O", 2)])]),
+    "view": lambda n: memoryview(np.full(n // 8, None, object)),
+    "ctypes": lambda n: (ctypes.py_object * (n // 8))(),
+    "ctypes structure": lambda n: (Record * (n // 16))(),
+    "ctypes in a view": lambda n: memoryview((Record * (n // 16))()),
+}
+PLAIN = {
+    "dates": lambda n: np.zeros(n // 8, "M8[s]"),
+    "structured": lambda n: np.zeros(n // 16, [("Object", "i8"), ("O", "f8")]),
+    "view": lambda n: memoryview(np.zeros(n // 16, [("Object", "i8"), ("O", "f8")])),
+    "ctypes": lambda n: (Numbers * (n // 16))(),
+    "array.array": lambda n: array.array("d", bytes(n)),
+    "mmap": lambda n: mmap.mmap(-1, n),
+    "void": lambda n: np.zeros(1, f"V{n}"),
+}
+
+
+@pytest.mark.parametrize("form", OF_OBJECTS)
+def test_buffers_of_objects_are_refused(z, form, codec, engine, tmp_path):
+    make = OF_OBJECTS[form]
+    status = np.zeros(64, np.int8)
+    takers = {
+        "page": lambda: z.store(1, make(PAGE)),
+        "item": lambda: z.__setitem__(1, make(PAGE)),
+        "setdefault": lambda: z.setdefault(4, make(PAGE)),
+        "out": lambda: z.load(3, make(PAGE)),
+        "pages": lambda: z.store_many([1, 2], make(2 * PAGE)),
+        "out of many": lambda: z.load_many([1, 2], make(2 * PAGE)),
+        "status": lambda: z.load_many(range(64), status=make(64)),
+        "ns": lambda: z.load_many(range(64), status=status, ns=make(256)),
+        "ns of stores": lambda: z.store_many(range(64), bytes(64 * PAGE), ns=make(256)),
+        "dictionary": lambda: zswap.open_compressor("zstd", dictionary=make(PAGE)),
+        "samples": lambda: zswap.train_dictionary(make(64 * PAGE)),
+        "compress": lambda: zswap.open_compressor("lz4").compress(make(PAGE)),
+        "compress into": lambda: zswap.open_compressor("lz4").compress_into(noise(1), make(2 * PAGE)),
+        "decompress": lambda: zswap.open_compressor("lz4").decompress(make(PAGE), PAGE),
+        "swap file": lambda: swap.write_pages([0], make(PAGE)),
+        "swap file, out": lambda: swap.read_pages([0], make(PAGE)),
+    }
+    with zswap.SwapFile(tmp_path / "swap", "1MiB", direct=False) as swap:
+        for name, take in takers.items():
+            with pytest.raises(TypeError, match="references to Python objects"):
+                pytest.fail(f"{name}: {take()}")
+    unchanged(z)
+    failing = engine(codec(lambda data: make(64)))
+    with pytest.raises(Error, match="failed") as caught:
+        failing[0] = noise(0)
+    assert "references to Python objects" in str(caught.value.__cause__)
+
+
+def test_offsets_of_objects_are_refused(z):
+    for call in (
+        lambda offsets: z.store_many(offsets, noise(9) * 2),
+        lambda offsets: z.load_many(offsets),
+        lambda offsets: z.invalidate_many(offsets),
+        lambda offsets: z.compressed_sizes(offsets),
+    ):
+        for offsets in (np.array([1, 2], object), np.array([1, None], object), [1, None]):
+            with pytest.raises(TypeError, match="offsets must be integers, not object"):
+                call(offsets)
+    unchanged(z)
+
+
+@pytest.mark.parametrize("form", PLAIN)
+def test_buffers_of_other_plain_items(z, form):
+    make = PLAIN[form]
+    z.store(1, make(PAGE))
+    out = make(PAGE)
+    assert z.load(2, out) is out
+    assert bytes(memoryview(np.frombuffer(out, np.uint8) if form == "dates" else out).cast("B")) == HELD[2]

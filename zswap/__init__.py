@@ -14,7 +14,7 @@ from zswap_core.compressors.registry import (
     register_compressor,
     unregister_compressor,
 )
-from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError
+from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError, StoreError
 from zswap_core.status import Status
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "Recompressed",
     "Stats",
     "Status",
+    "StoreError",
     "SwapFile",
     "ZSwap",
     "compressors",

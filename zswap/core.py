@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import weakref
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
-from typing import TYPE_CHECKING, Any
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from zswap.log import Log
 from zswap.memory import format_bytes, online_node, pressure_files, total_ram
-from zswap.parameters import Parameters
+from zswap.parameters import READERS, Parameters, boolean, not_an_attribute
 from zswap.stats import Latency, PoolInfo, Recompressed, Stats
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
@@ -26,6 +28,18 @@ if TYPE_CHECKING:
 _open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
 
 _NOTHING = object()  # a default that nobody gave
+
+FEWEST_PAGES = 4  # that a limit allows, unless it allows none: under it a pool refuses by rounding rather than by what it holds
+
+
+def _same_page(page: bytes | None, other: object) -> bool:
+    """Whether a page held, or None, is what some object is: as a buffer of bytes, or by its own ``==``."""
+    if page is None or other is None:
+        return False
+    try:
+        return page == memoryview(other).tobytes()  # type: ignore[arg-type]
+    except TypeError:
+        return bool(page == other)
 
 
 @atexit.register
@@ -47,6 +61,11 @@ class _Items(ItemsView[int, bytes]):
                 continue
             yield offset, page
 
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2 or item[0] not in self._mapping:
+            return False
+        return _same_page(self._mapping._peek(item[0]), item[1])
+
 
 class _Values(ValuesView[bytes]):
     """The pages alone, in the same way."""
@@ -58,7 +77,7 @@ class _Values(ValuesView[bytes]):
             yield page
 
     def __contains__(self, page: object) -> bool:
-        return any(page == held for held in self)
+        return any(_same_page(held, page) for _, held in self._mapping._held())
 
 
 class ZSwap(Engine, MutableMapping[int, bytes]):
@@ -79,7 +98,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     max_pool_percent : int, default 20
         How much of the memory (the machine's, or the cgroup's limit where that is less) the allocators may take.
     max_pool_bytes : int or str, optional
-        The same in bytes, or as ``"512MiB"``; wins over the percentage.
+        The same in bytes, or as ``"512MiB"``; wins over the percentage.  At least four pages; 0 is no pool at all: only
+        same-filled pages are held, and others go to the backing store where there is one.
     accept_threshold_percent : int, default 90
         After the limit was hit, pages are refused until the allocators are down to this share of the limit.
     same_filled_pages_enabled : bool, default True
@@ -133,6 +153,18 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     b'swapswap'
     """
 
+    _parameters: Parameters | None = None  # until __init__
+    _plain = True  # whether the mapping's items are the engine's pages
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Where items are made otherwise, leave the methods that are built on them to collections.abc: right, though in steps."""
+        super().__init_subclass__(**kwargs)
+        if any(getattr(cls, name) is not getattr(Engine, name) for name in ("__getitem__", "__setitem__", "__delitem__")):
+            cls._plain = False
+            for name in ("pop", "popitem", "setdefault", "__eq__"):
+                if getattr(cls, name) is getattr(ZSwap, name):
+                    setattr(cls, name, getattr(MutableMapping, name))
+
     def __init__(
         self,
         compressor: str | Compressor = "lz4",
@@ -155,38 +187,71 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         latency: bool = False,
         checksum: bool = False,
     ) -> None:
+        self._begin(page_size)
         self._log = Log()
-        self._protect(wipe_on_free, dontdump, dontfork)
-        self._node = -1 if numa_node is None else online_node(numa_node)
-        self.parameters = Parameters(
-            self,
-            {
-                "enabled": True,
-                "compressor": open_compressor(compressor, dictionary=dictionary),
-                "zpool": zpool,
-                "max_pool_percent": max_pool_percent,
-                "max_pool_bytes": max_pool_bytes,
-                "accept_threshold_percent": accept_threshold_percent,
-                "same_filled_pages_enabled": same_filled_pages_enabled,
-                "non_same_filled_pages_enabled": True,
-                "exclusive_loads": False,
-                "reject_compress_poor": False,
-                "latency": latency,
-                "checksum": checksum,
-                "shrinker_enabled": shrinker_enabled,
-                "shrinker_interval": shrinker_interval,
-                "writeback_limit": None,
-                "writeback_rate": None,
-            },
-        )
-        if self.parameters["checksum"]:
-            self._use_checksum(open_checksum())
-        for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
-            self._apply(self.parameters._values, key)
-        self._set_pressure(*pressure_files())
-        self._set_encrypt(encrypt)
-        self.swapon(0, backing=backing, encrypt=encrypt)
+        self._bulk = Lock(reentrant=True)  # changes of many pages at once, one after another
+        try:
+            self._protect(boolean(wipe_on_free), boolean(dontdump), None if dontfork is None else boolean(dontfork))
+            self._node = -1 if numa_node is None else online_node(numa_node)
+            self._parameters = Parameters(
+                self,
+                {
+                    "enabled": True,
+                    "compressor": open_compressor(compressor, dictionary=dictionary),
+                    "zpool": zpool,
+                    "max_pool_percent": max_pool_percent,
+                    "max_pool_bytes": max_pool_bytes,
+                    "accept_threshold_percent": accept_threshold_percent,
+                    "same_filled_pages_enabled": same_filled_pages_enabled,
+                    "non_same_filled_pages_enabled": True,
+                    "exclusive_loads": False,
+                    "reject_compress_poor": False,
+                    "latency": latency,
+                    "checksum": checksum,
+                    "shrinker_enabled": shrinker_enabled,
+                    "shrinker_interval": shrinker_interval,
+                    "writeback_limit": None,
+                    "writeback_rate": None,
+                },
+            )
+            if self.parameters["checksum"]:
+                self._use_checksum(open_checksum())
+            for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
+                self._apply(self.parameters._values, key)
+            self._set_pressure(*pressure_files())
+            self._set_encrypt(encrypt)
+            self.swapon(0, backing=backing, encrypt=encrypt)
+        except BaseException:
+            self.close()
+            raise
         _open.add(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        cls = type(self)
+        known = getattr(cls, name, None)
+        settable = isinstance(known, property) and known.fset is not None
+        if name in READERS and not settable and (known is None or known is getattr(ZSwap, name, None)):
+            wrong = True
+        elif name.startswith("_") or settable:
+            wrong = False
+        elif known is not None:
+            wrong = callable(known) and not callable(value)  # a method, which may be replaced by another
+        else:
+            wrong = cls is ZSwap  # subclasses have attributes of their own
+        if wrong:
+            raise AttributeError(
+                not_an_attribute(f"a {cls.__name__} has", name, ".parameters[{!r}]", ("compressor", "zpool")),
+                name=name,
+                obj=self,
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters, as a mutable mapping; setting one takes effect at once."""
+        if self._parameters is None:
+            raise ValueError(f"this {type(self).__name__} is not open: its __init__ was not called, or failed")
+        return self._parameters
 
     def _apply(self, values: Any, key: str) -> None:
         """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it that one is set at a time."""
@@ -212,6 +277,12 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             if limit is None:
                 limit = total_ram() * values["max_pool_percent"] // 100
             pages = limit // self.page_size
+            if pages < FEWEST_PAGES and limit > 0:
+                what = "max_pool_percent" if values["max_pool_bytes"] is None else "max_pool_bytes"
+                raise ValueError(
+                    f"{what} gives a limit of {limit} bytes, {pages} pages of {self.page_size}: too little to hold anything; "
+                    f"give at least {FEWEST_PAGES * self.page_size} bytes, or 0 for no pool at all"
+                )
             self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
             self._max_pool_bytes = pages * self.page_size
         self._log.changed()
@@ -291,10 +362,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         swap_type : int
             The area.
         drain : bool, default False
-            Give the pages back: the result is an iterator over (offset, page), each page freed when it was given, and the
-            area goes offline at its end.  Do not store to the area meanwhile: a page stored at an offset that is being
-            given is freed with it.  If a page cannot be read, the error comes out of the iterator; that page and those
-            not yet given stay held and the area online.
+            Give the pages back: the result is an iterator over (offset, page), each page freed as it is given, and the
+            area goes offline at its end.  What is stored meanwhile is given too; towards the end, once all has been given
+            that there was, stores are refused.  If a page cannot be read, the error comes out of the iterator; that page
+            and those not yet given stay held and the area online.
 
         Raises
         ------
@@ -309,16 +380,26 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         return self._drain(swap_type)
 
     def _drain(self, swap_type: int) -> Iterator[tuple[int, bytes]]:
+        yield from self._take_all(swap_type)
+        self._seal(swap_type, True)
+        try:
+            yield from self._take_all(swap_type)  # what came before it was sealed
+            self._swapoff(swap_type)
+        except BaseException:
+            with suppress(ValueError):  # closed, or offline by somebody else
+                self._seal(swap_type, False)
+            raise
+
+    def _take_all(self, swap_type: int, most: int = 1 << 14) -> Iterator[tuple[int, bytes]]:
+        """Take pages until there are none, `most` of a shard before it looks which there are now."""
         while self._page_count(swap_type):
             for number in self._shards(swap_type):
-                for offset in self._shard_offsets(number, swap_type):
+                for offset in self._shard_offsets(number, swap_type, most):
                     try:
-                        page = self.load(offset, swap_type=swap_type)
-                    except KeyError:  # invalidated meanwhile
+                        page = self._take(offset, swap_type=swap_type)
+                    except KeyError:  # gone meanwhile
                         continue
                     yield offset, page
-                    self.invalidate(offset, swap_type=swap_type)
-        self._swapoff(swap_type)
 
     def recompress(
         self,
@@ -362,24 +443,68 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def pop(self, offset: int, default: Any = _NOTHING) -> Any:
         """Give the page at `offset` of area 0 and free it; `default`, or KeyError, when there is none."""
         try:
-            page = self[offset]  # with exclusive_loads this frees it already
+            return self._take(offset)
         except KeyError:
             if default is _NOTHING:
                 raise
             return default
-        self.invalidate(offset)
-        return page
 
     def popitem(self) -> tuple[int, bytes]:
         """Give the first page of area 0 with its offset, and free it; KeyError when there is none."""
-        for offset, page in self.items():
-            self.invalidate(offset)
-            return offset, page
+        for item in self._take_all(0, 8):
+            return item
         raise KeyError("popitem(): no page is held")
+
+    def setdefault(self, offset: SupportsIndex, default: Any = None) -> Any:
+        """Give the page at `offset` of area 0, which stays held; where there is none, store `default` and give that."""
+        while True:
+            try:
+                return self._read(offset)
+            except KeyError:
+                if self._store_absent(offset, default):
+                    return default
+
+    def update(self, other: Any = (), /, **pages: Any) -> None:
+        """Store pages in area 0, from a mapping of offsets to pages or from pairs of the two.
+
+        Each page is in place at once, not all of them together; but no `clear` and no update from another dict comes in
+        between where `other` is a dict.  When one is refused its exception is raised, and those before it stay stored.
+        """
+        if other is self:
+            pairs: Iterable[tuple[SupportsIndex, Any]] = ()
+        elif isinstance(other, ZSwap):
+            pairs = other._held()
+        elif isinstance(other, Mapping):
+            pairs = other.items()
+        elif hasattr(other, "keys"):
+            pairs = ((offset, other[offset]) for offset in other.keys())  # noqa: SIM118
+        else:
+            pairs = other
+        if isinstance(other, dict):
+            self._update_at_once(list(itertools.chain(pairs, pages.items())))  # type: ignore[arg-type]
+            return
+        rest = itertools.chain(pairs, pages.items())
+        while some := list(itertools.islice(rest, 64)):
+            for offset, page in some:
+                self[offset] = page  # type: ignore[index]
+
+    def _update_at_once(self, pairs: list[tuple[SupportsIndex, Any]]) -> None:
+        if self.closed:  # in a forked child somebody of the parent's may hold the lock for ever
+            raise ValueError("the ZSwap is closed")
+        with self._bulk:
+            for offset, page in pairs:
+                self[offset] = page
+
+    def __ior__(self, other: Any) -> ZSwap:
+        self.update(other)
+        return self
 
     def clear(self) -> None:
         """Free every page of area 0."""
-        self.invalidate_area(0)
+        if self.closed:
+            raise ValueError("the ZSwap is closed")
+        with self._bulk:
+            self.invalidate_area(0)
 
     def __iter__(self) -> Iterator[int]:
         for number in self._shards():
@@ -387,11 +512,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
     def items(self) -> ItemsView[int, bytes]:
         """Offsets of area 0 with their pages, in order."""
-        return _Items(self)
+        return _Items(self) if self._plain else ItemsView(self)
 
     def values(self) -> ValuesView[bytes]:
         """Pages of area 0, in the order of their offsets."""
-        return _Values(self)
+        return _Values(self) if self._plain else ValuesView(self)
 
     def __enter__(self) -> ZSwap:
         if self.closed:
@@ -409,6 +534,30 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             f"limit {format_bytes(self._max_pool_bytes)}{', encrypted' if self.encrypt else ''}>"
         )
 
-    # A store is an object with an identity, not a value: two engines with equal pages are still two.
-    __eq__ = object.__eq__
+    def _held(self) -> Iterator[tuple[int, bytes]]:
+        """Offsets and pages of area 0, none of them freed by exclusive_loads."""
+        for offset in self:
+            try:
+                yield offset, self._read(offset)
+            except KeyError:  # gone since its offset was read
+                continue
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same mapping, or hold the same pages at the same offsets.  A closed one equals only itself."""
+        if self is other:
+            return True
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        if self.closed or (isinstance(other, ZSwap) and other.closed) or len(self) != len(other):
+            return False
+        get = other._peek if isinstance(other, ZSwap) else other.get
+        return all(_same_page(page, get(offset)) for offset, page in self._held())
+
+    def _peek(self, offset: int) -> bytes | None:
+        try:
+            return self._read(offset)
+        except KeyError:
+            return None
+
+    # By identity, though pages are compared: what it holds changes, and sets of engines are of use.
     __hash__ = object.__hash__

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from zswap.memory import parse_bytes
 from zswap.zpools import format_zpool, parse_zpool
@@ -21,7 +24,7 @@ def boolean(value: object) -> bool:
     """Read a switch: a bool, 0 or 1, or the kernel's Y and N."""
     if isinstance(value, str) and value.upper() in ("Y", "N", "1", "0"):
         return value.upper() in ("Y", "1")
-    if value in (0, 1):
+    if isinstance(value, (bool, int, float, np.bool_, np.integer)) and value in (0, 1):
         return bool(value)
     raise ValueError(f"{value!r} is no switch; give True or False (or 'Y', 'N')")
 
@@ -29,9 +32,9 @@ def boolean(value: object) -> bool:
 def percent(value: object) -> int:
     """Read a whole number from 0 to 100."""
     number = int(value) if isinstance(value, str) and value.isdigit() else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 100:
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number <= 100:
         raise ValueError(f"{value!r} is no percentage; give a whole number from 0 to 100")
-    return number
+    return int(number)
 
 
 def optional_bytes(value: object) -> int | None:
@@ -41,7 +44,7 @@ def optional_bytes(value: object) -> int | None:
 
 def seconds(value: object) -> float:
     """Read a time in seconds, more than 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86400:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not 0 < value <= 86400:
         raise ValueError(f"{value!r} is no interval; give seconds, more than 0 and at most 86400")
     return float(value)
 
@@ -50,9 +53,9 @@ def optional_count(value: object) -> int | None:
     """Read a number of pages, or None for no limit."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 1 << 62:
         raise ValueError(f"{value!r} is no number of pages; give a whole number, or None for no limit")
-    return value
+    return int(value)
 
 
 def compressor(value: object) -> Compressor:
@@ -89,6 +92,13 @@ READERS: dict[str, Callable[[object], Any]] = {
 }
 
 
+def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ...]) -> str:
+    """Say that `owner` no such attribute, and what was meant: one of `attributes`, or a parameter, written as in `form`."""
+    near = [name] if name in READERS else get_close_matches(name, [*attributes, *READERS], 1)
+    meant = f"; did you mean {near[0] if near[0] in attributes else form.format(near[0])}?" if near else ""
+    return f"{owner} no attribute {name!r} to set{meant}"
+
+
 class Parameters(MutableMapping[str, Any]):
     """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError and changes nothing.
 
@@ -100,6 +110,8 @@ class Parameters(MutableMapping[str, Any]):
     loads, for `ZSwap.latency`), ``checksum`` (which does not change any more), ``shrinker_interval`` in seconds and
     ``writeback_rate`` in pages a second (None: no limit).
     """
+
+    __slots__ = ("__weakref__", "_lock", "_ref", "_values")
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
         self._ref = weakref.ref(engine)  # not a cycle: the last reference to an engine frees its memory
@@ -120,7 +132,9 @@ class Parameters(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in READERS:
-            raise KeyError(f"{key!r} is no parameter; there are {', '.join(READERS)}")
+            near = get_close_matches(str(key), READERS, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise KeyError(f"{key!r} is no parameter{meant}; there are {', '.join(READERS)}")
         engine = self._engine
         if engine.closed:
             raise ValueError("the ZSwap is closed")
@@ -140,6 +154,14 @@ class Parameters(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self.__slots__:
+            raise AttributeError(not_an_attribute("the parameters have", name, f"parameters[{{!r}}]", ()))
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return dict, (dict(self),)  # a copy, pickled or not, is no way to set anything
 
     def __repr__(self) -> str:
         return f"Parameters({ {**self._values, 'compressor': self._values['compressor'].spec} })"

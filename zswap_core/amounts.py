@@ -1,5 +1,6 @@
 """Amounts of memory as people write them."""
 
+import operator
 import re
 
 _UNITS = {"": 1, "b": 1}
@@ -23,8 +24,9 @@ def parse_bytes(amount: "int | str") -> int:
         unit = _UNITS[match[2].lower()]
         whole, _, part = match[1].partition(".")
         amount = int(whole + part) * unit // 10 ** len(part)
-    if isinstance(amount, bool) or not isinstance(amount, int):
+    if isinstance(amount, bool) or not hasattr(amount, "__index__"):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
+    amount = operator.index(amount)
     if amount < 0:
         raise ValueError(f"{amount} is no amount of memory: it is negative")
     if amount >= 1 << 63:

@@ -6,11 +6,13 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, zsw_area
+from zswap_core.index cimport (area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, shard_table,
+                               zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr,
                             zsw_store_u32, zsw_unlock)
+from zswap_core.slab cimport slab_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.worker cimport call_depth, wait_calls
 
@@ -59,7 +61,7 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
         return -EDEADLK
     zsw_lock(&e.areas_lock)
     area = e.areas[type]
-    if area != NULL and area.online == AREA_ONLINE:
+    if area != NULL and area_open(area.online):
         zsw_store_u32(&area.online, AREA_LEAVING)
         if area.backing != NULL:
             zsw_add_u32(&e.backed_areas, <uint32_t> -1)
@@ -71,6 +73,37 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
         zsw_lock(&area.grow)
         zsw_unlock(&area.grow)
         invalidate_area(e, w, area, 0, <uint64_t> -1)
+    return rc
+
+
+cdef int engine_seal(zsw_engine *e, uint32_t type, bint sealed) noexcept nogil:
+    """Closes an area to new pages while what it holds can still be loaded, or opens it again.  Once it is sealed, every store
+    that came before is to be seen.  -EINVAL when it is not online, or the like already."""
+    cdef zsw_area *area
+    cdef shard_table *table
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id
+    cdef int rc = -EINVAL
+    if type >= MAX_AREAS:
+        return rc
+    zsw_lock(&e.areas_lock)
+    area = e.areas[type]
+    if area != NULL and area.online == (AREA_ONLINE if sealed else AREA_SEALED):
+        zsw_store_u32(&area.online, AREA_SEALED if sealed else AREA_ONLINE)
+        rc = 0
+    zsw_unlock(&e.areas_lock)
+    if rc == 0 and sealed:
+        # As for swapoff: a store checks `online` under its shard's lock, and a shard is added under area.grow.
+        zsw_lock(&area.grow)
+        table = area.table
+        for slot in range(table.mask + 1):
+            id = zsw_load_u32(&table.slots[slot])
+            if id:
+                shard = <zsw_shard *> slab_at(&e.index.shards, id)
+                zsw_lock(&shard.lock)
+                zsw_unlock(&shard.lock)
+        zsw_unlock(&area.grow)
     return rc
 
 

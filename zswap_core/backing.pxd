@@ -8,12 +8,14 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 cdef enum:
     TRANSIT_NS = 20000          # how long to sleep before looking again at a page in transit
     AGAIN = -100                # no status: what was found has changed, look again
+    OCCUPIED = -101             # no status: a page was to be stored where there is none, and there is one
 
 
 cdef bint writing_begin(zsw_engine *e) noexcept nogil
 cdef void writing_end(zsw_engine *e) noexcept nogil
-cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page) noexcept nogil
+cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page,
+                       bint absent) noexcept nogil
 cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
-                      uint8_t *page) noexcept nogil
+                      uint8_t *page, bint take) noexcept nogil
 cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, const uint64_t *offsets,
                          uint32_t n) noexcept nogil

@@ -17,8 +17,8 @@ from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_
                                SHARD_SHIFT, sum_at, zsw_area, zsw_shard)
 from zswap_core.lru cimport lru_remove
 from zswap_core.news cimport note_answer
-from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
-                            zsw_sleep_ns, zsw_unlock)
+from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_sleep_ns,
+                            zsw_unlock)
 from zswap_core.state cimport zsw_engine, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -44,8 +44,10 @@ cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexce
     return wb != NULL and (flight_has(&wb.flights[0], area, offset) or flight_has(&wb.flights[1], area, offset))
 
 
-cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **out) noexcept nogil:
-    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on."""
+cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **out,
+                       bint absent) noexcept nogil:
+    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on.  With `absent` nothing may be
+    there."""
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos, old
@@ -64,6 +66,9 @@ cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
         zsw_unlock(&shard.lock)
         zsw_sleep_ns(TRANSIT_NS)
     old = slot[0]
+    if absent and old:
+        zsw_unlock(&shard.lock)
+        return OCCUPIED
     slot[0] = IN_TRANSIT
     if is_entry(old) and not entry_same(entry_at(e, old)):
         zsw_lock(&e.lru.lock)
@@ -77,7 +82,8 @@ cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     return Status.STORED
 
 
-cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page) noexcept nogil:
+cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page,
+                       bint absent) noexcept nogil:
     """Writes a refused page to the area's backing store.  When that fails nothing is held at `offset`."""
     cdef zsw_shard *shard
     cdef uint32_t *slot
@@ -88,7 +94,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     first = writing_begin(e)
     # In a callback from the very flight that has this offset, our page could not be made to land later than that one.
     lost = not first and in_flight(e, area, offset)
-    status = begin_transit(e, w, area, offset, &shard)
+    status = begin_transit(e, w, area, offset, &shard, absent)
     if status < 0:
         if first:
             writing_end(e)
@@ -124,25 +130,24 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
 
 
 cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
-                      uint8_t *page) noexcept nogil:
-    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With
-    exclusive loads the store has it no more."""
+                      uint8_t *page, bint take) noexcept nogil:
+    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With `take`
+    the store has it no more."""
     cdef int rc = fault(Site.BACKING_READ)
     cdef uint32_t *slot
     cdef uint32_t pos
     cdef uint32_t sum = 0
-    cdef bint still, last, damaged
+    cdef bint still, damaged
     if rc == 0:
         rc = area.backing.read_pages(area.store, &offset, page, 1)
     note_answer(e, &area.read_error, rc)
     if rc == 0:
         sum = checksum_of(&e.checksum, page, e.page_size)
-    last = rc == 0 and zsw_peek_u32(&e.params.exclusive_loads) != 0
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     still = slot != NULL and slot[0] == ON_BACKING and shard.writes == writes
     damaged = still and rc == 0 and e.index.checksums and sum_at(&e.index, pos)[0] != sum
-    if still and last and not damaged:
+    if still and take and rc == 0 and not damaged:
         slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
     if rc != 0:
@@ -156,7 +161,7 @@ cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
         count(w.counters, Counter.backing_checksum_fail, 1)
         return Status.BACKING_CORRUPT
     count(w.counters, Counter.backing_loads, 1)
-    if last:
+    if take:
         discard_backed(e, w, area, shard, &offset, 1)
     return Status.STORED
 

@@ -9,7 +9,7 @@ A batch releases the GIL once.  A single call keeps it when the current compress
 getting it back costs more than the microsecond or two it would buy (docs/design.md has the figures).
 """
 from cpython.number cimport PyNumber_Index
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
@@ -19,10 +19,12 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
                              ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
+from zswap_core.backing cimport OCCUPIED
 from zswap_core.backings.base cimport Backing
+from zswap_core.buffers cimport integer_array, take_buffer
 from zswap_core.maintenance cimport maintenance_start, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
-from zswap_core.area cimport engine_swapoff, engine_swapoff_end, engine_swapon, find_area
+from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon, find_area
 from zswap_core.check cimport engine_age, engine_object, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
@@ -34,7 +36,7 @@ from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals
 from zswap_core.index cimport index_protect, SHARD_PAGES, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
-from zswap_core.load cimport engine_contains, engine_length, engine_load
+from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, load_page
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
                             ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
                             zsw_poke_u64, zsw_unlikely, zsw_unmap)
@@ -42,7 +44,7 @@ from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_po
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
-from zswap_core.store cimport engine_store
+from zswap_core.store cimport store_page
 from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
 from zswap_core.worker cimport engine_enter, engine_leave
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
@@ -53,8 +55,9 @@ import numpy as np
 
 from zswap_core.backings import open_backing
 from zswap_core.causes import recall, remember
-from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError
+from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError, StoreError
 from zswap_core.stats import Counter as _Counter
+from zswap_core.status import Status as PyStatus
 
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -66,6 +69,12 @@ LATENCY_BOUNDS = tuple(bucket_start(i) for i in range(LATENCY_BUCKETS + 1))
 cdef enum:
     SLICE = 16384
     NODES = 1024                # NUMA nodes that a kernel can have
+
+cdef enum LoadAs:
+    USUAL                       # as exclusive_loads says
+    KEEP
+    TAKE
+
 
 
 def zpool_names():
@@ -103,17 +112,18 @@ cdef uint32_t as_type(object swap_type) except? 0xffffffff:
     return <uint32_t> value
 
 
-cdef int take_buffer(object obj, str name, Py_ssize_t size, bint writable, Py_buffer *buffer) except -1:
-    """The buffer of `obj`, checked to be C-contiguous, of `size` bytes and, where asked, writable.  To be released."""
-    try:
-        PyObject_GetBuffer(obj, buffer, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-    except (BufferError, ValueError) as error:
-        # numpy says ValueError, memoryview BufferError.
-        need = "a writable C-contiguous" if writable else "a C-contiguous"
-        raise ValueError(f"{name} must be {need} buffer: {error}") from None
+cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable, Py_buffer *buffer) except -1:
+    """As take_buffer, and checked to be of `size` bytes."""
+    cdef Py_ssize_t length
+    take_buffer(obj, name, writable, buffer)
     if buffer.len != size:
+        length = buffer.len
         PyBuffer_Release(buffer)
-        raise ValueError(f"{name} is {buffer.len} bytes long; {size} are needed")
+        hint = ""
+        if name == "page":
+            hint = ('; pad it, as page.ljust(page_size, b"\\0") does with bytes' if length < size
+                    else "; cut it into pages, and store_many takes them all at once")
+        raise ValueError(f"{name} is {length} bytes long; {size} are needed{hint}")
     return 0
 
 
@@ -129,18 +139,17 @@ cdef class View:
 
 cdef View view_of(object obj, str name, Py_ssize_t size, bint writable):
     cdef View view = View.__new__(View)
-    take_buffer(obj, name, size, writable, &view.buffer)
+    take_pages(obj, name, size, writable, &view.buffer)
     view.held = True
     return view
 
 
 cdef object wide_integers(object array):
     """As an array of 64-bit integers, signed or not."""
-    if array.dtype.kind == "O":             # integers too large for an array are no offsets either
+    if array.dtype.kind == "O" and array.size:
         for bad in array.tolist():
             if isinstance(bad, int):
-                as_offset(bad)
-    if array.size and array.dtype.kind not in "iu":
+                as_offset(bad)              # too large for an array, and no offset either
         raise TypeError(f"offsets must be integers, not {array.dtype}")
     return array.astype(UINT64 if array.dtype.kind == "u" else INT64)
 
@@ -150,9 +159,7 @@ cdef View offsets_of(object offsets):
     cdef View view
     cdef const uint64_t *at
     cdef uint64_t i, n, bits = 0
-    array = np.asarray(offsets)
-    if array.ndim != 1:
-        raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}")
+    array = integer_array(offsets)
     if array.dtype is not UINT64 and array.dtype is not INT64:
         array = wide_integers(array)
     if array.strides[0] != 8:
@@ -233,6 +240,15 @@ cdef bint encrypts(object store):
     return getattr(store, "encrypted", False)   # a store of the user's has to do that by itself
 
 
+# What an Engine has before its __init__: closed for good, and nobody's.
+cdef zsw_engine unborn
+cdef zsw_worker unborn_worker
+cdef zsw_worker *unborn_workers[1]
+unborn_workers[0] = unborn.all_workers = &unborn_worker
+unborn.workers, unborn.worker_count = unborn_workers, 1
+unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
+
+
 # ---- what methods do inside a call -----------------------------------------------------------------------------------
 
 
@@ -248,6 +264,8 @@ cdef struct page_args:
     uint32_t type
     uint64_t offset
     uint8_t *page
+    bint absent                 # store only where no page is held
+    LoadAs how
     bint no_wait
     int status
     int error                   # what the backing store said, where it failed
@@ -258,20 +276,25 @@ cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start, in
         latency_record(&w.latency, zsw_peek_u32(&e.latency_epoch), call, zsw_now_ns() - start)
 
 
-cdef void store_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
-    a.status = engine_store(e, w, a.type, a.offset, a.page)
+    a.status = store_page(e, w, a.type, a.offset, a.page, a.absent)
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.store_ns, start, a.status)
 
 
-cdef void load_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
     w.no_wait = a.no_wait
-    a.status = engine_load(e, w, a.type, a.offset, a.page)
+    if a.how == LoadAs.USUAL:
+        a.status = engine_load(e, w, a.type, a.offset, a.page)
+    elif a.how == LoadAs.TAKE:
+        a.status = engine_take(e, w, a.type, a.offset, a.page)
+    else:
+        a.status = load_page(e, w, a.type, a.offset, a.page, False)
     w.no_wait = 0
     a.error = w.error
     if zsw_unlikely(start != 0):
@@ -393,8 +416,14 @@ cdef struct area_args:
     uint64_t pages
     const zsw_backing_ops *backing
     void *store
+    bint sealed
     int thread
     int rc
+
+
+cdef void seal(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef area_args *a = <area_args *> args
+    a.rc = engine_seal(e, a.type, a.sealed)
 
 
 cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -568,29 +597,37 @@ cdef class Engine:
     cdef object encrypt_            # whether swap files are encrypted where nobody says; None: nobody said so far
     cdef object __weakref__
 
-    def __cinit__(self, compressor=None, zpool=None, page_size=4096, *args, **kwargs):
-        cdef int rc
+    def __cinit__(self, *args, **kwargs):
         from zswap_core.errors import Error
+        self.e = &unborn
         self.error = Error
         self.compressors = {}
         self.stores = [None] * MAX_AREAS
         self.opened = set()
         self.failing = set()
-        if page_size not in (4096, 16384, 65536):
+
+    def _begin(self, page_size):
+        """Make the engine: what __init__ does first, and once."""
+        cdef zsw_engine *e = NULL
+        cdef int rc
+        if self.e != &unborn:
+            raise RuntimeError(f"this {type(self).__name__} has been initialised before; make a new one")
+        if isinstance(page_size, bool) or not isinstance(page_size, (int, np.integer)) or page_size not in (4096, 16384, 65536):
             raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
-        rc = engine_create(page_size, &self.e)
+        rc = engine_create(page_size, &e)
         if rc != 0:
             raise MemoryError("no memory for the engine")
+        self.e = e
 
     def __del__(self):
         # Before the collector clears `stores` and `compressors`, which calls in flight still use; and without the GIL, which
         # those calls may be waiting for.
-        if self.e != NULL and self.e.closing == 0:
+        if self.e.closing == 0:
             self.close()
 
     def __dealloc__(self):
         cdef int rc
-        if self.e != NULL:
+        if self.e != &unborn:
             with nogil:
                 rc = engine_close(self.e)
             if rc >= 0:                         # else the last reference went away inside one of its own calls: it stays
@@ -604,6 +641,8 @@ cdef class Engine:
         if zsw_unlikely(w == NULL):
             if rc == -ENOMEM:
                 raise MemoryError("no memory for one more call")
+            if self.e == &unborn:
+                raise ValueError(f"this {type(self).__name__} is not open: its __init__ was not called, or failed")
             if self.e.forked:
                 raise ValueError("this ZSwap belongs to the parent process; a forked child needs one of its own")
             raise ValueError("the ZSwap is closed")
@@ -639,6 +678,10 @@ cdef class Engine:
                         failure = failure or error
             if failure is not None:
                 raise failure
+
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is memory of this process; in another "
+                        "process make one anew, and dict(z.items()) copies its pages")
 
     @property
     def closed(self):
@@ -961,6 +1004,14 @@ cdef class Engine:
         if store is not None:
             self.drop_store(store)
 
+    def _seal(self, swap_type, bint sealed):
+        """Let an area take nothing in any more, though what it holds can be loaded; or let it again."""
+        cdef area_args args
+        args.type, args.sealed = as_type(swap_type), sealed
+        self.call(seal, &args, True)
+        if args.rc != 0:
+            raise ValueError(f"swap area {swap_type} is not online")
+
     def _online(self, swap_type):
         cdef range_args args
         args.type = as_type(swap_type)
@@ -1057,21 +1108,31 @@ cdef class Engine:
         Error
             When the page is refused for another reason.  After any refusal nothing is held at `offset`.
         """
+        self.store_as(offset, page, swap_type, False)
+
+    def _store_absent(self, offset, page, *, swap_type=0):
+        """As store, unless a page is held there.  Returns whether it was stored."""
+        return self.store_as(offset, page, swap_type, True)
+
+    cdef bint store_as(self, object offset, object page, object swap_type, bint absent) except -1:
         cdef page_args args
         cdef Py_buffer buffer
-        args.offset, args.type = as_offset(offset), as_type(swap_type)
-        take_buffer(page, "page", self.e.page_size, False, &buffer)
+        args.offset, args.type, args.absent = as_offset(offset), as_type(swap_type), absent
+        take_pages(page, "page", self.e.page_size, False, &buffer)
         try:
             args.page = <uint8_t *> buffer.buf
-            self.call(store_page, &args, self.slow or self.backed != 0)
+            self.call(do_store, &args, self.slow or self.backed != 0)
         finally:
             PyBuffer_Release(&buffer)
+        if args.status == OCCUPIED:
+            return False
         if args.status < 0:
             error = error_for(args.status, args.error, offset, swap_type, self)
             self.hear()
             self._refused(args.status, error)
             raise error
         self.hear()
+        return True
 
     def load(self, offset, out=None, *, swap_type=0):
         """Get a page back.  It stays held.
@@ -1100,31 +1161,43 @@ cdef class Engine:
         """
         cdef page_args args
         cdef Py_buffer buffer
-        args.offset, args.type = as_offset(offset), as_type(swap_type)
         if out is None:
-            out = PyBytes_FromStringAndSize(NULL, self.e.page_size)
-            args.page = <uint8_t *> PyBytes_AS_STRING(out)
-            self.load_into(&args)
-        else:
-            take_buffer(out, "out", self.e.page_size, True, &buffer)
-            try:
-                args.page = <uint8_t *> buffer.buf
-                self.load_into(&args)
-            finally:
-                PyBuffer_Release(&buffer)
-        if args.status < 0:
-            error = error_for(args.status, args.error, offset, swap_type, self)
-            self.hear()
-            raise error
-        self.hear()
+            return self.load_as(offset, swap_type, LoadAs.USUAL)
+        args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
+        take_pages(out, "out", self.e.page_size, True, &buffer)
+        try:
+            args.page = <uint8_t *> buffer.buf
+            self.load_into(&args, offset, swap_type)
+        finally:
+            PyBuffer_Release(&buffer)
         return out
 
-    cdef int load_into(self, page_args *args) except -1:
+    def _take(self, offset, *, swap_type=0):
+        """Load a page and free it: of several calls, also of loads with exclusive_loads, one gets it."""
+        return self.load_as(offset, swap_type, LoadAs.TAKE)
+
+    def _read(self, offset, *, swap_type=0):
+        """Load a page that stays held, whatever exclusive_loads says."""
+        return self.load_as(offset, swap_type, LoadAs.KEEP)
+
+    cdef bytes load_as(self, object offset, object swap_type, LoadAs how):
+        cdef page_args args
+        cdef bytes page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+        args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), how
+        args.page = <uint8_t *> PyBytes_AS_STRING(page)
+        self.load_into(&args, offset, swap_type)
+        return page
+
+    cdef int load_into(self, page_args *args, object offset, object swap_type) except -1:
         args.no_wait = True
-        self.call(load_page, args, False)
+        self.call(do_load, args, False)
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
             args.no_wait = False
-            self.call(load_page, args, True)
+            self.call(do_load, args, True)
+        error = error_for(args.status, args.error, offset, swap_type, self) if args.status < 0 else None
+        self.hear()
+        if error is not None:
+            raise error
         return 0
 
     def invalidate(self, offset, *, swap_type=0):
@@ -1162,7 +1235,7 @@ cdef class Engine:
 
     # ---- batches ----------------------------------------------------------------------------------------------------
 
-    def store_many(self, offsets, pages, *, swap_type=0, threads=1, ns=None):
+    def store_many(self, offsets, pages, *, swap_type=0, threads=1, ns=None, errors="status"):
         """Store many pages with one release of the GIL for 16384 of them.
 
         In between signals are looked for: Ctrl-C leaves what was stored until then, and all other offsets as they were.
@@ -1179,13 +1252,38 @@ cdef class Engine:
             Threads that share the work.
         ns : ndarray of uint32, shape (n,), optional
             Filled with the nanoseconds each page took.
+        errors : {"status", "raise"}, default "status"
+            What to do about pages that are not held afterwards, because the pool is at its limit, say.  "status" leaves it
+            to the result: a cache is full by design, and goes on.  Where no page may be lost, "raise" raises one `StoreError`
+            for all of them, once the whole batch was tried.
 
         Returns
         -------
         ndarray of int8, shape (n,)
-            A `zswap.Status` for each page: held where >= 0.  No exception is raised for a page.
+            A `zswap.Status` for each page: held where >= 0, and nothing is held at the offset where < 0.
+
+        Raises
+        ------
+        StoreError
+            With ``errors="raise"``: has the offsets and the reasons of the pages that are not held.
         """
-        return self._many(offsets, pages, swap_type, threads, ns, None, True)
+        if not isinstance(errors, str) or errors not in ("status", "raise"):
+            raise ValueError(f"errors is {errors!r}; 'status' or 'raise' is needed")
+        return self._many(offsets, pages, swap_type, threads, ns, None, True, errors == "raise")
+
+    cdef object store_error(self, int rc, const uint64_t *at, object codes, object swap_type):
+        """The exception for all pages of a batch that were refused; `rc` is how a backing store failed with the first of those
+        that it failed with."""
+        where = np.flatnonzero(codes < 0).tolist()
+        offsets = [at[i] for i in where]
+        reasons = [PyStatus(codes[i]) for i in where]
+        first = error_for(reasons[0], rc, offsets[0], swap_type, self)
+        names = ", ".join([f"offset {offset}: {reason.name}" for offset, reason in zip(offsets[:5], reasons)])
+        more = f", and {len(where) - 5} more" if len(where) > 5 else ""
+        error = StoreError(f"{len(where)} of {len(codes)} pages are not held ({names}{more}); of the first: {first}",
+                           offsets, reasons, codes)
+        error.__cause__ = first
+        return error
 
     def load_many(self, offsets, out=None, *, swap_type=0, threads=1, status=None, ns=None):
         """Load many pages, as `store_many` stores them.
@@ -1213,9 +1311,9 @@ cdef class Engine:
         PageCorruptError
             Without `status`: for the first page that is damaged.
         """
-        return self._many(offsets, out, swap_type, threads, ns, status, False)
+        return self._many(offsets, out, swap_type, threads, ns, status, False, status is None)
 
-    cdef _many(self, offsets, pages, swap_type, threads, ns, status, bint storing):
+    cdef _many(self, offsets, pages, swap_type, threads, ns, status, bint storing, bint strict):
         cdef batch_args args
         cdef View offset_view, page_view, status_view, ns_view
         cdef const uint64_t *at
@@ -1254,14 +1352,13 @@ cdef class Engine:
                 i += 1
         if storing and i < n:
             self.refusals(status_view, n, at, swap_type)
-        if i < n and (storing or status is not None):
+        if i < n and not strict:
             remember(None, None)                # told by a code, not by an exception
         self.hear()
-        if storing:
-            return codes
-        if status is None and i < n:
-            raise error_for(done[i], error, at[i], swap_type, self)
-        return pages
+        if strict and i < n:
+            raise (self.store_error(error, at, codes, swap_type) if storing
+                   else error_for(done[i], error, at[i], swap_type, self))
+        return codes if storing else pages
 
     def invalidate_many(self, offsets, *, swap_type=0):
         """Free the pages at `offsets`.  Returns how many were held."""
@@ -1341,12 +1438,12 @@ cdef class Engine:
                 return np.sort(numbers[:args.found]).tolist()
             args.count = args.found + args.found // 4
 
-    def _shard_offsets(self, uint64_t number, swap_type=0):
-        """Offsets held in one shard, in order."""
+    def _shard_offsets(self, uint64_t number, swap_type=0, uint32_t most=SHARD_PAGES):
+        """Offsets held in one shard, in order, the first ones when there are more than `most`."""
         cdef look_args args
         cdef View view
-        args.type, args.shard, args.count = as_type(swap_type), number, SHARD_PAGES
-        offsets = np.empty(args.count, np.uint64)
+        args.type, args.shard, args.count = as_type(swap_type), number, most
+        offsets = np.empty(most, np.uint64)
         view = view_of(offsets, "offsets", args.count * 8, True)
         args.numbers = <uint64_t *> view.buffer.buf
         self.call(shard_offsets, &args, False)

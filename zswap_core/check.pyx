@@ -16,7 +16,7 @@ from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
                                word_pool, zsw_entry)
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport (AREA_ONLINE, area_check, area_shard, index_check_begin, index_check_end, index_claims,
+from zswap_core.index cimport (area_check, area_open, area_shard, index_check_begin, index_check_end, index_claims,
                                SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_unlock, zsw_unmap
 from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
@@ -103,9 +103,9 @@ cdef int areas_check(check *c, index_claims *claims) noexcept nogil:
         if rc != 0:
             return rc
         c.out.place = i
-        if area.type != i or c.found and area.online != AREA_ONLINE:
+        if area.type != i or c.found and not area_open(area.online):
             return -101
-        backed += area.online == AREA_ONLINE and area.backing != NULL
+        backed += area_open(area.online) and area.backing != NULL
     return 0 if backed == c.e.backed_areas else -115
 
 

@@ -53,6 +53,7 @@ cdef enum area_state:
     AREA_OFFLINE
     AREA_ONLINE
     AREA_LEAVING                    # takes nothing in any more; calls in flight may still use its backing store
+    AREA_SEALED                     # takes nothing in any more; what it holds can be loaded
 
 
 cdef struct zsw_area:
@@ -65,6 +66,11 @@ cdef struct zsw_area:
     uint32_t write_error            # what its last write came to: 0 or an errno
     uint32_t read_error             # and its last read
     shard_table *table
+
+
+cdef inline bint area_open(uint32_t online) noexcept nogil:
+    """Whether calls find the area's pages."""
+    return online == AREA_ONLINE or online == AREA_SEALED
 
 
 # What nobody finds any more, but calls in flight may still look at.

@@ -18,8 +18,8 @@ cdef enum:
     NOWHERE = SHARD_PAGES       # a place that no page has
 
 
-cdef void erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id) noexcept nogil:
-    """Erases the entry at `offset` if it is still this one."""
+cdef bint erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id) noexcept nogil:
+    """Erases the entry at `offset` if it is still this one; whether it was."""
     cdef bint found
     zsw_lock(&shard.lock)
     found = find_entry(e, shard, offset) == id
@@ -32,6 +32,7 @@ cdef void erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t o
     zsw_unlock(&shard.lock)
     if found:
         put_entry(e, w, id)
+    return found
 
 
 cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint32_t first,

@@ -10,7 +10,7 @@ from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle,
                                word_length, word_pool, zsw_entry)
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport area_shard, SHARD_SHIFT, sum_at, zsw_area, zsw_shard
+from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, sum_at, zsw_area, zsw_shard
 from zswap_core.invalidate cimport erase_entry
 from zswap_core.os cimport zsw_copy_page, zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
 from zswap_core.samefilled cimport same_fill
@@ -67,6 +67,18 @@ cdef uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil:
 
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
     """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined."""
+    return load_page(e, w, type, offset, page, zsw_peek_u32(&e.params.exclusive_loads) != 0)
+
+
+cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
+    """A load and an invalidation in one: of several calls one gets the page."""
+    cdef int status = load_page(e, w, type, offset, page, True)
+    count(w.counters, Counter.invalidates, status >= 0)
+    return status
+
+
+cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, bint take) noexcept nogil:
+    """As engine_load, whatever `exclusive_loads` says: with `take` the page is freed, and given to this call alone."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = NULL
     cdef uint32_t id
@@ -83,12 +95,12 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
             # One that was overtaken often reads with no writer about.  All unlock the shard.
             tries += 1
             if tries < OPTIMISTIC_READS or w.no_wait:
-                status = load_backing(e, w, area, shard, offset, id, page)
+                status = load_backing(e, w, area, shard, offset, id, page, take)
             else:
                 zsw_unlock(&shard.lock)
-                status = load_backing_alone(e, w, area, shard, offset, page)
+                status = load_backing_alone(e, w, area, shard, offset, page, take)
         else:
-            status = load_entry(e, w, shard, offset, id, page)              # unlocks
+            status = load_entry(e, w, shard, offset, id, page, take)        # unlocks
         if zsw_likely(status >= 0):
             count(w.counters, Counter.loads, 1)
             return status
@@ -113,8 +125,8 @@ cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) 
 
 
 cdef int read_held(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, const zsw_held *held,
-                   uint8_t *page) noexcept nogil:
-    """Reads the page and drops the reference."""
+                   uint8_t *page, bint take) noexcept nogil:
+    """Reads the page and drops the reference.  AGAIN: it was to be taken, and is not what is held there any more."""
     cdef int status = Status.SAME_FILLED
     if held.same:
         if zsw_unlikely(check_sum(e, w, &held.word, sizeof(held.word), held.sum) < 0):
@@ -123,21 +135,37 @@ cdef int read_held(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offs
     else:
         status = read_object(e, w, held.word, held.sum, page)
     # Still with our reference, so that the id cannot have come to name another entry.
-    if status >= 0 and zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0):
-        erase_entry(e, w, shard, offset, held.id)
+    if status >= 0 and zsw_unlikely(take) and not erase_entry(e, w, shard, offset, held.id):
+        status = AGAIN
     if not held.same:
         put_entry(e, w, held.id)
     return status
 
 
+cdef int take_same_filled(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, const zsw_held *held,
+                          uint8_t *page) noexcept nogil:
+    """Nobody has references to a same-filled entry, and another store changes it where it is: so it is taken under the lock
+    that it was found under."""
+    cdef int status = check_sum(e, w, &held.word, sizeof(held.word), held.sum)
+    if status >= 0:
+        shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
+    zsw_unlock(&shard.lock)
+    if status >= 0:
+        put_entry(e, w, held.id)
+        same_fill(page, e.page_size, held.word)
+    return status
+
+
 cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id,
-                    uint8_t *page) noexcept nogil:
+                    uint8_t *page, bint take) noexcept nogil:
     """Reads the entry's page.  Called with the shard locked, returns with it unlocked."""
     cdef zsw_held held
     cdef bint taken = hold_entry(e, w, id, &held)
+    if zsw_unlikely(take) and held.same:
+        return take_same_filled(e, w, shard, offset, &held, page)
     zsw_unlock(&shard.lock)
     if zsw_likely(taken):
-        return read_held(e, w, shard, offset, &held, page)
+        return read_held(e, w, shard, offset, &held, page, take)
     if w.no_wait:                           # over 250 threads are reading this very page
         return Status.WOULD_BLOCK
     zsw_sleep_ns(TRANSIT_NS)
@@ -145,7 +173,7 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
 
 
 cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
-                      uint8_t *page) noexcept nogil:
+                      uint8_t *page, bint take) noexcept nogil:
     """Reads the page from the area's backing store.  Called with the shard locked, returns with it unlocked."""
     cdef uint32_t writes = shard.writes
     zsw_unlock(&shard.lock)
@@ -154,18 +182,18 @@ cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
     if id == IN_TRANSIT:
         zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
-    return read_backing(e, w, area, shard, offset, writes, page)
+    return read_backing(e, w, area, shard, offset, writes, page, take)
 
 
 cdef int load_backing_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
-                            uint8_t *page) noexcept nogil:
+                            uint8_t *page, bint take) noexcept nogil:
     cdef bint first = writing_begin(e)
     cdef uint32_t id
     cdef int status = AGAIN
     zsw_lock(&shard.lock)
     id = find_entry(e, shard, offset)
     if id == ON_BACKING or id == IN_TRANSIT:
-        status = load_backing(e, w, area, shard, offset, id, page)
+        status = load_backing(e, w, area, shard, offset, id, page, take)
     else:
         zsw_unlock(&shard.lock)
     if first:
@@ -212,7 +240,7 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
                 status[i] = Status.ABSENT
                 count(w.counters, Counter.load_misses, 1)
             else:
-                status[i] = <int8_t> read_held(e, w, shard, offsets[i], &held[k], out + <size_t> i * e.page_size)
+                status[i] = <int8_t> read_held(e, w, shard, offsets[i], &held[k], out + <size_t> i * e.page_size, False)
                 count(w.counters, Counter.loads, status[i] >= 0)
             i += 1
 

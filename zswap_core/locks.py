@@ -13,10 +13,11 @@ _all: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 class Lock:
-    """A `threading.Lock`, for ``with``, that is free in a forked child."""
+    """A `threading.Lock`, or RLock, for ``with``, that is free in a forked child."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, *, reentrant: bool = False) -> None:
+        self._make = threading.RLock if reentrant else threading.Lock
+        self._lock = self._make()
         _all.add(self)
 
     def __enter__(self) -> None:
@@ -28,7 +29,7 @@ class Lock:
 
 def _renew() -> None:
     for lock in list(_all):
-        lock._lock = threading.Lock()
+        lock._lock = lock._make()
 
 
 os.register_at_fork(after_in_child=_renew)

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_HANDLE_MAX
 from zswap_core.area cimport find_area
-from zswap_core.backing cimport TRANSIT_NS, write_through
+from zswap_core.backing cimport OCCUPIED, TRANSIT_NS, write_through
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle, word_length, word_pack,
@@ -46,9 +46,10 @@ cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
     return slot
 
 
-cdef int lock_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **shard, uint32_t **slot,
-                   uint32_t *pos) noexcept nogil:
-    """Finds or makes the slot of `offset`, once no call has the page in transit, and leaves its shard locked.  Fails without."""
+cdef int lock_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
+                   uint32_t **slot, uint32_t *pos) noexcept nogil:
+    """Finds or makes the slot of `offset`, once no call has the page in transit, and leaves its shard locked.  Fails without.
+    With `absent` it must be empty."""
     while True:
         shard[0] = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
         if zsw_unlikely(shard[0] == NULL):
@@ -59,6 +60,9 @@ cdef int lock_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset
         if shard_reserve(&e.index, shard[0], offset & (SHARD_PAGES - 1), slot, pos) != 0:
             zsw_unlock(&shard[0].lock)
             return Status.ENTRY_FAIL
+        if zsw_unlikely(absent) and slot[0][0] != 0 and slot[0][0] != IN_TRANSIT:
+            zsw_unlock(&shard[0].lock)
+            return OCCUPIED
         if zsw_unlikely(slot[0][0] == ON_BACKING and e.params.wipe_on_free):
             slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0])
         if zsw_likely(slot[0][0] != IN_TRANSIT):
@@ -134,13 +138,14 @@ cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8
     return Status.STORED
 
 
-cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value) noexcept nogil:
+cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value,
+                          bint absent) noexcept nogil:
     cdef zsw_shard *shard
     cdef zsw_entry *entry
     cdef uint32_t *slot
     cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))       # the word is the page
     cdef bint held
-    cdef int rc = lock_slot(e, w, area, offset, &shard, &slot, &pos)
+    cdef int rc = lock_slot(e, w, area, offset, absent, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody else is looking at it.
@@ -168,8 +173,8 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     return Status.SAME_FILLED
 
 
-cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                         const uint8_t *page) noexcept nogil:
+cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page,
+                         bint absent) noexcept nogil:
     cdef zsw_pool *pool
     cdef zsw_entry *entry
     cdef zsw_shard *shard
@@ -198,7 +203,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     count(w.counters, Counter.compressed_bytes, length)
     if length == e.page_size:
         count(w.counters, Counter.stored_incompressible_pages, 1)
-    rc = lock_slot(e, w, area, offset, &shard, &slot, &pos)
+    rc = lock_slot(e, w, area, offset, absent, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
@@ -225,6 +230,12 @@ cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
 cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, const uint8_t *page) noexcept nogil:
     """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's backing store; where there is
     none, or it fails, nothing is held at that offset any more."""
+    return store_page(e, w, type, offset, page, False)
+
+
+cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, const uint8_t *page,
+                    bint absent) noexcept nogil:
+    """As engine_store; with `absent` only where nothing is held, else what is there stays and the result is OCCUPIED."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef uint64_t value
     cdef int status
@@ -233,17 +244,18 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
     elif zsw_unlikely(area == NULL):
         status = Status.NO_AREA
     elif zsw_peek_u32(&e.params.same_filled_pages_enabled) and same_filled(page, e.page_size, &value):
-        status = hold_same_filled(e, w, area, offset, value)
+        status = hold_same_filled(e, w, area, offset, value, absent)
     elif zsw_unlikely(not zsw_peek_u32(&e.params.non_same_filled_pages_enabled)):
         status = Status.DISABLED
     else:
-        status = hold_compressed(e, w, area, offset, page)
+        status = hold_compressed(e, w, area, offset, page, absent)
     if zsw_unlikely(status < 0):
         count_refusal(w, status)
-        if area == NULL:
+        if area == NULL or status == OCCUPIED:
             return status
         if area.backing != NULL and status != Status.NO_AREA and worker_scratch(e, w, e.page_size):
             memcpy(w.scratch, page, e.page_size)        # no lock may be held while the caller's memory is touched
-            return write_through(e, w, area, offset, w.scratch)
-        invalidate_area(e, w, area, offset, offset)     # what it held is stale now
+            return write_through(e, w, area, offset, w.scratch, absent)
+        if not absent:
+            invalidate_area(e, w, area, offset, offset)     # what it held is stale now
     return status

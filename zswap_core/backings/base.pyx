@@ -1,8 +1,9 @@
 """`Backing`: a zsw_backing_ops with its state, its description and its lifetime."""
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EBUSY, EFBIG, EINVAL, EIO, ENOSPC, EPERM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from zswap_core.buffers cimport integer_array, take_buffer
 from zswap_core.os cimport EKEYREJECTED, zsw_cas_u32, zsw_load_u32, zsw_peek_u64
 
 import os
@@ -58,12 +59,10 @@ cdef bint in_range(uint64_t nr_pages, const uint64_t *offsets, size_t n) noexcep
 
 cdef object offset_array(object offsets):
     """`offsets` as a contiguous uint64 array."""
-    array = np.asarray(offsets)
-    if array.ndim != 1:
-        raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}")
+    array = integer_array(offsets)
     if array.size == 0:
         return np.empty(0, np.uint64)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind == "O":
         raise TypeError(f"offsets must be integers, not {array.dtype}")
     if array.min() < 0 or array.max() >= OFFSET_LIMIT:
         bad = array.min() if array.min() < 0 else array.max()
@@ -96,7 +95,7 @@ cdef int run(Backing self, Operation operation, object offsets, object pages) ex
             with nogil:
                 self.ops.discard(self.state, <const uint64_t *> numbers.buf, n)
             return 0
-        PyObject_GetBuffer(pages, &memory, PyBUF_WRITABLE if operation == READ else PyBUF_SIMPLE)
+        take_buffer(pages, "out" if operation == READ else "pages", operation == READ, &memory)
         try:
             # The other way round, n * page_size could wrap.
             if <size_t> memory.len % self.page_size != 0 or <size_t> memory.len // self.page_size != n:
@@ -148,6 +147,10 @@ cdef class Backing:
 
     def __exit__(self, *exception):
         self.close()
+
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is a store of this process; "
+                        "another process opens one of its own")
 
     @property
     def closed(self):

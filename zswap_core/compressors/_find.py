@@ -137,6 +137,12 @@ XXH3_OF_LIBXXHASH = Source(
 )
 
 
+def out_of_memory(why: str) -> bool:
+    """Whether the dynamic linker failed for want of memory, as under a limit on address space (RLIMIT_AS, ulimit -v)."""
+    refused = "not permitted" in why or "denied" in why  # a mount without exec
+    return not refused and any(sign in why for sign in ("failed to map segment", "annot allocate memory", "zero-fill"))
+
+
 def explicit_path(source: Source, path: str | None = None) -> str | None:
     """Return the file the user asked for, by argument or else by environment variable."""
     return path or os.environ.get(source.env) or None

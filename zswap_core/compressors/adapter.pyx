@@ -3,7 +3,7 @@
 Binding-side code: these are the only compressor functions that take the GIL.  An exception in a callable is never printed;
 the page fails, and the exception is kept in `last_error` for whoever reports the failure.
 """
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetInterrupt
 from libc.errno cimport EBADMSG, EIO
@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
+from zswap_core.buffers cimport take_buffer
 from zswap_core.compressors.base cimport Compressor, spec_of
 from zswap_core.interpreter cimport zsw_python_is_gone
 
@@ -66,7 +67,7 @@ cdef class PythonCompressor(Compressor):
         try:
             causes.remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
-            PyObject_GetBuffer(self.compressing(data), &out, PyBUF_SIMPLE)
+            take_buffer(self.compressing(data), "what compress returned", False, &out)
         except BaseException as error:
             return self.remember(error, -EIO)
         if <size_t> out.len <= cap:
@@ -82,7 +83,7 @@ cdef class PythonCompressor(Compressor):
             causes.remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             result = self.decompressing(data, cap) if self.wants_size else self.decompressing(data)
-            PyObject_GetBuffer(result, &out, PyBUF_SIMPLE)
+            take_buffer(result, "what decompress returned", False, &out)
         except BaseException as error:
             return self.remember(error, -EBADMSG)
         if <size_t> out.len == cap:

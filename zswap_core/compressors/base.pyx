@@ -1,8 +1,8 @@
 """`Compressor`: a zsw_compressor with its description and its lifetime."""
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
-from libc.errno cimport EBADMSG
+from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 
 from zswap_core.abi cimport (
@@ -12,10 +12,12 @@ from zswap_core.abi cimport (
     zsw_compressor,
     zsw_compressor_ops,
 )
+from zswap_core.buffers cimport take_buffer
 from zswap_core.compressors.library cimport Library
 
 import os
 
+from zswap_core.buffers import plain_view
 from zswap_core.causes import recall
 from zswap_core.errors import Error, PageCorruptError
 
@@ -45,9 +47,9 @@ cdef int64_t run(Compressor self, bint packing, object data, object out) except 
     cdef int64_t rc
     check(self)
     self.last_error = None
-    PyObject_GetBuffer(data, &src, PyBUF_SIMPLE)
+    take_buffer(data, "data", False, &src)
     try:
-        PyObject_GetBuffer(out, &dst, PyBUF_WRITABLE)
+        take_buffer(out, "out", True, &dst)
         try:
             with nogil:
                 rc = run_once(&self.c, packing, <const uint8_t *> src.buf, <size_t> src.len,
@@ -58,6 +60,8 @@ cdef int64_t run(Compressor self, bint packing, object data, object out) except 
         PyBuffer_Release(&src)
     if rc == -EBADMSG:
         raise PageCorruptError(f"{self.spec}: damaged data") from recall(self)
+    if rc == -ENOMEM:
+        raise MemoryError(f"{self.spec}: no memory to {'' if packing else 'de'}compress")
     if rc < 0:
         raise Error(f"{self.spec}: {'' if packing else 'de'}compress failed: {os.strerror(-rc)}") from recall(self)
     return rc
@@ -102,6 +106,10 @@ cdef class Compressor:
         if self.owns_state and self.c.ops.destroy != NULL:
             self.c.ops.destroy(self.c.state)
 
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is functions of this process; "
+                        "open_compressor makes one anew, of the same spec and dictionary")
+
     def __repr__(self):
         return f"<Compressor {self.spec}, origin {self.origin}, {self.library} {self.version}>"
 
@@ -128,7 +136,7 @@ cdef class Compressor:
         bytes or None
             None when the result does not fit in `cap` bytes.
         """
-        out = bytearray(self.bound(memoryview(data).nbytes) if cap is None else cap)
+        out = bytearray(self.bound(plain_view(data, "data").nbytes) if cap is None else cap)
         n = self.compress_into(data, out)
         return bytes(memoryview(out)[:n]) if n else None
 

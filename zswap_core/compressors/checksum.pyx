@@ -37,6 +37,10 @@ cdef class Checksum:
         The file it was found in.
     """
 
+    def __reduce__(self):
+        raise TypeError("a Checksum can be neither copied nor pickled: it is a function of this process; "
+                        "open_checksum makes one anew")
+
     @property
     def path(self):
         return self.library.path

@@ -6,6 +6,7 @@ from zswap_core.compressors.library cimport Library, open_library
 
 import numpy as np
 
+from zswap_core.buffers import plain_view
 from zswap_core.compressors._find import LIBZDICT
 
 ctypedef size_t (*train_call)(void *out, size_t cap, const void *samples, const size_t *sizes, unsigned int n) noexcept nogil
@@ -68,9 +69,7 @@ def train_dictionary(pages, size=16 << 10, *, page_size=4096):
         raise ValueError(f"size is {size!r}; {low} to {high} is needed")
     if page_size not in (4096, 16384, 65536):
         raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
-    if isinstance(pages, (int, str)):
-        raise TypeError(f"pages must be a buffer, not {type(pages).__name__}")
-    view = memoryview(pages)
+    view = plain_view(pages, "pages")
     if not view.c_contiguous or view.nbytes % page_size:
         raise ValueError(f"pages must be a C-contiguous buffer of whole pages of {page_size} bytes, not of {view.nbytes} bytes")
     samples = sample_pages(view, page_size, max(SAMPLES * size // page_size, FEWEST)) if view.nbytes else view

@@ -5,7 +5,7 @@ from zswap_core.fault cimport fault, Site
 
 import os
 
-from zswap_core.compressors._find import candidates
+from zswap_core.compressors._find import candidates, out_of_memory
 from zswap_core.errors import CompressorNotFound
 
 
@@ -90,6 +90,8 @@ cpdef Library open_library(object source, object path=None):
         try:
             return try_open(source, origin, what)
         except (OSError, LookupError) as why:
+            if out_of_memory(str(why)):
+                raise MemoryError(f"no memory to load {source.library}: {why}") from None
             tried.append(f"{what} ({str(why).removeprefix(f'{what}: ')})")
     raise CompressorNotFound(
         f"{source.library} was not found; tried {', '.join(tried)}. "

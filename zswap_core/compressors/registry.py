@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
-from zswap_core.compressors._find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path
+from zswap_core.buffers import plain_view
+from zswap_core.compressors._find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path, out_of_memory
 from zswap_core.compressors.adapter import PythonCompressor
 from zswap_core.compressors.base import Compressor, dictionary_id, spec_of
 from zswap_core.errors import CompressorNotFound, Error
@@ -165,9 +166,7 @@ def _dictionary(name: str, entry: "_Builtin | _Registered", dictionary: Any) -> 
     if not isinstance(entry, _Builtin) or not entry.dictionary:
         takers = ", ".join(known for known, builtin in _BUILTIN.items() if builtin.dictionary)
         raise ValueError(f"compressor {name!r} takes no dictionary; {takers} does")
-    if isinstance(dictionary, (int, str)):
-        raise TypeError(f"a dictionary is a bytes-like object, not {type(dictionary).__name__}")
-    data = bytes(memoryview(dictionary))
+    data = bytes(plain_view(dictionary, "dictionary"))
     low, high = _DICTIONARY_SIZES
     if not low <= len(data) <= high:
         raise ValueError(f"the dictionary is {len(data)} bytes long; {low} to {high} are needed")
@@ -197,7 +196,12 @@ def _level(name: str, levels: Levels | None, text: str | None) -> int | None:
 
 
 def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | None, dictionary: bytes | None) -> Compressor:
-    module = import_module(f"zswap_core.compressors.{entry.module}")
+    try:
+        module = import_module(f"zswap_core.compressors.{entry.module}")
+    except ImportError as error:
+        if out_of_memory(str(error)):
+            raise MemoryError(f"no memory to load the compressor {name!r}: {error}") from None
+        raise
     try:
         given = () if dictionary is None else (dictionary,)
         compressor: Compressor = getattr(module, f"open_{name}")(level, path, *given)

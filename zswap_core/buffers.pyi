@@ -1,0 +1,3 @@
+from typing import Any
+
+def plain_view(obj: Any, name: str) -> memoryview: ...

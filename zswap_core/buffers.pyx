@@ -1,0 +1,98 @@
+# cython: language_level=3
+"""Buffers and arrays of offsets, as callers give them.
+
+What is stored is bytes.  A buffer that holds references to Python objects is none: its bytes are addresses, which mean nothing
+once their objects are gone, and writing over them takes references that nobody counted.  So it is refused wherever a buffer
+is taken, by its format.
+"""
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
+                             PyObject_GetBuffer)
+
+import numpy as np
+
+cdef object ARRAY = np.ndarray
+
+
+cdef bint names_objects(const char *format) noexcept:
+    """Whether a buffer's format (PEP 3118) has an item of the kind O.  Between colons there are the names of fields."""
+    cdef bint in_name = False
+    while format != NULL and format[0]:
+        if format[0] == c":":
+            in_name = not in_name
+        elif format[0] == c"O" and not in_name:
+            return True
+        format += 1
+    return False
+
+
+cdef object no_buffer(object obj, str name):
+    hint = ""
+    if isinstance(obj, (list, tuple)) or hasattr(obj, "__next__"):
+        hint = f'; join them: b"".join({name}), or np.stack({name}) where they are arrays'
+    elif isinstance(obj, str):
+        hint = "; encode it first"
+    return TypeError(f"{name} must be a buffer, such as bytes, a bytearray, a memoryview or an array, "
+                     f"not {type(obj).__name__}{hint}")
+
+
+cdef object of_objects(str name, object what):
+    return TypeError(f"{name} holds references to Python objects ({what}), not bytes: store what they refer to, "
+                     "for example by pickle.dumps")
+
+
+cdef int take_buffer(object obj, str name, bint writable, Py_buffer *buffer) except -1:
+    """The buffer of `obj`, checked to be C-contiguous, without references to objects and, where asked, writable.  To be
+    released."""
+    cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
+    if type(obj) is not bytes and type(obj) is not bytearray:
+        if not PyObject_CheckBuffer(obj):
+            raise no_buffer(obj, name)
+        if isinstance(obj, ARRAY):
+            # By its dtype, as it has no format for some that are plain, such as dates; and because this is faster.
+            if obj.dtype.hasobject:
+                raise of_objects(name, obj.dtype)
+        else:
+            flags |= PyBUF_ND | PyBUF_FORMAT
+    try:
+        PyObject_GetBuffer(obj, buffer, flags)
+    except (BufferError, ValueError) as error:
+        # numpy says ValueError, memoryview BufferError.
+        need = "a writable C-contiguous" if writable else "a C-contiguous"
+        hint = ""
+        if "contiguous" in str(error):
+            hint = ("; np.empty(shape, np.uint8) is one" if writable
+                    else f"; np.ascontiguousarray({name}) makes one")
+        elif writable and ("writable" in str(error) or "read-only" in str(error)):
+            hint = "; a bytearray is one, or np.empty(shape, np.uint8)"
+        raise ValueError(f"{name} must be {need} buffer: {error}{hint}") from None
+    if flags & PyBUF_FORMAT and names_objects(buffer.format):
+        what = buffer.format.decode("ascii", "replace")
+        PyBuffer_Release(buffer)
+        raise of_objects(name, f"format {what!r}")
+    return 0
+
+
+def plain_view(obj, name):
+    """A memoryview of a buffer, C-contiguous or not, that holds no references to objects."""
+    if not PyObject_CheckBuffer(obj):
+        raise no_buffer(obj, name)
+    if isinstance(obj, ARRAY) and obj.dtype.hasobject:
+        raise of_objects(name, obj.dtype)
+    view = memoryview(obj)
+    if names_objects(view.format.encode()):
+        raise of_objects(name, f"format {view.format!r}")
+    return view
+
+
+cdef object integer_array(object offsets):
+    """`offsets` as a one-dimensional array, of integers unless it is empty or of objects."""
+    array = np.asarray(offsets)
+    if array.ndim == 1:
+        if array.size and array.dtype.kind not in "iuO":
+            raise TypeError(f"offsets must be integers, not {array.dtype}")
+        return array
+    if array.ndim == 0 and array.dtype.kind not in "iu":
+        raise TypeError(f"offsets must be a sequence or an array of integers, not {type(offsets).__name__}; "
+                        "list(offsets) makes one of what can be iterated over, or np.fromiter(offsets, np.uint64)")
+    raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}"
+                     + ("; for a single one give a list of it" if array.ndim == 0 else "; np.ravel(offsets) is"))
