@@ -9,15 +9,19 @@ import inspect
 import itertools
 import mmap
 import pickle
+import pydoc
 import random
+import re
 import threading
 import weakref
-from collections.abc import MutableMapping
+from collections.abc import ItemsView, MutableMapping
 
 import numpy as np
 import pytest
 
 import zswap
+import zswap_core.backings
+import zswap_core.compressors.checksum
 from zswap import CompressorNotFound, Error, PageCorruptError, PoolInfo, PoolLimitError, Stats, Status, ZSwap
 from zswap.memory import total_ram
 
@@ -1072,9 +1076,10 @@ def test_errors_have_one_base():
 
 
 def test_errors_name_the_value_and_the_remedy(engine):
-    z = engine(max_pool_bytes=PAGE)
-    z[1234] = noise(1)
-    with pytest.raises(PoolLimitError, match=r"1235.*4096 bytes.*invalidate.*max_pool_bytes"):
+    z = engine(max_pool_bytes=4 * PAGE)
+    for n in range(1231, 1235):
+        z[n] = noise(n)
+    with pytest.raises(PoolLimitError, match=r"1235.*16384 bytes.*invalidate.*max_pool_bytes"):
         z[1235] = noise(1)
     z.swapon(7)
     with pytest.raises(PoolLimitError, match=r"area 7"):
@@ -1268,6 +1273,170 @@ def test_every_compressor_and_zpool(engine, make_page):
             z[offset] = page
         assert dict(z.items()) == pages
         z.close()
+
+
+# ---- what would be accepted in silence ------------------------------------------------------------------------------
+
+
+def test_attributes_that_nobody_reads_are_refused(z):
+    for name, meant in {
+        "compresor": "compressor",
+        "Compressor": "compressor",
+        "zpol": "zpool",
+        "max_pool_bytes": r"\.parameters\['max_pool_bytes'\]",
+        "max_pool_byte": r"\.parameters\['max_pool_bytes'\]",
+        "enabled": r"\.parameters\['enabled'\]",
+        "latency": r"\.parameters\['latency'\]",
+        "checksum": r"\.parameters\['checksum'\]",
+    }.items():
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}' to set; did you mean {meant}\?"):
+            setattr(z, name, "zstd")
+    with pytest.raises(AttributeError, match=r"no attribute 'xyzzy' to set$"):
+        z.xyzzy = 1
+    for name in ("parameters", "closed", "page_size", "store", "load", "stats"):
+        with pytest.raises(AttributeError):
+            setattr(z, name, 5)
+    assert z.latency()
+    unchanged(z)
+
+
+def test_parameters_that_nobody_reads_are_refused(z):
+    for name, meant in {"max_pool_bytes": "max_pool_bytes", "compresor": "compressor"}.items():
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}' to set; did you mean parameters\['{meant}'\]\?"):
+            setattr(z.parameters, name, "1MiB")
+    with pytest.raises(KeyError, match="did you mean 'max_pool_bytes'"):
+        z.parameters["max_pool_byte"] = "1MiB"
+    with pytest.raises(KeyError, match=r"no parameter; there are enabled"):
+        z.parameters[5] = 5
+    unchanged(z)
+
+
+def test_a_subclass_has_attributes_of_its_own(monkeypatch):
+    class Named(ZSwap):
+        max_pool_percent = "its own"
+        name = None
+
+        def __init__(self, name):
+            super().__init__(max_pool_bytes="1MiB")
+            self.name, self.colour, self._hidden = name, "red", 1
+
+    with Named("left") as z:
+        z.name, z.other, z.max_pool_percent = "right", 5, "still its own"
+        z.compressor = "zstd"
+        assert (z.name, z.colour, z.other, z.compressor) == ("right", "red", 5, "zstd:3")
+        with pytest.raises(AttributeError, match="did you mean"):
+            z.max_pool_bytes = 5
+        monkeypatch.setattr(z, "stats", lambda: "replaced")
+        assert z.stats() == "replaced"
+
+
+def test_store_many_raises_once_for_all_pages(engine, codec):
+    z = engine(codec(lambda data: 1 / 0 if data[0] == 1 else data[:10], lambda data: data), max_pool_bytes="1MiB")
+    z.swapon(1, nr_pages=4)
+    pages = [bytes([1]) + noise(n)[1:] if n % 2 else bytes([2]) + noise(n)[1:] for n in range(20)]
+    z.store(1, bytes(PAGE), swap_type=1)
+    status = z.store_many(range(20), b"".join(pages), swap_type=1)
+    assert z.store_many(range(20), b"".join(pages), swap_type=1, errors="status").tolist() == status.tolist()
+    assert status.tolist() == [0, Status.COMPRESS_FAIL, 0, Status.COMPRESS_FAIL] + [Status.NO_AREA] * 16
+    with pytest.raises(zswap.StoreError, match=r"18 of 20 pages.*offset 1: COMPRESS_FAIL.*and 13 more") as caught:
+        z.store_many(range(20), b"".join(pages), swap_type=1, errors="raise")
+    error = caught.value
+    assert isinstance(error, Error)
+    assert error.offsets == [1, *range(3, 20)]
+    assert error.reasons == [Status.COMPRESS_FAIL, Status.COMPRESS_FAIL] + [Status.NO_AREA] * 16
+    assert all(isinstance(reason, Status) for reason in error.reasons)
+    assert error.status.tolist() == status.tolist()
+    assert "codec" in str(error) or "failed" in str(error)
+    assert isinstance(error.__cause__.__cause__, ZeroDivisionError)
+    assert [offset for offset in range(4) if z.compressed_sizes([offset], swap_type=1)[0] >= 0] == [0, 2], "the whole batch"
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.offsets) == (str(error), error.offsets)
+    assert z.store_many([0], bytes(PAGE), errors="raise").tolist() == [1]
+    assert z.store_many([], b"", errors="raise").tolist() == []
+    for wrong in ("ignore", None, True, b"raise", ["raise"]):
+        with pytest.raises(ValueError, match=r"errors is.*'status' or 'raise'"):
+            z.store_many([0], bytes(PAGE), errors=wrong)
+
+
+def test_store_many_at_the_limit(engine):
+    z = engine(max_pool_bytes=8 * PAGE)
+    with pytest.raises(zswap.StoreError, match=r"12 of 20 pages.*POOL_LIMIT.*raise max_pool_bytes") as caught:
+        z.store_many(range(20), b"".join(noise(n) for n in range(20)), errors="raise", threads=2)
+    assert isinstance(caught.value.__cause__, PoolLimitError)
+    assert sorted({*z, *caught.value.offsets}) == list(range(20))
+
+
+def test_every_status_is_documented():
+    text = pydoc.render_doc(Status, renderer=pydoc.plaintext)
+    assert len(Status) == 17
+    for status in Status:
+        assert re.search(rf"^ \|  {status.name} : {int(status)}$\n \|      \S", text, re.MULTILINE), status
+
+
+# ---- copies ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_the_parameters_is_a_dict(z):
+    for copied in (copy.copy(z.parameters), copy.deepcopy(z.parameters), pickle.loads(pickle.dumps(z.parameters))):
+        assert type(copied) is dict
+        assert copied == dict(z.parameters)
+        copied["enabled"] = False
+    assert z.parameters["enabled"] is True
+
+
+def test_what_cannot_be_copied_says_so(z, tmp_path):
+    def nothing(*arguments):
+        raise NotImplementedError
+
+    store = type("Store", (), {"write_pages": nothing, "read_pages": nothing})()
+    with zswap.SwapFile(tmp_path / "swap", "1MiB", direct=False) as swap:
+        for thing in (
+            z,
+            z.items(),
+            swap,
+            zswap.open_compressor("lz4"),
+            zswap_core.backings.open_backing(store, PAGE),
+            zswap_core.compressors.checksum.open_checksum(),
+        ):
+            for attempt in (copy.copy, copy.deepcopy, pickle.dumps, lambda thing: pickle.dumps([thing], 2)):
+                if not isinstance(thing, ItemsView) or attempt is not copy.copy:  # another view of the same is fine
+                    with pytest.raises(TypeError, match=r"can be neither copied nor pickled: "):
+                        attempt(thing)
+    unchanged(z)
+
+
+# ---- messages that name the way onward ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda z: z.__setitem__(0, b"hello"), ValueError, r"5 bytes long; 4096 are needed; pad it, as page\.ljust"),
+        (lambda z: z.__setitem__(0, bytes(PAGE + 1)), ValueError, r"4097 bytes long; 4096 are needed; cut it .*store_many"),
+        (lambda z: z.store(0, "text"), TypeError, "not str; encode it"),
+        (lambda z: z.store(0, None), TypeError, "not NoneType"),
+        (lambda z: z.store_many([0, 1], [bytes(PAGE)] * 2), TypeError, r'not list; join them: b""\.join\(pages\)'),
+        (lambda z: z.store_many([0], (bytes(PAGE) for _ in "x")), TypeError, r'not generator; join them: b""\.join'),
+        (lambda z: z.store_many((n for n in [0]), bytes(PAGE)), TypeError, r"not generator; list\(offsets\).*fromiter"),
+        (lambda z: z.load_many({1}), TypeError, r"not set; list\(offsets\)"),
+        (lambda z: z.load_many({1: 2}.keys()), TypeError, r"not dict_keys; list\(offsets\)"),
+        (lambda z: z.load_many(None), TypeError, "not NoneType"),
+        (lambda z: z.load_many("12"), TypeError, "not str"),
+        (lambda z: z.load_many(1), ValueError, r"one-dimensional, not of shape \(\).*give a list"),
+        (lambda z: z.load_many([[1]]), ValueError, r"not of shape \(1, 1\); np\.ravel"),
+        (lambda z: z.load_many([1.0]), TypeError, "integers, not float64"),
+        (lambda z: z.store(0, np.zeros((PAGE, 2), np.uint8)[:, 0]), ValueError, r"np\.ascontiguousarray\(page\)"),
+        (lambda z: z.store(0, np.zeros((64, 64), np.uint8, order="F")), ValueError, r"np\.ascontiguousarray\(page\)"),
+        (lambda z: z.store_many([0], np.zeros((PAGE, 2), np.uint8)[:, 0]), ValueError, r"np\.ascontiguousarray\(pages\)"),
+        (lambda z: z.store(0, memoryview(bytes(2 * PAGE))[::2]), ValueError, r"np\.ascontiguousarray\(page\)"),
+        (lambda z: z.load(1, np.zeros((PAGE, 2), np.uint8)[:, 0]), ValueError, r"writable C-contiguous.*np\.empty"),
+        (lambda z: z.load(1, bytes(PAGE)), ValueError, r"writable.*a bytearray is one"),
+    ],
+)
+def test_messages_name_the_way_onward(z, call, error, words):
+    with pytest.raises(error, match=words):
+        call(z)
+    unchanged(z)
 
 
 # ---- buffers that hold references to objects ------------------------------------------------------------------------

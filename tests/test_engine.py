@@ -157,12 +157,13 @@ def test_the_area_comes_before_same_filled_and_limit(engine):
 
 
 def test_same_filled_comes_before_the_limit_and_the_threshold(engine):
-    z = engine(max_pool_bytes=2 * PAGE, accept_threshold_percent=50)
-    z[0], z[1] = noise(0), noise(1)
-    z[2] = ZEROS
-    refused(z, 3, noise(3), PoolLimitError, pool_limit_hit=1)
-    z[3] = WORD
-    assert (z[2], z[3]) == (ZEROS, WORD)
+    z = engine(max_pool_bytes=4 * PAGE, accept_threshold_percent=50)
+    for n in range(4):
+        z[n] = noise(n)
+    z[4] = ZEROS
+    refused(z, 5, noise(5), PoolLimitError, pool_limit_hit=1)
+    z[5] = WORD
+    assert (z[4], z[5]) == (ZEROS, WORD)
     assert z.stats().same_filled_pages == 2
 
 
@@ -171,7 +172,7 @@ def test_the_limit_comes_before_the_compressor(engine, codec):
     refused(z, 0, noise(0), PoolLimitError, pool_limit_hit=1)
     z.parameters["reject_compress_poor"] = True
     refused(z, 0, noise(0), PoolLimitError, pool_limit_hit=1)
-    z.parameters["max_pool_bytes"] = PAGE
+    z.parameters["max_pool_bytes"] = 4 * PAGE
     z.parameters["accept_threshold_percent"] = 100
     refused(z, 0, noise(0), Error, reject_compress_fail=1)
 
@@ -232,7 +233,7 @@ def reasons():
         z.parameters["max_pool_bytes"] = 0
 
     def threshold(z, c):
-        z.parameters["max_pool_bytes"] = PAGE
+        z.parameters["max_pool_bytes"] = 0
         with pytest.raises(PoolLimitError):
             z.store(1000, noise(0))
         z.parameters["max_pool_bytes"] = 1 << 20
@@ -493,7 +494,7 @@ def fill(z, start=0):
         assert n - start < 10_000
 
 
-@pytest.mark.parametrize("pages", [0, 1, 2, 10])
+@pytest.mark.parametrize("pages", [0, 4, 5, 10])
 def test_exactly_the_limit_is_reached(engine, pages):
     z = engine(max_pool_bytes=pages * PAGE)
     assert fill(z) == pages
@@ -503,8 +504,35 @@ def test_exactly_the_limit_is_reached(engine, pages):
 
 
 def test_part_of_a_page_is_no_page(engine):
-    z = engine(max_pool_bytes=3 * PAGE + PAGE - 1)
-    assert fill(z) == 3
+    z = engine(max_pool_bytes=5 * PAGE + PAGE - 1)
+    assert fill(z) == 5
+
+
+@pytest.mark.parametrize("page_size", [4096, 16384, 65536])
+def test_a_limit_of_less_than_a_few_pages_is_refused(engine, page_size):
+    z = engine(page_size=page_size, max_pool_bytes=4 * page_size)
+    for few in (1, page_size - 1, page_size, 4 * page_size - 1, "1KiB"):
+        with pytest.raises(ValueError, match=rf"max_pool_bytes.*at least {4 * page_size} bytes, or 0"):
+            engine(page_size=page_size, max_pool_bytes=few)
+        with pytest.raises(ValueError, match=rf"max_pool_bytes.*at least {4 * page_size} bytes, or 0"):
+            z.parameters["max_pool_bytes"] = few
+        assert z.stats().max_pool_bytes == z.parameters["max_pool_bytes"] == 4 * page_size
+    for none in (0, "0"):
+        z.parameters["max_pool_bytes"] = none
+        assert z.stats().max_pool_bytes == 0
+        z[0] = bytes(page_size)
+        with pytest.raises(PoolLimitError):
+            z[0] = noise(0, page_size)
+
+
+def test_a_percentage_of_less_than_a_few_pages_is_refused(engine, monkeypatch):
+    monkeypatch.setattr("zswap.core.total_ram", lambda: 100 * PAGE)
+    z = engine(max_pool_percent=4)
+    assert z.stats().max_pool_bytes == 4 * PAGE
+    with pytest.raises(ValueError, match=r"max_pool_percent.*12288 bytes, 3 pages"):
+        z.parameters["max_pool_percent"] = 3
+    z.parameters["max_pool_percent"] = 0
+    assert z.stats().max_pool_bytes == 0
 
 
 def test_percent_of_memory(engine):
@@ -516,8 +544,8 @@ def test_percent_of_memory(engine):
     z = engine(max_pool_percent=0)
     with pytest.raises(PoolLimitError):
         z[0] = noise(0)
-    z = engine(max_pool_percent=100, max_pool_bytes=PAGE)  # bytes win
-    assert fill(z) == 1
+    z = engine(max_pool_percent=100, max_pool_bytes=4 * PAGE)  # bytes win
+    assert fill(z) == 4
     z.parameters["max_pool_bytes"] = None
     assert z.stats().max_pool_bytes == total_ram() // PAGE * PAGE
 
@@ -584,7 +612,7 @@ def test_a_smaller_limit_keeps_what_is_held(engine):
     z = engine(max_pool_bytes=10 * PAGE)
     for n in range(10):
         z[n] = noise(n)
-    z.parameters["max_pool_bytes"] = PAGE
+    z.parameters["max_pool_bytes"] = 4 * PAGE
     assert [z[n] for n in range(10)] == [noise(n) for n in range(10)]
     refused(z, 3, noise(33), PoolLimitError, pool_limit_hit=1)
     assert len(z) == 9

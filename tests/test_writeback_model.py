@@ -78,7 +78,7 @@ meddling = st.one_of(
     st.tuples(st.just("max_pool_percent"), st.sampled_from([20, 100])),
     st.just(("refused",)),
     st.just(("read figures",)),
-    st.tuples(st.just("max_pool_bytes"), st.sampled_from(["64MiB", "64MiB", 40960, 12288, 0])),
+    st.tuples(st.just("max_pool_bytes"), st.sampled_from(["64MiB", "64MiB", 40960, 16384, 0])),
     st.tuples(st.just("accept_threshold_percent"), st.sampled_from([0, 50, 90])),
 )
 recipes = st.tuples(st.sampled_from(["word", "text", "half", "noise"]), st.integers(0, 5))

@@ -157,7 +157,7 @@ class Parameters(MutableMapping[str, Any]):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self.__slots__:
-            raise AttributeError(not_an_attribute("the parameters have", name, f"parameters[{{!r}}]", ()))
+            raise AttributeError(not_an_attribute("the parameters have", name, "parameters[{!r}]", ()))
         super().__setattr__(name, value)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:

@@ -26,7 +26,7 @@ def parse_bytes(amount: "int | str") -> int:
         amount = int(whole + part) * unit // 10 ** len(part)
     if isinstance(amount, bool) or not hasattr(amount, "__index__"):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
-    amount = operator.index(amount)
+    amount = operator.index(amount)  # type: ignore[arg-type]
     if amount < 0:
         raise ValueError(f"{amount} is no amount of memory: it is negative")
     if amount >= 1 << 63:
