@@ -19,6 +19,7 @@ from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.checksum import open_checksum
 from zswap_core.compressors.registry import open_compressor
+from zswap_core.locks import Lock
 
 if TYPE_CHECKING:
     from zswap.serve import StatsServer

@@ -1046,6 +1046,7 @@ cdef class Engine:
             self.call(write_back, &args, True)
             done += args.done
             if args.done < args.pages or done == pages:
+                remember(None, None)            # what failed was counted, and stays held
                 self.hear()
                 return done
             PyErr_CheckSignals()
@@ -1065,6 +1066,7 @@ cdef class Engine:
                     PyErr_CheckSignals()
         finally:
             self.release(held)
+        remember(None, None)
         return args.result.moved, args.result.kept, args.result.bytes_before, args.result.bytes_after
 
     def _set_writeback(self, uint32_t shrinker_enabled, uint64_t interval_ns, int64_t limit, uint64_t rate):
@@ -1350,14 +1352,17 @@ cdef class Engine:
         with nogil:
             while i < n and done[i] >= 0:
                 i += 1
-        if storing and i < n:
-            self.refusals(status_view, n, at, swap_type)
-        if i < n and not strict:
-            remember(None, None)                # told by a code, not by an exception
+        failure = None
+        if i < n:
+            if strict:
+                failure = (self.store_error(error, at, codes, swap_type) if storing
+                           else error_for(done[i], error, at[i], swap_type, self))
+            if storing:
+                self.refusals(status_view, n, at, swap_type)
+            remember(None, None)                # of the rest a code has told
         self.hear()
-        if strict and i < n:
-            raise (self.store_error(error, at, codes, swap_type) if storing
-                   else error_for(done[i], error, at[i], swap_type, self))
+        if failure is not None:
+            raise failure
         return codes if storing else pages
 
     def invalidate_many(self, offsets, *, swap_type=0):

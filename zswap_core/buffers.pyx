@@ -8,9 +8,16 @@ is taken, by its format.
 from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
                              PyObject_GetBuffer)
 
-import numpy as np
+import sys
 
-cdef object ARRAY = np.ndarray
+cdef object array_type = None       # numpy's, once it is loaded: compressors do without it
+
+
+cdef bint is_array(object obj) noexcept:
+    global array_type
+    if array_type is None:
+        array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return array_type is not None and isinstance(obj, array_type)
 
 
 cdef bint names_objects(const char *format) noexcept:
@@ -47,7 +54,7 @@ cdef int take_buffer(object obj, str name, bint writable, Py_buffer *buffer) exc
     if type(obj) is not bytes and type(obj) is not bytearray:
         if not PyObject_CheckBuffer(obj):
             raise no_buffer(obj, name)
-        if isinstance(obj, ARRAY):
+        if is_array(obj):
             # By its dtype, as it has no format for some that are plain, such as dates; and because this is faster.
             if obj.dtype.hasobject:
                 raise of_objects(name, obj.dtype)
@@ -76,7 +83,7 @@ def plain_view(obj, name):
     """A memoryview of a buffer, C-contiguous or not, that holds no references to objects."""
     if not PyObject_CheckBuffer(obj):
         raise no_buffer(obj, name)
-    if isinstance(obj, ARRAY) and obj.dtype.hasobject:
+    if is_array(obj) and obj.dtype.hasobject:
         raise of_objects(name, obj.dtype)
     view = memoryview(obj)
     if names_objects(view.format.encode()):
@@ -86,6 +93,7 @@ def plain_view(obj, name):
 
 cdef object integer_array(object offsets):
     """`offsets` as a one-dimensional array, of integers unless it is empty or of objects."""
+    import numpy as np
     array = np.asarray(offsets)
     if array.ndim == 1:
         if array.size and array.dtype.kind not in "iuO":

@@ -104,7 +104,6 @@ cdef class PythonBacking(Backing):
 
     cdef int call_write(self, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept:
         try:
-            causes.remember(self, None)
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             data = np.empty((n, self.page_size), np.uint8)
@@ -119,7 +118,6 @@ cdef class PythonBacking(Backing):
 
     cdef int call_read(self, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept:
         try:
-            causes.remember(self, None)
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             out = np.zeros((n, self.page_size), np.uint8)

@@ -65,7 +65,6 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc = 0
         try:
-            causes.remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             take_buffer(self.compressing(data), "what compress returned", False, &out)
         except BaseException as error:
@@ -80,7 +79,6 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc
         try:
-            causes.remember(self, None)
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             result = self.decompressing(data, cap) if self.wants_size else self.decompressing(data)
             take_buffer(result, "what decompress returned", False, &out)
