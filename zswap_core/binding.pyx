@@ -76,7 +76,6 @@ cdef enum LoadAs:
     TAKE
 
 
-
 def zpool_names():
     """Names of the allocators, in order of preference."""
     cdef const zsw_zpool_ops *ops
