@@ -228,7 +228,7 @@ def test_out_of_another_length_is_refused(shape):
     assert page == b"x" * PAGE
 
 
-@pytest.mark.parametrize("result", [5, False, b"", iter(())], ids=repr)
+@pytest.mark.parametrize("result", [5, False, b"", iter(())], ids=lambda value: type(value).__name__)
 def test_a_write_that_returns_something_has_failed(result, engine):
     """A count, or a coroutine that nobody awaits, is no promise that the pages are kept: they stay in memory."""
 

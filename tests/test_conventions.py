@@ -20,6 +20,7 @@ FACING_PYTHON = {
     "backings/file",
     "bench",
     "binding",
+    "buffers",
     "compressors/adapter",
     "compressors/base",
     "compressors/checksum",

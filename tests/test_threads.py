@@ -446,8 +446,10 @@ def test_a_reader_keeps_the_page_that_goes_away(engine, codec, what, readers):
     if what == "swapoff":
         swapping.join()
         z.swapon(0)
-    expected = {"overwrite": new, "exclusive overwrite": new, "same-filled": bytes(PAGE)}.get(what)
+    # A load is exclusive by what the parameter was when it began: the readers' were not, this one is.
+    expected = {"overwrite": new, "exclusive overwrite": new, "same-filled": bytes(PAGE), "exclusive": OLD}.get(what)
     assert z.get(7) == expected
+    assert (7 in z) == (what in ("overwrite", "same-filled"))
     z.parameters["exclusive_loads"] = False
     z._validate()
     z.clear()
