@@ -272,20 +272,61 @@ def test_rows_take_turns(pages):
     assert multiprocessing.active_children() == []
 
 
-def test_a_row_that_fails_ends_the_run(pages):
-    with pytest.raises(zswap.Error, match=r"memcpy: CompressorNotFound.*nosuch"):
-        table.measure("mix", pages, rows=FEW, rounds=1, compressor="nosuch")
+def test_a_row_that_fails_says_why_and_the_others_are_measured(pages, monkeypatch):
+    monkeypatch.setitem(rows.ROWS, "broken", None)  # here alone: the row's own process knows no such row
+    corpus = table.measure("mix", pages, rows=("broken", *FEW), rounds=1)
+    assert [row.row for row in corpus.rows] == list(FEW)
+    assert corpus.failed == ["broken"]
+    assert "broken" in corpus.missing["broken"]
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_dies_ends_the_run(pages):
+@pytest.mark.parametrize("name", ["SIGBUS", "SIGKILL"])
+def test_a_row_whose_process_dies_says_how_and_the_others_are_measured(pages, name):
     def kill(done, total, what):
-        if what == "mix: zswap, batch":
-            next(child for child in multiprocessing.active_children() if child.name == "zswap, batch").kill()
+        if what == f"mix: {FEW[0]}":
+            child = next(child for child in multiprocessing.active_children() if child.name == FEW[0])
+            os.kill(child.pid, getattr(signal, name))
 
-    with pytest.raises(zswap.Error, match="zswap, batch: its process died"):
-        table.measure("mix", pages, rows=FEW, rounds=1, progress=kill)
+    corpus = table.measure("mix", pages, rows=FEW, rounds=1, progress=kill)
+    assert [row.row for row in corpus.rows] == list(FEW[1:])
+    assert corpus.failed == [FEW[0]]
+    assert f"was ended by {name}" in corpus.missing[FEW[0]]
     assert multiprocessing.active_children() == []
+
+
+def test_lmdb_needs_room_beforehand(pages, monkeypatch):
+    """It maps its file: that there is no room for it would be told by SIGBUS."""
+    pytest.importorskip("lmdb")
+    there = os.statvfs("/")
+    little = [*there]
+    little[4] = 16  # blocks for those who are not root
+    monkeypatch.setattr(rows.os, "statvfs", lambda path: os.statvfs_result(little))
+    with pytest.raises(rows.RowMissing, match=r"/dev/shm has .* free, and lmdb needs .*shm-size"):
+        rows.Lmdb(rows.Job(pages, pages.copy(), "lz4", 0))
+
+
+def test_smoke_judges_nothing_and_check_has_an_exit_code(monkeypatch):
+    from click.testing import CliRunner
+
+    from zswap.bench import corpora
+    from zswap.bench.command import bench
+
+    monkeypatch.setattr(corpora, "CORPORA", {"process": lambda count, seed: np.zeros((64, 4096), np.uint8)})
+    found = [figures.Figure("good", 1.0, 0.9), figures.Figure("bad", 1.0, 2.0)]
+    monkeypatch.setattr(figures, "figures", lambda *args, **kwargs: found)
+    monkeypatch.setattr("zswap.bench.command._pages_of", lambda *args: iter([("process", np.zeros((64, 4096), np.uint8))]))
+    monkeypatch.setattr(corpora, "distinct", lambda pages: pages)
+    smoke = CliRunner().invoke(bench, ["--figures", "--smoke", "--pages", "64"])
+    assert smoke.exit_code == 0, smoke.output
+    assert "NO" not in smoke.output
+    judged = CliRunner().invoke(bench, ["--figures", "--pages", "64"])
+    assert judged.exit_code == 0, judged.output
+    assert "NO" in judged.output
+    checked = CliRunner().invoke(bench, ["--figures", "--pages", "64", "--check"])
+    assert checked.exit_code != 0
+    for wrong in (["--check"], ["--check", "--figures", "--smoke"]):
+        assert CliRunner().invoke(bench, wrong).exit_code == 2
 
 
 # ---- figures and growth ---------------------------------------------------------------------------------------------

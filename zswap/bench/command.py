@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from zswap.bench.corpora import CORPORA, DEFAULT
-from zswap.bench.rows import ROWS
+from zswap.bench.corpora import CORPORA, DEFAULT, PAGE
+from zswap.bench.rows import OURS, ROWS
 
 if TYPE_CHECKING:
     from zswap.bench.corpora import Pages
@@ -36,6 +37,7 @@ def _pages_of(
 ) -> Iterator[tuple[str, Pages]]:
     """Name and pages of each corpus, one at a time; why one is left out goes to `missing`."""
     from zswap.bench import corpora
+    from zswap.pages import SourceError, printable
 
     for name in names:
         try:
@@ -43,7 +45,10 @@ def _pages_of(
         except corpora.CorpusMissing as error:
             missing[name] = str(error)
     for path in files:
-        yield os.path.basename(path), corpora.from_file(path, count, seed)
+        try:
+            yield printable(os.path.basename(path)), corpora.from_file(path, count, seed)
+        except SourceError as error:  # it was there when we began
+            missing[path] = str(error)
 
 
 @click.command(short_help="Compare with the bare codec, other libraries and zram.")
@@ -68,6 +73,7 @@ def _pages_of(
 @click.option(
     "--figures", "with_figures", is_flag=True, help="Measure what the project promises (of lz4 and zstd:1) instead."
 )
+@click.option("--check", is_flag=True, help="With --figures: exit with 1 when one of them does not hold.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--plot", metavar="PATH", help="Draw the table to a .png, .svg or .pdf.")
@@ -81,6 +87,7 @@ def bench(
     rows: list[str],
     seed: int,
     with_figures: bool,
+    check: bool,
     as_json: bool,
     as_markdown: bool,
     plot: str | None,
@@ -88,16 +95,22 @@ def bench(
 ) -> None:
     """Store and load the same pages by this library, the bare codec, other libraries, and the kernel's zram.
 
-    Every row runs in a process of its own, and they take turns.  docs/bench.md says what each does.
+    Every row runs in a process of its own, and they take turns; one that cannot run is left out, and says why.  docs/bench.md
+    says what each does.  The exit code is 1 when a row of this library fails.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
+    if check and not with_figures:
+        raise click.UsageError("--check is for --figures")
+    if check and smoke:
+        raise click.UsageError("--check and --smoke exclude each other: of so little nothing is judged")
     if with_figures and plot is not None:
         raise click.UsageError("--plot draws the table; --figures has none")
     from zswap.bench import output
     from zswap.bench.table import measure
+    from zswap.pages import open_files
     from zswap.plot import prepare
-    from zswap.shell import printed_first
+    from zswap.shell import Failure, printed_first
     from zswap_core.compressors.registry import open_compressor
 
     if plot is not None:
@@ -106,6 +119,8 @@ def bench(
         spec = open_compressor(compressor).spec
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--compressor") from error
+    for path in files:
+        open_files([path], page_size=PAGE).close()  # before anything is measured
     if not names and not files:
         names = ("process", "text") if smoke else DEFAULT
     count = pages or (_SMOKE_PAGES if smoke else _PAGES)
@@ -124,7 +139,7 @@ def bench(
         click.echo(output.heading(spec, rounds))
     made = _pages_of(names, files, count, seed, missing)
     if with_figures:
-        figures = _figures(dict(made), rounds, seed, smoke)
+        figures = _figures(dict(made), rounds, seed, smoke, missing)
     else:
         for name, taken in made:
             with output.progress() as progress:
@@ -141,9 +156,17 @@ def bench(
             output.print_figures(figures, console, as_markdown=as_markdown)
         for name, why in missing.items():
             click.echo(f"{name}: left out; {why}", err=as_json)
+    ours = [row for corpus in corpora for row in corpus.failed if row in OURS]
+    broken = [figure.what for figure in figures if figure.holds is False]
+    if ours:
+        raise Failure(f"failed: {', '.join(dict.fromkeys(ours))}")
+    if not corpora and not figures:
+        raise Failure("nothing was measured")
+    if check and broken:
+        raise Failure(f"does not hold: {', '.join(broken)}")
 
 
-def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool) -> list[Figure]:
+def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool, missing: dict[str, str]) -> list[Figure]:
     from zswap.bench import figures, output
     from zswap.bench.corpora import distinct
 
@@ -154,4 +177,5 @@ def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool) -> lis
     entries = _SMOKE_ENTRIES if smoke else figures.ENTRIES
     with output.progress() as progress:
         setting = figures.Setting(pages, rounds, entries, seed, lambda what: progress(0, 1, what))
-        return figures.figures(setting)
+        found = figures.figures(setting, missing=missing)
+    return [replace(figure, judged=not smoke) for figure in found]

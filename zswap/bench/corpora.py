@@ -104,13 +104,16 @@ public class Held {
 
 def _captured(command: Sequence[str], count: int, seed: int, environment: dict[str, str] | None = None) -> Pages:
     """Anonymous memory of a program that holds twice what is wanted, sampled over all of it."""
-    child = subprocess.Popen(
-        [*command, str(max(2 * count * PAGE, 16 << 20)), str(seed)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | (environment or {}),
-    )
+    try:
+        child = subprocess.Popen(
+            [*command, str(max(2 * count * PAGE, 16 << 20)), str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | (environment or {}),
+        )
+    except OSError as error:
+        raise CorpusMissing(f"{command[0]} cannot be run: {error.strerror}") from error
     try:
         assert child.stdout is not None
         assert child.stderr is not None
@@ -120,6 +123,8 @@ def _captured(command: Sequence[str], count: int, seed: int, environment: dict[s
             raise CorpusMissing(f"{command[0]} failed: {sources.printable(said[-1]) if said else 'no message'}")
         with sources.open_process(child.pid, page_size=PAGE) as source:
             parts = [source.read(chosen)[0] for chosen in sources.sample(len(source), count, seed)]
+    except sources.SourceError as error:
+        raise CorpusMissing(f"its memory cannot be read: {error}") from error
     finally:
         child.kill()
         child.communicate()

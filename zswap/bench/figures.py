@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Figure:
         Values by corpus, or why there is none.
     beside : bool
         Whether all else that goes with the figure holds too.
+    judged : bool
+        Whether enough was measured to say whether it holds.
     """
 
     what: str
@@ -67,11 +69,12 @@ class Figure:
     unit: str = "×"
     note: str = ""
     beside: bool = True
+    judged: bool = True
 
     @property
     def holds(self) -> bool | None:
-        """None where it was not measured."""
-        if math.isnan(self.value):
+        """None where it was not measured, or is not judged."""
+        if math.isnan(self.value) or not self.judged:
             return None
         return self.beside and (self.value <= self.bound if self.at_most else self.value >= self.bound)
 
@@ -217,7 +220,7 @@ def against_zram(setting: Setting) -> Iterator[Figure]:
         corpus = measure(name, pages, rows=(Batch.name, "zram"), rounds=setting.rounds, seed=setting.seed)
         ours, zram = corpus.row(Batch.name), corpus.row("zram")
         if ours is None or zram is None:
-            why = corpus.missing["zram"]
+            why = corpus.missing.get("zram") or corpus.missing[Batch.name]
             break
         for what, values in gains.items():
             values[name] = statistics.median(getattr(zram, what)) / statistics.median(getattr(ours, what))
@@ -430,17 +433,27 @@ FIGURES: dict[str, Callable[[Setting], Iterator[Figure]]] = {
 }
 
 
-def figures(setting: Setting, groups: list[str] | None = None) -> list[Figure]:
+def figures(setting: Setting, groups: Sequence[str] | None = None, missing: dict[str, str] | None = None) -> list[Figure]:
     """Measure the figures.
 
     Parameters
     ----------
     setting : Setting
-    groups : list of str, optional
+    groups : sequence of str, optional
         Which of `FIGURES`; all unless given.
+    missing : dict, optional
+        Takes the groups that could not be measured, and why; without it, the first of them is an exception.
 
     Returns
     -------
     list of Figure
     """
-    return [figure for group in groups or FIGURES for figure in FIGURES[group](setting)]
+    found: list[Figure] = []
+    for group in groups or FIGURES:
+        try:
+            found += FIGURES[group](setting)
+        except (OSError, MemoryError, zswap.Error, subprocess.SubprocessError) as error:
+            if missing is None:
+                raise
+            missing[f"figures of {group}"] = str(error) or type(error).__name__
+    return found

@@ -218,17 +218,23 @@ def _amount(value: float, unit: str) -> str:
 def _figure_cells(figure: Figure) -> list[str]:
     bound = f"{'≤' if figure.at_most else '≥'} {figure.bound:g} {figure.unit}"
     value = "" if math.isnan(figure.value) else _amount(figure.value, figure.unit)
-    holds = {True: "yes", False: "NO", None: "not measured"}[figure.holds]
+    holds = {True: "yes", False: "NO", None: "not measured" if figure.judged else ""}[figure.holds]
     return [figure.what, bound, value, holds, figure.note]
+
+
+def _summary(figures: Sequence[Figure]) -> str:
+    judged = [figure for figure in figures if figure.judged]
+    if not judged:
+        return f"{len(figures)} figures, none judged: too little was measured to tell"
+    unknown = sum(figure.holds is None for figure in judged)
+    held = sum(figure.holds is True for figure in judged)
+    return f"{held} of {len(judged)} figures hold" + (f", {unknown} not measured" if unknown else "")
 
 
 def print_figures(figures: Sequence[Figure], console: Console, *, as_markdown: bool = False) -> None:
     """Print each figure, its bound, and whether it holds."""
     grid = [_figure_cells(figure) for figure in figures]
-    held = sum(figure.holds is True for figure in figures)
-    summary = f"{held} of {len(figures)} figures hold" + (
-        f", {missing} not measured" if (missing := sum(figure.holds is None for figure in figures)) else ""
-    )
+    summary = _summary(figures)
     if as_markdown:
         print(f"\n{markdown(_FIGURE, grid)}\n\n{summary}")
         return
@@ -359,7 +365,7 @@ def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
 
 
 def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
-    most = max(len(corpus.rows) for corpus in corpora)
+    most = max(1, *(len(corpus.rows) for corpus in corpora))
     picture, panels = _picture(len(corpora), 3, (15, 1.2 + len(corpora) * (0.9 + 0.24 * most)))
     for corpus, line in zip(corpora, panels, strict=True):
         names = [row.row for row in corpus.rows]

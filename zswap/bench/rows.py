@@ -7,13 +7,13 @@ these is timed from the first thread's start to the last one's end.
 from __future__ import annotations
 
 import importlib
+import os
 import struct
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 import zswap
 from zswap.bench.corpora import PAGE, Pages
+from zswap.memory import format_bytes
 from zswap_core.bench import CodecLoop
 from zswap_core.compressors.registry import open_compressor
 
-__all__ = ["ROWS", "Job", "Order", "Row", "RowMissing", "together"]
+__all__ = ["OURS", "ROWS", "Job", "Order", "Row", "RowMissing", "together"]
 
 Order = npt.NDArray[np.uint64]
 Nanoseconds = npt.NDArray[np.uint32]
@@ -567,17 +568,30 @@ class Lmdb(Calls):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.lmdb = import_peer("lmdb")
-        if not Path("/dev/shm").is_dir():
-            raise RowMissing("there is no /dev/shm")
+        self._need_room()
         self.keys = [struct.pack(">Q", offset) for offset in self.offsets]
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.file: int | None = None
+
+    def _need_room(self) -> None:
+        """lmdb maps its file, and SIGBUS is how it hears that there is no room for it."""
+        try:
+            there = os.statvfs("/dev/shm")
+        except OSError:
+            raise RowMissing("there is no /dev/shm") from None
+        # A page and its header take two of lmdb's; a transaction writes all anew beside those that there are.
+        free, needed = there.f_bavail * there.f_frsize, 4 * self.job.pages.nbytes + (8 << 20)
+        if there.f_blocks and free < needed:
+            have, need = format_bytes(free), format_bytes(needed)
+            raise RowMissing(f"/dev/shm has {have} free, and lmdb needs {need}: mount a larger one (docker run --shm-size)")
 
     def clear(self) -> None:
         self.close()
-        self.folder = tempfile.TemporaryDirectory(prefix="zswap-bench-", dir="/dev/shm")
-        self.held = self.lmdb.open(
-            self.folder.name, map_size=4 * self.job.pages.nbytes + (64 << 20), sync=False, writemap=True, map_async=True
-        )
+        self._need_room()
+        size = 4 * self.job.pages.nbytes + (64 << 20)
+        # The files lose their names once they are open: so they go with this process, however it ends.
+        with tempfile.TemporaryDirectory(prefix="zswap-bench-", dir="/dev/shm") as folder:
+            self.held = self.lmdb.open(folder, map_size=size, sync=False, writemap=True, map_async=True)
+            self.file = os.open(f"{folder}/data.mdb", os.O_RDONLY | os.O_CLOEXEC)
 
     def put(self, offsets: Sequence[int], views: Sequence[Pages]) -> None:
         keys = self.keys
@@ -607,14 +621,14 @@ class Lmdb(Calls):
         return self.job.pages.nbytes
 
     def resident(self, grown: int) -> int | None:
-        assert self.folder is not None
-        return (Path(self.folder.name) / "data.mdb").stat().st_blocks * 512
+        assert self.file is not None
+        return os.fstat(self.file).st_blocks * 512
 
     def close(self) -> None:
-        if self.folder is not None:
+        if self.file is not None:
             self.held.close()
-            self.folder.cleanup()
-            self.folder = None
+            os.close(self.file)
+            self.file = None
 
 
 def _zram(job: Job) -> Row:
@@ -628,3 +642,6 @@ ROWS: dict[str, Callable[[Job], Row]] = {
     row.name: row
     for row in (Memcpy, Codec, CodecCopy, Batch, Single, DictLz4, DictZstd, Cramjam, Blosc2Pages, Blosc2Chunks, Lmdb)
 } | {"zram": _zram}
+
+#: The rows of this library, whose failure is the run's.
+OURS = (Batch.name, Single.name)

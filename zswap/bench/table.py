@@ -27,6 +27,8 @@ import numpy as np
 from zswap import Error
 from zswap.bench.corpora import PAGE, Pages, same_filled
 from zswap.bench.rows import ROWS, Job, Row, RowMissing
+from zswap.pages import printable
+from zswap.shell import calm
 
 __all__ = ["Corpus", "Measured", "measure"]
 
@@ -86,6 +88,8 @@ class Corpus:
     rows : list of Measured
     missing : dict
         Rows left out, and why.
+    failed : list of str
+        Those of them that began and failed.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Corpus:
     same_filled: int
     rows: list[Measured]
     missing: dict[str, str]
+    failed: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -172,14 +177,11 @@ def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, comp
     """The life of a row's process: memory once, then a round at each word from the parent, the check and the tails last."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})  # it has come with all of _STOPPING held
+    calm().__enter__()  # for as long as the process lives
     row: Row | None = None
     try:
         pages, out = (_shared(path, count) for path in paths)
-        try:
-            row = ROWS[name](Job(pages, out, compressor, seed))
-        except RowMissing as error:
-            pipe.send(("missing", str(error)))
-            return
+        row = ROWS[name](Job(pages, out, compressor, seed))
         pipe.send(("ready", row.kind))
         while True:
             match pipe.recv():
@@ -190,17 +192,41 @@ def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, comp
                 case "tails":
                     tails = _tails(row)
                     pipe.send(("done", tails) if row.check() else ("failed", "the pages loaded are not those stored"))
+    except RowMissing as error:
+        with contextlib.suppress(OSError):
+            pipe.send(("missing", str(error)))
     except (EOFError, ConnectionError):
         pass
     except Exception as error:
         with contextlib.suppress(OSError):
-            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+            pipe.send(("failed", _told(error)))
     finally:
         if row is not None:
             row.close()
 
 
+def _told(error: Exception) -> str:
+    """An error in one line."""
+    return printable(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
 # ---- in ours ----------------------------------------------------------------------------------------------------------------
+
+
+class RowFailed(Error):
+    """A row that did not do what it should; the message says how it failed."""
+
+
+def _end(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    why = {signal.SIGBUS: " (memory that it had mapped could not be had)", signal.SIGKILL: " (memory may have run out)"}
+    return f"was ended by {name}{why.get(-code, '')}"  # type: ignore[call-overload]
 
 
 class _RowProcess:
@@ -225,15 +251,18 @@ class _RowProcess:
             kind, value = self._pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            raise Error(f"{self.name}: its process died (exit code {self._process.exitcode})") from None
+            raise RowFailed(f"its process {_end(self._process.exitcode)}") from None
         if kind == "failed":
-            raise Error(f"{self.name}: {value}")
+            raise RowFailed(value)
         return kind, value
 
     def ask(self, word: str) -> dict[str, Any]:
         with contextlib.suppress(BrokenPipeError):  # it has died, as the lack of an answer will tell
             self._pipe.send(word)
-        return dict(self.answer()[1])
+        kind, value = self.answer()
+        if kind == "missing":
+            raise RowMissing(value)
+        return dict(value)
 
     def dismiss(self) -> None:
         """Let it finish what it does, give back what it holds, and go."""
@@ -290,16 +319,14 @@ def measure(
     -------
     Corpus
 
-    Raises
-    ------
-    Error
-        When a row fails, or gives back other pages than were stored.
+    A row that fails, dies, or gives back other pages than were stored is left out; why, `Corpus.missing` says.
     """
     count = len(pages)
     descriptors = [os.memfd_create(f"zswap-bench-{what}") for what in ("pages", "out")]
     processes: list[_RowProcess] = []
     found: dict[str, Measured] = {}
     missing: dict[str, str] = {}
+    failed: list[str] = []
     done, steps = 0, (rounds + 3) * len(rows)
 
     def step(what: str) -> None:
@@ -308,6 +335,16 @@ def measure(
             progress(done, steps, f"{name}: {what}")
         done += 1
 
+    @contextlib.contextmanager
+    def tried(process: _RowProcess) -> Iterator[None]:
+        """One row's failure is not the others'."""
+        try:
+            yield
+        except (RowMissing, RowFailed, OSError) as error:
+            missing[process.name] = str(error)
+            if not isinstance(error, RowMissing):
+                failed.append(process.name)
+
     try:
         for fd in descriptors:
             os.ftruncate(fd, pages.nbytes)
@@ -315,25 +352,29 @@ def measure(
             shared[:] = pages.tobytes()
         paths = (f"/proc/{os.getpid()}/fd/{descriptors[0]}", f"/proc/{os.getpid()}/fd/{descriptors[1]}")
         processes += [_RowProcess(row, paths, count, compressor, seed) for row in rows]
+        running = []
         for process in processes:
-            process.start()
-        for process in processes:
+            with tried(process):
+                process.start()
+                running.append(process)
+        for process in running:
             step(f"start {process.name}")
-            kind, value = process.answer()
-            if kind == "missing":
-                missing[process.name] = value
-            else:
+            with tried(process):
+                kind, value = process.answer()
+                if kind == "missing":
+                    raise RowMissing(value)
                 found[process.name] = Measured(process.name, value)
-        running = [process for process in processes if process.name in found]
         for word in ("memory", *["round"] * rounds, "tails"):
+            running = [process for process in running if process.name not in missing]
             for process in running:
                 step(process.name)
-                measured = found[process.name]
-                for what, value in process.ask(word).items():
-                    if word == "round":
-                        getattr(measured, what).append(value)
-                    else:
-                        setattr(measured, what, value)
+                with tried(process):
+                    answer = process.ask(word)
+                    for what, value in answer.items():
+                        if word == "round":
+                            getattr(found[process.name], what).append(value)
+                        else:
+                            setattr(found[process.name], what, value)
             running = running[1:] + running[:1]
     finally:
         with _signals_held():
@@ -343,4 +384,5 @@ def measure(
                 process.wait()
             for fd in descriptors:
                 os.close(fd)
-    return Corpus(name, count, int(np.count_nonzero(same_filled(pages))), list(found.values()), missing)
+    whole = [row for row in found.values() if row.row not in missing]
+    return Corpus(name, count, int(np.count_nonzero(same_filled(pages))), whole, missing, failed)
