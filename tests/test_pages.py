@@ -1,10 +1,13 @@
 """Page sources: what counts as a page of a target, which are chosen, and what is read."""
 
+import json
 import mmap
 import os
+import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +64,75 @@ def child():
         process.stdin.close()
         process.wait()
         process.stdout.close()
+
+
+# A process with one mapping of each kind, half of it written (all ones); it prints where each lies, if it could be made.
+KINDS = r"""
+import ctypes, fcntl, json, mmap, os, platform, struct, sys
+size, folder = 1 << 20, sys.argv[1]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+PRIVATE, ANONYMOUS, SHARED, DROPPABLE, HUGETLB = 2, 0x20, 1, 8, 0x40000
+made = {}
+def area(name, flags=PRIVATE | ANONYMOUS, fd=-1, length=size):
+    libc.mmap(None, 1 << 16, 0, PRIVATE | ANONYMOUS, -1, 0)  # none grows together with the next
+    at = libc.mmap(None, length, 3, flags, fd, 0)
+    if at in (None, ctypes.c_void_p(-1).value):
+        return None
+    if name not in ('hugetlb', 'hugetlb-shared'):
+        libc.madvise(at, length, mmap.MADV_NOHUGEPAGE)
+    ctypes.memset(at, 1, length // 2)
+    made[name] = at
+    return at
+def file(path, kind):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, size)
+    os.unlink(path)
+    area(kind, PRIVATE, fd)
+area('plain')
+area('shared', SHARED | ANONYMOUS)
+file(folder + '/file', 'file')
+if os.path.isdir('/dev/shm'):
+    file('/dev/shm/zswap-test-%d' % os.getpid(), 'shm')
+fd = os.memfd_create('x')
+os.ftruncate(fd, size)
+area('memfd', PRIVATE, fd)
+at = area('guard')
+if libc.madvise(at + size // 2, size // 4, 102):  # MADV_GUARD_INSTALL
+    del made['guard']
+at = area('locked')
+if libc.mlock(at, size):
+    del made['locked']
+area('droppable', DROPPABLE | ANONYMOUS)
+area('hugetlb', PRIVATE | ANONYMOUS | HUGETLB, length=2 << 20)
+for name, mode in (('missing', 1), ('protected', 2)):
+    at = area(name)
+    del made[name]
+    uffd = libc.syscall(323, os.O_CLOEXEC | 1) if platform.machine() == 'x86_64' else -1
+    try:
+        fcntl.ioctl(uffd, 0xC018AA3F, struct.pack('=3Q', 0xAA, 1 << 13 if mode == 2 else 0, 0))
+        fcntl.ioctl(uffd, 0xC020AA00, struct.pack('=4Q', at, size, mode, 0))
+        if mode == 2:
+            fcntl.ioctl(uffd, 0xC018AA06, struct.pack('=3Q', at, size, 1))
+        made[name] = at
+    except OSError:
+        pass
+print(json.dumps(made), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """A process with mappings of many kinds, and where they lie."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KINDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process, json.loads(process.stdout.readline())
+    process.communicate()
 
 
 def count_kinds(data):
@@ -172,6 +244,138 @@ def test_pagemap_words_are_told_apart(monkeypatch, held):
     # With as many found as smaps promised, the rest is not looked at.
     assert found == {64: [(10, 4), (33, 2)], 8: [(10, 4), (33, 2)], 6: [(10, 4)], 0: []}[held]
     assert runs.swapped == (0 if held == 0 else 2)
+
+
+def pages_within(source, at, size):
+    """Pages of a source that lie in a range of addresses."""
+    ends = source._offsets + source._counts * PAGE
+    return int((np.minimum(ends, at + size) - np.maximum(source._offsets, at)).clip(min=0).sum()) // PAGE
+
+
+#: Of each kind: whether what was written counts, and otherwise why not.
+COUNTED = ("plain", "file", "shm", "memfd", "guard")
+REASON = {
+    "locked": "locked",
+    "droppable": "droppable",
+    "hugetlb": "hugetlb",
+    "missing": "userfaultfd",
+    "protected": "userfaultfd",
+}
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_kernel_says_what_counts(kinds, monkeypatch, scan):
+    process, made = kinds
+    if not scan:
+        without_scan(monkeypatch)
+    with open("/proc/meminfo") as meminfo, open(f"/proc/{process.pid}/status") as status:
+        swap_is_used = "SwapTotal:             0 kB" not in meminfo.read()
+        swapped = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSwap"))
+    with open_process(process.pid) as source:
+        assert {"plain", "shared", "file", "memfd"} <= made.keys()
+        half = (1 << 19) // PAGE
+        for kind, at in made.items():
+            assert pages_within(source, at, 1 << 20) == (half if kind in COUNTED else 0), kind
+        if not swap_is_used:  # guard pages and what userfaultfd has marked are not in it
+            assert source.swapped_pages == swapped == 0
+        expected = dict.fromkeys((REASON[kind] for kind in made if kind in REASON), 0)
+        for kind in made.keys() & REASON.keys():
+            expected[REASON[kind]] += (2 << 20) if kind == "hugetlb" else 1 << 19
+        assert {why: nbytes for why, nbytes in source.left_out.items() if why != "droppable"} == {
+            why: nbytes for why, nbytes in expected.items() if why != "droppable"
+        } | ({"locked": 1 << 20} if "locked" in made else {})
+        assert source.left_out.get("droppable", 0) >= expected.get("droppable", 0)
+        assert source.shared_bytes >= 1 << 19
+        read = source.read(np.arange(len(source)))[1]
+        assert read.size == len(source)
+
+
+def test_process_whose_first_thread_has_ended_is_read():
+    code = """
+import ctypes, sys, threading
+def stay():
+    memory = bytearray(b'x' * (8 << 20))
+    print('ready', flush=True)
+    sys.stdin.read()
+    import os; os._exit(0)
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).syscall({'x86_64': 60}.get(__import__('platform').machine(), 93), 0)  # exit, of this thread only
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        while not pages.process._status(f"/proc/{process.pid}")[b"State"].startswith(b"Z"):
+            pass
+        thread = max(map(int, os.listdir(f"/proc/{process.pid}/task")))
+        assert any(p.pid == process.pid and p.rss_anon > 8 * MIB for p in pages.processes())
+        for number in (process.pid, thread):
+            with open_process(number) as source:
+                assert source.pid == process.pid
+                assert source.nbytes > 8 * MIB
+                assert source.read(np.arange(len(source)))[1].size == len(source)
+    finally:
+        process.communicate()
+
+
+def test_zombie_and_kernel_thread_are_told_apart(child):
+    process = child(PAGE)
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(SourceError, match="has ended; its parent"):
+        open_process(process.pid)
+    if os.path.exists("/proc/2/exe") or os.getuid():
+        return  # a container: process 2 is no kernel thread
+    with pytest.raises(SourceError, match="kernel thread"):
+        open_process(2)
+
+
+def test_pages_that_went_away_are_not_brought_back(kinds):
+    process, made = kinds
+    with open_process(process.pid) as source:
+        reader = source._reader
+        at = made["memfd"] + (1 << 19)  # never touched there: reading would bring the page of the file in
+        before = Path(f"/proc/{process.pid}/statm").read_text()
+        source._offsets = np.array([at])
+        source._counts = np.array([4])
+        source._ends = np.array([4])
+        source._path_index = np.array([0])
+        assert source.read(np.arange(4))[1].size == 0
+        assert Path(f"/proc/{process.pid}/statm").read_text() == before
+        assert reader.ask(b"c", [process.pid])
+
+
+def test_reader_that_hangs_is_left_behind(child, monkeypatch):
+    process = child(PAGE)
+    monkeypatch.setattr(pages.process, "READ_LIMIT", 0.05)
+    with open_process(process.pid) as source:
+        reader = source._reader._child
+        reader.send_signal(signal.SIGSTOP)
+        with pytest.raises(SourceError, match=f"process {process.pid} cannot be read: it waits") as caught:
+            source.read(np.arange(1))
+        assert "\n" not in str(caught.value)
+        assert reader.poll() is not None
+        with pytest.raises(ValueError, match="closed"):
+            source.read(np.arange(1))
+
+
+def test_reader_that_was_killed_is_told(child):
+    process = child(PAGE)
+    with open_process(process.pid) as source:
+        source._reader._child.kill()
+        source._reader._child.wait()
+        with pytest.raises(SourceError, match="reader of process"):
+            source.read(np.arange(1))
+
+
+def test_without_an_interpreter_a_copy_of_ourselves_reads(child, monkeypatch):
+    process = child(PAGE)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with open_process(process.pid) as source:
+        copy = source._reader._child
+        assert isinstance(copy, pages.watch._Forked)
+        assert source.read(np.arange(len(source)))[1].size == len(source)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(copy.pid, 0)
 
 
 @pytest.mark.parametrize("scan", [True, False])
