@@ -208,6 +208,13 @@ MUTATIONS = [
         tests="mapping",
     ),
     bug(
+        "shards at equal distances go on from one slot",
+        "index.pxd",
+        "        return (slot ^ slot >> 32) & table.mask\n",
+        "        return number + 1 & table.mask\n",
+        tests="index",
+    ),
+    bug(
         "setdefault replaces a page",
         "store.pyx",
         "        if zsw_unlikely(absent) and slot[0][0] != 0 and",

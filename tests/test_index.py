@@ -162,6 +162,43 @@ def test_shard_numbers_that_share_their_low_bits():
     assert index.validate()[0] == 0
 
 
+STRIDES = {f"2**{k}": 1 << k for k in range(33)} | {f"3 * 2**{k}": 3 << k for k in (0, 7, 20, 31)}
+STRIDES |= {"2**20 - 1": (1 << 20) - 1, "2**20 + 1": (1 << 20) + 1, "Fibonacci": 433494437, "golden": 0x9E3779B9 >> 1}
+
+
+@pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
+def test_no_stride_crowds_the_table(stride):
+    index = Index()
+    offsets = sorted({n * stride % (TOP // SHARD_SPAN) * SHARD_SPAN for n in range(1000)})
+    few_looks(index, offsets)
+    if stride == 1:
+        assert all(index.looks(offset) == 1 for offset in offsets), "neighbours are in nobody's way"
+
+
+def few_looks(index, offsets):
+    """Half of the slots are free at least: looking at one after another by chance finds a free one in two, on average."""
+    for offset in offsets:
+        index.put(offset, 1)
+    assert index.validate() == (0, len(offsets))
+    looks = [index.looks(offset) for offset in offsets]
+    assert sum(looks) < 3 * len(looks)
+    assert max(looks) < 25
+    absent = [index.looks(offset ^ 1 << 46) for offset in offsets if offset ^ 1 << 46 not in set(offsets)]
+    assert sum(absent) <= 4 * len(absent)
+
+
+def test_rows_and_strides_in_one_table():
+    rng = random.Random(4)
+    row = range(500)
+    for others in (
+        [k << 22 for k in range(1, 500)],
+        [k << 11 | 250 for k in range(1, 500)],
+        [(k << 20) + near for k in range(1, 250) for near in (0, 1)],
+        [rng.randrange(1 << 32) for _ in range(500)],
+    ):
+        few_looks(Index(), sorted({number * SHARD_SPAN for number in (*row, *others)}))
+
+
 def test_dense_pages_cost_under_eight_bytes():
     index, pages = Index(), 300_000
     empty = index.bytes + index.area_bytes

@@ -30,9 +30,7 @@ _open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
 
 _NOTHING = object()  # a default that nobody gave
 
-FEWEST_PAGES = (
-    4  # that a limit allows, unless it allows none: under it a pool refuses by rounding rather than by what it holds
-)
+FEWEST_PAGES = 4  # that a limit allows, unless it allows none: with fewer, rounding would decide what is refused
 
 
 def _same_page(page: bytes | None, other: object) -> bool:

@@ -49,6 +49,18 @@ cdef struct shard_table:
     uint32_t slots[1]               # mask + 1 shard ids, open addressing, 0: free
 
 
+cdef inline uint64_t next_slot(const shard_table *table, uint64_t number, uint64_t slot, uint64_t *step) noexcept nogil:
+    """Where to look for a shard next; `step` is 0 at first.  Neighbours have neighbouring slots, `number & mask`, and meet nobody
+    there.  Those at equal distances may all have the same: they go on from one that every bit of their number has a part in, in
+    an order of their own, which comes to every slot (a linear congruential generator of full period)."""
+    if step[0] == 0:
+        slot = number * <uint64_t> 0xd6e8feb86659fd93
+        slot = (slot ^ slot >> 32) * <uint64_t> 0xd6e8feb86659fd93
+        step[0] = slot >> 40 | 1
+        return (slot ^ slot >> 32) & table.mask
+    return slot * 5 + step[0] & table.mask
+
+
 cdef enum area_state:
     AREA_OFFLINE
     AREA_ONLINE

@@ -149,15 +149,10 @@ cdef void area_destroy(zsw_area *area) noexcept nogil:
     free_tables(&area.table)
 
 
-cdef inline uint64_t first_slot(const shard_table *table, uint64_t number) noexcept nogil:
-    # Neighbouring shards take neighbouring slots; the high bits only stir far-apart ones.
-    return (number ^ (number >> 21) * <uint64_t> 0x9e3779b97f4a7c15) & table.mask
-
-
 cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil:
     """The shard of that number, or NULL.  Needs no lock."""
     cdef shard_table *table = <shard_table *> zsw_load_ptr(<void **> &area.table)
-    cdef uint64_t slot = first_slot(table, number)
+    cdef uint64_t slot = number & table.mask, step = 0
     cdef uint32_t id
     cdef zsw_shard *shard
     while True:
@@ -167,13 +162,13 @@ cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number)
         shard = <zsw_shard *> slab_at(&ix.shards, id)
         if shard.number == number:
             return shard
-        slot = (slot + 1) & table.mask
+        slot = next_slot(table, number, slot, &step)
 
 
 cdef void table_put(shard_table *table, uint64_t number, uint32_t id) noexcept nogil:
-    cdef uint64_t slot = first_slot(table, number)
+    cdef uint64_t slot = number & table.mask, step = 0
     while zsw_peek_u32(&table.slots[slot]) != 0:
-        slot = (slot + 1) & table.mask
+        slot = next_slot(table, number, slot, &step)
     zsw_store_u32(&table.slots[slot], id)       # publishes: the shard is complete by now
     table.count += 1
 

@@ -22,8 +22,8 @@ from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENT
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
 from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
                                area_check, area_prune, area_rebuild, area_shard, area_shards, index_bytes, index_check_begin,
-                               index_check_end, index_claims, index_destroy, index_init, index_pruned, index_turn, pos_shard,
-                               shard_collect, shard_erase, shard_erase_run, shard_find, shard_reserve, zsw_area,
+                               index_check_end, index_claims, index_destroy, index_init, index_pruned, index_turn, next_slot,
+                               pos_shard, shard_collect, shard_erase, shard_erase_run, shard_find, shard_reserve, shard_table, zsw_area,
                                zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek, zsw_run)
 from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
@@ -298,6 +298,15 @@ cdef class Index:
     @property
     def bytes(self):
         return index_bytes(&self.ix)
+
+    def looks(self, uint64_t offset):
+        """How many slots of the table are looked at to find the shard of `offset`, or that there is none."""
+        cdef shard_table *table = self.area.table
+        cdef uint64_t number = offset >> SHARD_SHIFT, slot = number & table.mask, step = 0, looks = 1
+        while table.slots[slot] and (<zsw_shard *> slab_at(&self.ix.shards, table.slots[slot])).number != number:
+            slot = next_slot(table, number, slot, &step)
+            looks += 1
+        return looks
 
     @property
     def area_bytes(self):
