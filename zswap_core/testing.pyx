@@ -23,8 +23,8 @@ from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENT
 from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
                                area_check, area_prune, area_rebuild, area_shard, area_shards, index_bytes, index_check_begin,
                                index_check_end, index_claims, index_destroy, index_init, index_pruned, index_turn, next_slot,
-                               pos_shard, shard_collect, shard_erase, shard_erase_run, shard_find, shard_reserve, shard_table, zsw_area,
-                               zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek, zsw_run)
+                               pos_shard, shard_collect, shard_erase, shard_erase_run, shard_find, shard_reserve, shard_table,
+                               zsw_area, zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek, zsw_run)
 from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
 from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
