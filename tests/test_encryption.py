@@ -495,7 +495,7 @@ def test_the_key_page_is_kept_from_dumps_and_swap(path):
             assert "lo" in flags
 
 
-@searches
+@pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="the sanitizer says of everything that it is locked")
 def test_a_key_that_cannot_be_locked_is_not_passed_over(python):
     program = """
 import os, resource, tempfile, warnings
@@ -522,6 +522,7 @@ for warning in caught:
     assert "ulimit -l" in line
 
 
+@searches
 def test_a_forked_child_has_no_key(path):
     program = """
 use()
