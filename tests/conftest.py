@@ -46,9 +46,15 @@ except ImportError as error:
 
 import hypothesis  # noqa: E402 (after the path was put right)
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and Python would leave it at that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs the tests in the background has them ignore Ctrl-C and Ctrl-\\, nohup that the terminal is gone; they and what
+# they start would leave it at that.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 hypothesis.settings.register_profile(
     "quick", max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None

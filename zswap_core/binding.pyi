@@ -10,7 +10,6 @@ from zswap_core.compressors.checksum import Checksum
 COUNTER_NAMES: tuple[str, ...]
 FLAGS: tuple[str, ...]
 LATENCY_BOUNDS: tuple[int, ...]
-NODES: int
 
 def zpool_names() -> list[str]: ...
 
