@@ -664,13 +664,6 @@ MUTATIONS = [
         tests="threads",
     ),
     bug(
-        "areas go when the engine is closed, not with its shell",
-        "engine.pyx",
-        "            area_destroy(e.areas[i])\n",
-        "            area_destroy(e.areas[i])\n            free(e.areas[i])\n            e.areas[i] = NULL\n",
-        tests="tests/test_calls.py::test_swapoff_outlives_a_close",
-    ),
-    bug(
         "what was touched after the clock was read is the oldest",
         "entry.pxd",
         "    return age if age <= ENTRY_AGE_MAX else 0\n",

@@ -255,21 +255,21 @@ def test_a_failing_call_reports_its_own_error(engine, thread, eager_switches):
 def test_a_batch_reports_how_the_store_failed_with_its_first_page(engine, memory_store):
     store = memory_store()
     z = engine(max_pool_bytes="1MiB", backing=store, shrinker_enabled=False)
-    offsets = [errno.ENOSPC, errno.EIO, errno.EPERM]
+    offsets = list(range(1, 41))  # which are error numbers too, of more pages than are loaded under one lock
     for offset in offsets:
         z[offset] = noise(offset)
-    assert z.shrink(3) == 3
+    assert z.shrink(len(offsets)) == len(offsets)
 
     def fail(offsets):
         raise OSError(offsets[0], f"page {offsets[0]}")
 
     store.on_read = fail
     for order in (offsets, offsets[::-1]):
-        with pytest.raises(zswap.BackingError, match=f"offset {order[0]}") as caught:
+        with pytest.raises(zswap.BackingError, match=f"offset {order[0]}:") as caught:
             z.load_many(order)
         assert caught.value.errno == order[0]
     store.on_read = lambda offsets: None
-    assert z[errno.EIO] == noise(errno.EIO)
+    assert z[7] == noise(7)
 
 
 def test_a_causes_thread_alone_is_told_it(engine, codec, thread):
