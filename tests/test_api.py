@@ -8,6 +8,7 @@ import gc
 import inspect
 import itertools
 import mmap
+import os
 import pickle
 import pydoc
 import random
@@ -1415,6 +1416,13 @@ def test_what_cannot_be_copied_says_so(z, tmp_path):
         (lambda z: z.__setitem__(0, bytes(PAGE + 1)), ValueError, r"4097 bytes long; 4096 are needed; cut it .*store_many"),
         (lambda z: z.store(0, "text"), TypeError, "not str; encode it"),
         (lambda z: z.store(0, None), TypeError, "not NoneType"),
+        (lambda z: z[np.array([1, 2])], TypeError, "offset must be an int, not ndarray; .*load_many.* take many"),
+        (lambda z: z[0:5], TypeError, "offset must be an int, not slice; .*load_many"),
+        (lambda z: z.store(1.0, bytes(PAGE)), TypeError, "offset must be an int, not float"),
+        (lambda z: z.load(1, swap_type="1"), TypeError, "swap_type must be an int, not str"),
+        (lambda z: z.load_many([1], threads=2.0), TypeError, "threads must be an int, not float"),
+        (lambda z: z.shrink(None), TypeError, "nr_pages must be an int, not NoneType"),
+        (lambda z: z.invalidate_range(0, "9"), TypeError, "stop must be an int, not str"),
         (lambda z: z.store_many([0, 1], [bytes(PAGE)] * 2), TypeError, r'not list; join them: b""\.join\(pages\)'),
         (lambda z: z.store_many([0], (bytes(PAGE) for _ in "x")), TypeError, r'not generator; join them: b""\.join'),
         (lambda z: z.store_many((n for n in [0]), bytes(PAGE)), TypeError, r"not generator; list\(offsets\).*fromiter"),
@@ -1437,6 +1445,51 @@ def test_messages_name_the_way_onward(z, call, error, words):
     with pytest.raises(error, match=words):
         call(z)
     unchanged(z)
+
+
+class Fickle:
+    """An int that is another one each time it is asked."""
+
+    def __init__(self, *values):
+        """Make one of these values."""
+        self.values = list(values)
+
+    def __index__(self):
+        """Give the next."""
+        return self.values.pop(0)
+
+    def __str__(self):
+        """Be no help."""
+        raise NotImplementedError
+
+
+def test_numbers_are_asked_for_once(engine, memory_store):
+    store = memory_store()
+    z = engine(backing=store, max_pool_bytes=0)
+    z[5] = noise(5)
+
+    def broken(offsets):
+        raise OSError(5, "broken")
+
+    store.on_read = store.on_write = broken
+    with pytest.raises(zswap.BackingError, match="offset 5"):
+        z.load(Fickle(5), swap_type=Fickle(0))
+    with pytest.raises(zswap.BackingError, match="offset 6"):
+        z.store(Fickle(6), noise(6), swap_type=Fickle(0))
+    with pytest.raises(KeyError) as caught:
+        z.load(Fickle(7), swap_type=Fickle(0))
+    assert caught.value.args == (7,)
+    with pytest.raises(zswap.StoreError, match="BACKING_FAIL"):
+        z.store_many([8], noise(8), swap_type=Fickle(0), threads=Fickle(2), errors="raise")
+    for call in (
+        lambda: z.store(Fickle(1), noise(1), swap_type=Fickle(9)),
+        lambda: z.swapoff(Fickle(9)),
+        lambda: z.swapon(Fickle(0)),
+        lambda: z.shrink(Fickle(-1)),
+        lambda: z.store_many([1], noise(1), threads=Fickle(0)),
+    ):
+        with pytest.raises(ValueError, match=r"area 9|area 0 is|is -1|is 0"):
+            call()
 
 
 # ---- buffers that hold references to objects ------------------------------------------------------------------------
@@ -1527,3 +1580,29 @@ def test_buffers_of_other_plain_items(z, form):
     out = make(PAGE)
     assert z.load(2, out) is out
     assert bytes(memoryview(np.frombuffer(out, np.uint8) if form == "dates" else out).cast("B")) == HELD[2]
+
+
+@pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory would be limited with it")
+@pytest.mark.parametrize("name", ["zstd", "lz4hc", "deflate"])
+def test_too_little_memory_for_a_library_is_a_memory_error(python, name):
+    source = """
+import resource, sys, zswap
+name = sys.argv[1]
+zswap.ZSwap("lz4", max_pool_bytes="1MiB").close()
+with open("/proc/self/statm") as file:
+    taken = int(file.read().split()[0]) * resource.getpagesize()
+failures = 0
+for more in range(0, 64 << 20, 1 << 18):
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more, resource.RLIM_INFINITY))
+    try:
+        zswap.ZSwap(name, max_pool_bytes="1MiB").close()
+        break
+    except MemoryError as error:
+        failures += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(failures, more)
+"""
+    failures, more = map(int, python(source, name).split())
+    assert failures > 0
+    assert more < 63 << 20, "with enough memory it opens after all"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import operator
 import os
 import weakref
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
@@ -376,6 +377,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         if not drain:
             self._swapoff(swap_type)
             return None
+        swap_type = operator.index(swap_type)  # asked once
         if not self._online(swap_type):
             raise ValueError(f"swap area {swap_type} is not online")
         return self._drain(swap_type)
@@ -435,9 +437,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Recompressed
             How many pages moved, how many were tried and kept, and the bytes of those moved before and after.
         """
-        if max_pages is not None and max_pages < 0:
+        limit = (1 << 63) if max_pages is None else min(operator.index(max_pages), 1 << 63)
+        if limit < 0:
             raise ValueError(f"max_pages is {max_pages}; it cannot be negative")
-        limit = (1 << 63) if max_pages is None else min(max_pages, 1 << 63)
         opened, zpool = open_compressor(compressor, dictionary=dictionary), parse_zpool(self.zpool)
         return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds, incompressible, limit))
 
@@ -458,6 +460,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
     def setdefault(self, offset: SupportsIndex, default: Any = None) -> Any:
         """Give the page at `offset` of area 0, which stays held; where there is none, store `default` and give that."""
+        offset = operator.index(offset)  # asked once
         while True:
             try:
                 return self._read(offset)

@@ -24,7 +24,7 @@ def parse_bytes(amount: "int | str") -> int:
         unit = _UNITS[match[2].lower()]
         whole, _, part = match[1].partition(".")
         amount = int(whole + part) * unit // 10 ** len(part)
-    if isinstance(amount, bool) or not hasattr(amount, "__index__"):
+    if isinstance(amount, bool) or not hasattr(amount, "__index__") or getattr(amount, "ndim", False):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
     amount = operator.index(amount)  # type: ignore[arg-type]
     if amount < 0:

@@ -8,6 +8,7 @@ what it runs knows no Python: so nothing can raise in between, and what a call r
 A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one: giving the GIL away and
 getting it back costs more than the microsecond or two it would buy (docs/design.md has the figures).
 """
+from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -90,14 +91,28 @@ def zpool_names():
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 
-# Declared here for its second argument; asks __index__, so a float is no number.
+# Declared here for its second argument.
 cdef extern from "Python.h":
     int64_t PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 
+cdef object as_int(object value, str name):
+    """The int that a value is, by __index__; what that raises itself goes through."""
+    try:
+        return PyNumber_Index(value)
+    except TypeError:
+        if hasattr(type(value), "__index__") and not hasattr(value, "ndim"):
+            raise
+        hint = "; store_many, load_many and invalidate_many take many of them" if name == "offset" else ""
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}{hint}") from None
+
+
 cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
     cdef int beyond
-    cdef int64_t value = PyLong_AsLongLongAndOverflow(offset, &beyond)
+    cdef int64_t value
+    if not PyLong_CheckExact(offset):
+        offset = as_int(offset, "offset")
+    value = PyLong_AsLongLongAndOverflow(offset, &beyond)
     if beyond or value < 0 or <uint64_t> value >= OFFSET_LIMIT:
         raise ValueError(f"offset {offset} is out of range: a page number from 0 to 2**{MAX_OFFSET_SHIFT} - 1 is needed")
     return <uint64_t> value
@@ -105,7 +120,10 @@ cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
 
 cdef uint32_t as_type(object swap_type) except? 0xffffffff:
     cdef int beyond
-    cdef int64_t value = PyLong_AsLongLongAndOverflow(swap_type, &beyond)
+    cdef int64_t value
+    if not PyLong_CheckExact(swap_type):
+        swap_type = as_int(swap_type, "swap_type")
+    value = PyLong_AsLongLongAndOverflow(swap_type, &beyond)
     if beyond or value < 0 or value >= MAX_AREAS:
         raise ValueError(f"swap_type {swap_type} is out of range: 0 to {MAX_AREAS - 1} is needed")
     return <uint32_t> value
@@ -175,21 +193,17 @@ cdef View offsets_of(object offsets):
 
 
 cdef int thread_count(object threads) except -1:
-    cdef int64_t count
-    try:
-        count = PyNumber_Index(threads)
-    except OverflowError:
-        count = 64 if threads > 0 else 0
-    if count < 1:
+    threads = as_int(threads, "threads")
+    if threads < 1:
         raise ValueError(f"threads is {threads}; at least 1 is needed")
-    return <int> count if count < 64 else 64
+    return min(threads, 64)
 
 
 cdef uint32_t idle_of(object seconds) except? 0xffffffff:
     """`idle_seconds` as the engine takes it: 0 for None."""
     if seconds is None:
         return 0
-    seconds = PyNumber_Index(seconds)
+    seconds = as_int(seconds, "idle_seconds")
     if not 0 < seconds <= ENTRY_AGE_MAX:
         raise ValueError(f"idle_seconds is {seconds}; 1 to {<int> ENTRY_AGE_MAX} (45 days) is needed")
     return seconds
@@ -198,7 +212,7 @@ cdef uint32_t idle_of(object seconds) except? 0xffffffff:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-cdef object error_for(int status, int rc, object offset, object swap_type, Engine engine):
+cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, Engine engine):
     """The exception for one page that was refused: the one table from status to exception.  `rc` is what the backing store said,
     where it failed."""
     where = f"page at offset {offset}" + (f" of swap area {swap_type}" if swap_type else "")
@@ -211,7 +225,7 @@ cdef object error_for(int status, int rc, object offset, object swap_type, Engin
         error.__cause__ = engine.compressor_error()
         return error
     if status == Status.BACKING_CORRUPT:
-        store = engine.stores[<int> swap_type]
+        store = engine.stores[swap_type]
         return PageCorruptError(f"{where} is damaged in the backing store{f', {store.name}' if store is not None else ''}: its "
                                 "checksum is not that of what was written; it is kept there")
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
@@ -724,7 +738,7 @@ cdef class Engine:
     def _refused(self, status, error):
         """Pages were refused with this status; `error` is the exception for one of them."""
 
-    cdef int refusals(self, View codes, uint64_t n, const uint64_t *at, object swap_type) except -1:
+    cdef int refusals(self, View codes, uint64_t n, const uint64_t *at, uint32_t swap_type) except -1:
         """Tells of every kind of refusal in a batch of stores."""
         cdef const int8_t *done = <const int8_t *> codes.buffer.buf
         cdef uint64_t i, seen = 0
@@ -770,8 +784,8 @@ cdef class Engine:
                 self.compressors.pop(id(held.compressor), None)
         return 0
 
-    cdef object backing_error(self, int rc, str what, object swap_type):
-        cdef Backing store = self.stores[<int> swap_type]
+    cdef object backing_error(self, int rc, str what, uint32_t swap_type):
+        cdef Backing store = self.stores[swap_type]
         cause = recall(store) if store is not None else None
         remedy = ("free space on its file system or make the swap file smaller" if -rc in (ENOSPC, EFBIG)
                   else "look at the device and the system log")
@@ -955,7 +969,7 @@ cdef class Engine:
             limit = OFFSET_LIMIT if store is None else store.nr_pages
             if nr_pages is None:
                 nr_pages = limit
-            nr_pages = PyNumber_Index(nr_pages)
+            nr_pages = as_int(nr_pages, "nr_pages")
             if not 0 < nr_pages <= limit:
                 raise ValueError(f"nr_pages is {nr_pages}; 1 to {limit} is needed")
             args.pages = nr_pages
@@ -973,7 +987,7 @@ cdef class Engine:
             self.call(swap_on, &args, False)
             self.check_thread(args.thread)
             if args.rc == -EINVAL:
-                raise ValueError(f"swap area {swap_type} is online already")
+                raise ValueError(f"swap area {args.type} is online already")
             if args.rc != 0:
                 raise MemoryError("no memory for the swap area")
         except BaseException:
@@ -996,7 +1010,7 @@ cdef class Engine:
         if args.rc == -EDEADLK:
             raise RuntimeError("swapoff() was called from inside a call of the same engine, which it would wait for")
         if args.rc != 0:
-            raise ValueError(f"swap area {swap_type} is not online")
+            raise ValueError(f"swap area {args.type} is not online")
         store = self.take_store(args.type)      # None also when close() was faster: then it is close()'s to drop
         with nogil:
             engine_swapoff_end(self.e, args.type)
@@ -1009,7 +1023,7 @@ cdef class Engine:
         args.type, args.sealed = as_type(swap_type), sealed
         self.call(seal, &args, True)
         if args.rc != 0:
-            raise ValueError(f"swap area {swap_type} is not online")
+            raise ValueError(f"swap area {args.type} is not online")
 
     def _online(self, swap_type):
         cdef range_args args
@@ -1035,7 +1049,7 @@ cdef class Engine:
         """
         cdef work_args args
         cdef uint64_t pages, done = 0
-        nr_pages = PyNumber_Index(nr_pages)
+        nr_pages = as_int(nr_pages, "nr_pages")
         if nr_pages < 0:
             raise ValueError(f"nr_pages is {nr_pages}; it cannot be negative")
         args.idle = idle_of(idle_seconds)
@@ -1128,7 +1142,7 @@ cdef class Engine:
         if args.status == OCCUPIED:
             return False
         if args.status < 0:
-            error = error_for(args.status, args.error, offset, swap_type, self)
+            error = error_for(args.status, args.error, args.offset, args.type, self)
             self.hear()
             self._refused(args.status, error)
             raise error
@@ -1168,7 +1182,7 @@ cdef class Engine:
         take_pages(out, "out", self.e.page_size, True, &buffer)
         try:
             args.page = <uint8_t *> buffer.buf
-            self.load_into(&args, offset, swap_type)
+            self.load_into(&args)
         finally:
             PyBuffer_Release(&buffer)
         return out
@@ -1186,16 +1200,16 @@ cdef class Engine:
         cdef bytes page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), how
         args.page = <uint8_t *> PyBytes_AS_STRING(page)
-        self.load_into(&args, offset, swap_type)
+        self.load_into(&args)
         return page
 
-    cdef int load_into(self, page_args *args, object offset, object swap_type) except -1:
+    cdef int load_into(self, page_args *args) except -1:
         args.no_wait = True
         self.call(do_load, args, False)
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
             args.no_wait = False
             self.call(do_load, args, True)
-        error = error_for(args.status, args.error, offset, swap_type, self) if args.status < 0 else None
+        error = error_for(args.status, args.error, args.offset, args.type, self) if args.status < 0 else None
         self.hear()
         if error is not None:
             raise error
@@ -1272,7 +1286,7 @@ cdef class Engine:
             raise ValueError(f"errors is {errors!r}; 'status' or 'raise' is needed")
         return self._many(offsets, pages, swap_type, threads, ns, None, True, errors == "raise")
 
-    cdef object store_error(self, int rc, const uint64_t *at, object codes, object swap_type):
+    cdef object store_error(self, int rc, const uint64_t *at, object codes, uint32_t swap_type):
         """The exception for all pages of a batch that were refused; `rc` is how a backing store failed with the first of those
         that it failed with."""
         where = np.flatnonzero(codes < 0).tolist()
@@ -1354,10 +1368,10 @@ cdef class Engine:
         failure = None
         if i < n:
             if strict:
-                failure = (self.store_error(error, at, codes, swap_type) if storing
-                           else error_for(done[i], error, at[i], swap_type, self))
+                failure = (self.store_error(error, at, codes, args.type) if storing
+                           else error_for(done[i], error, at[i], args.type, self))
             if storing:
-                self.refusals(status_view, n, at, swap_type)
+                self.refusals(status_view, n, at, args.type)
             remember(None, None)                # of the rest a code has told
         self.hear()
         if failure is not None:
@@ -1385,7 +1399,7 @@ cdef class Engine:
         """Free the pages at ``start <= offset < stop``.  Returns how many were held."""
         cdef range_args args
         args.type, args.first, args.pages = as_type(swap_type), as_offset(start), 0
-        stop = PyNumber_Index(stop)
+        stop = as_int(stop, "stop")
         if stop < 0 or stop > OFFSET_LIMIT:
             raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
         args.last = stop                        # one too far; a range of none is one of the wrong way round, or closed
