@@ -291,6 +291,23 @@ def test_setdefault_keeps_what_another_stored_in_the_backing_store(backed, codec
     assert set(store.pages) == {0, 1}
 
 
+@pytest.mark.parametrize("limit", ["1MiB", 0])
+def test_a_setdefault_that_goes_to_the_backing_store_keeps_what_another_stored(backed, codec, limit):
+    z, store = backed
+    hooks = Hooked()
+    z.compressor = codec(hooks.compress, hooks.decompress)
+    z.parameters["max_pool_bytes"] = "1MiB"
+
+    def meanwhile():
+        z.parameters["max_pool_bytes"] = limit
+        z[0] = page(1)
+        raise ValueError("no compressing today")
+
+    hooks.on_compress = meanwhile
+    assert z.setdefault(0, page(2)) == z[0] == page(1)
+    assert set(store.pages) == (set() if limit else {0})
+
+
 def test_a_refused_setdefault_leaves_what_another_stored(hooked):
     z, hooks = hooked
 
