@@ -1,8 +1,8 @@
 """The same pages in a zram device and in zswap: memory.  (Time is a row of `zswap bench`.)
 
-Takes a zram device that nobody uses (disksize 0), needs root, and gives the device back as it was, whatever happens.  Where
-there is none it says so and exits with 0.  Exits with 1 when zsmalloc with the kernel's geometry takes more than 2 % more or
-less than the device's own mem_used_total.
+Adds a zram device and takes it away, or takes one that nobody uses and gives it back as it was, whatever happens; needs
+root.  Where there is none it says so and exits with 0.  Exits with 1 when zsmalloc with the kernel's geometry takes more than
+2 % more or less than the device's own mem_used_total.
 
 All zpools stand side by side.  A page that one refuses stays as it is, and its memory counts whole.
 """

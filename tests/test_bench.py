@@ -199,26 +199,105 @@ def test_together_passes_failures_on():
 # ---- zram, without one ----------------------------------------------------------------------------------------------
 
 
+def fake_device(folder, name):
+    device = folder / name
+    device.mkdir()
+    for what, value in (("disksize", "0"), ("comp_algorithm", "[lzo-rle] lzo lz4"), ("reset", "")):
+        (device / what).write_text(f"{value}\n")
+    (folder / "dev" / name).touch()
+    return device
+
+
 @pytest.fixture
 def fake_zram(monkeypatch, tmp_path):
-    """A directory that looks like /sys/block with one free device."""
-    device = tmp_path / "zram0"
-    device.mkdir()
-    for name, value in (("disksize", "0"), ("comp_algorithm", "[lzo-rle] lzo lz4"), ("reset", "")):
-        (device / name).write_text(f"{value}\n")
+    """A directory that looks like /sys/block with one free device, of a kernel that adds none."""
+    (tmp_path / "dev").mkdir()
     monkeypatch.setattr(zram, "BLOCK", tmp_path)
+    monkeypatch.setattr(zram, "CONTROL", tmp_path / "none")
+    monkeypatch.setattr(zram, "DEV", tmp_path / "dev")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return device
+    return fake_device(tmp_path, "zram0")
 
 
 def test_zram_is_given_back_as_it_was(fake_zram):
     with zram.Zram("lz4") as device:
         device.empty(1 << 20)
         assert (fake_zram / "comp_algorithm").read_text() == "lz4\n"
-        assert (fake_zram / "disksize").read_text() == f"{1 << 20}\n"
+        assert 1 << 20 < int((fake_zram / "disksize").read_text()) <= 17 << 20
         (fake_zram / "reset").write_text("")
     assert (fake_zram / "comp_algorithm").read_text() == "lzo-rle\n"
     assert (fake_zram / "reset").read_text() == "1\n"
+
+
+def test_a_zram_device_that_is_somebody_elses_by_now_is_not_reset(fake_zram):
+    with zram.Zram("lz4") as device:
+        (fake_zram / "disksize").write_text("1073741824\n")
+        (fake_zram / "comp_algorithm").write_text("[zstd] lz4\n")
+    assert (fake_zram / "reset").read_text() == "\n"
+    assert (fake_zram / "comp_algorithm").read_text() == "[zstd] lz4\n"
+    assert (fake_zram / "disksize").read_text() == "1073741824\n"
+    device.close()
+
+
+def test_a_zram_device_that_another_sets_up_at_the_same_moment(fake_zram, monkeypatch):
+    write = zram.Zram.write
+
+    def faster(self, name, value):
+        if name == "disksize":
+            (fake_zram / name).write_text("1073741824\n")
+            raise OSError(16, "Device or resource busy")
+        write(self, name, value)
+
+    monkeypatch.setattr(zram.Zram, "write", faster)
+    with pytest.raises(rows.RowMissing, match=r"no zram device can be used \(zram0: Device or resource busy\)"):
+        zram.Zram("lz4")
+    assert (fake_zram / "reset").read_text() == "\n"
+
+
+def test_a_zram_device_is_added_and_taken_away(fake_zram, tmp_path, monkeypatch):
+    control = tmp_path / "control"
+    control.mkdir()
+    (control / "hot_add").write_text("7\n")
+    monkeypatch.setattr(zram, "CONTROL", control)
+    added = fake_device(tmp_path, "zram7")
+
+    def write(self, name, value):
+        (self.sys / name).write_text(f"{value}\n")
+
+    def written(self, name, value):
+        write(self, *(("disksize", 0) if name == "reset" else (name, value)))
+
+    monkeypatch.setattr(zram.Zram, "write", written)
+    with zram.Zram("lz4") as device:
+        assert device.dev.name == "zram7"
+        assert (added / "comp_algorithm").read_text() == "lz4\n"
+    assert (control / "hot_remove").read_text() == "7\n"
+    assert (fake_zram / "comp_algorithm").read_text() == "[lzo-rle] lzo lz4\n"
+    (control / "hot_remove").unlink()
+    with zram.Zram("lz4"):
+        (added / "disksize").write_text("1073741824\n")  # somebody has taken it over
+    assert not (control / "hot_remove").exists()
+
+
+def test_zram_of_this_kernel_is_as_it_was():
+    def devices():
+        found = {}
+        for path in sorted(Path("/sys/block").glob("zram*")):
+            found[path.name] = [(path / name).read_text() for name in ("disksize", "comp_algorithm")]
+        return found
+
+    before = devices()
+    try:
+        device = zram.Zram("lz4")
+    except rows.RowMissing as missing:
+        pytest.skip(str(missing))
+    with device:
+        for size in (1 << 20, 2 << 20):
+            device.empty(size)
+            assert int(device.read("disksize")) > size
+            with pytest.raises(OSError, match="busy"):
+                device.write("reset", 1)  # nobody can, while it is ours
+    assert devices() == before
 
 
 @pytest.mark.parametrize(
@@ -327,6 +406,38 @@ def test_smoke_judges_nothing_and_check_has_an_exit_code(monkeypatch):
     assert checked.exit_code != 0
     for wrong in (["--check"], ["--check", "--figures", "--smoke"]):
         assert CliRunner().invoke(bench, wrong).exit_code == 2
+
+
+def test_lmdb_leaves_nothing_behind_however_it_ends(job):
+    pytest.importorskip("lmdb")
+    before = set(os.listdir("/dev/shm"))
+    row = rows.Lmdb(job)
+    row.clear()
+    row.store()
+    assert not [name for name in set(os.listdir("/dev/shm")) - before if name.startswith("zswap-bench-")]
+    assert row.check()
+    row.close()
+
+
+SMALL_SHM = """
+mount -t tmpfs -o size=4m none /dev/shm
+exec {python} -m zswap bench --smoke --corpus mix --pages 512 --row memcpy --row lmdb
+"""
+
+
+def test_a_container_with_a_small_dev_shm():
+    pytest.importorskip("lmdb")
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("mount namespaces need root")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", SMALL_SHM.format(python=sys.executable)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parents[1])},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "memcpy" in done.stdout
+    assert "lmdb on /dev/shm: left out; /dev/shm has 4.0 MiB free" in done.stdout
 
 
 # ---- figures and growth ---------------------------------------------------------------------------------------------
@@ -456,6 +567,17 @@ def test_figures_table(capsys):
     assert "| holds | ≤ 1.06 × | 1.034 × | yes | mix 1.03 |" in capsys.readouterr().out
 
 
+def test_a_group_of_figures_that_fails_leaves_the_others(monkeypatch, pages):
+    def broken(setting):
+        raise OSError(28, "No space left on device")
+
+    whole = [figures.Figure("whole", 1.0, 0.9)]
+    monkeypatch.setattr(figures, "FIGURES", {"writeback": broken, "start": lambda setting: iter(whole)})
+    missing = {}
+    assert figures.figures(figures.Setting({"mix": pages}), missing=missing) == whole
+    assert missing == {"figures of writeback": "[Errno 28] No space left on device"}
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 QUICK = ["bench", "--smoke", "--corpus", "mix", "--pages", "32", "--row", "memcpy", "--row", "zswap, batch"]
@@ -509,6 +631,43 @@ def test_usage_errors(capsys, arguments, message):
     assert message in said
     assert said.startswith("zswap: ")
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("row", "code"), [("zswap, batch", 1), ("memcpy", 0)])
+def test_a_failure_of_ours_is_the_commands(monkeypatch, capsys, row, code):
+    def measure(name, pages, **options):
+        return table.Corpus(name, len(pages), 0, [table.Measured("zram", "peer")], {row: "lost a page"}, [row])
+
+    monkeypatch.setattr(table, "measure", measure)
+    assert main(QUICK) == code
+    out, err = capsys.readouterr()
+    assert f"{row}: left out; lost a page" in out
+    assert err == (f"zswap: failed: {row}\n" if code else "")
+
+
+def test_nothing_measured_is_a_failure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["bench", "--smoke", "--corpus", "node"]) == 1
+    out, err = capsys.readouterr()
+    assert "node: left out; there is no node" in out
+    assert err == "zswap: nothing was measured\n"
+
+
+def test_the_table_is_there_when_the_picture_fails(capsys):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    assert main([*QUICK, "--plot", "/dev/full/x.png"]) == 2
+    assert capsys.readouterr().out == ""  # told before anything is measured
+
+    def measured(corpora, path, compressor):
+        raise zswap.Error("no picture")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "plot_corpora", measured)
+        assert main([*QUICK, "--plot", "x.png"]) == 1
+    out, err = capsys.readouterr()
+    assert "memcpy" in out
+    assert err == "zswap: no picture\n"
 
 
 def at_step(monkeypatch, wanted, act):

@@ -296,6 +296,51 @@ GOOD = {
 }
 
 
+POOL = {"compressor": "lz4", "zpool": "zbud", "current": True, "stored_pages": 1, "total_size": 1, "references": 1}
+LARGE = [10**300, 10**308, 10**400, 10**4000, -(10**300), -1, 2**64, 1e308, -1e308, 1e-320]
+
+
+@pytest.mark.parametrize("number", LARGE, ids=[f"{str(number)[:6]}" + f"({len(str(number))})" for number in LARGE])
+@pytest.mark.parametrize("options", [["--once"], ["--json"]])
+def test_numbers_that_no_counter_can_have(path, capsys, number, options):
+    """They are left out, or the whole is refused: what shows them divides, rounds and adds them up."""
+    with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+        names = z.stats().to_dict()
+    latency = {"load": dict.fromkeys(("count", "total", "p50", "p90", "p99", "max"), number)}
+    answer = GOOD | {"stats": dict.fromkeys(names, number), "latency": latency}
+    with answering(path, json.dumps(answer).encode() + b"\n"):
+        assert main(["top", path, *options]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    if options == ["--json"]:
+        json.loads(out, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_have(path, capsys, name):
+    line = json.dumps(GOOD | {"stats": {"loads": 0, "stored_pages": 1}, "time": 1}).replace('"time": 1', f'"time": {name}')
+    line = line.replace('"loads": 0', f'"loads": {name}')
+    with answering(path, line.encode() + b"\n"):
+        assert main(["top", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["time"] is None
+    assert found["stats"] == {"stored_pages": 1, "stores": 1}
+
+
+def test_long_names_and_many_of_them(path, capsys):
+    name = "[bold]\x1b[2J\u202e\ud800" + "é" * 400
+    pools = [POOL | {"compressor": name, "zpool": name} for _ in range(60)]
+    latency = {f"{number}{name}": {"count": 1, "p50": 1} for number in range(60)}
+    with answering(path, json.dumps(GOOD | {"command": name, "pools": pools, "latency": latency}).encode() + b"\n"):
+        assert main(["top", path]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "10 more" in out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert len(out) < 60_000
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
@@ -307,6 +352,11 @@ GOOD = {
         (json.dumps(GOOD | {"version": 2}).encode() + b"\n", 2, "version 2"),
         (json.dumps(GOOD | {"pools": [{}]}).encode() + b"\n", 2, "not zswap"),
         (json.dumps(GOOD | {"pid": 1e400}).encode() + b"\n", 2, "not zswap"),
+        (json.dumps(GOOD | {"pid": 10**300}).encode() + b"\n", 2, "not zswap"),
+        (json.dumps(GOOD | {"uptime": -1}).encode() + b"\n", 2, "not zswap"),
+        (json.dumps(GOOD | {"pools": [POOL | {"total_size": 10**300}]}).encode() + b"\n", 2, "not zswap"),
+        (json.dumps(GOOD | {"pools": [POOL | {"references": "1"}]}).encode() + b"\n", 2, "not zswap"),
+        (json.dumps(GOOD | {"version": "2" * 9999}).encode() + b"\n", 2, "not zswap"),
         (json.dumps(GOOD | {"error": "no \x1b memory"}).encode() + b"\n", 1, "no   memory"),
         (b'{"schema": ', 1, "no answer"),
     ],
@@ -336,6 +386,7 @@ class Terminal:
         self.before = termios.tcgetattr(self.slave)
         self.stdin = os.fdopen(self.slave, closefd=False)
         monkeypatch.setattr(sys, "stdin", self.stdin)
+        monkeypatch.setenv("TERM", "xterm")
         self.out = os.fdopen(self.slave, "w", closefd=False)
         self.console = Console(file=self.out, force_terminal=True, width=80, height=24)
 
@@ -379,6 +430,20 @@ def terminal(monkeypatch):
     made.out.close()
     os.close(made.master)
     os.close(made.slave)
+
+
+@pytest.mark.parametrize("name", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_move_its_cursor_gets_one_snapshot(server, terminal, monkeypatch, name):
+    monkeypatch.setenv("TERM", name)
+    top.run("s", Console(file=terminal.out, force_terminal=True, width=80, height=50))
+    terminal.until(rb"zswap top")
+    assert b"\x1b[?1049h" not in terminal.shown
+
+
+def test_colours_that_are_forced_make_no_terminal_of_a_pipe(server, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(["top", "s"]) == 0
+    assert "stored" in capsys.readouterr().out
 
 
 def test_live_until_q(server, z, terminal):

@@ -30,6 +30,9 @@ _WAIT = 5.0  # seconds for an answer
 _LATE = 2.0  # seconds after which the screen says that it waits
 _TICK = 0.25  # seconds between two looks at the terminal's size
 _ANSWER = 1 << 20  # bytes of an answer
+_LARGEST = 1 << 64  # no number is so large
+_WORDS = 200  # characters of a name
+_ROWS = 50  # pools shown
 _SUSPEND = b"\x1a"
 _GAP = 3  # columns between tables side by side
 
@@ -173,28 +176,31 @@ def _is_socket(path: str) -> bool:
 
 
 def _checked(line: bytes, path: str) -> dict[str, Any]:
-    """An answer, its parts of the types they should have: who serves need not be who we think."""
+    """An answer, its parts of the types and sizes they should have: who serves need not be who we think."""
     try:
-        answer = json.loads(line)
+        answer = json.loads(line, parse_constant=lambda name: None, parse_float=_finite)
         if answer["schema"] != SCHEMA:
             raise ValueError
         version = answer["version"]
         if version != PROTOCOL_VERSION:
-            raise NotServed(f"{path} speaks version {version} of the protocol, and this zswap version {PROTOCOL_VERSION}")
+            raise NotServed(
+                f"{path} speaks version {_number(version)} of the protocol, and this zswap version {PROTOCOL_VERSION}"
+            )
         if "error" in answer:
-            raise Ended(f"{path} answers: {_plain(str(answer['error']))}")
+            raise Ended(f"{path} answers: {_text(answer['error'])}")
         stats = {key: value for key, value in answer["stats"].items() if _is_number(value)}
         return {
             **answer,
-            "pid": int(answer["pid"]),
+            "pid": int(_number(answer["pid"])),
             "command": str(answer["command"]),
-            "uptime": float(answer["uptime"]),
+            "uptime": float(_number(answer["uptime"])),
             "stats": stats | {"stores": _stores(stats, answer["parameters"].get("exclusive_loads") is True)},
             "pools": [
                 {
                     **pool,
                     **{key: str(pool[key]) for key in ("compressor", "zpool")},
-                    **{key: int(pool[key]) for key in ("current", "stored_pages", "total_size", "references")},
+                    **{key: int(_number(pool[key])) for key in ("stored_pages", "total_size", "references")},
+                    "current": bool(pool["current"]),
                 }
                 for pool in answer["pools"]
             ],
@@ -208,13 +214,30 @@ def _checked(line: bytes, path: str) -> dict[str, Any]:
         raise NotServed(f"what answers at {path} is not zswap") from None
 
 
+def _finite(text: str) -> float | None:
+    return value if math.isfinite(value := float(text)) else None
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that a counter, or what is reckoned from counters, can have."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LARGEST
+
+
+def _number(value: Any) -> Any:
+    if not _is_number(value):
+        raise ValueError
+    return value
 
 
 def _plain(text: str) -> str:
     """Text of the program's without what a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _text(value: object) -> str:
+    """The same, of a length that a line has room for."""
+    text = _plain(str(value)[: _WORDS + 1])
+    return text if len(text) <= _WORDS else text[:_WORDS] + "…"
 
 
 # ---- figures ----------------------------------------------------------------------------------------------------------
@@ -337,17 +360,19 @@ def _pools_table(now: dict[str, Any], more: bool) -> Table:
     from rich.markup import escape
 
     table = _table("compressor", "zpool", "stores", "pages", "size", *(("B/page", "references") if more else ()), left=3)
-    for pool in now["pools"]:
+    for pool in now["pools"][:_ROWS]:
         pages, size = pool["stored_pages"], pool["total_size"]
         table.add_row(
-            escape(_plain(pool["compressor"])),
-            escape(_plain(pool["zpool"])),
+            escape(_text(pool["compressor"])),
+            escape(_text(pool["zpool"])),
             "here" if pool["current"] else "",
             _count(pages),
             format_bytes(size),
             *((_count(size / pages) if pages else "", _count(pool["references"])) if more else ()),
             style=None if pool["current"] else "dim",
         )
+    if (rest := len(now["pools"]) - _ROWS) > 0:
+        table.add_row(f"{rest:,} more")
     return table
 
 
@@ -442,10 +467,10 @@ class _Screen:
             f" ({format_bytes(stats.get('compressed_bytes', 0))})",
         )
         label = "latency "
-        for kind, figures in self.now["latency"].items():
+        for kind, figures in list(self.now["latency"].items())[:_ROWS]:
             if figures.get("count"):
                 times = (f"{name} {_short_time(figures.get(name, 0), ascii_only):>8}" for name in _LATENCIES)
-                yield Text.assemble((label, "bold"), f"{_plain(kind):5}  ", "  ".join(times))
+                yield Text.assemble((label, "bold"), f"{_text(kind):5}  ", "  ".join(times))
                 label = " " * 8
 
 
@@ -489,7 +514,8 @@ def _keys(fd: int | None) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSANOW, mode)
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal may have gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
@@ -500,7 +526,11 @@ def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, list[int
     with waker, wake:
         wake.setblocking(False)
         fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, lambda number, frame: come.append(number)) for number in numbers}
+        before = {
+            number: signal.signal(number, lambda number, frame: come.append(number))
+            for number in numbers
+            if signal.getsignal(number) is not signal.SIG_IGN  # as nohup has it
+        }
         try:
             yield waker, come
         finally:
@@ -610,7 +640,7 @@ def run(path: str, console: Console, *, interval: float = 1.0, once: bool = Fals
     with Connection(path) as connection:
         if as_json:
             console.file.write(json.dumps(connection.snapshot(), indent=2) + "\n")
-        elif once or not console.is_terminal:
+        elif once or console.is_dumb_terminal or not console.file.isatty():  # FORCE_COLOR makes a terminal of anything
             console.print(render(connection.snapshot()), highlight=False)
         else:
             with contextlib.suppress(KeyboardInterrupt):

@@ -173,11 +173,11 @@ def _tails(row: Row) -> dict[str, float]:
     return tails
 
 
+@calm()
 def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int) -> None:
     """The life of a row's process: memory once, then a round at each word from the parent, the check and the tails last."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})  # it has come with all of _STOPPING held
-    calm().__enter__()  # for as long as the process lives
     row: Row | None = None
     try:
         pages, out = (_shared(path, count) for path in paths)

@@ -1,13 +1,15 @@
-"""A free zram device of the running kernel: taken, used, and given back as it was."""
+"""A zram device of the running kernel: added or found free, used, and given back as it was."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import os
 import platform
 import re
+import secrets
 import time
 from pathlib import Path
 
@@ -18,7 +20,27 @@ __all__ = ["REQUEST", "Zram", "ZramRow", "zsmalloc_chain"]
 
 #: Bytes written or read by one request.
 REQUEST = 128 * 1024
-BLOCK = Path("/sys/block")
+BLOCK, CONTROL, DEV = Path("/sys/block"), Path("/sys/class/zram-control"), Path("/dev")
+
+
+def _add() -> int | None:
+    """The number of a device that the kernel makes for us; None where it does not."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((CONTROL / "hot_add").read_text())
+    return None
+
+
+def _remove(number: int) -> None:
+    """Take such a device away, unless somebody uses it by now."""
+    for _ in range(50):
+        if (BLOCK / f"zram{number}/disksize").read_text().strip() != "0":
+            return
+        try:
+            (CONTROL / "hot_remove").write_text(f"{number}\n")
+        except OSError:  # udev may look at it
+            time.sleep(0.1)
+        else:
+            return
 
 
 def zsmalloc_chain() -> int | None:
@@ -35,7 +57,11 @@ def zsmalloc_chain() -> int | None:
 
 
 class Zram:
-    """A zram device that nobody uses (disksize 0), as root.  `close` gives it back; so does the end of a with block.
+    """A zram device of our own, as root; where none can be added, one that nobody uses.  `close` gives it back.
+
+    Whoever sets up a device at the same moment must not lose it to us.  The kernel lets one alone set a size (EBUSY for the
+    other), and no device be reset that is open: so a device is ours from the moment its size is set, and is held open.  Its
+    size is one that nobody else would choose, by which we know it again before it is reset.
 
     Parameters
     ----------
@@ -51,28 +77,39 @@ class Zram:
     def __init__(self, algorithm: str) -> None:
         if os.geteuid() != 0:
             raise RowMissing("a zram device can be used by root only; run as root")
-        devices = sorted(BLOCK.glob("zram*"))
+        self.algorithm = algorithm
+        self._lock = self._held = -1
+        self._size: int | None = None  # while it is ours
+        self._before: str | None = None
+        self.added = _add()
+        devices = [BLOCK / f"zram{self.added}"] if self.added is not None else sorted(BLOCK.glob("zram*"))
         if not devices:
             raise RowMissing("there is no zram device; `modprobe zram` makes one where the kernel has it")
+        why = f"every zram device is in use ({', '.join(path.name for path in devices)})"
         for self.sys in devices:
-            self.dev = Path("/dev") / self.sys.name
+            self.dev = DEV / self.sys.name
             try:
                 if int(self.read("disksize")) == 0 and self._take():
-                    break
-            except OSError:
-                continue
-        else:
-            raise RowMissing(f"every zram device is in use ({', '.join(path.name for path in devices)})")
-        offered = self.read("comp_algorithm")
-        names = [name.strip("[]") for name in offered.split()]
-        self._before = next((name.strip("[]") for name in offered.split() if name.startswith("[")), None)
-        if algorithm not in names:
-            self._let_go()
-            raise RowMissing(f"{self.sys.name} has no {algorithm}; it has {', '.join(names)}")
-        self.algorithm = algorithm
+                    names = self._algorithms()
+                    if algorithm not in names:
+                        raise RowMissing(f"{self.sys.name} has no {algorithm}; it has {', '.join(names)}")
+                    self._claim(PAGE)
+                    return
+            except OSError as error:
+                why = f"no zram device can be used ({self.sys.name}: {error.strerror})"
+            except RowMissing:
+                self.close()
+                raise
+            self.close()
+        raise RowMissing(why)
+
+    def _algorithms(self) -> list[str]:
+        offered = self.read("comp_algorithm").split()
+        self._before = next((name.strip("[]") for name in offered if name.startswith("[")), None)
+        return [name.strip("[]") for name in offered]
 
     def _take(self) -> bool:
-        """Keep other runs of this away, by a lock on the directory: with the device open it could not be reset."""
+        """Keep other runs of this away, between a reset and the next claim too, by a lock on the directory."""
         self._lock = os.open(self.sys, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,13 +141,34 @@ class Zram:
         return dict(zip(names, map(int, self.read("mm_stat").split()), strict=False))
 
     def empty(self, nbytes: int) -> None:
-        """Make it a device of that size without any page."""
-        self._reset()
-        self.write("comp_algorithm", self.algorithm)
-        self.write("disksize", nbytes)
+        """Make it a device of that size, or a little more, without any page."""
+        self._release()
+        self._claim(nbytes)
 
-    def _reset(self) -> None:
+    def _claim(self, nbytes: int) -> None:
+        """Make a device without a size ours."""
+        self.write("comp_algorithm", self.algorithm)
+        size = nbytes + PAGE * (1 + secrets.randbelow(4096))
+        self.write("disksize", size)
+        self._size = size
+        self._held = os.open(self.dev, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        if not self._is_ours():
+            raise OSError(errno.EBUSY, "somebody else has just set it up")
+
+    def _is_ours(self) -> bool:
+        """Whether it is still the device that we gave a size."""
+        if self._size is not None and int(self.read("disksize")) != self._size:
+            self._size = None
+        return self._size is not None
+
+    def _release(self) -> bool:
+        """Make it a device without a size again, if it is ours; whether it was."""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
         for attempt in range(50):
+            if not self._is_ours():
+                return False
             try:
                 self.write("reset", 1)
                 break
@@ -119,16 +177,22 @@ class Zram:
                     way = f"echo 1 > {self.sys}/reset; echo {self._before} > {self.sys}/comp_algorithm"
                     raise OSError(f"{self.dev} cannot be reset ({error.strerror}); once nobody uses it: {way}") from error
                 time.sleep(0.1)
+        self._size = None
+        return True
 
     def close(self) -> None:
-        """Empty the device and set it back."""
-        if self._lock < 0:
+        """Give it back as it was, or away; what is not ours any more is left alone."""
+        if self._lock < 0 and self.added is None:
             return
         while True:  # a second Ctrl-C must not leave the device behind
             try:
-                self._reset()
-                if self._before is not None:
-                    self.write("comp_algorithm", self._before)
+                mine = self._release()
+                if self.added is not None:
+                    _remove(self.added)
+                    self.added = None
+                elif mine and self._before is not None:
+                    with contextlib.suppress(OSError):  # the next one was faster
+                        self.write("comp_algorithm", self._before)
                 break
             except KeyboardInterrupt:
                 continue
