@@ -316,6 +316,7 @@ def test_a_zram_device_serves_one_at_a_time(fake_zram):
     with zram.Zram("lz4"), pytest.raises(rows.RowMissing, match="in use"):
         zram.Zram("lz4")
     (fake_zram / "comp_algorithm").write_text("[lzo-rle] lz4")
+    (fake_zram / "disksize").write_text("0")
     zram.Zram("lz4").close()
 
 
