@@ -8,13 +8,14 @@ about 100 bytes of each, so that 10^7 of them take 1.6 GiB: what is measured is 
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
-import zswap
 from zswap.bench.growth import SHAPES, grow
 from zswap.bench.output import machine, plot_growth, print_growth, progress, to_json
-from zswap.plot import check_path
+from zswap.plot import prepare
+from zswap.shell import printed_first, run
 
 
 @click.command(help=__doc__)
@@ -38,26 +39,27 @@ def main(
 ) -> None:
     sizes = entries or ((1000, 5000) if smoke else (10_000, 100_000, 1_000_000, 10_000_000))
     shapes = offsets or SHAPES
-    try:
-        if plot is not None:
-            check_path(plot)
-        points = []
-        with progress() as tell:
-            for shape in shapes:
-                for count in sizes:
-                    tell(len(points), len(shapes) * len(sizes), f"{shape}, {count:,} entries")
-                    points.append(grow(shape, count, rounds=rounds, seed=seed))
+    if plot is not None:
+        prepare(plot)
+    points = []
+    with progress() as tell:
+        for shape in shapes:
+            for count in sizes:
+                tell(len(points), len(shapes) * len(sizes), f"{shape}, {count:,} entries")
+                points.append(grow(shape, count, rounds=rounds, seed=seed))
+
+    def draw() -> None:
         if plot is not None:
             plot_growth(points, plot)
             click.echo(f"drawn: {plot}", err=True)
-    except zswap.Error as error:
-        raise click.ClickException(str(error)) from error
-    if as_json:
-        click.echo(json.dumps(to_json(compressor="lz4", rounds=rounds, seed=seed, growth=points), indent=1))
-    else:
-        click.echo(f"{machine()}; lz4, pages of about 100 bytes compressed, median of {rounds} rounds\n")
-        print_growth(points, as_markdown=as_markdown)
+
+    with printed_first(draw):
+        if as_json:
+            click.echo(json.dumps(to_json(compressor="lz4", rounds=rounds, seed=seed, growth=points), indent=1))
+        else:
+            click.echo(f"{machine()}; lz4, pages of about 100 bytes compressed, median of {rounds} rounds\n")
+            print_growth(points, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, name="scaling.py"))

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -38,7 +38,12 @@ import zswap.core
 from zswap.bench.corpora import PAGE, make
 from zswap.bench.output import machine
 from zswap.memory import format_bytes, parse_bytes
-from zswap.plot import PlotError, check_path
+from zswap.output import check, writing
+from zswap.plot import prepare, save_picture, settings
+from zswap.shell import run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 WORKERS = 2
 BATCH = 32  # pages a call, at most
@@ -382,15 +387,20 @@ def corpus(path: Path, count: int) -> tuple[npt.NDArray[np.uint8], mmap.mmap]:
 
 def draw(report: dict[str, Any], path: str) -> None:
     """The memory over time."""
-    import matplotlib
+    with settings():
+        save_picture(_drawn(report), path)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+
+def _drawn(report: dict[str, Any]) -> Picture:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     samples = [Sample(**sample) for sample in report["samples"]]
     minutes = report["options"]["seconds"] > 600
     times = [s.at / (60 if minutes else 1) for s in samples]
-    figure, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     for name, values, colour in (
         ("the process, beside what it had before (RSS)", [s.used for s in samples], "#0072b2"),
         ("the pools", [s.pool for s in samples], "#009e73"),
@@ -401,8 +411,7 @@ def draw(report: dict[str, Any], path: str) -> None:
     axes.grid(color="#dde3e9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    return figure
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -421,16 +430,16 @@ def main(plot: str | None, json_path: str | None, smoke: bool, **options: Any) -
     """Run what the command line asks for in a folder of its own."""
     if smoke:
         options.update(pages=4000, cap="2MiB", seconds=4)
-    try:
-        if plot is not None:
-            check_path(plot)
-    except PlotError as error:
-        raise click.UsageError(str(error)) from None
+    if plot is not None:
+        prepare(plot)
+    if json_path is not None:
+        check(json_path)
     with tempfile.TemporaryDirectory(prefix="zswap-soak-") as name:
         report = soak(Path(name), **options)
     report = {"schema": "zswap.soak", "machine": machine(), "options": options, **report}
     if json_path is not None:
-        Path(json_path).write_text(json.dumps(report) + "\n")
+        with writing(json_path) as file:
+            file.write(json.dumps(report).encode() + b"\n")
     if plot is not None:
         draw(report, plot)
     sys.exit(1 if report["problems"] else 0)
@@ -474,4 +483,4 @@ def soak(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, name="soak.py"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import mmap
 import platform
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from zswap.bench.output import Column, markdown, print_table
 from zswap.bench.rows import RowMissing
 from zswap.bench.zram import Zram, zsmalloc_chain
 from zswap.memory import format_bytes
+from zswap.shell import run
 
 TOLERANCE = 0.02
 TITLES = ("", "payload", "memory", "against zram", "saved", "objects a page", "same-filled", "raw", "refused")
@@ -127,8 +127,6 @@ def main(
     as_markdown: bool,
     smoke: bool,
 ) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):  # become an exception, so that the device is put back
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     count = pages or (1024 if smoke else 16384)
     told = zsmalloc_chain()
     length = chain or told or 8
@@ -173,4 +171,4 @@ def shown(found: list[Taken], as_json: bool, as_markdown: bool) -> list[Taken]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, name="zram_compare.py"))
