@@ -475,6 +475,23 @@ def test_racing_openers_leave_one_winner(path):
         path.unlink()
 
 
+def test_a_file_that_goes_away_while_it_is_being_opened_is_in_use(path, monkeypatch):
+    """Whoever lost a race for the name is told so, at each step at which he may find it gone."""
+    SwapFile(path, "64KiB").close()
+    path.touch(0o600)
+    opened = os.open
+
+    def gone(name, flags, *mode, **options):
+        if os.fspath(name) == str(path) and not flags & os.O_CREAT:
+            path.unlink()
+        return opened(name, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", gone)
+    with pytest.raises(BackingError, match="replaced while it was being opened; try again") as caught:
+        SwapFile(path, "64KiB")
+    assert caught.value.errno == errno.EBUSY
+
+
 # ---- pages ---------------------------------------------------------------------------------------------------------------
 
 

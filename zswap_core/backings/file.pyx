@@ -624,9 +624,9 @@ cdef class SwapFile(Backing):
         cdef int old
         try:
             check_file(os.lstat(self.path), self.path)  # before it is opened: opening a device can do things
-        except FileNotFoundError:
+            old = open_file(self.path, 0)
+        except FileNotFoundError:  # or gone in between: somebody else is putting a new one in its place
             raise (replaced if self.nr_pages else no_size)(self.path) from None
-        old = open_file(self.path, 0)
         try:
             lock_file(old, self.path)
             before = read_header(old, self.path)
