@@ -127,6 +127,12 @@ def test_index_loop_finds_what_it_holds(step):
 def test_index_loop_refuses():
     with pytest.raises(ValueError, match="too large"):
         IndexLoop(np.array([1 << 47], np.uint64))
+    with pytest.raises(ValueError, match="items of 4 bytes; items of 8"):
+        IndexLoop(np.zeros(4, np.uint32))
+    with pytest.raises(ValueError, match="must be a C-contiguous buffer"):
+        IndexLoop(np.zeros(8, np.uint64)[::2])
+    with pytest.raises(TypeError, match="references to Python objects"):
+        IndexLoop(np.zeros(4, object))
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------

@@ -153,6 +153,12 @@ def test_unsafe_lines_are_seen(line):
     assert UNSAFE.search(line)
 
 
+def test_no_module_has_a_typed_memoryview():
+    """Each costs its module 20,000 lines of C; `buffers.Items` does."""
+    declared = re.compile(r"(?:^|[(,]|\bcdef)[ ]*(?:const )?\w+\[:[:, 1]*\]", re.MULTILINE)
+    assert [name_of(path) for path in cython_files() if declared.search(code(path))] == []
+
+
 def test_every_module_has_a_docstring():
     sources = [*CORE.rglob("*.pyx"), *CORE.rglob("*.py"), *(ROOT / "zswap").rglob("*.py")]
     without = []

@@ -9,6 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor
+from zswap_core.buffers cimport Items, items_of
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.index cimport (area_bytes, area_destroy, area_init, area_lock_shard, area_shard, index_bytes, index_destroy,
                                index_init, shard_find, shard_reserve, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_index,
@@ -111,15 +112,15 @@ cdef class CodecLoop:
     """The loops over one set of pages.  Every method releases the GIL; threads may share the work by ranges."""
     cdef zsw_loop loop
     cdef Compressor compressor
-    cdef const uint8_t[::1] pages
+    cdef Items pages
     cdef readonly uint64_t count
 
-    def __cinit__(self, Compressor compressor not None, const uint8_t[::1] pages not None, size_t page_size=4096):
-        if page_size % 8 or not page_size or pages.shape[0] % page_size or not pages.shape[0]:
+    def __cinit__(self, Compressor compressor not None, pages not None, size_t page_size=4096):
+        self.pages = items_of(pages, "pages", 1)
+        if page_size % 8 or not page_size or self.pages.count % page_size or not self.pages.count:
             raise ValueError("whole pages are needed")
         self.compressor = compressor
-        self.pages = pages
-        self.count = pages.shape[0] // page_size
+        self.count = self.pages.count // page_size
         self.loop.c = compressor.c
         self.loop.page_size = page_size
         self.loop.bound = compressor.c.ops.bound(compressor.c.state, page_size)
@@ -134,8 +135,7 @@ cdef class CodecLoop:
         zsw_unmap(self.loop.at, self.count * sizeof(uint64_t))
         zsw_unmap(self.loop.length, self.count * sizeof(int64_t))
 
-    def run(self, str what, uint64_t first=0, stop=None, *, uint8_t[::1] out=None, const uint64_t[::1] order=None,
-            uint32_t[::1] ns=None):
+    def run(self, str what, uint64_t first=0, stop=None, *, out=None, order=None, ns=None):
         """Do one loop over pages first .. stop - 1.
 
         Parameters
@@ -157,6 +157,10 @@ cdef class CodecLoop:
         cdef uint64_t last = self.count if stop is None else stop
         cdef const zsw_compressor *c = &self.loop.c
         cdef bint loading = what == "load", whole = what == "store", copying = what == "copy", scanning = what == "scan"
+        cdef const uint8_t *pages = <const uint8_t *> self.pages.at
+        cdef Items room, turns, spent
+        cdef const uint64_t *turn = NULL
+        cdef uint8_t *to = NULL
         cdef uint32_t *times = NULL
         cdef uint8_t *scratch
         cdef void *ctx = NULL
@@ -166,17 +170,20 @@ cdef class CodecLoop:
             raise ValueError(f"what is {what!r}; compress, store, load, scan or copy is needed")
         if first >= last or last > self.count:
             raise ValueError(f"pages {first} to {last} of {self.count}: no such range")
-        if (loading or copying) and (out is None or order is None or <uint64_t> order.shape[0] != self.count
-                                     or <uint64_t> out.shape[0] != self.count * self.loop.page_size):
-            raise ValueError(f"{what} needs `out` with room for all pages, and an `order` of all")
         if loading or copying:
+            if out is not None and order is not None:
+                room, turns = items_of(out, "out", 1, writable=True), items_of(order, "order", sizeof(uint64_t))
+                to, turn = <uint8_t *> room.at, <const uint64_t *> turns.at
+            if to == NULL or <uint64_t> turns.count != self.count or room.count != self.pages.count:
+                raise ValueError(f"{what} needs `out` with room for all pages, and an `order` of all")
             for i in range(self.count):
-                if order[i] >= self.count:
-                    raise ValueError(f"there is no page {order[i]}")
+                if turn[i] >= self.count:
+                    raise ValueError(f"there is no page {turn[i]}")
         if ns is not None:
-            if <uint64_t> ns.shape[0] != self.count:
+            spent = items_of(ns, "ns", sizeof(uint32_t), writable=True)
+            if <uint64_t> spent.count != self.count:
                 raise ValueError("`ns` needs a place for each page")
-            times = &ns[0]
+            times = <uint32_t *> spent.at
         if c.ops.ctx_new != NULL and c.ops.ctx_new(c.state, &ctx) != 0:
             raise MemoryError("no memory for the compressor")
         scratch = <uint8_t *> malloc(self.loop.bound)
@@ -186,13 +193,13 @@ cdef class CodecLoop:
             with nogil:
                 start = zsw_now_ns()
                 if loading:
-                    rc = load_range(&self.loop, ctx, &order[0], &out[0], first, last, times)
+                    rc = load_range(&self.loop, ctx, turn, to, first, last, times)
                 elif copying:
-                    rc = copy_range(&self.loop, &self.pages[0], &order[0], &out[0], first, last, times)
+                    rc = copy_range(&self.loop, pages, turn, to, first, last, times)
                 elif scanning:
-                    rc = scan_range(&self.loop, &self.pages[0], first, last)
+                    rc = scan_range(&self.loop, pages, first, last)
                 else:
-                    rc = store_range(&self.loop, ctx, scratch, &self.pages[0], first, last, whole, times)
+                    rc = store_range(&self.loop, ctx, scratch, pages, first, last, whole, times)
                 took = zsw_now_ns() - start
         finally:
             free(scratch)
@@ -229,19 +236,21 @@ cdef class IndexLoop:
     cdef zsw_area area
     cdef readonly uint64_t count
 
-    def __cinit__(self, const uint64_t[::1] offsets not None):
+    def __cinit__(self, offsets not None):
+        cdef Items items = items_of(offsets, "offsets", sizeof(uint64_t))
+        cdef const uint64_t *at = <const uint64_t *> items.at
         cdef uint64_t i
         cdef int rc = 0
         index_init(&self.ix)
         if area_init(&self.area, 0, 0) != 0:
             raise MemoryError("no memory for the index")
-        self.count = offsets.shape[0]
+        self.count = items.count
         for i in range(self.count):
-            if offsets[i] >> 47:
-                raise ValueError(f"offset {offsets[i]} is too large")
+            if at[i] >> 47:
+                raise ValueError(f"offset {at[i]} is too large")
         with nogil:
             for i in range(self.count):
-                rc = self.put(offsets[i], <uint32_t> (i + 1))
+                rc = self.put(at[i], <uint32_t> (i + 1))
                 if rc != 0:
                     break
         if rc != 0:
@@ -264,7 +273,7 @@ cdef class IndexLoop:
         zsw_unlock(&shard.lock)
         return rc
 
-    def lookup(self, const uint64_t[::1] offsets not None):
+    def lookup(self, offsets not None):
         """Look every one of `offsets` up, one after another.
 
         Returns
@@ -272,17 +281,19 @@ cdef class IndexLoop:
         tuple of int
             How many were there, and the nanoseconds in all.
         """
-        cdef uint64_t i, start, took, found = 0, count = offsets.shape[0]
+        cdef Items items = items_of(offsets, "offsets", sizeof(uint64_t))
+        cdef const uint64_t *at = <const uint64_t *> items.at
+        cdef uint64_t i, start, took, found = 0, count = items.count
         cdef zsw_shard *shard
         cdef uint32_t pos
         with nogil:
             start = zsw_now_ns()
             for i in range(count):
-                shard = area_shard(&self.ix, &self.area, offsets[i] >> SHARD_SHIFT)
+                shard = area_shard(&self.ix, &self.area, at[i] >> SHARD_SHIFT)
                 if shard == NULL:
                     continue
                 zsw_lock(&shard.lock)
-                if shard_find(&self.ix, shard, offsets[i] & (SHARD_PAGES - 1), &pos) != NULL:
+                if shard_find(&self.ix, shard, at[i] & (SHARD_PAGES - 1), &pos) != NULL:
                     found += 1
                 zsw_unlock(&shard.lock)
             took = zsw_now_ns() - start

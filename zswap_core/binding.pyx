@@ -62,10 +62,10 @@ from zswap_core.status import Status as PyStatus
 
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
-COUNTER_NAMES = tuple(c.name for c in sorted(_Counter) if c.name != "COUNTERS")
+COUNTER_NAMES = tuple([c.name for c in sorted(_Counter) if c.name != "COUNTERS"])
 FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor",
          "latency")
-LATENCY_BOUNDS = tuple(bucket_start(i) for i in range(LATENCY_BUCKETS + 1))
+LATENCY_BOUNDS = tuple([bucket_start(i) for i in range(LATENCY_BUCKETS + 1)])
 # Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
 cdef enum:
     SLICE = 16384
@@ -1574,7 +1574,7 @@ cdef class Engine:
         args.idle = seconds
         self.call(make_older, &args, False)
 
-    def _object(self, offset, const uint8_t[::1] data=None, *, swap_type=0):
+    def _object(self, offset, bytes data=None, *, swap_type=0):
         """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of
         them.  None for a page that is elsewhere.  For tests: no other call may be in flight."""
         cdef object_args args
@@ -1582,6 +1582,6 @@ cdef class Engine:
         self.call(find_object, &args, False)
         if args.object == NULL:
             return None
-        if data is not None and data.shape[0]:
-            memcpy(args.object, &data[0], min(<size_t> data.shape[0], <size_t> args.length))
+        if data is not None:
+            memcpy(args.object, <const char *> data, min(<size_t> len(data), <size_t> args.length))
         return PyBytes_FromStringAndSize(<const char *> args.object, args.length)

@@ -18,6 +18,7 @@ from array import array
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRESSOR_SLOW,
                              ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
+from zswap_core.buffers cimport Items, items_of
 from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
                                entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
 from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
@@ -73,40 +74,41 @@ cdef class Slab:
     def take(self, Py_ssize_t count):
         """Ids of up to `count` new items, as an array."""
         ids = array("I", bytes(4 * count))
-        cdef uint32_t[::1] view = ids
+        cdef Items items = items_of(ids, "ids", 4, writable=True)
         cdef uint32_t got = 0
         if count:
             with nogil:
-                got = slab_take(&self.s, &view[0], <uint32_t> count)
-            view = None
+                got = slab_take(&self.s, <uint32_t *> items.at, <uint32_t> count)
         return ids[:got]
 
     def give(self, ids):
         """Takes items back."""
-        cdef const uint32_t[::1] view = array("I", ids)
-        if view.shape[0]:
+        cdef Items items = items_of(array("I", ids), "ids", 4)
+        if items.count:
             with nogil:
-                slab_give(&self.s, &view[0], <uint32_t> view.shape[0])
+                slab_give(&self.s, <const uint32_t *> items.at, <uint32_t> items.count)
 
     def mark(self, ids, uint32_t salt=0):
         """Fills each item with bytes made of its id, so that two which overlap are found out."""
-        cdef const uint32_t[::1] view = array("I", ids)
+        cdef Items items = items_of(array("I", ids), "ids", 4)
+        cdef const uint32_t *at = <const uint32_t *> items.at
         cdef Py_ssize_t i
         with nogil:
-            for i in range(view.shape[0]):
-                memset(slab_at(&self.s, view[i]), <uint8_t> ((view[i] + salt) * 2654435761u >> 24), self.s.item_size)
+            for i in range(items.count):
+                memset(slab_at(&self.s, at[i]), <uint8_t> ((at[i] + salt) * 2654435761u >> 24), self.s.item_size)
 
     def marked(self, ids, uint32_t salt=0):
         """How many items hold what mark() put there."""
-        cdef const uint32_t[::1] view = array("I", ids)
+        cdef Items items = items_of(array("I", ids), "ids", 4)
+        cdef const uint32_t *at = <const uint32_t *> items.at
         cdef Py_ssize_t i, right = 0
         cdef size_t k
         cdef uint8_t *item
         cdef uint8_t byte
         with nogil:
-            for i in range(view.shape[0]):
-                item = <uint8_t *> slab_at(&self.s, view[i])
-                byte = <uint8_t> ((view[i] + salt) * 2654435761u >> 24)
+            for i in range(items.count):
+                item = <uint8_t *> slab_at(&self.s, at[i])
+                byte = <uint8_t> ((at[i] + salt) * 2654435761u >> 24)
                 k = 0
                 while k < self.s.item_size and item[k] == byte:
                     k += 1
@@ -231,21 +233,22 @@ cdef class Index:
             raise ValueError("the range lies in one shard, and is asked for something")
         if shard == NULL:
             return []
-        cdef uint32_t[::1] where = array("I", bytes(4 * capacity))
-        cdef uint32_t[::1] ids = array("I", bytes(4 * capacity))
+        where, ids = array("I", bytes(4 * capacity)), array("I", bytes(4 * capacity))
+        cdef Items offset_room = items_of(where, "where", 4, writable=True), id_room = items_of(ids, "ids", 4, writable=True)
         with nogil:
             zsw_lock(&shard.lock)
-            found = shard_collect(&self.ix, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1), &where[0], &ids[0],
-                                  capacity)
+            found = shard_collect(&self.ix, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1),
+                                  <uint32_t *> offset_room.at, <uint32_t *> id_room.at, capacity)
             zsw_unlock(&shard.lock)
         return [(shard.number << SHARD_SHIFT | where[i], ids[i]) for i in range(found)]
 
     def shards(self, uint64_t first=0, uint64_t last=0xffffffffffffffff):
         """Numbers of the shards in first..last, sorted."""
         cdef uint64_t count = area_shards(&self.ix, &self.area, first, last, NULL, 0)
-        cdef uint64_t[::1] numbers = array("Q", bytes(8 * (count + 1)))
-        area_shards(&self.ix, &self.area, first, last, &numbers[0], count)
-        return sorted(numbers[i] for i in range(count))
+        numbers = array("Q", bytes(8 * count))
+        cdef Items room = items_of(numbers, "numbers", 8, writable=True)
+        area_shards(&self.ix, &self.area, first, last, <uint64_t *> room.at, count)
+        return sorted(numbers)
 
     def offset_of(self, uint32_t pos):
         """The offset that an entry's `pos` names, or None."""
@@ -419,19 +422,24 @@ cdef class Lru:
 # ---- same-filled pages ----------------------------------------------------------------------------------------------
 
 
-def scan(const uint8_t[::1] page not None):
+cdef Items page_items(object page, bint writable):
+    cdef Items items = items_of(page, "page", 1, writable)
+    if items.count < 8 or items.count % 8:
+        raise ValueError("a page is some 8-byte words")
+    return items
+
+
+def scan(page):
     """The word that the page repeats, or None.  The page is scanned where it lies, aligned or not."""
+    cdef Items items = page_items(page, False)
     cdef uint64_t value = 0
-    if page.shape[0] < 8 or page.shape[0] % 8:
-        raise ValueError("a page is some 8-byte words")
-    return value if same_filled(&page[0], page.shape[0], &value) else None
+    return value if same_filled(<const uint8_t *> items.at, items.count, &value) else None
 
 
-def fill(uint8_t[::1] page not None, uint64_t value):
+def fill(page, uint64_t value):
     """Repeats the word over the page."""
-    if page.shape[0] < 8 or page.shape[0] % 8:
-        raise ValueError("a page is some 8-byte words")
-    same_fill(&page[0], page.shape[0], value)
+    cdef Items items = page_items(page, True)
+    same_fill(<uint8_t *> items.at, items.count, value)
 
 
 # ---- a compressor that tests can hold up and break ------------------------------------------------------------------

@@ -1,9 +1,11 @@
 # cython: language_level=3
 """The cipher of encrypted swap files, driven from Python: for the test suite."""
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.backings.cipher cimport Cipher, cipher_run, KEY_BYTES
+from zswap_core.buffers cimport Items, items_of
 
 cdef enum:
     MASK = 0xa5
@@ -12,18 +14,19 @@ cdef int updates_left = 0
 cdef int (*real_update)(void *, uint8_t *, int *, const uint8_t *, int) noexcept nogil
 
 
-def crypt(bytes key, uint64_t unit, const uint8_t[::1] data not None, bint encrypting, size_t size=0):
+def crypt(bytes key, uint64_t unit, data not None, bint encrypting, size_t size=0):
     """Units of `size` bytes, by default one of all, with this key."""
     cdef Cipher cipher = Cipher("a test")
-    out = bytearray(data.shape[0])
-    cdef uint8_t[::1] view = out
+    cdef Items items = items_of(data, "data", 1)
+    cdef bytearray out = bytearray(items.count)
     cdef int rc
     if len(key) != KEY_BYTES:
         raise ValueError("key")
     memcpy(cipher.c.key, <const uint8_t *> key, KEY_BYTES)
-    size = size or data.shape[0]
+    cdef uint8_t *to = <uint8_t *> PyByteArray_AS_STRING(out)
+    size = size or items.count
     with nogil:
-        rc = cipher_run(&cipher.c, encrypting, unit, &data[0], &view[0], data.shape[0] // size, size)
+        rc = cipher_run(&cipher.c, encrypting, unit, <const uint8_t *> items.at, to, items.count // size, size)
     if rc != 0:
         raise OSError(-rc, "cipher_run")
     return bytes(out)

@@ -15,6 +15,7 @@ import os
 from array import array
 
 from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
+from zswap_core.buffers cimport Items, items_of
 from zswap_core.os cimport ZSW_POISON, ZSW_UNPOISON
 from zswap_core.zpools.arena cimport (
     ARENA_RUN_MAX,
@@ -93,21 +94,25 @@ cdef class Zpool:
         if self.pool != NULL:
             self.ops.destroy(self.pool)
 
-    def malloc(self, const uint8_t[::1] data not None):
+    def malloc(self, data):
         """Stores the bytes; returns the handle."""
+        cdef Items items = items_of(data, "data", 1)
         cdef uint64_t handle
         cdef uint8_t *object
         cdef int rc
         with nogil:
-            rc = self.ops.malloc(self.pool, data.shape[0], &handle, &object)
+            rc = self.ops.malloc(self.pool, items.count, &handle, &object)
         check(rc)
-        memcpy(object, &data[0], data.shape[0])
+        memcpy(object, items.at, items.count)
         return handle
 
-    def malloc_many(self, const uint32_t[::1] sizes not None, tag=None):
+    def malloc_many(self, sizes, tag=None):
         """Handles of new objects; with a tag, object i is filled with something made of tag + i."""
-        handles = array("Q", bytes(8 * sizes.shape[0]))
-        cdef uint64_t[::1] h = handles
+        cdef Items items = items_of(sizes, "sizes", 4)
+        cdef const uint32_t *size = <const uint32_t *> items.at
+        handles = array("Q", bytes(8 * items.count))
+        cdef Items room = items_of(handles, "handles", 8, writable=True)
+        cdef uint64_t *h = <uint64_t *> room.at
         cdef uint64_t first = tag or 0
         cdef bint fill = tag is not None
         cdef Py_ssize_t done = 0
@@ -115,12 +120,12 @@ cdef class Zpool:
         cdef uint8_t *object
         cdef int rc = 0
         with nogil:
-            while done < sizes.shape[0]:
-                rc = self.ops.malloc(self.pool, sizes[done], &h[done], &object)
+            while done < items.count:
+                rc = self.ops.malloc(self.pool, size[done], &h[done], &object)
                 if rc != 0:
                     break
                 if fill:
-                    mark(object, sizes[done], first + <uint64_t> done)
+                    mark(object, size[done], first + <uint64_t> done)
                 done += 1
             if rc != 0:
                 for i in range(done):
@@ -128,15 +133,18 @@ cdef class Zpool:
         check(rc)
         return handles
 
-    def wrong(self, const uint64_t[::1] handles not None, const uint32_t[::1] sizes not None, uint64_t tag):
+    def wrong(self, handles, sizes, uint64_t tag):
         """How many of the objects do not hold what malloc_many() with this tag put there."""
-        if handles.shape[0] != sizes.shape[0]:
+        cdef Items items = items_of(handles, "handles", 8), widths = items_of(sizes, "sizes", 4)
+        cdef const uint64_t *h = <const uint64_t *> items.at
+        cdef const uint32_t *size = <const uint32_t *> widths.at
+        if items.count != widths.count:
             raise ValueError("as many sizes as handles")
         cdef Py_ssize_t wrong = 0
         cdef Py_ssize_t i
         with nogil:
-            for i in range(handles.shape[0]):
-                wrong += not is_marked(self.ops.map(self.pool, handles[i]), sizes[i], tag + <uint64_t> i)
+            for i in range(items.count):
+                wrong += not is_marked(self.ops.map(self.pool, h[i]), size[i], tag + <uint64_t> i)
         return wrong
 
     def read(self, uint64_t handle, size_t size):
@@ -146,24 +154,28 @@ cdef class Zpool:
         """Where the object lies."""
         return <size_t> self.ops.map(self.pool, handle)
 
-    def map_many(self, const uint64_t[::1] handles not None):
+    def map_many(self, handles):
         """Looks each object up; returns a sum of the addresses, to have had a use for them."""
+        cdef Items items = items_of(handles, "handles", 8)
+        cdef const uint64_t *h = <const uint64_t *> items.at
         cdef size_t sum = 0
         cdef Py_ssize_t i
         with nogil:
-            for i in range(handles.shape[0]):
-                sum += <size_t> self.ops.map(self.pool, handles[i])
+            for i in range(items.count):
+                sum += <size_t> self.ops.map(self.pool, h[i])
         return sum
 
     def free(self, uint64_t handle):
         with nogil:
             self.ops.free(self.pool, handle)
 
-    def free_many(self, const uint64_t[::1] handles not None):
+    def free_many(self, handles):
+        cdef Items items = items_of(handles, "handles", 8)
+        cdef const uint64_t *h = <const uint64_t *> items.at
         cdef Py_ssize_t i
         with nogil:
-            for i in range(handles.shape[0]):
-                self.ops.free(self.pool, handles[i])
+            for i in range(items.count):
+                self.ops.free(self.pool, h[i])
 
     def compact_begin(self):
         cdef uint64_t moves
@@ -171,14 +183,16 @@ cdef class Zpool:
             moves = self.ops.compact_begin(self.pool)
         return moves
 
-    def relocate_many(self, uint64_t[::1] handles not None):
+    def relocate_many(self, handles):
         """Moves what is to move, changing the handles in place; returns how many moved."""
+        cdef Items items = items_of(handles, "handles", 8, writable=True)
+        cdef uint64_t *h = <uint64_t *> items.at
         cdef Py_ssize_t moved = 0
         cdef Py_ssize_t i
         cdef int rc = 0
         with nogil:
-            for i in range(handles.shape[0]):
-                rc = self.ops.relocate(self.pool, handles[i], &handles[i])
+            for i in range(items.count):
+                rc = self.ops.relocate(self.pool, h[i], &h[i])
                 if rc < 0:
                     break
                 moved += rc
@@ -191,7 +205,7 @@ cdef class Zpool:
             pages = self.ops.compact_end(self.pool)
         return pages
 
-    def compact(self, uint64_t[::1] handles not None):
+    def compact(self, handles):
         """A whole compaction, given all live handles (changed in place); returns the pages freed."""
         self.compact_begin()
         try:

@@ -5,6 +5,7 @@ all damage that lies within 32 bits of each other; of other damage it, as any su
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from zswap_core.buffers cimport Items, items_of
 from zswap_core.checksum cimport checksum_of
 from zswap_core.compressors.library cimport open_library
 
@@ -45,9 +46,10 @@ cdef class Checksum:
     def path(self):
         return self.library.path
 
-    def __call__(self, const uint8_t[::1] data not None):
+    def __call__(self, data):
         """The sum of a bytes-like object, which is not empty."""
-        return checksum_of(&self.c, &data[0], data.shape[0])
+        cdef Items items = items_of(data, "data", 1)
+        return checksum_of(&self.c, <const uint8_t *> items.at, items.count)
 
 
 def open_checksum(sources=tuple(NAMES)):

@@ -1,7 +1,7 @@
 """Making dictionaries, with the part of libzstd that does so."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t
 
+from zswap_core.buffers cimport Items, items_of
 from zswap_core.compressors.library cimport Library, open_library
 
 import numpy as np
@@ -82,14 +82,14 @@ cdef bytes train(Library lib, object samples, size_t size):
     cdef train_call run = <train_call> lib.symbol("ZDICT_trainFromBuffer")
     cdef is_error_call is_error = <is_error_call> lib.symbol("ZDICT_isError")
     cdef error_name_call error_name = <error_name_call> lib.symbol("ZDICT_getErrorName")
-    cdef const uint8_t[:, ::1] page = samples
-    cdef size_t[::1] lengths = np.full(len(samples), samples.shape[1], np.uintp)
+    cdef Items pages = items_of(samples, "samples", 1)
+    cdef Items lengths = items_of(np.full(len(samples), samples.shape[1], np.uintp), "lengths", sizeof(size_t))
     cdef unsigned int n = <unsigned int> len(samples)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, size)
     cdef char *data = PyBytes_AS_STRING(out)
     cdef size_t done
     with nogil:
-        done = run(data, size, &page[0, 0], &lengths[0], n)
+        done = run(data, size, pages.at, <const size_t *> lengths.at, n)
     if is_error(done):
         why = error_name(done).decode("ascii", "replace")
         raise ValueError(f"libzstd makes no dictionary of these {n} pages ({why}): give more pages, or a smaller size")
