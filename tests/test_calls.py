@@ -137,6 +137,8 @@ import _testcapi, random, threading, zswap
 import numpy as np
 noise = random.Random(1).randbytes(4096)
 out, offsets, pages = bytearray(4096), np.arange(8), noise * 8
+for name in ("lz4hc", "zstd:1"):  # imported while there is memory: CPython 3.13 crashes when it imports any module without
+    zswap.open_compressor(name)
 z = zswap.ZSwap("lz4", max_pool_bytes="8MiB")
 z.swapon(5)
 z.store_many(offsets, pages)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import random
+import threading
 
 import pytest
 
@@ -277,6 +278,26 @@ def test_close_while_it_works(make, store, gate, thread, until):
     storing.join()
 
 
+def test_validate_waits_for_it(make, store, gate, thread):
+    """What is on its way to the store is held by the flight too, and compaction moves it."""
+    z = make()
+    fill(z, 1000)
+    held = gate()
+
+    def hook(offsets):
+        if len(offsets) > 1:
+            held()
+
+    store.on_write = hook
+    storing = thread(fill, z, 1, 1000)
+    with held:
+        looking = thread(z._validate)
+        threading.Thread.join(looking, 0.1)  # one that does not wait has failed by then
+    looking.join()
+    storing.join()
+    check(z, 1001)
+
+
 def test_swapoff_while_it_works(make, store, gate, thread, until):
     z = make()
     z.swapon(1)
@@ -331,6 +352,7 @@ def test_a_cgroup_near_its_limit(make, store, pressure, until):
     z = make(shrinker_enabled=True)
     fill(z, 640)
     pressure.usage(1501)
+    pressure.write("memory.stat", "anon 1501\nactive_file 1000\ninactive_file 0\n")
     z.parameters["shrinker_interval"] = 0.001
     until(lambda: z.stats().written_back_pages >= 100)
     # One in 32 of what is there, at each look, and always something.
@@ -358,12 +380,14 @@ def test_tasks_that_stall(make, store, pressure, until):
     check(z, 640)
 
 
-@pytest.mark.parametrize("kind", ["off", "at 15/16", "no files"])
+@pytest.mark.parametrize("kind", ["off", "at 15/16", "file pages", "no files"])
 def test_no_pressure_no_work(make, store, pressure, settle, until, monkeypatch, kind):
     if kind == "no files":
         monkeypatch.setattr(zswap.core, "pressure_files", lambda: (b"", b"", 0))
     z = make(shrinker_enabled=kind != "off")
-    pressure.usage(1600 if kind == "off" else 1500)
+    pressure.usage(1500 if kind == "at 15/16" else 1600)
+    if kind == "file pages":  # of those in use, the kernel drops the others when anybody wants memory
+        pressure.write("memory.stat", "anon 900\nfile 700\nactive_file 600\ninactive_file 100\n")
     fill(z, 1001)  # to hit the limit is to look as well
     until(lambda: pool_pages(z) <= 900)
     settle(z)

@@ -84,7 +84,7 @@ def save_picture(picture: Figure, path: str) -> None:
     with settings():
         picture.savefig(drawn, format=_ending(path), dpi=160)
     with writing(path) as file:
-        file.write(drawn.getbuffer())
+        file.write(drawn.getvalue())  # a copy: a view would outlive the stream in a traceback
 
 
 def _ending(path: str) -> str:

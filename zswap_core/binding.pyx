@@ -23,7 +23,7 @@ from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_s
 from zswap_core.backing cimport OCCUPIED
 from zswap_core.backings.base cimport Backing
 from zswap_core.buffers cimport integer_array, take_buffer
-from zswap_core.maintenance cimport maintenance_start, maintenance_wake
+from zswap_core.maintenance cimport maintenance_start, maintenance_stop, maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon, find_area
 from zswap_core.check cimport engine_age, engine_object, engine_validate, zsw_finding
@@ -40,7 +40,7 @@ from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, T
 from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, load_page
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
                             ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
-                            zsw_poke_u64, zsw_unlikely, zsw_unmap)
+                            zsw_poke_u64, zsw_store_u32, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool, pool_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.status cimport Status
@@ -569,7 +569,13 @@ cdef struct finding_args:
 
 cdef void validate(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef finding_args *a = <finding_args *> args
+    cdef bint maintained = e.thread_started
+    maintenance_stop(e)                     # a flight holds references, and compaction moves objects
     a.rc = engine_validate(e, &a.finding)
+    if maintained:
+        zsw_store_u32(&e.stop, 0)
+        zsw_store_u32(&e.limit_hit, 1)      # to go on with what it was at
+        maintenance_start(e)
 
 
 cdef struct object_args:
