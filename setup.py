@@ -93,13 +93,16 @@ def level(path):
     return "-O1" if path.removeprefix("zswap_core/").removesuffix(".pyx") in SELDOM else "-O3"
 
 
+# Modules with C of their own beside the .pyx: the folder it is in.
+OWN_C = {"zswap_core/compressors/lref.pyx": "zswap_core/lref"}
+
 sources = sorted(glob("zswap_core/**/*.pyx", recursive=True))
 extensions = [
     Extension(
         path.removesuffix(".pyx").replace(os.sep, "."),
-        [path],
-        include_dirs=["zswap_core/include"],
-        depends=sorted(glob("zswap_core/include/zswap/*.h")),
+        [path, *(sorted(glob(f"{OWN_C[path]}/*.c")) if path in OWN_C else ())],
+        include_dirs=["zswap_core/include", *([OWN_C[path]] if path in OWN_C else ())],
+        depends=sorted(glob("zswap_core/include/zswap/*.h") + (glob(f"{OWN_C[path]}/*.h") if path in OWN_C else [])),
         define_macros=macros,
         extra_compile_args=[level(path), *cflags],
         extra_link_args=ldflags,

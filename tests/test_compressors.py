@@ -40,6 +40,7 @@ SPECS = (
     *("lz4", "lz4:8", "lz4:65537", "lz4hc:1", "lz4hc:3", "lz4hc:9", "lz4hc:12"),
     *("zstd:-131072", "zstd:-5", "zstd:1", "zstd", "zstd:9", "zstd:22"),
     *("lzo", "deflate:1", "deflate", "deflate:12"),
+    *("lref", "lref:2", "lref:3"),
 )
 SLOW = ("lz4hc:12", "zstd:22", "deflate:12", "lzo")  # lzo: where it goes through lzallright
 
@@ -136,7 +137,7 @@ def test_arbitrary_bytes_round_trip(spec):
     check()
 
 
-@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo"])
+@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo", "lref", "lref:2"])
 def test_what_should_shrink_does(spec):
     c = opened(spec)
     assert len(c.compress(bytes(PAGE))) < 200
@@ -222,7 +223,7 @@ def decompress_anything(c, data, cap=PAGE):
     return None if n is None else bytes(out.view[:n])
 
 
-@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo"])
+@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo", "lref", "lref:2"])
 def test_damage_is_contained(spec):
     c = opened(spec)
     packed = [c.compress(page) for page in PAGES]
@@ -251,7 +252,7 @@ def test_damage_is_contained(spec):
     check()
 
 
-@pytest.mark.parametrize("spec", ["lz4", "zstd", "deflate", "lzo"])
+@pytest.mark.parametrize("spec", ["lz4", "zstd", "deflate", "lzo", "lref", "lref:2", "lref:3"])
 def test_random_bytes_are_contained(spec):
     c = opened(spec)
     rnd = random.Random(7)
@@ -260,14 +261,14 @@ def test_random_bytes_are_contained(spec):
     decompress_anything(c, b"")
 
 
-@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo"])
+@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo", "lref", "lref:2"])
 def test_truncation_is_an_error(spec):
     c = opened(spec)
     with pytest.raises(PageCorruptError, match=c.spec):
         c.decompress(c.compress(PAGES[9])[:-1], PAGE)
 
 
-@pytest.mark.parametrize("spec", ["lz4", "zstd", "deflate"])
+@pytest.mark.parametrize("spec", ["lz4", "zstd", "deflate", "lref", "lref:3"])
 def test_wrong_size_is_an_error(spec):
     c = opened(spec)
     packed = c.compress(PAGES[9])
@@ -280,7 +281,7 @@ def test_wrong_size_is_an_error(spec):
 # ---- threads -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo"])
+@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo", "lref", "lref:2"])
 def test_two_threads(spec):
     c = opened(spec)
     expected = [c.compress(page) for page in PAGES]

@@ -25,7 +25,7 @@ Levels = tuple[int, int, int]  # lowest, default, highest
 
 class _Builtin(NamedTuple):
     module: str  # opened by <module>.open_<name>(level, path); imported when first asked for
-    source: Source
+    source: Source | None  # None: no library
     levels: Levels | None
     dictionary: bool = False  # open_<name>(level, path, dictionary) takes one
 
@@ -41,6 +41,7 @@ _BUILTIN = {
     "zstd": _Builtin("zstd", LIBZSTD, (-(1 << 17), 3, 22), dictionary=True),
     "lzo": _Builtin("lzo", LIBLZO2, None),
     "deflate": _Builtin("deflate", LIBDEFLATE, (1, 6, 12)),
+    "lref": _Builtin("lref", None, (1, 1, 3)),
 }
 _registered: dict[str, _Registered] = {}
 
@@ -128,7 +129,7 @@ def open_compressor(spec: "str | Compressor", *, path: str | None = None, dictio
     name, colon, text = spec.partition(":")
     entry = _entry(name)
     level = _level(name, entry.levels, text if colon else None)
-    if isinstance(entry, _Builtin):
+    if isinstance(entry, _Builtin) and entry.source is not None:
         path = explicit_path(entry.source, path)
     elif path is not None:
         raise ValueError(f"compressor {name!r} has no library to take from {path!r}")

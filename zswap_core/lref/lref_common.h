@@ -1,0 +1,77 @@
+/* lref_common.h: what the variants share. */
+#ifndef LREF_COMMON_H
+#define LREF_COMMON_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "lref.h"
+#include "lref_tables.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define LREF_X86
+#endif
+#if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define LREF_NEON
+#endif
+
+#define LREF_TABLE_BITS 10
+#define LREF_HASH 0x9e3779b1u
+
+typedef struct {
+    uint16_t table[1 << LREF_TABLE_BITS];   /* places of words, in words from the start of the page */
+} lref_work;
+
+#define NEAREST 8u                  /* the smallest distance, in words: a reference never overlaps its line */
+#define FARTHEST (NEAREST + 254u)   /* the largest that a byte holds */
+#define OWN 3u                      /* codes that each piece gives to masks of its own */
+#define OWN_FIRST 13u
+#define SAMPLES 16u                 /* escapes among which these are looked for */
+#define HEAD (24u + OWN)
+
+static inline uint64_t load64(const void *p)
+{
+    uint64_t x;
+    memcpy(&x, p, 8);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    x = __builtin_bswap64(x);
+#endif
+    return x;
+}
+
+static inline void store64(void *p, uint64_t x)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    x = __builtin_bswap64(x);
+#endif
+    memcpy(p, &x, 8);
+}
+
+#if defined(__GNUC__)
+#define count_bits64(x) ((unsigned) __builtin_popcountll(x))
+#define count_bits(x) ((unsigned) __builtin_popcount(x))
+#else
+static inline unsigned count_bits64(uint64_t x)
+{
+    x -= x >> 1 & UINT64_C(0x5555555555555555);
+    x = (x & UINT64_C(0x3333333333333333)) + (x >> 2 & UINT64_C(0x3333333333333333));
+    x = (x + (x >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (unsigned) (x * UINT64_C(0x0101010101010101) >> 56);
+}
+#define count_bits(x) count_bits64(x)
+#endif
+
+/* pack: codes the piece at page + at, with what lies before it in the page to refer to, in at most cap bytes or else
+ * returns 0.  unpack: the inverse; 0, or -1 for damage. */
+#define LREF_VARIANT(name) \
+    LREF_HIDDEN size_t lref_##name##_pack(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst, size_t cap); \
+    LREF_HIDDEN int lref_##name##_unpack(const uint8_t *src, size_t n, uint8_t *page, size_t at);
+LREF_VARIANT(portable)
+LREF_VARIANT(sse41)
+LREF_VARIANT(avx2)
+LREF_VARIANT(avx512)
+LREF_VARIANT(neon)
+#undef LREF_VARIANT
+
+#endif
