@@ -43,7 +43,7 @@ cdef extern from "lref.h" nogil:
     size_t lref_bound(size_t n)
     size_t lref_compress(const lref_variant *variant, void *workspace, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
     int64_t lref_decompress(const lref_variant *variant, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
-    lref_class lref_classify(const uint8_t *src, size_t n)
+    lref_class lref_classify(const lref_variant *variant, const uint8_t *src, size_t n)
 
 VARIANT_ENV = "ZSWAP_LREF"
 
@@ -136,17 +136,16 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     cdef lref_class looks = LREF_TEXT           # so does what is no page
     cdef int64_t size, less
     if n % LREF_PIECE_SIZE == 0 and n - 1 < LREF_SIZE_MAX:
-        looks = lref_classify(src, n)
+        looks = lref_classify(s.variant, src, n)
     if looks == LREF_RANDOM:
         return keep_raw(src, n, dst, cap)
     if looks == LREF_TEXT:
         size = compress_other(s, c, src, n, dst, min(cap, n), s.other_mark)
         return size if size != 0 else keep_raw(src, n, dst, cap)
     size = compress_heap(s, c, src, n, dst, cap)
-    if size > 0 and <size_t> size > n // 8 * 6:
-        less = compress_other(s, c, src, n, c.between, <size_t> size - 1, s.other_mark)
-        if less > 0:
-            return keep(c.between, <size_t> less, dst, cap)
+    if size > <int64_t> n:                      # it did not shrink
+        less = compress_other(s, c, src, n, dst, n, s.other_mark)
+        return less if less != 0 else keep_raw(src, n, dst, cap)
     return size
 
 

@@ -59,7 +59,7 @@ enum lref_class {
     LREF_TEXT,      /* LZ4 does better */
     LREF_RANDOM     /* nothing will shrink it */
 };
-enum lref_class lref_classify(const uint8_t *src, size_t n);
+enum lref_class lref_classify(const lref_variant *variant, const uint8_t *src, size_t n);
 
 #ifdef __cplusplus
 }

@@ -29,6 +29,7 @@ typedef struct {
 #define OWN_FIRST 13u
 #define SAMPLES 16u                 /* escapes among which these are looked for */
 #define HEAD (24u + OWN)
+#define SAMPLED 8u                  /* lines by which a page is classified */
 
 static inline uint64_t load64(const void *p)
 {
@@ -66,7 +67,8 @@ static inline unsigned count_bits64(uint64_t x)
  * returns 0.  unpack: the inverse; 0, or -1 for damage. */
 #define LREF_VARIANT(name) \
     LREF_HIDDEN size_t lref_##name##_pack(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst, size_t cap); \
-    LREF_HIDDEN int lref_##name##_unpack(const uint8_t *src, size_t n, uint8_t *page, size_t at);
+    LREF_HIDDEN int lref_##name##_unpack(const uint8_t *src, size_t n, uint8_t *page, size_t at); \
+    LREF_HIDDEN enum lref_class lref_##name##_classify(const uint8_t *src, size_t n);
 LREF_VARIANT(portable)
 LREF_VARIANT(sse41)
 LREF_VARIANT(avx2)

@@ -1,6 +1,8 @@
 /* lref_target.h: LREF_TARGET("...") compiles what follows, to LREF_TARGET_END, for a processor that has these features. */
 #define LREF_PRAGMA(x) _Pragma(#x)
-#if defined(__clang__)
+#ifdef LREF_TARGET
+#define LREF_TARGET_END
+#elif defined(__clang__)
 #define LREF_TARGET(features) \
     LREF_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define LREF_TARGET_END _Pragma("clang attribute pop")
