@@ -165,7 +165,7 @@ def test_no_memory_for_the_sums(nth):
 
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc-kernel", "zbud", "z3fold"])
-@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd:1", "deflate:1", "lzo"])
+@pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd:1", "deflate:1", "lzo", "lref", "lref:2"])
 @pytest.mark.parametrize("page_size", [4096, 65536])
 def test_every_flip_in_memory_is_found(checked, spec, zpool, page_size):
     if spec.partition(":")[0] not in {info.name for info in zswap.compressors() if info.available}:

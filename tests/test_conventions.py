@@ -27,6 +27,7 @@ FACING_PYTHON = {
     "compressors/deflate",
     "compressors/dictionary",
     "compressors/library",
+    "compressors/lref",
     "compressors/lz4",
     "compressors/lzo",
     "compressors/zstd",

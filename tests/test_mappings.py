@@ -343,7 +343,7 @@ def test_what_libraries_compress_with_is_in_no_core_dump(python):
     out = python(
         PRELUDE
         + """
-for name in ("zstd", "zstd:19", "lz4", "lz4hc"):
+for name in ("zstd", "zstd:19", "lz4", "lz4hc", "lref", "lref:2"):
     with zswap.ZSwap(name) as z:
         before = sum(m.size for m in ours() if "dd" in m.flags)
         z[0] = pages[0]

@@ -26,7 +26,7 @@ offsets = st.sampled_from(OFFSETS)
 areas = st.sampled_from(AREAS)
 kinds = st.sampled_from(["zeros", "word", "pair", "text", "half", "noise"])
 recipes = st.tuples(kinds, st.integers(0, 3))
-specs = st.sampled_from(["lz4", "lz4:9", "zstd:1", "test-model-zlib"])
+specs = st.sampled_from(["lz4", "lz4:9", "zstd:1", "lref", "lref:2", "test-model-zlib"])
 zpools = st.sampled_from(["zsmalloc", "zsmalloc:4", "zsmalloc-kernel", "z3fold", "zbud"])
 
 

@@ -32,7 +32,7 @@ OFFSETS = [*range(8), 62, 63, 64, 65, 99, 100, 16383, 16384, (1 << 47) - 1]
 AVAILABLE = {info.name for info in zswap.compressors() if info.available} | {"test-model-python"}
 COMPRESSORS = [
     spec
-    for spec in ("lz4", "lz4hc", "zstd:3", "lzo", "deflate:1", "test-model-python")
+    for spec in ("lz4", "lz4hc", "zstd:3", "lzo", "deflate:1", "lref", "test-model-python")
     if spec.partition(":")[0] in AVAILABLE
 ]
 ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold", "zbud"]

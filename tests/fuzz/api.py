@@ -9,7 +9,7 @@ import zswap
 
 REFUSALS = (ValueError, TypeError, KeyError, zswap.Error)
 ODD = (-1, 1 << 47, 1 << 63, 1 << 64, -(1 << 63), 1.5, None, "3", True, b"\0", (), float("nan"))
-SPECS = ("lz4", "lz4:9", "lz4hc:1", "zstd:1", "zstd:-3", "nothing", "lz4:x", "")
+SPECS = ("lz4", "lz4:9", "lz4hc:1", "zstd:1", "zstd:-3", "lref", "lref:2", "nothing", "lz4:x", "")
 ZPOOLS = ("zsmalloc", "zbud", "z3fold", "zsmalloc-kernel", "zsmalloc:2", "nothing")
 VALUES = (True, False, 0, 1, -1, 50, 101, None, "Y", "n", "12", "1MiB", 1.5, 1 << 70, "lz4", "zbud", [], object())
 

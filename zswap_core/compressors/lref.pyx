@@ -7,7 +7,7 @@ one behind lref: what lref leaves, mostly bytes that no earlier line had, shrink
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
                              zsw_compressor_ops)
@@ -51,7 +51,7 @@ VARIANT_ENV = "ZSWAP_LREF"
 # The other compressor is called through its table; the Compressor keeps whoever opened it alive.
 cdef struct lref_state:
     const lref_variant *variant
-    zsw_compressor other
+    zsw_compressor other        # no ops: there is none
     uint8_t other_mark
     uint8_t then_mark           # of the other one's result over lref's; 0: it is not put there
 
@@ -83,11 +83,12 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
         c = <lref_context *> zsw_map_as(sizeof(lref_context), ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
     if c == NULL:
         return -ENOMEM
-    rc = s.other.ops.ctx_new(s.other.state, &c.other)
-    if rc < 0:
-        c.other = NULL
-        ctx_free(state, c)
-        return rc
+    if s.other.ops != NULL:
+        rc = s.other.ops.ctx_new(s.other.state, &c.other)
+        if rc < 0:
+            c.other = NULL
+            ctx_free(state, c)
+            return rc
     ctx[0] = c
     return 0
 
@@ -127,7 +128,10 @@ cdef int64_t compress_heap(const lref_state *s, lref_context *c, const uint8_t *
         return <int64_t> lref_compress(s.variant, c.workspace, src, n, dst, cap)
     size = lref_compress(s.variant, c.workspace, src, n, c.between, sizeof(c.between))
     less = compress_other(s, c, c.between, size, dst, min(cap, size), s.then_mark)
-    return less if less != 0 else keep(c.between, size, dst, cap)
+    if less == 0:
+        less = keep(c.between, size, dst, cap)
+    memset(c.between, 0, size)                  # a context holds no bytes of a page between two calls
+    return less
 
 
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
@@ -135,6 +139,8 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     cdef lref_context *c = <lref_context *> ctx
     cdef lref_class looks = LREF_TEXT           # so does what is no page
     cdef int64_t size, less
+    if s.other.ops == NULL:
+        return <int64_t> lref_compress(s.variant, c.workspace, src, n, dst, cap)
     if n % LREF_PIECE_SIZE == 0 and n - 1 < LREF_SIZE_MAX:
         looks = lref_classify(s.variant, src, n)
     if looks == LREF_RANDOM:
@@ -156,13 +162,16 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
     cdef int64_t size
     if zsw_unlikely(n == 0):
         return -EBADMSG
-    if src[n - 1] == s.other_mark:
+    if src[n - 1] == s.other_mark and s.other.ops != NULL:
         return s.other.ops.decompress(s.other.state, other, src, n - 1, dst, cap)
     if s.then_mark != 0 and src[n - 1] == s.then_mark:
         size = s.other.ops.decompress(s.other.state, other, src, n - 1, c.between, sizeof(c.between))
         if zsw_unlikely(size < 0):
+            memset(c.between, 0, sizeof(c.between))
             return size
-        size = lref_decompress(s.variant, c.between, <size_t> size, dst, cap)
+        n = <size_t> size
+        size = lref_decompress(s.variant, c.between, n, dst, cap)
+        memset(c.between, 0, n)
     else:
         size = lref_decompress(s.variant, src, n, dst, cap)
     return size if size >= 0 else -EBADMSG
@@ -222,13 +231,13 @@ def open_lref(level, path=None, variant=None):
     Parameters
     ----------
     level : int
-        1: lref; 2: lz4 over it; 3: zstd:1 over it.
+        1: lref; 2: lz4 over it; 3: zstd:1 over it; 0, for tests: lref for all pages, whatever they look like.
     path : str, optional
         The library's file for the other compressor: liblz4, or libzstd for level 3.
     variant : str, optional
         One of `variants()`; by default what the environment names, or the best.
     """
-    cdef Compressor other = open_compressor("zstd:1" if level == 3 else "lz4", path=path), self
+    cdef Compressor other = None if level == 0 else open_compressor("zstd:1" if level == 3 else "lz4", path=path), self
     cdef Library lib = Library.__new__(Library)
     cdef lref_state *s
     cdef const zsw_compressor_ops *ops = &LREF_THEN_SLOW if level == 3 else &LREF_THEN if level == 2 else &LREF
@@ -243,7 +252,8 @@ def open_lref(level, path=None, variant=None):
     if s == NULL:
         raise MemoryError
     s.variant = chosen
-    s.other = other.c
+    if other is not None:
+        s.other = other.c
     s.other_mark = LREF_ZSTD if level == 3 else LREF_LZ4
     s.then_mark = LREF_THEN_ZSTD if level == 3 else LREF_THEN_LZ4 if level == 2 else 0
     self = new_compressor(ops, s, "lref", level, lib)
