@@ -531,7 +531,9 @@ def test_no_memory_for_a_compressor(name):
     assert open_compressor(f"{name}:2").decompress(open_compressor(f"{name}:2").compress(text(0)), PAGE) == text(0)
 
 
-@pytest.mark.parametrize(("name", "parts"), [("lz4", 1), ("lz4hc", 1), ("zstd", 3), ("deflate", 3), ("lref", 2), ("lref:3", 4)])
+@pytest.mark.parametrize(
+    ("name", "parts"), [("lz4", 1), ("lz4hc", 1), ("zstd", 3), ("deflate", 3), ("lref", 2), ("lref:3", 4)]
+)
 def test_no_memory_for_a_context(name, parts):
     for nth in range(1, parts + 1):
         with zswap.ZSwap(name, max_pool_bytes="64MiB") as z, fault("COMPRESSOR_CONTEXT", nth) as failed:

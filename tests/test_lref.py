@@ -139,7 +139,9 @@ pages = st.one_of(
         st.integers(0, PAGE),
         st.integers(0, 99),
     ),
-    st.lists(st.sampled_from([bytes(64), b"\xff" * 64, bytes(range(64)), b"word" * 16]), min_size=64, max_size=64).map(b"".join),
+    st.lists(st.sampled_from([bytes(64), b"\xff" * 64, bytes(range(64)), b"word" * 16]), min_size=64, max_size=64).map(
+        b"".join
+    ),
 )
 
 
@@ -254,7 +256,12 @@ def test_variants_agree_on_damage(size):
         bytes([PIECE]),
         bytes(26) + bytes([PIECE]),
         bytes(27 + 1) + bytes([PIECE]),  # a byte that no mask asks for
-        bytes(3) + b"\1" + bytes(7) + bytes(8) + bytes(8) + bytes([PIECE]),  # the first line refers to what is before the page
+        bytes(3)
+        + b"\1"
+        + bytes(7)
+        + bytes(8)
+        + bytes(8)
+        + bytes([PIECE]),  # the first line refers to what is before the page
         bytes(3) + bytes(8) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # a new distance for a line that has none
         b"\x09" + bytes(3) + b"\2" + bytes(7) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # 128 back from line 1
         b"\x00" + bytes(3) + b"\2" + bytes(7) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # 56 back: too near
@@ -326,7 +333,16 @@ def test_the_c_alone(tmp_path):
         sources.remove(str(folder / "lref_avx512.c"))
         emulated = ["-DEMULATE_AVX512", "-msse4.1", str(ROOT / "tests" / "fuzz" / "lref_avx512.c")]
     program = tmp_path / "fuzz"
-    command = [compiler, "-std=gnu11", "-O1", *native, f"-I{folder}", str(ROOT / "tests" / "fuzz" / "lref.c"), *emulated, *sources]
+    command = [
+        compiler,
+        "-std=gnu11",
+        "-O1",
+        *native,
+        f"-I{folder}",
+        str(ROOT / "tests" / "fuzz" / "lref.c"),
+        *emulated,
+        *sources,
+    ]
     subprocess.run([*command, "-o", str(program)], check=True, timeout=120)
     done = subprocess.run([str(program), "1", str(os.getpid())], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
