@@ -705,6 +705,63 @@ MUTATIONS = [
         "",
         tests="engine",
     ),
+    # ---- lref
+    bug(
+        "lref's decoder believes the masks",
+        "lref/lref_core.h",
+        "    if (n_lits != n)\n        return -1;\n",
+        "",
+        tests="lref",
+    ),
+    bug(
+        "lref's decoder refers to what is before the page",
+        "lref/lref_core.h",
+        "            if (distance > at || distance < 64)",
+        "            if (distance < 64)",
+        tests="lref",
+    ),
+    bug(
+        "lref's decoder takes a line that is not there yet for a reference",
+        "lref/lref_core.h",
+        "            if (distance > at || distance < 64)",
+        "            if (distance > at)",
+        tests="lref",
+    ),
+    bug(
+        "lref's decoder does not look whether new distances belong to lines that have one",
+        "lref/lref_core.h",
+        "    if ((has_new & ~has_ref) != 0 || n < n_distances + n_lines)",
+        "    if (n < n_distances + n_lines)",
+        tests="lref",
+    ),
+    bug(
+        "lref's table of places is kept from page to page",
+        "lref/lref.c",
+        "        memset(work, 0, sizeof(*work));\n",
+        "",
+        tests="lref",
+    ),
+    bug(
+        "one variant of lref takes the last of equals",
+        "lref/lref_sse41.c",
+        "        best = best >> 16 > words >> 16 ? words : best;",
+        "        best = best >> 16 >= words >> 16 ? words : best;",
+        tests="lref",
+    ),
+    bug(
+        "lref writes a piece that does not fit",
+        "lref/lref_core.h",
+        "        if (n_lits + count_bits64(mask) + (n_masks + 1) / 2 + n_lines + n_distances + HEAD > cap)\n            return 0;\n",
+        "",
+        tests="lref",
+    ),
+    bug(
+        "lref believes the sizes of pieces",
+        "lref/lref.c",
+        "            if (size > n - at)\n                return -1;\n",
+        "",
+        tests="lref",
+    ),
 ]
 
 

@@ -262,7 +262,7 @@ def test_variants_agree_on_damage(size):
         + bytes(8)
         + bytes(8)
         + bytes([PIECE]),  # the first line refers to what is before the page
-        bytes(3) + bytes(8) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # a new distance for a line that has none
+        b"\x09" + bytes(3 + 8) + b"\2" + bytes(7 + 8) + bytes([PIECE]),  # a new distance for a line that has none
         b"\x09" + bytes(3) + b"\2" + bytes(7) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # 128 back from line 1
         b"\x00" + bytes(3) + b"\2" + bytes(7) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # 56 back: too near
         b"\xff" * 27 + bytes([PIECE]),

@@ -216,7 +216,6 @@ def variants():
 
 cdef const lref_variant *find_variant(str name) except NULL:
     """The variant of that name; CompressorNotFound when there is none or this processor lacks what it needs."""
-    cdef const lref_variant *variant
     cdef unsigned int i = 0
     if name not in variants():
         raise CompressorNotFound(f"${VARIANT_ENV} asks for {name!r}; this processor has {', '.join(variants())}")
