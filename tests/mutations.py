@@ -751,8 +751,8 @@ MUTATIONS = [
     bug(
         "lref writes a piece that does not fit",
         "lref/lref_core.h",
-        "        if (n_lits + count_bits64(mask) + (n_masks + 1) / 2 + n_lines + n_distances + HEAD > cap)\n            return 0;\n",
-        "",
+        "n_lines + n_distances + HEAD > cap)\n            return 0;\n        line_gather",
+        "n_lines + n_distances + HEAD > cap)\n            (void) 0;\n        line_gather",
         tests="lref",
     ),
     bug(
