@@ -743,7 +743,7 @@ MUTATIONS = [
     ),
     bug(
         "one variant of lref takes the last of equals",
-        "lref/lref_sse41.c",
+        "lref/lref_core.h",
         "        best = best >> 16 > words >> 16 ? words : best;",
         "        best = best >> 16 >= words >> 16 ? words : best;",
         tests="lref",
