@@ -86,8 +86,8 @@ static inline void find_distances(uint16_t *distance, const uint8_t *src, unsign
         table[slot[j]] = (uint16_t) (pos + j);
 }
 
-/* The distance of the nearest of eight references, of equals the first. */
-static inline uint16_t find_nearest(line_t line, const uint8_t *src, const uint16_t *distance)
+/* The nearest of eight references, of equals the first: how many bytes differ << 16 | distance. */
+static inline uint32_t find_nearest(line_t line, const uint8_t *src, const uint16_t *distance)
 {
     uint32_t best = UINT32_MAX;
     for (unsigned j = 0; j < 8; j++) {
@@ -95,7 +95,7 @@ static inline uint16_t find_nearest(line_t line, const uint8_t *src, const uint1
         words |= line_distance(line, src - 8 * words) << 16;
         best = best >> 16 > words >> 16 ? words : best;
     }
-    return (uint16_t) best;
+    return best;
 }
 #endif
 
@@ -177,7 +177,7 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
     uint8_t full[64 + 1];                   /* the lines that are not zeros */
     uint64_t nonzero[64];
     uint16_t old[64][8];
-    uint16_t nearest[64];
+    uint32_t nearest[64];
     uint64_t has_ref = 0, has_new = 0, has_mask = 0;
     size_t n_full = 0, n_lits = 0, n_masks = 0, n_lines = 0, n_distances = 0, n_escapes, first;
     unsigned last = NEAREST;
@@ -194,6 +194,7 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
         find_distances(old[i], page + 64 * l, pos, pos < FARTHEST ? pos : FARTHEST, work->table);
     }
     first = at == 0 && n_full > 0 && full[0] == 0;  /* there is nothing before the first line */
+    nearest[0] = UINT32_C(64) << 16;
     for (size_t i = first; i < n_full; i++) {
         const uint8_t *src = page + 64 * full[i];
         nearest[i] = find_nearest(line_load(src), src, old[i]);
@@ -206,22 +207,19 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
         uint32_t cost = count_bits64(mask), words = 0;
         unsigned news, which;
 
-        /* No branches: which way they would go is as unpredictable as the page. */
-#define TAKE(distance, extra) \
+#define TAKE(count, distance) \
     do { \
-        const unsigned words_ = (distance); \
-        const uint64_t mask_ = line_differs(line, src - 8 * words_); \
-        const uint32_t cost_ = count_bits64(mask_) + (extra); \
+        uint32_t cost_ = (count), words_ = (distance); \
         words = cost_ < cost ? words_ : words; \
-        mask = cost_ < cost ? mask_ : mask; \
         cost = cost_ < cost ? cost_ : cost; \
     } while (0)
-        if (i >= first) {
-            TAKE(nearest[i], 1);
-            TAKE(last, 0);
-        }
+        TAKE((nearest[i] >> 16) + 1, nearest[i] & 0xffff);
+        if (i >= first)
+            TAKE(line_distance(line, src - 8 * last), last);
 #undef TAKE
+        /* No branches: which way they would go is as unpredictable as the page. */
         news = words != 0 && words != last;
+        mask = line_differs(line, src - 8 * words) | (mask & -(uint64_t) (words == 0));
         has_ref |= (uint64_t) (words != 0) << l;
         has_new |= (uint64_t) news << l;
         distances[n_distances] = (uint8_t) (words - NEAREST + 1);
