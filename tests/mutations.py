@@ -56,7 +56,7 @@ MUTATIONS = [
     ),
     bug(
         "a store changes the LRU without its lock",
-        "store.pyx",
+        "slots.pxd",
         "        zsw_lock(&e.lru.lock)\n        if leaves:",
         "        if leaves:",
         tests="threads stress",
@@ -64,10 +64,8 @@ MUTATIONS = [
     bug(
         "the shard is let go before the LRU has the new entry",
         "store.pyx",
-        "    # The LRU comes last:",
-        "    zsw_unlock(&shard.lock)\n    # The LRU comes last:",
-        "            lru_add(&e.lru, &e.entries, id)\n        zsw_unlock(&e.lru.lock)\n    zsw_unlock(&shard.lock)",
-        "            lru_add(&e.lru, &e.entries, id)\n        zsw_unlock(&e.lru.lock)",
+        "    change_lru(e, old, id)\n    zsw_unlock(&shard.lock)\n",
+        "    zsw_unlock(&shard.lock)\n    change_lru(e, old, id)\n",
         tests="threads stress",
     ),
     bug(
@@ -174,8 +172,8 @@ MUTATIONS = [
     bug(
         "compaction moves a page that is being read",
         "compact.pyx",
-        "(zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1)",
-        "(zsw_load_u32(&entry.state) & ENTRY_SAME) == 0)",
+        "(zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1:",
+        "(zsw_load_u32(&entry.state) & ENTRY_SAME) == 0:",
         tests="threads",
     ),
     bug(
@@ -194,11 +192,11 @@ MUTATIONS = [
         tests="engine model",
     ),
     bug(
-        "an exclusive load drops whatever is at the offset",
-        "invalidate.pyx",
-        "    found = find_entry(e, shard, offset) == id",
-        "    id = find_entry(e, shard, offset)\n    found = is_entry(id)",
-        tests="threads",
+        "what is found at an entry's place is taken for the entry",
+        "slots.pyx",
+        "    if slot != NULL and slot[0] == id:",
+        "    if slot != NULL:",
+        tests="threads writeback",
     ),
     bug(
         "pop gives a page that was replaced meanwhile",
@@ -216,16 +214,9 @@ MUTATIONS = [
     ),
     bug(
         "setdefault replaces a page",
-        "store.pyx",
-        "        if zsw_unlikely(absent) and slot[0][0] != 0 and",
-        "        if False and",
-        tests="mapping",
-    ),
-    bug(
-        "setdefault replaces a page in the backing store",
-        "backing.pyx",
-        "    if absent and old:",
-        "    if False:",
+        "slots.pyx",
+        "            if zsw_unlikely(absent) and slot[0][0] != 0:",
+        "            if False:",
         tests="mapping",
     ),
     bug(
@@ -265,7 +256,7 @@ MUTATIONS = [
     ),
     bug(
         "the length of a decompressed page is not looked at",
-        "load.pyx",
+        "objects.pyx",
         "                                                      e.page_size) != <int64_t> e.page_size):",
         "                                                      e.page_size) < 0):",
         tests="engine api compressors damage",
@@ -308,7 +299,7 @@ MUTATIONS = [
     ),
     bug(
         "pages that leave the store are not counted down",
-        "backing.pyx",
+        "transit.pyx",
         "    count(w.counters, Counter.backed_pages, -<int64_t> n)",
         "    pass",
         tests="writeback",
@@ -457,13 +448,6 @@ MUTATIONS = [
         tests="writeback swapfile writeback_model",
     ),
     bug(
-        "a page that changed during its write is taken for written",
-        "flight.pyx",
-        "        same = slot != NULL and slot[0] == victim.id            # we",
-        "        same = slot != NULL            # we",
-        tests="writeback",
-    ),
-    bug(
         "what was written in vain stays in the store",
         "flight.pyx",
         "            area.backing.discard(area.store, flight.offsets + first, vain)\n",
@@ -473,13 +457,13 @@ MUTATIONS = [
     bug(
         "a write is not told to readers of the store",
         "flight.pyx",
-        "            shard.writes += 1\n",
+        "        shard.writes += 1\n",
         "",
         tests="writeback writeback_model stress",
     ),
     bug(
         "a reader of the store does not look whether it was overtaken",
-        "backing.pyx",
+        "transit.pyx",
         "slot[0] == ON_BACKING and shard.writes == writes\n",
         "slot[0] == ON_BACKING\n",
         tests="writeback writeback_model stress",
@@ -493,14 +477,14 @@ MUTATIONS = [
     ),
     bug(
         "a page that is being written through is not in transit",
-        "backing.pyx",
-        "    slot[0] = IN_TRANSIT\n    if is_entry(old)",
-        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    if is_entry(old)",
+        "transit.pyx",
+        "    slot[0] = IN_TRANSIT\n    change_lru(e, old, 0)",
+        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    change_lru(e, old, 0)",
         tests="writeback",
     ),
     bug(
         "a page that an exclusive load drops is not in transit",
-        "backing.pyx",
+        "transit.pyx",
         "        slot[0] = IN_TRANSIT\n    zsw_unlock(&shard.lock)\n    if rc != 0:",
         "        pass\n    zsw_unlock(&shard.lock)\n    if rc != 0:",
         tests="writeback writeback_model stress",
@@ -528,7 +512,7 @@ MUTATIONS = [
     ),
     bug(
         "a page written through inside a write is overwritten by the older",
-        "backing.pyx",
+        "transit.pyx",
         "    lost = not first and in_flight(e, area, offset)",
         "    lost = False",
         tests="writeback",
@@ -557,21 +541,21 @@ MUTATIONS = [
     # ---- checksums, secrets
     bug(
         "what the store gives back is not checked",
-        "backing.pyx",
+        "transit.pyx",
         "    damaged = still and rc == 0 and e.index.checksums and sum_at(&e.index, pos)[0] != sum",
         "    damaged = False",
         tests="checksum",
     ),
     bug(
         "what comes out of the pool is not checked",
-        "load.pyx",
+        "objects.pxd",
         "    if zsw_likely(checksum_of(&e.checksum, data, size) == sum):",
         "    if data != NULL:",
         tests="checksum",
     ),
     bug(
         "a page written through has the sum of the one before",
-        "backing.pyx",
+        "transit.pyx",
         "        if e.index.checksums:\n            sum_at(&e.index, pos)[0] = sum\n",
         "",
         tests="checksum",
@@ -592,7 +576,7 @@ MUTATIONS = [
     ),
     bug(
         "the scratch is not wiped",
-        "worker.pyx",
+        "calls.pyx",
         "        zsw_wipe(w.scratch, w.scratch_size)\n",
         "",
         tests="wipe",

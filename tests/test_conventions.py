@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def functions(text):
             depth += {"(": 1, ")": -1}.get(text[at], 0)
             at += 1
         yield match[1], text.count("\n", 0, match.start()) + 1, text[at : text.index("\n", at)]
+
+
+def script(name):
+    """A program of this directory, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 CORE_FILES = [path for path in cython_files() if name_of(path) not in FACING_PYTHON]
@@ -186,6 +195,25 @@ def test_every_figure_is_explained():
     assert [name for name in zswap.Stats.__dataclass_fields__ if not re.search(rf"\b{name}\b", zswap.Stats.__doc__)] == []
 
 
+# ---- floors ---------------------------------------------------------------------------------------------------------
+
+
+def test_arrows_run_one_way():
+    known = script("floors").graph()
+    table = re.findall(r"^\| (\S+) \| ((?:`\S+` ?)+) \|$", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    on = {
+        name: [at for at, (_, names) in enumerate(table) if any(fnmatch(name, n) for n in re.findall(r"`(\S+)`", names))]
+        for name in known
+    }
+    assert {name: at for name, at in on.items() if len(at) != 1} == {}, "not on one floor"
+    roof, plugins = (at for at, (floor, _) in enumerate(table) if floor in ("roof", "plug-ins"))
+    for name, others in known.items():
+        above = sorted(other for other in others if on[other] < on[name])
+        assert not above, f"{name} knows {above}, which are above it"
+        assert on[name] in ([roof], [plugins]) or [plugins] not in [on[other] for other in others], f"{name} knows a plug-in"
+    assert script("floors").circles(known) == []
+
+
 # ---- README.md ------------------------------------------------------------------------------------------------------
 
 
@@ -226,8 +254,6 @@ def test_links_lead_somewhere(page):
 
 def test_every_mutation_still_fits_the_sources():
     """A mutation whose text is gone tests nothing: `python tests/mutations.py --list` says which."""
-    spec = importlib.util.spec_from_file_location("mutations", ROOT / "tests" / "mutations.py")
-    mutations = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(mutations)
+    mutations = script("mutations")
     assert len(mutations.MUTATIONS) > 70
     assert not [f"{m.name}: {why}" for m in mutations.MUTATIONS if (why := mutations.unfit(m, ROOT))]

@@ -11,11 +11,11 @@ shard and a pool live as long as a call that found them, and nothing comes of it
 """
 from libc.stdint cimport uint32_t, uint64_t
 
-from zswap_core.area cimport find_area
 from zswap_core.entry cimport ENTRY_SAME, is_entry, word_handle, word_pool, zsw_entry
 from zswap_core.index cimport (area_shard, run_id_peek, run_peek, SHARD_PAGES, SHARD_SHIFT, slot_peek, zsw_area, zsw_run,
                                zsw_shard)
-from zswap_core.os cimport zsw_load_ptr, zsw_peek_u32, zsw_peek_u64, zsw_prefetch, zsw_prefetch_write
+from zswap_core.lookup cimport find_area, pool_at
+from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_prefetch, zsw_prefetch_write
 from zswap_core.slab cimport slab_peek
 from zswap_core.state cimport zsw_engine, zsw_pool
 
@@ -26,7 +26,7 @@ cdef void prefetch_object(zsw_engine *e, zsw_entry *entry) noexcept nogil:
     if zsw_peek_u32(&entry.state) & ENTRY_SAME:
         return
     word = zsw_peek_u64(&entry.word)
-    pool = <zsw_pool *> zsw_load_ptr(<void **> &e.pools[word_pool(word)])
+    pool = pool_at(e, word_pool(word))
     if pool != NULL and pool.ops.prefetch != NULL:
         pool.ops.prefetch(pool.zpool, word_handle(word))
 

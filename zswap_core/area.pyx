@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Swap areas: brought online, taken offline, and found for a call."""
+"""Swap areas: brought online, sealed and taken offline."""
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -9,11 +9,11 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, shard_table,
                                zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
-from zswap_core.maintenance cimport maintenance_wake
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr,
                             zsw_store_u32, zsw_unlock)
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
+from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport call_depth, wait_calls
 
 

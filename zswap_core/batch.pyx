@@ -4,6 +4,7 @@ from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from zswap_core.ahead cimport AHEAD_FROM, AHEAD_PAGES, look_ahead
+from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
@@ -13,7 +14,6 @@ from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.store cimport engine_store
-from zswap_core.worker cimport engine_enter, engine_leave
 
 cdef enum:
     CHUNK = 64                  # pages a thread takes from the batch at a time

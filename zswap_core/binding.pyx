@@ -20,12 +20,13 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
                              ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
-from zswap_core.backing cimport OCCUPIED
 from zswap_core.backings.base cimport Backing
 from zswap_core.buffers cimport integer_array, take_buffer
-from zswap_core.maintenance cimport maintenance_start, maintenance_stop, maintenance_wake
+from zswap_core.calls cimport engine_enter, engine_leave
+from zswap_core.lookup cimport area_at, find_area, pool_at
+from zswap_core.maintenance cimport maintenance_start, maintenance_stop
 from zswap_core.writeback cimport engine_writeback
-from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon, find_area
+from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon
 from zswap_core.check cimport engine_age, engine_object, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
@@ -41,13 +42,14 @@ from zswap_core.load cimport engine_contains, engine_length, engine_load, engine
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
                             ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
                             zsw_poke_u64, zsw_store_u32, zsw_unlikely, zsw_unmap)
-from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool, pool_at
+from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.slots cimport OCCUPIED
 from zswap_core.status cimport Status
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
 from zswap_core.store cimport store_page
+from zswap_core.wake cimport maintenance_wake
 from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
-from zswap_core.worker cimport engine_enter, engine_leave
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 
 import os
@@ -465,7 +467,7 @@ cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     a.news = zsw_peek_u32(&e.news)
     a.times_full = zsw_peek_u32(&e.times_full)
     for i in range(<uint32_t> MAX_AREAS):
-        area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
+        area = area_at(e, i)
         a.errors[2 * i] = zsw_peek_u32(&area.write_error) if area != NULL else 0
         a.errors[2 * i + 1] = zsw_peek_u32(&area.read_error) if area != NULL else 0
 

@@ -11,13 +11,13 @@ from libc.stdlib cimport qsort
 from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
-from zswap_core.area cimport find_area
 from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
                                word_pool, zsw_entry)
 from zswap_core.figures cimport engine_totals, zsw_totals
 from zswap_core.index cimport (area_check, area_open, area_shard, index_check_begin, index_check_end, index_claims,
                                SHARD_SHIFT, zsw_area, zsw_shard)
+from zswap_core.lookup cimport find_area
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_unlock, zsw_unmap
 from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker

@@ -5,10 +5,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool, zsw_entry
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport pos_shard, shard_find, zsw_shard
+from zswap_core.index cimport zsw_shard
+from zswap_core.lookup cimport pool_at
 from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_unlock
-from zswap_core.pool cimport pool_at
 from zswap_core.slab cimport slab_limit
+from zswap_core.slots cimport lock_entry
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
@@ -18,18 +19,13 @@ cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept no
     cdef uint32_t where, pos = zsw_peek_u32(&entry.pos)
     cdef uint64_t word = zsw_peek_u64(&entry.word), handle
     cdef zsw_shard *shard
-    cdef uint32_t *slot
     if pos == 0 or zsw_peek_u32(&entry.state) & ENTRY_SAME or word_pool(word) != pool.id:
         return
-    shard = pos_shard(&e.index, pos, &where)
-    if shard == NULL:
+    if lock_entry(e, id, pos, &shard, &where) == NULL:
         return
-    zsw_lock(&shard.lock)
-    slot = shard_find(&e.index, shard, where, &pos)
     word = zsw_peek_u64(&entry.word)            # while it is not ours another store may be filling it
     # One reference is the index's own: there is no reader, and while we hold the lock none can come.
-    if (slot != NULL and slot[0] == id and word_pool(word) == pool.id
-            and (zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1):
+    if word_pool(word) == pool.id and (zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1:
         if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1:
             zsw_poke_u64(&entry.word, word_pack(handle, word_length(word), pool.id))
     zsw_unlock(&shard.lock)

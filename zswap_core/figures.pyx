@@ -7,8 +7,8 @@ from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.flight cimport flight_room
 from zswap_core.index cimport area_bytes, index_bytes, zsw_area
 from zswap_core.latency cimport latency_add, Timed, zsw_histogram
+from zswap_core.lookup cimport area_at, pool_at
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64
-from zswap_core.pool cimport pool_at
 from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
 from zswap_core.stats cimport COUNTERS
@@ -46,7 +46,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
     if zsw_load_ptr(<void **> &e.writeback) != NULL:
         out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> flight_room(e) * e.page_size
     for i in range(<uint32_t> MAX_AREAS):
-        area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
+        area = area_at(e, i)
         if area != NULL:
             out.metadata_bytes += area_bytes(area)
 

@@ -15,12 +15,12 @@ from zswap_core.abi cimport ZSW_BACKING_NATIVE
 from zswap_core.entries cimport put_entry
 from zswap_core.entry cimport ON_BACKING
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport pos_shard, shard_find, zsw_area, zsw_shard
-from zswap_core.load cimport read_object
-from zswap_core.lru cimport lru_remove
+from zswap_core.index cimport zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_lock, zsw_map_as, zsw_store_ptr,
+from zswap_core.objects cimport read_object
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_map_as, zsw_store_ptr,
                             zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
+from zswap_core.slots cimport change_lru, lock_entry
 from zswap_core.state cimport ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 
@@ -185,26 +185,18 @@ cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
 
 cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogil:
     """The entry gives its place to the backing store, if it still has it."""
-    cdef uint32_t where, pos
-    cdef zsw_shard *shard = pos_shard(&e.index, victim.pos, &where)
-    cdef uint32_t *slot
-    cdef bint same = False
-    if shard != NULL:
-        zsw_lock(&shard.lock)
-        slot = shard_find(&e.index, shard, where, &pos)
-        same = slot != NULL and slot[0] == victim.id            # we hold a reference, so the id names no other entry
-        if same:
-            zsw_lock(&e.lru.lock)
-            lru_remove(&e.lru, &e.entries, victim.id)
-            zsw_unlock(&e.lru.lock)
-            slot[0] = ON_BACKING
-            shard.writes += 1
-            count(w.counters, Counter.backed_pages, 1)
+    cdef zsw_shard *shard
+    cdef uint32_t where
+    cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)      # still the same: we hold a reference
+    if slot != NULL:
+        change_lru(e, victim.id, 0)
+        slot[0] = ON_BACKING
+        shard.writes += 1
+        count(w.counters, Counter.backed_pages, 1)
         zsw_unlock(&shard.lock)
-    if same:
         put_entry(e, w, victim.id)                              # the index's
     put_entry(e, w, victim.id)                                  # ours
-    return same
+    return slot != NULL
 
 
 cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:

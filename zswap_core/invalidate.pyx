@@ -2,37 +2,20 @@
 """Invalidate: unlink entries from index and LRU under the locks, free them after."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from zswap_core.area cimport find_area
-from zswap_core.backing cimport discard_backed, TRANSIT_NS
-from zswap_core.entries cimport entry_at, find_entry, put_entries, put_entry
-from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase, shard_erase_run, shard_find,
+from zswap_core.entries cimport entry_at, put_entries
+from zswap_core.entry cimport IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase_run, shard_find,
                                SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area, zsw_shard)
-from zswap_core.lru cimport lru_remove
+from zswap_core.lookup cimport find_area
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_prefetch_write, zsw_sleep_ns, zsw_unlock
 from zswap_core.slab cimport slab_at
+from zswap_core.slots cimport leave_lru, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
+from zswap_core.transit cimport discard_backed
 
 cdef enum:
     NOWHERE = SHARD_PAGES       # a place that no page has
-
-
-cdef bint erase_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id) noexcept nogil:
-    """Erases the entry at `offset` if it is still this one; whether it was."""
-    cdef bint found
-    zsw_lock(&shard.lock)
-    found = find_entry(e, shard, offset) == id
-    if found:
-        if not entry_same(entry_at(e, id)):
-            zsw_lock(&e.lru.lock)
-            lru_remove(&e.lru, &e.entries, id)
-            zsw_unlock(&e.lru.lock)
-        shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
-    zsw_unlock(&shard.lock)
-    if found:
-        put_entry(e, w, id)
-    return found
 
 
 cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint32_t first,
@@ -54,11 +37,7 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
         for i in range(found):
             if is_entry(ids[i]):
                 zsw_prefetch_write(entry_at(e, ids[i]))
-        zsw_lock(&e.lru.lock)
-        for i in range(found):
-            if is_entry(ids[i]) and not entry_same(entry_at(e, ids[i])):
-                lru_remove(&e.lru, &e.entries, ids[i])
-        zsw_unlock(&e.lru.lock)
+        leave_lru(e, ids, found)
         for i in range(found):
             if is_entry(ids[i]):
                 number = where[i] >> RUN_SHIFT

@@ -2,7 +2,6 @@
 """Load, and what can be asked of a page without loading it."""
 from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t, uint8_t
 
-from zswap_core.entry cimport zsw_entry
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 cdef enum:
@@ -10,8 +9,6 @@ cdef enum:
     LOADS_TOGETHER = 16         # pages held at a time by a batch
 
 
-cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil
-cdef uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil
 cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil
 cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, bint take) noexcept nogil

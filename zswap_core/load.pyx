@@ -2,22 +2,18 @@
 """Load: take a reference under the shard's lock, decompress after letting go of it."""
 from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t, uint8_t
 
-from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS
-from zswap_core.area cimport find_area
-from zswap_core.backing cimport AGAIN, read_backing, TRANSIT_NS, writing_begin, writing_end
-from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_handle,
-                               word_length, word_pool, zsw_entry)
-from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, sum_at, zsw_area, zsw_shard
-from zswap_core.invalidate cimport erase_entry
-from zswap_core.os cimport zsw_copy_page, zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
+from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_length, zsw_entry)
+from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.lookup cimport find_area
+from zswap_core.objects cimport check_sum, entry_sum, read_object
+from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
 from zswap_core.samefilled cimport same_fill
-from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+from zswap_core.slots cimport erase_entry, TRANSIT_NS
+from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
-from zswap_core.worker cimport worker_context
+from zswap_core.transit cimport AGAIN, read_backed, writing_begin, writing_end
 
 cdef enum:
     OPTIMISTIC_READS = 8        # of one page from a backing store, before it keeps writers away
@@ -29,40 +25,6 @@ cdef struct zsw_held:
     uint32_t id                 # 0: there is no page
     uint32_t sum
     bint same                   # then it has no reference, and needs none
-
-
-cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil:
-    """Decompresses the object that `word` names, of which the caller has a reference, and holds the page against `sum` if
-    there are checksums.  Counts what is damaged."""
-    cdef zsw_pool *pool = e.pools[word_pool(word)]
-    cdef uint32_t length = word_length(word)
-    cdef const uint8_t *object = pool.ops.map(pool.zpool, word_handle(word))
-    cdef void *context = NULL
-    if length == e.page_size:
-        zsw_copy_page(page, object, length)
-        return check_sum(e, w, page, e.page_size, sum)
-    if not pool.compressor.ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS and pool.compressor.ops.ctx_new != NULL:
-        context = worker_context(w, pool)
-        if zsw_unlikely(context == NULL):
-            return Status.ALLOC_FAIL
-    if zsw_unlikely(fault(Site.DECOMPRESS) != 0
-                    or pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
-                                                      e.page_size) != <int64_t> e.page_size):
-        count(w.counters, Counter.decompress_fail, 1)
-        return Status.CORRUPT
-    return check_sum(e, w, page, e.page_size, sum)
-
-
-cdef int check_sum(zsw_engine *e, zsw_worker *w, const void *data, size_t size, uint32_t sum) noexcept nogil:
-    if zsw_likely(checksum_of(&e.checksum, data, size) == sum):
-        return Status.STORED
-    count(w.counters, Counter.checksum_fail, 1)
-    return Status.CORRUPT
-
-
-cdef uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil:
-    """The checksum of an entry's page; 0 without checksums, as checksum_of.  Under the shard's lock."""
-    return sum_at(&e.index, entry.pos)[0] if zsw_unlikely(e.index.checksums != 0) else 0
 
 
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
@@ -95,10 +57,10 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
             # One that was overtaken often reads with no writer about.  All unlock the shard.
             tries += 1
             if tries < OPTIMISTIC_READS or w.no_wait:
-                status = load_backing(e, w, area, shard, offset, id, page, take)
+                status = load_backed(e, w, area, shard, offset, id, page, take)
             else:
                 zsw_unlock(&shard.lock)
-                status = load_backing_alone(e, w, area, shard, offset, page, take)
+                status = load_backed_alone(e, w, area, shard, offset, page, take)
         else:
             status = load_entry(e, w, shard, offset, id, page, take)        # unlocks
         if zsw_likely(status >= 0):
@@ -124,8 +86,7 @@ cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) 
     return entry_get(entry, w.now)
 
 
-cdef int read_held(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, const zsw_held *held,
-                   uint8_t *page, bint take) noexcept nogil:
+cdef int read_held(zsw_engine *e, zsw_worker *w, const zsw_held *held, uint8_t *page, bint take) noexcept nogil:
     """Reads the page and drops the reference.  AGAIN: it was to be taken, and is not what is held there any more."""
     cdef int status = Status.SAME_FILLED
     if held.same:
@@ -135,7 +96,7 @@ cdef int read_held(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offs
     else:
         status = read_object(e, w, held.word, held.sum, page)
     # Still with our reference, so that the id cannot have come to name another entry.
-    if status >= 0 and zsw_unlikely(take) and not erase_entry(e, w, shard, offset, held.id):
+    if status >= 0 and zsw_unlikely(take) and not erase_entry(e, w, held.id):
         status = AGAIN
     if not held.same:
         put_entry(e, w, held.id)
@@ -165,15 +126,15 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
         return take_same_filled(e, w, shard, offset, &held, page)
     zsw_unlock(&shard.lock)
     if zsw_likely(taken):
-        return read_held(e, w, shard, offset, &held, page, take)
+        return read_held(e, w, &held, page, take)
     if w.no_wait:                           # over 250 threads are reading this very page
         return Status.WOULD_BLOCK
     zsw_sleep_ns(TRANSIT_NS)
     return AGAIN
 
 
-cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
-                      uint8_t *page, bint take) noexcept nogil:
+cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
+                     uint8_t *page, bint take) noexcept nogil:
     """Reads the page from the area's backing store.  Called with the shard locked, returns with it unlocked."""
     cdef uint32_t writes = shard.writes
     zsw_unlock(&shard.lock)
@@ -182,18 +143,18 @@ cdef int load_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *s
     if id == IN_TRANSIT:
         zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
-    return read_backing(e, w, area, shard, offset, writes, page, take)
+    return read_backed(e, w, area, shard, offset, writes, page, take)
 
 
-cdef int load_backing_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
-                            uint8_t *page, bint take) noexcept nogil:
+cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
+                           uint8_t *page, bint take) noexcept nogil:
     cdef bint first = writing_begin(e)
     cdef uint32_t id
     cdef int status = AGAIN
     zsw_lock(&shard.lock)
     id = find_entry(e, shard, offset)
     if id == ON_BACKING or id == IN_TRANSIT:
-        status = load_backing(e, w, area, shard, offset, id, page, take)
+        status = load_backed(e, w, area, shard, offset, id, page, take)
     else:
         zsw_unlock(&shard.lock)
     if first:
@@ -202,7 +163,7 @@ cdef int load_backing_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
 
 
 cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
-                           zsw_shard **out, zsw_held *held) noexcept nogil:
+                           zsw_held *held) noexcept nogil:
     """Takes the first of the pages, as many as lie in one shard with their entries or nothing; returns how many."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
     cdef uint64_t number = offsets[0] >> SHARD_SHIFT
@@ -218,7 +179,6 @@ cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
             break
         taken += 1
     zsw_unlock(&shard.lock)
-    out[0] = shard
     return taken
 
 
@@ -226,12 +186,11 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
                                uint8_t *out, int8_t *status) noexcept nogil:
     """As engine_load for each of at most LOADS_TOGETHER pages."""
     cdef zsw_held held[LOADS_TOGETHER]
-    cdef zsw_shard *shard = NULL
     cdef uint32_t i = 0, k, taken
     while i < pages:
         # An exclusive load is over before the next begins, which may be of the same page.
         taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)
-                 else hold_entries(e, w, type, offsets + i, pages - i, &shard, held))
+                 else hold_entries(e, w, type, offsets + i, pages - i, held))
         if zsw_unlikely(taken == 0):
             status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size)
             i += 1
@@ -240,7 +199,7 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
                 status[i] = Status.ABSENT
                 count(w.counters, Counter.load_misses, 1)
             else:
-                status[i] = <int8_t> read_held(e, w, shard, offsets[i], &held[k], out + <size_t> i * e.page_size, False)
+                status[i] = <int8_t> read_held(e, w, &held[k], out + <size_t> i * e.page_size, False)
                 count(w.counters, Counter.loads, status[i] >= 0)
             i += 1
 

@@ -6,6 +6,7 @@ shrinker interval while there is a backing store.  It never waits for other call
 """
 from libc.stdint cimport uint32_t, uint64_t
 
+from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.compact cimport engine_compact
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
@@ -13,7 +14,7 @@ from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zs
 from zswap_core.pool cimport pools_reach, retire_pools
 from zswap_core.pressure cimport under_pressure
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_worker
-from zswap_core.worker cimport engine_enter, engine_leave
+from zswap_core.wake cimport maintenance_wake
 from zswap_core.writeback cimport engine_writeback
 
 cdef enum:

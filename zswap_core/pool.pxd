@@ -3,7 +3,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
-from zswap_core.os cimport zsw_load_ptr
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
@@ -20,8 +19,3 @@ cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_p
 cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil
 # Whether a pool may still call the compressor, be it one that is just being freed.
 cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil
-
-
-cdef inline zsw_pool *pool_at(zsw_engine *e, uint32_t id) noexcept nogil:
-    """The pool of that id, or NULL.  During a call the pool stays, even if it is unlinked meanwhile."""
-    return <zsw_pool *> zsw_load_ptr(<void **> &e.pools[id])

@@ -11,13 +11,14 @@ from libc.stdlib cimport calloc, free
 from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
                              zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
 from zswap_core.fault cimport fault, Site
-from zswap_core.maintenance cimport maintenance_wake
+from zswap_core.lookup cimport pool_at
 from zswap_core.news cimport note_full
 from zswap_core.os cimport (zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
                             zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
+from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport await_calls, calls_ended, drop_contexts
 
 
@@ -42,7 +43,7 @@ cdef int pool_create(const zsw_compressor *compressor, const zsw_zpool_ops *ops,
     if rc != 0:
         free(pool)
         return rc
-    pool.max_saving = ops.max_saving_size(pool.zpool)
+    pool.max_saving = min(ops.max_saving_size(pool.zpool), <size_t> config.page_size - 1)
     out[0] = pool
     return 0
 

@@ -13,7 +13,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport give_spares, only_spares
 from zswap_core.index cimport area_prune, index_pruned, index_turn, zsw_area
-from zswap_core.os cimport (zsw_cas_u32, zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_store_u32, zsw_swap_u32,
+from zswap_core.lookup cimport area_at
+from zswap_core.os cimport (zsw_cas_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_store_u32, zsw_swap_u32,
                             zsw_unlock)
 from zswap_core.state cimport GRACE_INDEX, MAX_AREAS, zsw_engine, zsw_worker
 from zswap_core.worker cimport await_calls, calls_ended, first_worker
@@ -24,7 +25,7 @@ cdef void prune(zsw_engine *e) noexcept nogil:
     cdef uint64_t shards = 0
     cdef zsw_area *area
     for i in range(<uint32_t> MAX_AREAS):
-        area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[i])
+        area = area_at(e, i)
         if area != NULL:
             shards += area_prune(&e.index, area)
     index_pruned(&e.index, shards)

@@ -6,21 +6,22 @@ slot is smaller than the old one.  Then, under the shard's lock, the entry's wor
 nobody else reads it; else the new object is freed and the page stays as it was.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, entry_same, ENTRY_SAME, word_handle, word_length, word_pack,
-                               word_pool, zsw_entry)
-from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport pos_shard, shard_find, zsw_shard
-from zswap_core.load cimport entry_sum, read_object
-from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
-from zswap_core.pool cimport pool_at, pool_hold, pool_release, pools_reach
+from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, entry_same, ENTRY_SAME, word_handle, word_length, word_pool,
+                               zsw_entry)
+from zswap_core.index cimport zsw_shard
+from zswap_core.lookup cimport pool_at
+from zswap_core.objects cimport compress_page, entry_sum, make_object, read_object
+from zswap_core.os cimport zsw_load_u32, zsw_now_s, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_unlock
+from zswap_core.pool cimport pool_hold, pool_release, pools_reach
 from zswap_core.slab cimport slab_limit
+from zswap_core.slots cimport lock_entry
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
-from zswap_core.worker cimport count_entry, worker_context, worker_scratch
+from zswap_core.status cimport Status
+from zswap_core.worker cimport count_entry, worker_scratch
 
 
 cdef bint qualifies(zsw_engine *e, zsw_worker *w, const zsw_pool *target, const zsw_entry *entry, uint32_t idle,
@@ -31,30 +32,25 @@ cdef bint qualifies(zsw_engine *e, zsw_worker *w, const zsw_pool *target, const 
             and (not incompressible or word_length(word) == e.page_size))
 
 
-cdef bint pin_entry(zsw_engine *e, uint32_t id, zsw_shard **shard, uint32_t *where, uint64_t *word,
-                    uint32_t *sum) noexcept nogil:
+cdef bint pin_entry(zsw_engine *e, uint32_t id, uint64_t *word, uint32_t *sum) noexcept nogil:
     """Takes a reference to an indexed entry and gives its word and checksum; False when it is gone."""
     cdef zsw_entry *entry = entry_at(e, id)
-    cdef uint32_t pos
-    cdef uint32_t *slot
-    cdef bint pinned = False
-    shard[0] = pos_shard(&e.index, zsw_peek_u32(&entry.pos), where)
-    if shard[0] == NULL:
+    cdef zsw_shard *shard
+    cdef uint32_t where
+    cdef bint pinned
+    if lock_entry(e, id, zsw_peek_u32(&entry.pos), &shard, &where) == NULL:
         return False
-    zsw_lock(&shard[0].lock)
-    slot = shard_find(&e.index, shard[0], where[0], &pos)
-    if slot != NULL and slot[0] == id and not entry_same(entry) and entry_pin(entry):
+    pinned = not entry_same(entry) and entry_pin(entry)
+    if pinned:
         word[0] = entry.word
         sum[0] = entry_sum(e, entry)
-        pinned = True
-    zsw_unlock(&shard[0].lock)
+    zsw_unlock(&shard.lock)
     return pinned
 
 
 cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint64_t word, uint32_t sum) noexcept nogil:
     """Compresses the pinned page into the worker's scratch; its length, or 0 when nothing would be won."""
     cdef zsw_pool *source = pool_at(e, word_pool(word))
-    cdef void *context = NULL
     cdef uint8_t *page
     cdef int64_t length
     if not worker_scratch(e, w, target.bound + e.page_size):
@@ -62,14 +58,8 @@ cdef int64_t compress_smaller(zsw_engine *e, zsw_worker *w, zsw_pool *target, ui
     page = w.scratch + target.bound
     if read_object(e, w, word, sum, page) < 0:
         return 0
-    if target.compressor.ops.ctx_new != NULL:
-        context = worker_context(w, target)
-        if context == NULL:
-            return 0
-    length = fault(Site.COMPRESS)
-    if length == 0:
-        length = target.compressor.ops.compress(target.compressor.state, context, page, e.page_size, w.scratch, target.bound)
-    if length <= 0 or <uint64_t> length > target.max_saving:
+    length = compress_page(e, w, target, page)
+    if length <= 0:
         return 0
     if (target.ops.slot_size(target.zpool, <size_t> length)
             >= source.ops.slot_size(source.zpool, word_length(word))):
@@ -92,32 +82,27 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
                            zsw_recompressed *out) noexcept nogil:
     cdef zsw_entry *entry = entry_at(e, id)
     cdef zsw_shard *shard
-    cdef uint32_t where, pos, sum = 0
-    cdef uint32_t *slot
-    cdef uint64_t old = 0, fresh, handle
-    cdef uint8_t *object
+    cdef uint32_t where, sum = 0
+    cdef uint64_t old = 0, fresh
     cdef int64_t length
     cdef bint moved = False
-    if not pin_entry(e, id, &shard, &where, &old, &sum):
+    if not pin_entry(e, id, &old, &sum):
         return
     length = compress_smaller(e, w, target, old, sum)
-    if length and fault(Site.ZPOOL_MALLOC) == 0 and target.ops.malloc(target.zpool, <size_t> length, &handle, &object) == 0:
-        memcpy(object, w.scratch, <size_t> length)
-        fresh = word_pack(handle, <uint32_t> length, target.id)
-        zsw_lock(&shard.lock)
-        slot = shard_find(&e.index, shard, where, &pos)
-        # Two references: the index's and ours.  Our pin keeps compaction away, so the word is still the old one.
-        moved = slot != NULL and slot[0] == id and (zsw_load_u32(&entry.state) & ENTRY_REFS) == 2
-        if moved:
-            zsw_poke_u64(&entry.word, fresh)
-        zsw_unlock(&shard.lock)
+    if length and make_object(e, target, w.scratch, <uint32_t> length, &fresh) == Status.STORED:
+        if lock_entry(e, id, entry.pos, &shard, &where) != NULL:
+            # Two references: the index's and ours.  Our pin keeps compaction away, so the word is still the old one.
+            moved = (zsw_load_u32(&entry.state) & ENTRY_REFS) == 2
+            if moved:
+                zsw_poke_u64(&entry.word, fresh)
+            zsw_unlock(&shard.lock)
         if moved:
             count_move(e, w, old, fresh)
             out.moved += 1
             out.bytes_before += word_length(old)
             out.bytes_after += <uint64_t> length
         else:
-            target.ops.free(target.zpool, handle)
+            target.ops.free(target.zpool, word_handle(fresh))
     put_entry(e, w, id)
     if not moved:
         out.kept += 1

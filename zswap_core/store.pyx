@@ -4,30 +4,26 @@
 Only the last step is seen by others: under the shard's lock the index slot changes from the old entry to the new one and both
 change places in the LRU.  The old entry loses the index's reference, and whoever drops the last reference frees it.
 """
-from libc.errno cimport ENOSPC
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
-from zswap_core.abi cimport ZSW_HANDLE_MAX
-from zswap_core.area cimport find_area
-from zswap_core.backing cimport OCCUPIED, TRANSIT_NS, write_through
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
-from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle, word_length, word_pack,
-                               zsw_entry)
-from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
-                               sum_at, zsw_area, zsw_shard)
+from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle, word_length, zsw_entry)
+from zswap_core.index cimport shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard
 from zswap_core.invalidate cimport invalidate_area
-from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32,
-                            zsw_poke_u64, zsw_sleep_ns, zsw_store_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.lookup cimport find_area
+from zswap_core.objects cimport compress_page, make_object
+from zswap_core.os cimport (zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely,
+                            zsw_unlock)
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
+from zswap_core.slots cimport change_lru, lock_slot, OCCUPIED
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
-from zswap_core.worker cimport count_entry, worker_context, worker_scratch
+from zswap_core.transit cimport write_through
+from zswap_core.worker cimport count_entry, worker_scratch
 
 
 cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
@@ -46,29 +42,13 @@ cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
     return slot
 
 
-cdef int lock_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
+cdef int open_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
                    uint32_t **slot, uint32_t *pos) noexcept nogil:
-    """Finds or makes the slot of `offset`, once no call has the page in transit, and leaves its shard locked.  Fails without.
-    With `absent` it must be empty."""
-    while True:
-        shard[0] = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
-        if zsw_unlikely(shard[0] == NULL):
-            return Status.ENTRY_FAIL
-        if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):
-            zsw_unlock(&shard[0].lock)
-            return Status.NO_AREA
-        if shard_reserve(&e.index, shard[0], offset & (SHARD_PAGES - 1), slot, pos) != 0:
-            zsw_unlock(&shard[0].lock)
-            return Status.ENTRY_FAIL
-        if zsw_unlikely(absent) and slot[0][0] != 0 and slot[0][0] != IN_TRANSIT:
-            zsw_unlock(&shard[0].lock)
-            return OCCUPIED
-        if zsw_unlikely(slot[0][0] == ON_BACKING and e.params.wipe_on_free):
-            slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0])
-        if zsw_likely(slot[0][0] != IN_TRANSIT):
-            return Status.STORED
-        zsw_unlock(&shard[0].lock)
-        zsw_sleep_ns(TRANSIT_NS)
+    """As lock_slot; what a slot says that the page is in the backing store can be overwritten."""
+    cdef int rc = lock_slot(e, area, offset, absent, shard, slot, pos)
+    if zsw_unlikely(e.params.wipe_on_free) and rc == Status.STORED and slot[0][0] == ON_BACKING:
+        slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0])
+    return rc
 
 
 cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos, uint32_t id,
@@ -76,21 +56,12 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
     """Puts a complete entry into its slot and the LRU, in place of the old one if there is one, and unlocks the shard."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint32_t old = slot[0]
-    cdef bint leaves, joins
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     if zsw_unlikely(e.index.checksums != 0):
         sum_at(&e.index, pos)[0] = sum
     # The LRU comes last: what walks it may take any entry it finds there for complete.
-    leaves = is_entry(old) and not entry_same(entry_at(e, old))
-    joins = not entry_same(entry)
-    if leaves or joins:
-        zsw_lock(&e.lru.lock)
-        if leaves:
-            lru_remove(&e.lru, &e.entries, old)
-        if joins:
-            lru_add(&e.lru, &e.entries, id)
-        zsw_unlock(&e.lru.lock)
+    change_lru(e, old, id)
     zsw_unlock(&shard.lock)
     if old:
         count(w.counters, Counter.duplicate_entry, 1)
@@ -100,42 +71,16 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
             count(w.counters, Counter.backed_pages, -1)     # what the backing store has is stale and will be overwritten
 
 
-cdef int compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page, uint64_t *word) noexcept nogil:
-    """Compresses a page into an object of the pool; a page that would take a whole allocator page is kept raw."""
-    cdef void *context = NULL
-    cdef uint8_t *object
-    cdef uint64_t handle
-    cdef int64_t length
-    cdef int rc
-    if pool.compressor.ops.ctx_new != NULL:
-        context = worker_context(w, pool)
-        if zsw_unlikely(context == NULL):
-            return Status.ALLOC_FAIL
-    if zsw_unlikely(not worker_scratch(e, w, pool.bound)):
-        return Status.ALLOC_FAIL
-    length = fault(Site.COMPRESS)
-    if zsw_likely(length == 0):
-        length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, w.scratch_size)
+cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page, uint64_t *word) noexcept nogil:
+    """Makes the page an object of the pool, compressed or, where that would take a whole allocator page, raw."""
+    cdef int64_t length = compress_page(e, w, pool, page)
     if zsw_unlikely(length < 0):
-        return Status.COMPRESS_FAIL
-    if length == 0 or <uint64_t> length > pool.max_saving:
-        if zsw_peek_u32(&e.params.reject_compress_poor):
-            return Status.COMPRESS_POOR
-        length = e.page_size
-    rc = fault(Site.ZPOOL_MALLOC)
-    if zsw_likely(rc == 0):
-        rc = pool.ops.malloc(pool.zpool, <size_t> length, &handle, &object)
-    if zsw_unlikely(rc != 0):
-        return Status.COMPRESS_POOR if rc == -ENOSPC else Status.ALLOC_FAIL
-    if zsw_unlikely(handle > ZSW_HANDLE_MAX):
-        pool.ops.free(pool.zpool, handle)
-        return Status.ALLOC_FAIL
-    if length == e.page_size:
-        zsw_copy_page(object, page, <size_t> length)
-    else:
-        memcpy(object, w.scratch, <size_t> length)
-    word[0] = word_pack(handle, <uint32_t> length, pool.id)
-    return Status.STORED
+        return <int> length
+    if length:
+        return make_object(e, pool, w.scratch, <uint32_t> length, word)
+    if zsw_peek_u32(&e.params.reject_compress_poor):
+        return Status.COMPRESS_POOR
+    return make_object(e, pool, page, e.page_size, word)
 
 
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value,
@@ -145,7 +90,7 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     cdef uint32_t *slot
     cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))       # the word is the page
     cdef bint held
-    cdef int rc = lock_slot(e, w, area, offset, absent, &shard, &slot, &pos)
+    cdef int rc = open_slot(e, w, area, offset, absent, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody else is looking at it.
@@ -186,7 +131,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
         return rc
     sum = checksum_of(&e.checksum, page, e.page_size)
     pool = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
-    rc = compress_page(e, w, pool, page, &word)
+    rc = make_word(e, w, pool, page, &word)
     if zsw_unlikely(rc < 0):
         return rc
     id = take_entry(e, w)
@@ -203,7 +148,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     count(w.counters, Counter.compressed_bytes, length)
     if length == e.page_size:
         count(w.counters, Counter.stored_incompressible_pages, 1)
-    rc = lock_slot(e, w, area, offset, absent, &shard, &slot, &pos)
+    rc = open_slot(e, w, area, offset, absent, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc

@@ -2,9 +2,9 @@
 """Looking around an area: which shards, which offsets, how many pages."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from zswap_core.area cimport find_area
 from zswap_core.index cimport (area_shard, area_shards, RUN_PAGES, shard_collect, SHARD_PAGES, SHARD_SHIFT, shard_table,
                                zsw_area, zsw_shard)
+from zswap_core.lookup cimport find_area
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_unlock
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport zsw_engine

@@ -4,8 +4,6 @@ from zswap_core.os cimport zsw_load_ptr
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
-cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil
-cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil
 cdef void free_scratch(zsw_worker *w) noexcept nogil

@@ -11,17 +11,19 @@ reference.  A failed write leaves every page where it was.  What the store then 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
-from zswap_core.backing cimport writing_begin, writing_end
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same, zsw_entry
 from zswap_core.flight cimport (call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_room, flight_start,
                                 flights_init, is_aloft)
-from zswap_core.index cimport pos_shard, shard_find, SHARD_SHIFT, zsw_area, zsw_shard
-from zswap_core.load cimport entry_sum
+from zswap_core.index cimport SHARD_SHIFT, zsw_shard
+from zswap_core.lookup cimport area_at
 from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_now_ns,
+from zswap_core.objects cimport entry_sum
+from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_now_ns,
                             zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock)
+from zswap_core.slots cimport lock_entry
 from zswap_core.state cimport zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
+from zswap_core.transit cimport writing_begin, writing_end
 
 
 cdef uint64_t within_budget(zsw_engine *e, uint64_t pages, uint32_t aloft) noexcept nogil:
@@ -90,23 +92,21 @@ cdef uint32_t pick(zsw_engine *e, zsw_flight *flight, uint32_t wanted, uint32_t 
 
 
 cdef bint pin(zsw_engine *e, zsw_victim *victim) noexcept nogil:
-    """Looks the victim up again and pins it.  False when it is gone, has no backing store, is in use or on its way already."""
-    cdef uint32_t where, pos
-    cdef zsw_shard *shard = pos_shard(&e.index, victim.pos, &where)
+    """Looks the victim up where it was picked, for its id may name another page by now, and pins it.  False when it is gone, has
+    no backing store, is in use or on its way already."""
     cdef zsw_entry *entry = entry_at(e, victim.id)
-    cdef uint32_t *slot
+    cdef zsw_shard *shard
+    cdef uint32_t where
     cdef bint pinned = False
-    if shard == NULL:
+    if lock_entry(e, victim.id, victim.pos, &shard, &where) == NULL:
         return False
-    zsw_lock(&shard.lock)
-    slot = shard_find(&e.index, shard, where, &pos)
-    victim.area = <zsw_area *> zsw_load_ptr(<void **> &e.areas[shard.type])
-    if slot != NULL and slot[0] == victim.id and not entry_same(entry) and victim.area.backing != NULL:
+    victim.area = area_at(e, shard.type)
+    if not entry_same(entry) and victim.area.backing != NULL:
         victim.offset = shard.number << SHARD_SHIFT | where
         pinned = not is_aloft(e.writeback, victim.area, victim.offset) and entry_pin(entry)
         victim.word = entry.word
         victim.sum = entry_sum(e, entry)
-        victim.pos = pos
+        victim.pos = entry.pos
     zsw_unlock(&shard.lock)
     return pinned
 

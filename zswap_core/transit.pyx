@@ -9,16 +9,14 @@ still the page: the slot still says ON_BACKING, and no page of the shard went to
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from zswap_core.checksum cimport checksum_of
-from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport entry_same, IN_TRANSIT, is_entry, ON_BACKING
+from zswap_core.entries cimport put_entry
+from zswap_core.entry cimport IN_TRANSIT, is_entry, ON_BACKING
 from zswap_core.fault cimport fault, Site
 from zswap_core.flight cimport flight_has
-from zswap_core.index cimport (area_lock_shard, AREA_ONLINE, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
-                               SHARD_SHIFT, sum_at, zsw_area, zsw_shard)
-from zswap_core.lru cimport lru_remove
+from zswap_core.index cimport shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
-from zswap_core.os cimport (EDEADLK, zsw_load_u32, zsw_lock, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_sleep_ns,
-                            zsw_unlock)
+from zswap_core.os cimport EDEADLK, zsw_lock, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_unlock
+from zswap_core.slots cimport change_lru, lock_slot
 from zswap_core.state cimport zsw_engine, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -44,37 +42,19 @@ cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexce
     return wb != NULL and (flight_has(&wb.flights[0], area, offset) or flight_has(&wb.flights[1], area, offset))
 
 
-cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **out,
+cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **shard,
                        bint absent) noexcept nogil:
     """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on.  With `absent` nothing may be
     there."""
-    cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos, old
-    while True:
-        shard = out[0] = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
-        if shard == NULL:
-            return Status.ENTRY_FAIL
-        if zsw_load_u32(&area.online) != AREA_ONLINE:
-            zsw_unlock(&shard.lock)
-            return Status.NO_AREA
-        if shard_reserve(&e.index, shard, offset & (SHARD_PAGES - 1), &slot, &pos) != 0:
-            zsw_unlock(&shard.lock)
-            return Status.ENTRY_FAIL
-        if slot[0] != IN_TRANSIT:
-            break
-        zsw_unlock(&shard.lock)
-        zsw_sleep_ns(TRANSIT_NS)
+    cdef int rc = lock_slot(e, area, offset, absent, shard, &slot, &pos)
+    if rc < 0:
+        return rc
     old = slot[0]
-    if absent and old:
-        zsw_unlock(&shard.lock)
-        return OCCUPIED
     slot[0] = IN_TRANSIT
-    if is_entry(old) and not entry_same(entry_at(e, old)):
-        zsw_lock(&e.lru.lock)
-        lru_remove(&e.lru, &e.entries, old)
-        zsw_unlock(&e.lru.lock)
-    zsw_unlock(&shard.lock)
+    change_lru(e, old, 0)
+    zsw_unlock(&shard[0].lock)
     if is_entry(old):
         put_entry(e, w, old)
     elif old == ON_BACKING:
@@ -129,8 +109,8 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     return status
 
 
-cdef int read_backing(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
-                      uint8_t *page, bint take) noexcept nogil:
+cdef int read_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
+                     uint8_t *page, bint take) noexcept nogil:
     """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With `take`
     the store has it no more."""
     cdef int rc = fault(Site.BACKING_READ)
