@@ -3,9 +3,9 @@
 
 Two signs, either of which counts: tasks stalled on memory for more than a tenth of the time since the last look, by the
 `some ... total=` microseconds of a PSI file (/proc/pressure/memory or the cgroup's memory.pressure; Linux's
-Documentation/accounting/psi.rst has the format); or the cgroup uses more than 15/16 of its limit, the file pages not counted that its kernel would drop first
-(`inactive_file` of memory.stat: a cgroup that reads files is always full of them).  The binding says which files; reading one
-costs a few microseconds once an interval.
+Documentation/accounting/psi.rst has the format); or the cgroup uses more than 15/16 of its limit, the file pages not counted
+that its kernel would drop first (`inactive_file` of memory.stat: a cgroup that reads files is always full of them).  The
+binding says which files; reading one costs a few microseconds once an interval.
 """
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport strtoull
