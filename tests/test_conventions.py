@@ -226,7 +226,7 @@ def readme():
     "command",
     [
         "python3 -m venv .venv && .venv/bin/pip install -v . && .venv/bin/zswap analyze",
-        "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
+        "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest -n auto",
     ],
 )
 def test_readme_has_the_commands_that_ci_runs(readme, command):
