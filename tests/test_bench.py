@@ -23,6 +23,8 @@ from zswap.bench import corpora, figures, growth, output, rows, table, zram
 from zswap_core.bench import CodecLoop, IndexLoop
 from zswap_core.compressors.registry import open_compressor
 
+pytestmark = pytest.mark.slow
+
 MADE = ["text", "zero", "same-filled", "pointers", "floats", "random", "mix"]
 
 

@@ -17,6 +17,8 @@ from zswap import demonstration, pages, plot
 from zswap.__main__ import main
 from zswap.analyze import analyze
 
+pytestmark = pytest.mark.slow
+
 PAGE = mmap.PAGESIZE
 CHILD = """
 import mmap, os, sys

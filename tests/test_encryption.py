@@ -22,6 +22,8 @@ from zswap_core.backings import cipher, open_backing
 from zswap_core.errors import BackingError
 from zswap_core.testing_cipher import crypt, fail_inits, fail_updates, has_key, masked_key
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 NO_LIBRARY = {"soname": "libnone.so.9", "older": ("libnone.so.8",)}
 

@@ -23,6 +23,8 @@ from zswap_core.fault import Site
 from zswap_core.testing import Codec
 from zswap_core.testing_faults import FOREVER, arm, disarm, fault, hits, injected, names
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 SHARD = 1 << 14
 ERRORS = {

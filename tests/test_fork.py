@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("whole_fork")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("whole_fork")]
 
 # Each program forks in a process of its own.  The alarm ends a child that hangs, which then is no success.
 PRELUDE = """

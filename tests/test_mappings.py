@@ -10,7 +10,11 @@ import pytest
 import zswap
 from zswap_core.testing_faults import fault
 
-pytestmark = pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory is measured with it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.memory,
+    pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory is measured with it"),
+]
 
 MIB = 1 << 20
 BESIDE = 0 if sys.version_info[:2] == (3, 11) else MIB // 4  # by which other Pythons themselves grow meanwhile

@@ -10,6 +10,8 @@ import zswap
 from zswap.memory import format_bytes, parse_bytes, pressure_files, total_ram
 from zswap_core.testing import Codec
 
+pytestmark = [pytest.mark.slow, pytest.mark.memory]
+
 PAGE = 4096
 
 # Each measurement in a process of its own, whose heap nothing else stirs.  Pages come from one block, so that the arrays

@@ -17,6 +17,8 @@ import zswap
 from zswap import Error, PoolLimitError, Status
 from zswap_core.binding import FLAGS
 
+pytestmark = pytest.mark.slow
+
 AREAS = (0, 1, 255)
 NR_PAGES = {0: None, 1: 20000, 255: None}
 # Few enough to meet again, on all edges: runs of 64, shards of 16384, the area's end, the last offset there is.

@@ -14,6 +14,8 @@ import pytest
 import zswap
 import zswap_core
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(__file__).resolve().parents[1]
 
 

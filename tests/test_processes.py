@@ -11,6 +11,8 @@ import pytest
 import zswap
 from zswap import SwapFile
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 
 # Pages 0 to 9 are compressed; a thread is held up in a call, in C by the codec or in Python by the store.

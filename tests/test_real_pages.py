@@ -17,6 +17,8 @@ import pytest
 import zswap
 from zswap import Status
 
+pytestmark = pytest.mark.slow
+
 PAGE = os.sysconf("SC_PAGESIZE")
 LONG = os.environ.get("ZSWAP_LONG", "0") not in ("", "0")
 PAGES = 100_000 if LONG else 20_000

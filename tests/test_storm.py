@@ -13,8 +13,11 @@ import time
 from collections import Counter
 
 import numpy as np
+import pytest
 
 import zswap
+
+pytestmark = pytest.mark.slow
 
 PAGE = 4096
 THREADS = 6

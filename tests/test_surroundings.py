@@ -16,6 +16,8 @@ import pytest
 import zswap
 from zswap import plot
 
+pytestmark = pytest.mark.slow
+
 FOLDER = str(Path(zswap.__file__).parents[1])
 PLAIN = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/", "PYTHONPATH": FOLDER, "LANG": "C.UTF-8"}
 COMMANDS = {

@@ -346,7 +346,8 @@ def test_a_path_through_links_of_ones_own(tmp_path):
     refused(errno.ELOOP, tmp_path / "round" / "swap", "64KiB", match="cannot open it")
 
 
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def only_root(test):
+    return pytest.mark.root(pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")(test))
 
 
 @only_root

@@ -17,6 +17,7 @@ import zswap
 from zswap import Status, ZSwap
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         "VmFlags" not in Path("/proc/self/smaps").read_text(),
         reason="this kernel does not say what is kept out of core dumps",

@@ -25,6 +25,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import zswap
 from zswap import Status, SwapFile
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 AREAS = (0, 1, 2)
 FILE_PAGES = 100

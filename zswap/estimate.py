@@ -346,7 +346,7 @@ def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
     Same-filled and well compressible pages are stored at ascending offsets, and the growth is taken over the second half, so
     that what the engine keeps anyway does not count.
     """
-    batch, batches = 1024, 64
+    batch, batches = 1024, 8
     same = np.zeros((batch, page_size), np.uint8)
     other = same.copy()
     other[:, ::512] = 1
