@@ -22,7 +22,7 @@ import pytest
 
 import zswap
 import zswap_core.backings
-import zswap_core.compressors.checksum
+import zswap_core.libraries.checksums
 from zswap import CompressorNotFound, Error, PageCorruptError, PoolInfo, PoolLimitError, Stats, Status, ZSwap
 from zswap.memory import total_ram
 
@@ -1397,7 +1397,7 @@ def test_what_cannot_be_copied_says_so(z, tmp_path):
             swap,
             zswap.open_compressor("lz4"),
             zswap_core.backings.open_backing(store, PAGE),
-            zswap_core.compressors.checksum.open_checksum(),
+            zswap_core.libraries.checksums.open_checksum(),
         ):
             for attempt in (copy.copy, copy.deepcopy, pickle.dumps, lambda thing: pickle.dumps([thing], 2)):
                 if not isinstance(thing, ItemsView) or attempt is not copy.copy:  # another view of the same is fine

@@ -11,9 +11,9 @@ import pytest
 import zswap
 import zswap.core
 from zswap import PageCorruptError, Status
-from zswap_core.compressors import checksum
-from zswap_core.compressors._find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
-from zswap_core.compressors.checksum import open_checksum
+from zswap_core.libraries import checksums
+from zswap_core.libraries.checksums import open_checksum
+from zswap_core.libraries.find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
 from zswap_core.testing_faults import FOREVER, fault
 
 PAGE = 4096
@@ -96,7 +96,7 @@ def test_no_library(monkeypatch):
     assert not open_checksum().name.startswith("crc32")
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=checksum.NAMES.get)
+@pytest.mark.parametrize("source", SOURCES, ids=checksums.NAMES.get)
 def test_every_function_serves(checked, monkeypatch, source):
     try:
         function = open_checksum([source])
@@ -104,7 +104,7 @@ def test_every_function_serves(checked, monkeypatch, source):
         pytest.skip(str(error))
     monkeypatch.setattr(zswap.core, "open_checksum", lambda: function)
     z = checked(backing=True)
-    assert z.checksum == function.name == f"{checksum.NAMES[source]} ({source.library})"
+    assert z.checksum == function.name == f"{checksums.NAMES[source]} ({source.library})"
     kinds = (text, noise, same)
     for n in range(30):
         z[n] = kinds[n % 3](n)

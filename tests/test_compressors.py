@@ -18,10 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zswap_core
-from zswap_core.compressors import _find
 from zswap_core.compressors.adapter import PythonCompressor
 from zswap_core.compressors.base import Compressor
-from zswap_core.compressors.library import open_library
 from zswap_core.compressors.registry import (
     CompressorInfo,
     compressors,
@@ -30,6 +28,8 @@ from zswap_core.compressors.registry import (
     unregister_compressor,
 )
 from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError
+from zswap_core.libraries import find
+from zswap_core.libraries.bind import open_library
 
 PAGE = 4096
 ROOT = Path(zswap_core.__file__).parent.parent
@@ -431,11 +431,11 @@ def test_not_a_library():
 
 def test_all_places_are_tried_and_named():
     opened("lz4")
-    nowhere = _find.LIBLZ4._replace(library="libnone", env="ZSWAP_LIBNONE", module="no.such.module", soname="libnone.so.9")
+    nowhere = find.LIBLZ4._replace(library="libnone", env="ZSWAP_LIBNONE", module="no.such.module", soname="libnone.so.9")
     with pytest.raises(CompressorNotFound, match=r"libnone was not found; tried libnone\.so\.9 \(cannot open"):
         open_library(nowhere)
     with pytest.raises(CompressorNotFound, match=r"version \d.* and 99\.1 is the oldest that will do"):
-        open_library(_find.LIBLZ4._replace(minimum=(99, 1)))
+        open_library(find.LIBLZ4._replace(minimum=(99, 1)))
 
 
 def test_modules_are_found_but_not_imported():
@@ -449,17 +449,17 @@ def test_modules_are_found_but_not_imported():
 
 
 def test_module_file():
-    assert _find.module_file("json.decoder").endswith("decoder.py")
-    assert _find.module_file("no_such_package.module") is None
-    assert _find.module_file("json.no_such_module") is None
-    assert _find.module_file("zlib.inner") is None
+    assert find.module_file("json.decoder").endswith("decoder.py")
+    assert find.module_file("no_such_package.module") is None
+    assert find.module_file("json.no_such_module") is None
+    assert find.module_file("zlib.inner") is None
 
 
 def test_lzallright_serves_where_liblzo2_is_missing(monkeypatch):
     lzo = pytest.importorskip("zswap_core.compressors.lzo")
     pytest.importorskip("lzallright")
     monkeypatch.delenv("ZSWAP_LIBLZO2", raising=False)
-    monkeypatch.setattr(lzo, "LIBLZO2", _find.LIBLZO2._replace(soname="libnone.so.9"))
+    monkeypatch.setattr(lzo, "LIBLZO2", find.LIBLZO2._replace(soname="libnone.so.9"))
     c = lzo.open_lzo()
     assert (c.name, c.library, c.origin) == ("lzo", "lzallright", "python")
     assert c.decompress(c.compress(PAGES[9]), PAGE) == PAGES[9]
@@ -841,10 +841,10 @@ def test_which_libraries_come_first(monkeypatch, preference):
     """For systems that keep their own up to date."""
     monkeypatch.delenv("ZSWAP_LIBRARIES", raising=False)
     monkeypatch.delenv("ZSWAP_LIBLZ4", raising=False)
-    monkeypatch.setattr("zswap_core.compressors._find.module_file", lambda name: "/wheel.so")
+    monkeypatch.setattr("zswap_core.libraries.find.module_file", lambda name: "/wheel.so")
     if preference:
         monkeypatch.setenv("ZSWAP_LIBRARIES", preference)
     places = [("wheel", "/wheel.so"), ("system", "liblz4.so.1")]
-    assert list(_find.candidates(_find.LIBLZ4)) == (places[::-1] if preference == "system" else places)
+    assert list(find.candidates(find.LIBLZ4)) == (places[::-1] if preference == "system" else places)
     monkeypatch.setenv("ZSWAP_LIBLZ4", "/mine.so")
-    assert list(_find.candidates(_find.LIBLZ4)) == [("path", "/mine.so")]
+    assert list(find.candidates(find.LIBLZ4)) == [("path", "/mine.so")]

@@ -18,8 +18,9 @@ import pytest
 
 import zswap
 from zswap import SwapFile, ZSwap
-from zswap_core.backings import cipher, open_backing
+from zswap_core.backings import open_backing
 from zswap_core.errors import BackingError
+from zswap_core.libraries import ciphers
 from zswap_core.testing_cipher import crypt, fail_inits, fail_updates, has_key, masked_key
 
 pytestmark = pytest.mark.slow
@@ -94,7 +95,7 @@ def test_a_run_is_its_pages_one_by_one(page_size):
 
 
 def test_without_libcrypto(path, monkeypatch):
-    monkeypatch.setattr(cipher, "LIBCRYPTO", cipher.LIBCRYPTO._replace(**NO_LIBRARY))
+    monkeypatch.setattr(ciphers, "LIBCRYPTO", ciphers.LIBCRYPTO._replace(**NO_LIBRARY))
     with pytest.raises(
         BackingError, match=r"encrypt=True needs libcrypto.*libnone\.so\.9.*libnone\.so\.8.*apt install"
     ) as caught:

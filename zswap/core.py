@@ -18,8 +18,8 @@ from zswap.stats import Latency, PoolInfo, Recompressed, Stats
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import FLAGS, Engine
 from zswap_core.compressors.base import Compressor
-from zswap_core.compressors.checksum import open_checksum
 from zswap_core.compressors.registry import open_compressor
+from zswap_core.libraries.checksums import open_checksum
 from zswap_core.locks import Lock
 
 if TYPE_CHECKING:

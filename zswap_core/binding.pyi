@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zswap_core.backings.base import Backing
 from zswap_core.compressors.base import Compressor
-from zswap_core.compressors.checksum import Checksum
+from zswap_core.libraries.checksums import Checksum
 
 COUNTER_NAMES: tuple[str, ...]
 FLAGS: tuple[str, ...]

@@ -19,18 +19,14 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
                              ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
-from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
+from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon
 from zswap_core.backings.base cimport Backing
+from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.buffers cimport integer_array, take_buffer
 from zswap_core.calls cimport engine_enter, engine_leave
-from zswap_core.lookup cimport area_at, find_area, pool_at
-from zswap_core.maintenance cimport maintenance_start, maintenance_stop
-from zswap_core.writeback cimport engine_writeback
-from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon
 from zswap_core.check cimport engine_age, engine_object, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
-from zswap_core.compressors.checksum cimport Checksum
 from zswap_core.engine cimport engine_close, engine_create, engine_free
 from zswap_core.entry cimport ENTRY_AGE_MAX
 from zswap_core.fault cimport fault, Site
@@ -38,18 +34,22 @@ from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals
 from zswap_core.index cimport index_protect, SHARD_PAGES, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
+from zswap_core.libraries.checksums cimport Checksum
 from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, load_page
+from zswap_core.lookup cimport area_at, find_area, pool_at
+from zswap_core.maintenance cimport maintenance_start, maintenance_stop
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
                             ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
                             zsw_poke_u64, zsw_store_u32, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool
-from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
-from zswap_core.slots cimport OCCUPIED
-from zswap_core.status cimport Status
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
+from zswap_core.slots cimport OCCUPIED
+from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.status cimport Status
 from zswap_core.store cimport store_page
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
+from zswap_core.writeback cimport engine_writeback
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 
 import os

@@ -4,8 +4,8 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from zswap_core.backings.cipher cimport Cipher, cipher_run, KEY_BYTES
 from zswap_core.buffers cimport Items, items_of
+from zswap_core.libraries.ciphers cimport Cipher, cipher_run, KEY_BYTES
 
 cdef enum:
     MASK = 0xa5

@@ -13,7 +13,7 @@ from zswap_core.abi cimport (
     zsw_compressor_ops,
 )
 from zswap_core.buffers cimport take_buffer
-from zswap_core.compressors.library cimport Library
+from zswap_core.libraries.bind cimport Library
 
 import os
 

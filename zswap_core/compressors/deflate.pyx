@@ -5,10 +5,10 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
-from zswap_core.compressors.library cimport Library, open_library
 from zswap_core.fault cimport fault, Site
+from zswap_core.libraries.bind cimport Library, open_library
 
-from zswap_core.compressors._find import LIBDEFLATE
+from zswap_core.libraries.find import LIBDEFLATE
 
 
 cdef struct deflate_state:

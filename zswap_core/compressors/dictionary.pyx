@@ -2,12 +2,12 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from zswap_core.buffers cimport Items, items_of
-from zswap_core.compressors.library cimport Library, open_library
+from zswap_core.libraries.bind cimport Library, open_library
 
 import numpy as np
 
 from zswap_core.buffers import plain_view
-from zswap_core.compressors._find import LIBZDICT
+from zswap_core.libraries.find import LIBZDICT
 
 ctypedef size_t (*train_call)(void *out, size_t cap, const void *samples, const size_t *sizes, unsigned int n) noexcept nogil
 ctypedef unsigned int (*is_error_call)(size_t code) noexcept nogil

@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
                              zsw_compressor_ops)
 from zswap_core.compressors.base cimport Compressor, new_compressor
-from zswap_core.compressors.library cimport Library
 from zswap_core.fault cimport fault, Site
+from zswap_core.libraries.bind cimport Library
 from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unlikely, zsw_unmap
 
 import os

@@ -11,11 +11,11 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
 from zswap_core.compressors.base cimport Compressor, new_compressor
-from zswap_core.compressors.library cimport Library, open_library
 from zswap_core.fault cimport fault, Site
+from zswap_core.libraries.bind cimport Library, open_library
 from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
 
-from zswap_core.compressors._find import LIBLZ4
+from zswap_core.libraries.find import LIBLZ4
 
 cdef size_t INPUT_MAX = 0x7E000000  # liblz4's own limit
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from zswap_core.buffers import plain_view
-from zswap_core.compressors._find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path, out_of_memory
 from zswap_core.compressors.adapter import PythonCompressor
 from zswap_core.compressors.base import Compressor, dictionary_id, spec_of
 from zswap_core.errors import CompressorNotFound, Error
+from zswap_core.libraries.find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path, out_of_memory
 from zswap_core.locks import Lock
 
 __all__ = ["CompressorInfo", "compressors", "open_compressor", "register_compressor", "unregister_compressor"]

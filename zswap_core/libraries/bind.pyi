@@ -1,4 +1,4 @@
-from zswap_core.compressors._find import Source
+from zswap_core.libraries.find import Source
 
 class Library:
     @property

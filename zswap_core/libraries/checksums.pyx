@@ -7,10 +7,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.buffers cimport Items, items_of
 from zswap_core.checksum cimport checksum_of
-from zswap_core.compressors.library cimport open_library
+from zswap_core.libraries.bind cimport open_library
 
-from zswap_core.compressors._find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
 from zswap_core.errors import CompressorNotFound, Error
+from zswap_core.libraries.find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
 
 NAMES = {CRC_OF_LIBDEFLATE: "crc32", XXH3_OF_LIBXXHASH: "XXH3", XXH64_OF_LIBZSTD: "XXH64"}  # the fastest first
 

@@ -9,14 +9,14 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from posix.mman cimport mlock
 
-from zswap_core.compressors.library cimport Library, open_library
+from zswap_core.libraries.bind cimport Library, open_library
 from zswap_core.os cimport (EKEYREJECTED, zsw_lock_any, zsw_map_secret, zsw_random, zsw_unlock, zsw_unmap_secret, zsw_wipe)
 
 import os
 import warnings
 
-from zswap_core.compressors._find import LIBCRYPTO
 from zswap_core.errors import BackingError, CompressorNotFound
+from zswap_core.libraries.find import LIBCRYPTO
 
 cdef enum:
     TWEAK_BYTES = 16

@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from zswap_core.compressors._find import Source
+from zswap_core.libraries.find import Source
 
 class Checksum:
     @property

@@ -1,6 +1,6 @@
 # cython: language_level=3
 from zswap_core.checksum cimport zsw_checksum
-from zswap_core.compressors.library cimport Library
+from zswap_core.libraries.bind cimport Library
 
 
 cdef class Checksum:

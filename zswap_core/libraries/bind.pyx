@@ -5,8 +5,8 @@ from zswap_core.fault cimport fault, Site
 
 import os
 
-from zswap_core.compressors._find import candidates, out_of_memory
 from zswap_core.errors import CompressorNotFound
+from zswap_core.libraries.find import candidates, out_of_memory
 
 
 cdef extern from "<dlfcn.h>" nogil:
@@ -75,7 +75,7 @@ cpdef Library open_library(object source, object path=None):
 
     Parameters
     ----------
-    source : zswap_core.compressors._find.Source
+    source : zswap_core.libraries.find.Source
         The library wanted.
     path : str, optional
         The file to open; no other place is then looked at.
