@@ -321,6 +321,19 @@ def test_in_an_engine(spec, page_size):
         z._validate()
 
 
+def test_the_engine_tells_it_what_is_worth_it():
+    """A page that would take a whole one of the allocator's is given up, and no byte of it copied in vain."""
+    noise = random.Random(0).randbytes(PAGE)
+    poor = heap(1)[:8] + random.Random(1).randbytes(PAGE - 8)
+    with zswap.ZSwap("lref", max_pool_bytes="1MiB") as z:
+        z[0], z[1], z[2] = noise, poor, HEAPS[1]
+        assert z.stats().stored_incompressible_pages == 2
+        assert (z[0], z[1], z[2]) == (noise, poor, HEAPS[1])
+        z.parameters["reject_compress_poor"] = True
+        assert z.store_many([3, 4], noise + poor).tolist() == [zswap.Status.COMPRESS_POOR] * 2
+        assert z.stats().reject_compress_poor == 2
+
+
 def test_the_c_alone(tmp_path):
     """A second of the fuzzer without a fuzzer: see tests/fuzz/lref.c."""
     folder, compiler = ROOT / "zswap_core" / "lref", shutil.which("cc") or shutil.which("gcc")

@@ -12,6 +12,7 @@ cdef extern from "zswap/abi.h" nogil:
     const char *ZSW_COMPRESSOR_CAPSULE
     const uint32_t ZSW_COMPRESSOR_STATELESS_DECOMPRESS
     const uint32_t ZSW_COMPRESSOR_SLOW
+    const uint32_t ZSW_COMPRESSOR_GIVES_UP
     const uint32_t ZSW_BACKING_NATIVE
     const uint32_t ZSW_ZPOOL_WIPE
     const uint32_t ZSW_ZPOOL_NO_DUMP

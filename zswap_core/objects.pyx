@@ -4,7 +4,7 @@ from libc.errno cimport ENOSPC
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
-from zswap_core.abi cimport ZSW_COMPRESSOR_STATELESS_DECOMPRESS, ZSW_HANDLE_MAX
+from zswap_core.abi cimport ZSW_COMPRESSOR_GIVES_UP, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, ZSW_HANDLE_MAX
 from zswap_core.entry cimport word_handle, word_length, word_pack, word_pool
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport zsw_copy_page, zsw_likely, zsw_unlikely
@@ -17,6 +17,7 @@ from zswap_core.worker cimport worker_context, worker_scratch
 cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page) noexcept nogil:
     """Compresses a page into the worker's scratch: its length, 0 when it would take a whole allocator page, or why it failed."""
     cdef void *context = NULL
+    cdef size_t cap = pool.bound
     cdef int64_t length
     if pool.compressor.ops.ctx_new != NULL:
         context = worker_context(w, pool)
@@ -24,9 +25,11 @@ cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const u
             return Status.ALLOC_FAIL
     if zsw_unlikely(not worker_scratch(e, w, pool.bound)):
         return Status.ALLOC_FAIL
+    if pool.compressor.ops.flags & ZSW_COMPRESSOR_GIVES_UP:
+        cap = min(cap, pool.max_saving)
     length = fault(Site.COMPRESS)
     if zsw_likely(length == 0):
-        length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, pool.bound)
+        length = pool.compressor.ops.compress(pool.compressor.state, context, page, e.page_size, w.scratch, cap)
     if zsw_unlikely(length < 0):
         return Status.COMPRESS_FAIL
     return length if <uint64_t> length <= pool.max_saving else 0

@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
-                             zsw_compressor_ops)
+from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_GIVES_UP, ZSW_COMPRESSOR_SLOW,
+                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
 from zswap_core.compressors.base cimport Compressor, new_compressor
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library
@@ -185,7 +185,7 @@ cdef zsw_compressor_ops LREF = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
     name="lref",
-    flags=ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+    flags=ZSW_COMPRESSOR_GIVES_UP | ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
     bound=bound,
     ctx_new=ctx_new,
     ctx_free=ctx_free,
@@ -196,10 +196,10 @@ cdef zsw_compressor_ops LREF = zsw_compressor_ops(
 
 # A table for each pair of flags: what level 2 decompresses passes through its context.
 cdef zsw_compressor_ops LREF_THEN = LREF
-LREF_THEN.flags = 0
+LREF_THEN.flags = ZSW_COMPRESSOR_GIVES_UP
 
 cdef zsw_compressor_ops LREF_THEN_SLOW = LREF
-LREF_THEN_SLOW.flags = ZSW_COMPRESSOR_SLOW
+LREF_THEN_SLOW.flags = ZSW_COMPRESSOR_GIVES_UP | ZSW_COMPRESSOR_SLOW
 
 
 def variants():

@@ -26,6 +26,8 @@
 #define ZSW_COMPRESSOR_STATELESS_DECOMPRESS 1u
 /* compress() takes tens of microseconds a page: worth giving up the GIL for, even for one page. */
 #define ZSW_COMPRESSOR_SLOW 2u
+/* compress() saves time with a lower `cap`: it is then given no more than what a page may take and still be worth it. */
+#define ZSW_COMPRESSOR_GIVES_UP 4u
 
 typedef struct zsw_compressor_ops {
     uint32_t abi_version;
