@@ -37,7 +37,7 @@ __all__ = ["DEFAULT_COMPRESSORS", "Analysis", "MappingResult", "analyze", "defau
 Progress = Callable[[int, int, str], object]
 
 #: Measured when none is named, as far as their libraries are there.
-DEFAULT_COMPRESSORS = ("lz4", "lz4hc", "zstd:1", "zstd:3", "lzo", "deflate")
+DEFAULT_COMPRESSORS = ("lz4", "lref", "lref:2", "lz4hc", "zstd:1", "zstd:3", "lzo", "deflate")
 
 _BATCH = 1024  # pages between two looks at Ctrl-C
 _TIMED_PAGES = 4096

@@ -215,6 +215,8 @@ def _notes(analysis: Analysis) -> Iterable[str]:
     if DEFLATE_KERNEL in names:
         pages = analysis.compressor(DEFLATE_KERNEL).pages
         yield f"{DEFLATE_KERNEL}: zlib as the kernel has it (level 6, 2 KiB window), on {pages:,} pages."
+    if ours := [name for name in names if name.partition(":")[0] == "lref"]:
+        yield f"{', '.join(ours)}: this library's own; no kernel has such a codec."
     zpools = {e.zpool for e in analysis.estimates}
     if "zsmalloc" in zpools:
         yield "zsmalloc: this library.  Incompressible: takes a whole page there."
