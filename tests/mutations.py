@@ -506,7 +506,7 @@ MUTATIONS = [
     bug(
         "a reader of the store that is always overtaken never ends",
         "load.pyx",
-        "            if tries < OPTIMISTIC_READS or w.no_wait:",
+        "            if tries < OPTIMISTIC_READS or how & LOAD_NO_WAIT:",
         "            if True:",
         tests="writeback",
     ),

@@ -11,6 +11,7 @@ from zswap import Latency
 from zswap_core.testing import Histogram
 
 PAGE = 4096
+SHARD = 1 << 14  # offsets
 
 
 def counts_of(z):
@@ -90,6 +91,29 @@ def test_nanoseconds_of_a_batch_are_the_same_as_without(engine):
     for percent in (50, 90, 99):
         exact = int(ordered[percent - 1])
         assert abs(latency.percentile(percent) - exact) <= exact / 4
+
+
+def test_a_batch_of_loads_is_the_same_with_times_as_without(engine):
+    z = engine()
+    page = random.Random(1).randbytes(PAGE)
+    kinds = [bytes(PAGE), page, bytes(1000) + page[1000:2000] + bytes(2096)]
+    held = {shard * SHARD + i: kinds[i % 3] for shard in range(3) for i in range(0, 90, 2)}
+    for offset, held_page in held.items():
+        z[offset] = held_page
+    wanted = [shard * SHARD + i for i in range(90) for shard in (0, 0, 2, 1)]
+    status, plain_status = np.zeros((2, len(wanted)), np.int8)
+    ns = np.zeros(len(wanted), np.uint32)
+    plain = z.load_many(wanted, status=plain_status)
+    z.parameters["latency"] = True
+    timed = z.load_many(wanted, status=status, ns=ns)
+    there = np.array([offset in held for offset in wanted])
+    assert (status == plain_status).all()
+    assert ((status >= 0) == there).all()
+    for offset, one, other in zip(wanted, plain, timed, strict=True):
+        assert offset not in held or bytes(one) == bytes(other) == held[offset]
+    assert (ns > 0).all()
+    assert z.latency()["load"].count == there.sum()
+    assert z.latency()["load"].total == ns[there].sum()
 
 
 def test_pages_from_a_backing_store_are_timed_whole(engine):

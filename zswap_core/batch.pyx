@@ -3,13 +3,12 @@
 from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from zswap_core.ahead cimport AHEAD_FROM, AHEAD_PAGES, look_ahead
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
-from zswap_core.load cimport engine_load, engine_load_together, LOADS_TOGETHER
-from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s, zsw_peek_u32, zsw_peek_u64,
+from zswap_core.load cimport engine_load_together, LOADS_TOGETHER
+from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s, zsw_peek_u32,
                             zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.status cimport Status
@@ -18,13 +17,10 @@ from zswap_core.store cimport engine_store
 cdef enum:
     CHUNK = 64                  # pages a thread takes from the batch at a time
 
-ctypedef int (*page_call)(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil
-
 
 cdef struct batch:
     zsw_engine *e
-    page_call call
-    Timed timed
+    Timed timed                     # loads, or stores
     const uint64_t *offsets
     uint8_t *pages
     int8_t *status
@@ -35,10 +31,6 @@ cdef struct batch:
     zsw_mutex failing               # guards these two:
     uint64_t failed_at              # the first page that a backing store failed with,
     int error                       # and how
-
-
-cdef int store_call(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
-    return engine_store(e, w, type, offset, page)
 
 
 cdef void note_failures(batch *b, zsw_worker *w, uint64_t first, uint32_t pages) noexcept nogil:
@@ -55,11 +47,21 @@ cdef void note_failures(batch *b, zsw_worker *w, uint64_t first, uint32_t pages)
     w.error = 0
 
 
+cdef void note_times(batch *b, zsw_worker *w, uint64_t first, uint32_t pages, const uint64_t *took, bint recording) noexcept nogil:
+    """Tells whoever asked how long each of these pages took."""
+    cdef uint32_t k
+    for k in range(pages):
+        if b.ns != NULL:
+            b.ns[first + k] = <uint32_t> took[k] if took[k] >> 32 == 0 else <uint32_t> -1
+        if recording and b.status[first + k] >= 0:
+            latency_record(&w.latency, zsw_peek_u32(&b.e.latency_epoch), b.timed, took[k])
+
+
 cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
-    cdef uint64_t i, end, before = 0, after, took
-    cdef bint recording, timing, ahead = b.timed == Timed.load_ns and zsw_peek_u64(&b.e.entries.inuse) >= AHEAD_FROM
+    cdef uint64_t took[LOADS_TOGETHER]
+    cdef uint64_t i, end, before = 0, after
+    cdef bint recording, timing
     cdef uint32_t pages
-    cdef int status
     while True:
         end = zsw_add_u64(&b.next, CHUNK)
         i = end - CHUNK
@@ -73,28 +75,22 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         if timing:
             before = zsw_now_ns()
         while i < end:
-            if ahead and i % AHEAD_PAGES == 0:
-                look_ahead(b.e, b.type, b.offsets + i, AHEAD_PAGES if end - i > AHEAD_PAGES else <uint32_t> (end - i))
-            if b.timed == Timed.load_ns and not timing:
+            if b.timed == Timed.load_ns:
                 pages = LOADS_TOGETHER if end - i > LOADS_TOGETHER else <uint32_t> (end - i)
-                engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages + i * b.e.page_size, b.status + i)
-                if zsw_unlikely(w.error != 0):
-                    note_failures(b, w, i, pages)
-                i += pages
-                continue
-            status = b.call(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
-            b.status[i] = <int8_t> status
+                engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages + i * b.e.page_size, b.status + i,
+                                     took if timing else NULL)
+            else:
+                pages = 1
+                b.status[i] = <int8_t> engine_store(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
+                if timing:
+                    after = zsw_now_ns()
+                    took[0] = after - before
+                    before = after
             if zsw_unlikely(w.error != 0):
-                note_failures(b, w, i, 1)
+                note_failures(b, w, i, pages)
             if timing:
-                after = zsw_now_ns()
-                took = after - before
-                before = after
-                if b.ns != NULL:
-                    b.ns[i] = <uint32_t> took if took >> 32 == 0 else <uint32_t> -1
-                if recording and status >= 0:
-                    latency_record(&w.latency, zsw_peek_u32(&b.e.latency_epoch), b.timed, took)
-            i += 1
+                note_times(b, w, i, pages, took, recording)
+            i += pages
 
 
 cdef void *batch_thread(void *arg) noexcept nogil:
@@ -128,8 +124,8 @@ cdef int engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
                            uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
     memset(&b, 0, sizeof(b))
-    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
-        e, store_call, Timed.store_ns, offsets, <uint8_t *> pages, status, ns, count, type)
+    b.e, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
+        e, Timed.store_ns, offsets, <uint8_t *> pages, status, ns, count, type)
     return run_threads(&b, w, threads)
 
 
@@ -137,8 +133,8 @@ cdef int engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uin
                           uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
     cdef batch b
     memset(&b, 0, sizeof(b))
-    b.e, b.call, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
-        e, engine_load, Timed.load_ns, offsets, pages, status, ns, count, type)
+    b.e, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
+        e, Timed.load_ns, offsets, pages, status, ns, count, type)
     return run_threads(&b, w, threads)
 
 

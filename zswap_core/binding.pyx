@@ -35,7 +35,7 @@ from zswap_core.index cimport index_protect, SHARD_PAGES, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
 from zswap_core.libraries.checksums cimport Checksum
-from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, load_page
+from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page
 from zswap_core.lookup cimport area_at, find_area, pool_at
 from zswap_core.maintenance cimport maintenance_start, maintenance_stop
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
@@ -303,14 +303,13 @@ cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
-    w.no_wait = a.no_wait
+    cdef uint32_t how = LOAD_NO_WAIT if a.no_wait else 0
     if a.how == LoadAs.USUAL:
-        a.status = engine_load(e, w, a.type, a.offset, a.page)
+        a.status = engine_load(e, w, a.type, a.offset, a.page, how)
     elif a.how == LoadAs.TAKE:
-        a.status = engine_take(e, w, a.type, a.offset, a.page)
+        a.status = engine_take(e, w, a.type, a.offset, a.page, how)
     else:
-        a.status = load_page(e, w, a.type, a.offset, a.page, False)
-    w.no_wait = 0
+        a.status = load_page(e, w, a.type, a.offset, a.page, how)
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.load_ns, start, a.status)

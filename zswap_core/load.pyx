@@ -1,13 +1,16 @@
 # cython: language_level=3
 """Load: take a reference under the shard's lock, decompress after letting go of it."""
 from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
 
+from zswap_core.ahead cimport AHEAD_FROM, look_ahead
 from zswap_core.entries cimport entry_at, find_entry, put_entry
 from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_length, zsw_entry)
 from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport check_sum, entry_sum, read_object
-from zswap_core.os cimport zsw_likely, zsw_lock, zsw_peek_u32, zsw_sleep_ns, zsw_unlikely, zsw_unlock
+from zswap_core.os cimport (zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u32, zsw_peek_u64, zsw_sleep_ns, zsw_unlikely,
+                            zsw_unlock)
 from zswap_core.samefilled cimport same_fill
 from zswap_core.slots cimport erase_entry, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
@@ -27,20 +30,20 @@ cdef struct zsw_held:
     bint same                   # then it has no reference, and needs none
 
 
-cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
-    """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined."""
-    return load_page(e, w, type, offset, page, zsw_peek_u32(&e.params.exclusive_loads) != 0)
+cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
+    """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined.  `how` is LOAD_ flags."""
+    return load_page(e, w, type, offset, page, how | LOAD_TAKE if zsw_peek_u32(&e.params.exclusive_loads) else how)
 
 
-cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page) noexcept nogil:
+cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
     """A load and an invalidation in one: of several calls one gets the page."""
-    cdef int status = load_page(e, w, type, offset, page, True)
+    cdef int status = load_page(e, w, type, offset, page, how | LOAD_TAKE)
     count(w.counters, Counter.invalidates, status >= 0)
     return status
 
 
-cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, bint take) noexcept nogil:
-    """As engine_load, whatever `exclusive_loads` says: with `take` the page is freed, and given to this call alone."""
+cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
+    """As engine_load, whatever `exclusive_loads` says."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = NULL
     cdef uint32_t id
@@ -56,13 +59,13 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
         if zsw_unlikely(not is_entry(id)):
             # One that was overtaken often reads with no writer about.  All unlock the shard.
             tries += 1
-            if tries < OPTIMISTIC_READS or w.no_wait:
-                status = load_backed(e, w, area, shard, offset, id, page, take)
+            if tries < OPTIMISTIC_READS or how & LOAD_NO_WAIT:
+                status = load_backed(e, w, area, shard, offset, id, page, how)
             else:
                 zsw_unlock(&shard.lock)
-                status = load_backed_alone(e, w, area, shard, offset, page, take)
+                status = load_backed_alone(e, w, area, shard, offset, page, how)
         else:
-            status = load_entry(e, w, shard, offset, id, page, take)        # unlocks
+            status = load_entry(e, w, shard, offset, id, page, how)         # unlocks
         if zsw_likely(status >= 0):
             count(w.counters, Counter.loads, 1)
             return status
@@ -118,43 +121,43 @@ cdef int take_same_filled(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64
 
 
 cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, uint32_t id,
-                    uint8_t *page, bint take) noexcept nogil:
+                    uint8_t *page, uint32_t how) noexcept nogil:
     """Reads the entry's page.  Called with the shard locked, returns with it unlocked."""
     cdef zsw_held held
     cdef bint taken = hold_entry(e, w, id, &held)
-    if zsw_unlikely(take) and held.same:
+    if zsw_unlikely(how & LOAD_TAKE) and held.same:
         return take_same_filled(e, w, shard, offset, &held, page)
     zsw_unlock(&shard.lock)
     if zsw_likely(taken):
-        return read_held(e, w, &held, page, take)
-    if w.no_wait:                           # over 250 threads are reading this very page
+        return read_held(e, w, &held, page, how & LOAD_TAKE)
+    if how & LOAD_NO_WAIT:                           # over 250 threads are reading this very page
         return Status.WOULD_BLOCK
     zsw_sleep_ns(TRANSIT_NS)
     return AGAIN
 
 
 cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
-                     uint8_t *page, bint take) noexcept nogil:
+                     uint8_t *page, uint32_t how) noexcept nogil:
     """Reads the page from the area's backing store.  Called with the shard locked, returns with it unlocked."""
     cdef uint32_t writes = shard.writes
     zsw_unlock(&shard.lock)
-    if w.no_wait:
+    if how & LOAD_NO_WAIT:
         return Status.WOULD_BLOCK
     if id == IN_TRANSIT:
         zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
-    return read_backed(e, w, area, shard, offset, writes, page, take)
+    return read_backed(e, w, area, shard, offset, writes, page, how & LOAD_TAKE)
 
 
 cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
-                           uint8_t *page, bint take) noexcept nogil:
+                           uint8_t *page, uint32_t how) noexcept nogil:
     cdef bint first = writing_begin(e)
     cdef uint32_t id
     cdef int status = AGAIN
     zsw_lock(&shard.lock)
     id = find_entry(e, shard, offset)
     if id == ON_BACKING or id == IN_TRANSIT:
-        status = load_backed(e, w, area, shard, offset, id, page, take)
+        status = load_backed(e, w, area, shard, offset, id, page, how)
     else:
         zsw_unlock(&shard.lock)
     if first:
@@ -182,18 +185,40 @@ cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
     return taken
 
 
+cdef uint64_t share(uint64_t *took, uint32_t pages, uint64_t since) noexcept nogil:
+    """Adds to each page an equal share of the time since then; returns the time now."""
+    cdef uint64_t now = zsw_now_ns()
+    cdef uint32_t i
+    for i in range(pages):
+        took[i] += (now - since) // pages
+    return now
+
+
 cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
-                               uint8_t *out, int8_t *status) noexcept nogil:
-    """As engine_load for each of at most LOADS_TOGETHER pages."""
+                               uint8_t *out, int8_t *status, uint64_t *took) noexcept nogil:
+    """As engine_load for each of at most LOADS_TOGETHER pages.  `took`, unless it is NULL, gets the nanoseconds of each; what is
+    done for several at once they share."""
     cdef zsw_held held[LOADS_TOGETHER]
+    cdef uint64_t at = 0
     cdef uint32_t i = 0, k, taken
+    if took != NULL:
+        memset(took, 0, pages * sizeof(uint64_t))
+        at = zsw_now_ns()
+    if zsw_peek_u64(&e.entries.inuse) >= AHEAD_FROM:
+        look_ahead(e, type, offsets, pages)
+        if took != NULL:
+            at = share(took, pages, at)
     while i < pages:
         # An exclusive load is over before the next begins, which may be of the same page.
         taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)
                  else hold_entries(e, w, type, offsets + i, pages - i, held))
         if zsw_unlikely(taken == 0):
-            status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size)
+            status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size, 0)
             i += 1
+            if took != NULL:
+                at = share(&took[i - 1], 1, at)
+        elif took != NULL:
+            at = share(&took[i], taken, at)
         for k in range(taken):
             if held[k].id == 0:
                 status[i] = Status.ABSENT
@@ -201,6 +226,8 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
             else:
                 status[i] = <int8_t> read_held(e, w, &held[k], out + <size_t> i * e.page_size, False)
                 count(w.counters, Counter.loads, status[i] >= 0)
+            if took != NULL:
+                at = share(&took[i], 1, at)
             i += 1
 
 

@@ -67,7 +67,6 @@ cdef struct zsw_worker:
     uint32_t spare[SPARE_ENTRIES]
     zsw_pool *counted                   # the pool that `entries` below belongs to
     int64_t entries                     # change of counted.entries not yet made
-    uint32_t no_wait                    # the caller holds the GIL: do not wait for a backing store or another call
     int32_t error                       # how a backing store first failed in this call, -errno; 0: it did not
     zsw_worker *next
     void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
