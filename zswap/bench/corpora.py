@@ -101,6 +101,35 @@ public class Held {
 }
 """
 
+_SQLITE = """
+import random, sqlite3, sys
+size, rng = int(sys.argv[1]), random.Random(int(sys.argv[2]))
+held = sqlite3.connect(":memory:")
+held.execute("create table visits (id integer primary key, user text, page text, at integer, ms real, status integer)")
+held.execute("create index by_user on visits (user, at)")
+held.executemany("insert into visits values (?, ?, ?, ?, ?, ?)", (
+    (i, f"user {rng.randrange(5000)}", f"/item/{rng.randrange(3000)}/{rng.choice(('view', 'cart', 'buy'))}",
+     1700000000 + 7 * i + rng.randrange(7), rng.random() * 100, rng.choice((200, 200, 200, 404, 500)))
+    for i in range(size // 130)))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+_PERL = """
+my ($size, $seed) = @ARGV;
+srand $seed;
+my (@orders, %by_name);
+for my $i (0 .. $size / 900) {
+    my $order = {id => $i, name => "user " . int(rand(5000)), total => rand(100), tags => ["a" . $i % 31, "b" . $i % 7],
+                 paid => $i % 3 == 0 ? 1 : 0};
+    push @orders, $order;
+    $by_name{$order->{name} . $i} = $order;
+}
+$| = 1;
+print "ready\\n";
+<STDIN>;
+"""
+
 
 def _captured(command: Sequence[str], count: int, seed: int, environment: dict[str, str] | None = None) -> Pages:
     """Anonymous memory of a program that holds twice what is wanted, sampled over all of it."""
@@ -158,6 +187,16 @@ def java(count: int, seed: int) -> Pages:
         if done.returncode:
             raise CorpusMissing(f"javac failed (Java 16 or newer is needed): {done.stderr.strip().splitlines()[:1]}")
         return _captured([runtime, "-XX:+UseSerialGC", "-cp", folder, "Held"], count, seed)
+
+
+def sqlite(count: int, seed: int) -> Pages:
+    """A SQLite database in memory: a table and an index, in B-trees packed byte by byte."""
+    return _captured([sys.executable, "-c", _SQLITE], count, seed)
+
+
+def perl(count: int, seed: int) -> Pages:
+    """A Perl process with hashes of arrays, strings and numbers."""
+    return _captured([_need("perl", "Perl"), "-e", _PERL], count, seed)
 
 
 # ---- text and what a seed makes -----------------------------------------------------------------------------------------
@@ -234,6 +273,8 @@ CORPORA: dict[str, Callable[[int, int], Pages]] = {
     "process": process,
     "node": node,
     "java": java,
+    "sqlite": sqlite,
+    "perl": perl,
     "text": text,
     "zero": zero,
     "same-filled": filled,
