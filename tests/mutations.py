@@ -728,8 +728,8 @@ MUTATIONS = [
     bug(
         "one variant of lref takes the last of equals",
         "lref/lref_core.h",
-        "        best = best >> 16 > words >> 16 ? words : best;",
-        "        best = best >> 16 >= words >> 16 ? words : best;",
+        "distance[j]) << 19 | j << 16 |",
+        "distance[j]) << 19 | (7 - j) << 16 |",
         tests="lref",
     ),
     bug(

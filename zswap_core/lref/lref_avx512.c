@@ -57,17 +57,6 @@ static inline void line_spread(uint8_t *dst, const uint8_t *ref, const uint8_t *
 }
 
 #include "lref_x86.h"
-static inline uint32_t find_nearest(line_t line, const uint8_t *src, const uint16_t *distance)
-{
-    uint32_t best = UINT32_MAX;
-    for (unsigned j = 0; j < 8; j++) {
-        uint32_t words = distance[j];
-        words |= line_distance(line, src - 8 * words) << 16;
-        best = best >> 16 > words >> 16 ? words : best;
-    }
-    return best;
-}
-
 #include "lref_core.h"
 
 LREF_TARGET_END

@@ -68,7 +68,12 @@ static inline void prefetch(const uint8_t *p, size_t n, int to_write)
 /* A line waits long for what it asks of memory and of vectors: each of these loops does one thing to all lines, so that the
  * processor works on several at once. */
 
-#ifndef LREF_FIND
+static inline uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+#ifndef LREF_DISTANCES
 /* How far back, in words, those with the same lower half as the line's were last seen; and now they are here. */
 static inline void find_distances(uint16_t *distance, const uint8_t *src, unsigned pos, unsigned reach, uint16_t *table)
 {
@@ -85,17 +90,16 @@ static inline void find_distances(uint16_t *distance, const uint8_t *src, unsign
     for (unsigned j = 0; j < 8; j++)
         table[slot[j]] = (uint16_t) (pos + j);
 }
+#endif
 
+#ifndef LREF_NEAREST
 /* The nearest of eight references, of equals the first: how many bytes differ << 16 | distance. */
 static inline uint32_t find_nearest(line_t line, const uint8_t *src, const uint16_t *distance)
 {
     uint32_t best = UINT32_MAX;
-    for (unsigned j = 0; j < 8; j++) {
-        uint32_t words = distance[j];
-        words |= line_distance(line, src - 8 * words) << 16;
-        best = best >> 16 > words >> 16 ? words : best;
-    }
-    return best;
+    for (uint32_t j = 0; j < 8; j++)
+        best = least(best, line_distance(line, src - 8 * distance[j]) << 19 | j << 16 | distance[j]);
+    return best >> 19 << 16 | (best & 0xffff);
 }
 #endif
 
@@ -204,27 +208,22 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
         const uint8_t *src = page + 64 * l;
         const line_t line = line_load(src);
         uint64_t mask = nonzero[l];
-        uint32_t cost = count_bits64(mask), words = 0;
+        uint32_t best, words;
         unsigned news, which;
 
-#define TAKE(count, distance) \
-    do { \
-        uint32_t cost_ = (count), words_ = (distance); \
-        words = cost_ < cost ? words_ : words; \
-        cost = cost_ < cost ? cost_ : cost; \
-    } while (0)
-        TAKE((nearest[i] >> 16) + 1, nearest[i] & 0xffff);
+        /* Bytes to keep, of equals the first, the distance; and no branches: which way they would go is as unpredictable as the
+         * page. */
+        best = least(count_bits64(mask) << 18, ((nearest[i] >> 16) + 1) << 18 | 1 << 16 | (nearest[i] & 0xffff));
         if (i >= first)
-            TAKE(line_distance(line, src - 8 * last), last);
-#undef TAKE
-        /* No branches: which way they would go is as unpredictable as the page. */
-        news = words != 0 && words != last;
+            best = least(best, line_distance(line, src - 8 * last) << 18 | 2 << 16 | last);
+        words = best & 0xffff;
+        news = (words != 0) & (words != last);
         mask = line_differs(line, src - 8 * words) | (mask & -(uint64_t) (words == 0));
         has_ref |= (uint64_t) (words != 0) << l;
         has_new |= (uint64_t) news << l;
         distances[n_distances] = (uint8_t) (words - NEAREST + 1);
         n_distances += news;
-        last = news ? words : last;
+        last = words != 0 ? words : last;
 
         which = nonzero_bytes(mask);
         has_mask |= (uint64_t) (mask != 0) << l;

@@ -22,7 +22,7 @@ static inline void unpack_codes(uint8_t *masks, const uint8_t *codes, size_t n, 
     }
 }
 
-#define LREF_FIND
+#define LREF_DISTANCES
 
 static inline void find_distances(uint16_t *distance, const uint8_t *src, unsigned pos, unsigned reach, uint16_t *table)
 {
