@@ -1,15 +1,19 @@
 """Builds the compiled core: every .pyx under zswap_core is an extension.  All other metadata is in pyproject.toml.
 
+A build in place also makes tests/hooks, by which the tests reach inside; no package holds those.
+
 Switches, read from the environment:
     ZSWAP_DEBUG=1       bounds checks, C assertions, no optimisation
     ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer; =thread: ThreadSanitizer; =valgrind: hints for it
     ZSWAP_COVERAGE=1    count the lines that run, for .ci/coverage.py
     ZSWAP_WERROR=1      compiler warnings are errors
     ZSWAP_ANNOTATE=1    keep Cython's annotated .html beside the .c
+    ZSWAP_HOOKS=1       of a build in place, tests/hooks alone, for a zswap that is installed
 """
 
 import os
 import shlex
+import sys
 import sysconfig
 from glob import glob
 
@@ -70,8 +74,7 @@ directives = {
 }
 
 # What opens, reports, faces Python or calls a library: -O3 takes twice as long over it, for more code and no gain.
-SELDOM = ("backings/", "binding", "buffers", "compressors/", "fault", "libraries/", "stats", "status", "testing")
-
+SELDOM = ("backings/", "binding", "buffers", "compressors/", "fault", "libraries/", "stats", "status", "zpools/geometry")
 
 # Modules with C of their own beside the .pyx: the folder it is in.
 OWN_C = {"zswap_core/compressors/lref.pyx": "zswap_core/lref"}
@@ -79,13 +82,17 @@ OWN_C = {"zswap_core/compressors/lref.pyx": "zswap_core/lref"}
 
 def level(path):
     """How much a module is optimised."""
-    return "-O1" if path.removeprefix("zswap_core/").startswith(SELDOM) and path not in OWN_C else "-O3"
+    if path in OWN_C:
+        return "-O3"
+    return "-O1" if path.startswith("tests/") or path.removeprefix("zswap_core/").startswith(SELDOM) else "-O3"
 
 
-sources = sorted(glob("zswap_core/**/*.pyx", recursive=True))
+sources = [] if switch("HOOKS") else sorted(glob("zswap_core/**/*.pyx", recursive=True))
+if "--inplace" in sys.argv:
+    sources += sorted(glob("tests/hooks/*.pyx"))
 extensions = [
     Extension(
-        path.removesuffix(".pyx").replace(os.sep, "."),
+        path.removeprefix("tests/").removesuffix(".pyx").replace(os.sep, "."),
         [path, *(sorted(glob(f"{OWN_C[path]}/*.c")) if path in OWN_C else ())],
         include_dirs=["zswap_core/include", *([OWN_C[path]] if path in OWN_C else ())],
         depends=sorted(glob("zswap_core/include/zswap/*.h") + (glob(f"{OWN_C[path]}/*.h") if path in OWN_C else [])),
@@ -106,5 +113,6 @@ setup(
         annotate=switch("ANNOTATE"),
         show_all_warnings=False,
     ),
+    package_dir={"hooks": "tests/hooks"},
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Tests that look at the package as installed, at Python alone, or at what draws and prints.
 ELSEWHERE = {"analyze", "bench", "cli", "conventions", "packaging", "pages", "prometheus", "serve", "top"}
-NOT_CORE = re.compile(r"/testing\w*\.p..$|/bench\.pyx$")
+NOT_CORE = re.compile(r"/hooks/\w+\.p..$|/bench\.pyx$")
 MARK = re.compile(r'\s*/\* "(.+)":(\d+)$')
 
 

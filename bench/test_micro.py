@@ -6,7 +6,7 @@ import pytest
 from zswap.bench.corpora import PAGE
 from zswap_core.bench import CodecLoop, IndexLoop
 from zswap_core.compressors.registry import open_compressor
-from zswap_core.testing_zpool import Zpool
+from hooks.zpool import Zpool
 
 MANY = 100_000
 

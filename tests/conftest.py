@@ -44,6 +44,13 @@ except ImportError as error:
         returncode=4,
     )
 
+if str(ROOT / "tests") not in sys.path:
+    sys.path.insert(0, str(ROOT / "tests"))
+try:
+    import hooks  # noqa: F401 (compiles what tests reach inside by, and gives engines its methods)
+except ImportError as error:
+    pytest.exit(str(error), returncode=4)
+
 import hypothesis  # noqa: E402 (after the path was put right)
 
 # A shell that runs the tests in the background has them ignore Ctrl-C and Ctrl-\\, nohup that the terminal is gone; they and what
@@ -129,7 +136,7 @@ def python(tmp_path):
     """Run a program in a Python of its own, with the zswap that is tested; returns what it printed."""
 
     def run(source, *args, timeout=120, **environment):
-        path = str(Path(zswap.__file__).parent.parent)
+        path = os.pathsep.join([str(Path(zswap.__file__).parent.parent), str(ROOT / "tests")])  # for `import hooks`
         env = {**os.environ, "PYTHONPATH": path, **environment}
         # Not from the checkout, whose sources would be imported first.
         command = [sys.executable, "-X", "faulthandler", "-c", source, *map(str, args)]

@@ -14,7 +14,7 @@ from zswap.estimate import CompressorResult, Timing, estimate, zpool_model
 from zswap.kernel import Kernel
 from zswap.pages import PageSource, SourceError, open_files
 from zswap.zpools import parse_zpool
-from zswap_core.testing_zpool import Zpool
+from hooks.zpool import Zpool
 
 PAGE = 4096
 ZPOOLS = ("zsmalloc", "zsmalloc-kernel", "zsmalloc-kernel:4")

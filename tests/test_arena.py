@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from zswap_core.testing_zpool import Arena
+from hooks.zpool import Arena
 
 PAGE = 4096
 FIRST_PAGES = 256  # of the first two chunks; the third has as many as both, and so on

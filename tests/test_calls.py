@@ -443,7 +443,7 @@ def test_a_lowered_limit_without_a_store_loses_nothing(engine):
 
 
 def test_what_is_touched_after_the_clock_was_read_is_not_idle():
-    from zswap_core.testing import Entry
+    from hooks.parts import Entry
 
     entry = Entry(now=10_000)
     for now, age in [(10_000, 0), (10_003, 3), (9_999, 0), (10_000 - 3600, 0), (10_000 + 40 * 86400, 40 * 86400)]:

@@ -11,10 +11,10 @@ import pytest
 import zswap
 import zswap.core
 from zswap import PageCorruptError, Status
+from hooks.faults import FOREVER, fault
 from zswap_core.libraries import checksums
 from zswap_core.libraries.checksums import open_checksum
 from zswap_core.libraries.find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
-from zswap_core.testing_faults import FOREVER, fault
 
 PAGE = 4096
 SOURCES = (CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD)

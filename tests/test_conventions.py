@@ -32,12 +32,7 @@ FACING_PYTHON = {
     "libraries/bind",
     "libraries/checksums",
     "libraries/ciphers",
-    "testing",
-    "testing_buddies",
-    "testing_cipher",
-    "testing_damage",
-    "testing_faults",
-    "testing_zpool",
+    "zpools/geometry",
 }
 # Modules that run Python callables on behalf of the engine.
 TAKING_THE_GIL = {"backings/adapter", "compressors/adapter"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from zswap import Error, PageCorruptError, PoolLimitError, Status
-from zswap_core.testing import REFS_MAX, Codec, Entry, Lru, entry_size, pack_word, unpack_word
+from hooks.parts import REFS_MAX, Codec, Entry, Lru, entry_size, pack_word, unpack_word
 
 PAGE = 4096
 ZEROS = bytes(PAGE)

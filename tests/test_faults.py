@@ -20,8 +20,8 @@ import zswap.core
 from zswap import BackingError, CompressorNotFound, PageCorruptError, Status
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.fault import Site
-from zswap_core.testing import Codec
-from zswap_core.testing_faults import FOREVER, arm, disarm, fault, hits, injected, names
+from hooks.parts import Codec
+from hooks.faults import FOREVER, arm, disarm, fault, hits, injected, names
 
 pytestmark = pytest.mark.slow
 

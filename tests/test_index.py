@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from zswap_core.testing import SHARD_SPAN, Index
-from zswap_core.testing_faults import FOREVER, fault
+from hooks.parts import SHARD_SPAN, Index
+from hooks.faults import FOREVER, fault
 
 TOP = (1 << 47) - 1
 

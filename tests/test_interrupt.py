@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zswap import Status, SwapFile
-from zswap_core.testing import Codec
+from hooks.parts import Codec
 
 PAGE = 4096
 SLICE = 16384  # pages between two looks for signals

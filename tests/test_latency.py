@@ -8,7 +8,7 @@ import pytest
 
 import zswap
 from zswap import Latency
-from zswap_core.testing import Histogram
+from hooks.parts import Histogram
 
 PAGE = 4096
 SHARD = 1 << 14  # offsets

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import zswap
-from zswap_core.testing_faults import fault
+from hooks.faults import fault
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,7 +8,7 @@ import pytest
 
 import zswap
 from zswap.memory import format_bytes, parse_bytes, pressure_files, total_ram
-from zswap_core.testing import Codec
+from hooks.parts import Codec
 
 pytestmark = [pytest.mark.slow, pytest.mark.memory]
 

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from zswap import CompressorNotFound, Status
-from zswap_core.testing import Codec
+from hooks.parts import Codec
 
 PAGE = 4096
 PAIRS = [("lz4", "zsmalloc"), ("zstd", "zsmalloc:4"), ("deflate", "z3fold"), ("lz4", "zbud"), ("lz4", "zsmalloc-kernel")]

@@ -18,7 +18,7 @@ PAGE = 4096
 # Pages 0 to 9 are compressed; a thread is held up in a call, in C by the codec or in Python by the store.
 PRELUDE = """
 import os, signal, sys, threading, time, zswap
-from zswap_core.testing import Codec
+from hooks.parts import Codec
 pages = [(b"page %d " % n * 999)[:3800].ljust(4096, b".") for n in range(10)]
 
 def until(condition):

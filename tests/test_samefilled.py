@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from zswap_core.testing import fill, scan
+from hooks.parts import fill, scan
 
 SIZES = [4096, 16384, 65536]
 WORDS = [0, 1, 0xFF, 0xFFFFFFFFFFFFFFFF, 0x0102030405060708, 0x0101010101010101, 0x8000000000000000, 0x0000000100000001]

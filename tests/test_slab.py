@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from zswap_core.testing import Slab
+from hooks.parts import Slab
 
 CHUNK = 64 << 10
 

@@ -24,7 +24,7 @@ import pytest
 import zswap_core
 from zswap_core.backings import Backing, SwapFile, open_backing
 from zswap_core.errors import BackingError, Error
-from zswap_core.testing_faults import FOREVER, arm, disarm, fault, injected
+from hooks.faults import FOREVER, arm, disarm, fault, injected
 
 PAGE = 4096
 SIZES = (4096, 16384, 65536)

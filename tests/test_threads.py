@@ -16,7 +16,7 @@ import pytest
 
 from zswap import Error, PoolLimitError, Status
 from zswap_core.binding import FLAGS
-from zswap_core.testing import Codec
+from hooks.parts import Codec
 
 PAGE = 4096
 LINES = PAGE // 32

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 import zswap
-from zswap_core import findings, testing_damage
-from zswap_core.testing_damage import Damage
+from hooks import damage, findings
+from hooks.damage import Damage
 
 WORDS = {
-    "zsmalloc": testing_damage.ENGINE + testing_damage.INDEX + testing_damage.SLAB + testing_damage.ARENA,
+    "zsmalloc": damage.ENGINE + damage.INDEX + damage.SLAB + damage.ARENA,
     "zbud": (),
-    "z3fold": testing_damage.Z3FOLD,
+    "z3fold": damage.Z3FOLD,
 }
-WORDS["zsmalloc"] += testing_damage.ZSMALLOC
-WORDS["zbud"] += testing_damage.ARENA + testing_damage.BUDDIES
-WORDS["z3fold"] += testing_damage.BUDDIES
+WORDS["zsmalloc"] += damage.ZSMALLOC
+WORDS["zbud"] += damage.ARENA + damage.BUDDIES
+WORDS["z3fold"] += damage.BUDDIES
 
 # What some are reported as, where it is a matter of interest which check it is.
 REPORTS = {
@@ -92,7 +92,7 @@ def test_unknown_damage():
 @pytest.mark.parametrize(
     ("source", "tables"),
     [
-        ("check", [findings.ENGINE, findings.SLAB]),
+        ("../tests/hooks/engine", [findings.ENGINE, findings.SLAB]),
         ("index", [findings.INDEX]),
         ("slab", [findings.SLAB]),
         ("zpools/arena", [findings.ARENA]),

@@ -13,7 +13,7 @@ import pytest
 
 from zswap import BackingError, PageCorruptError, Status, SwapFile
 from zswap_core.backings import open_backing
-from zswap_core.testing_faults import fault
+from hooks.faults import fault
 
 PAGE = 4096
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import zswap
-from zswap_core.testing_buddies import Buddies
-from zswap_core.testing_zpool import Zpool, zpools
+from hooks.buddies import Buddies
+from hooks.zpool import Zpool, zpools
 
 PAGE = 4096
 CHUNK = PAGE // 64

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from zswap_core.testing_zpool import Zpool, zpools
+from hooks.zpool import Zpool, zpools
 
 PAGE = 4096
 KERNEL = {"kernel": True}
@@ -437,7 +437,7 @@ def test_no_memory_leaves_everything_as_it_was(python):
     code = textwrap.dedent("""
         import resource
         from array import array
-        from zswap_core.testing_zpool import Zpool
+        from hooks.zpool import Zpool
 
         zpools = [Zpool(), Zpool(kernel=True), Zpool(page_size=65536)]
         sizes = array("I", [37, 500, 1500, 3000, 4000] * 20)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 import zswap
 from zswap.zpools import parse_zpool
+from zswap_core.zpools.geometry import Trial
 
 __all__ = ["CompressorResult", "Estimate", "FedZpool", "SlotTable", "Timing", "ZpoolModel", "estimate", "zpool_model"]
 
@@ -319,22 +320,16 @@ def zpool_model(name: str, *, page_size: int = 4096) -> ZpoolModel:
     if base == "zsmalloc":
         return _slot_table(name, chain, False, page_size, 0, page, item)
 
-    from zswap_core.testing_zpool import Zpool
-
     def malloc_pages(sizes: Int64Array) -> int:
-        pool = Zpool(name, page_size=page_size)
-        pool.malloc_many(sizes.astype(np.uint32))
-        return int(pool.total_pages)
+        return Trial(name, page_size=page_size).pages(sizes.astype(np.uint32))
 
-    return FedZpool(name, malloc_pages, Zpool(name, page_size=page_size).max_saving_size, page, item)
+    return FedZpool(name, malloc_pages, Trial(name, page_size=page_size).max_saving_size, page, item)
 
 
 def _slot_table(
     name: str, chain: int, kernel: bool, page_size: int, header: int, page_metadata: float, object_metadata: float
 ) -> SlotTable:
-    from zswap_core.testing_zpool import Zpool
-
-    table = np.array(Zpool("zsmalloc", chain=chain, kernel=kernel, page_size=page_size).classes(), np.int64)
+    table = np.array(Trial("zsmalloc", chain=chain, kernel=kernel, page_size=page_size).classes(), np.int64)
     table = table[np.argsort(table[:, 0], kind="stable")]
     return SlotTable(name, table[:, 0], table[:, 1], table[:, 2], header, page_metadata, object_metadata, kernel)
 

@@ -24,7 +24,6 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.buffers cimport integer_array, take_buffer
 from zswap_core.calls cimport engine_enter, engine_leave
-from zswap_core.check cimport engine_age, engine_object, engine_validate, zsw_finding
 from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
@@ -493,11 +492,6 @@ cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     engine_set_limits(e, a.pages, a.accept)
 
 
-cdef void make_older(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef work_args *a = <work_args *> args
-    engine_age(e, a.idle)
-
-
 cdef void sum_totals(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     engine_totals(e, <zsw_totals *> args)
 
@@ -563,34 +557,6 @@ cdef void list_pools(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
         a.count += 1
 
 
-cdef struct finding_args:
-    zsw_finding finding
-    int rc
-
-
-cdef void validate(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef finding_args *a = <finding_args *> args
-    cdef bint maintained = e.thread_started
-    maintenance_stop(e)                     # a flight holds references, and compaction moves objects
-    a.rc = engine_validate(e, &a.finding)
-    if maintained:
-        zsw_store_u32(&e.stop, 0)
-        zsw_store_u32(&e.limit_hit, 1)      # to go on with what it was at
-        maintenance_start(e)
-
-
-cdef struct object_args:
-    uint32_t type
-    uint64_t offset
-    uint8_t *object
-    uint32_t length
-
-
-cdef void find_object(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef object_args *a = <object_args *> args
-    a.object = engine_object(e, a.type, a.offset, &a.length)
-
-
 # ---- the engine -----------------------------------------------------------------------------------------------------
 
 
@@ -600,9 +566,12 @@ cdef class Held:
     cdef int64_t calls              # that are about to give it a pool
 
 
-cdef class Engine:
+cdef class Handle:
+    pass
+
+
+cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
-    cdef zsw_engine *e
     cdef dict compressors           # id -> Held: all that pools may still use, whatever they think of being hashed or compared
     cdef Compressor compressor_     # the current one
     cdef Checksum checksum_         # None: no checksums
@@ -1559,36 +1528,3 @@ cdef class Engine:
             rows.append((spec, row.name.decode(), row.chain, row.kernel, row.current, row.entries, row.pages))
         self.drop_compressors()
         return sorted(rows, key=lambda row: not row[4])
-
-    def _validate(self):
-        """Walk every structure and compare it with the counters; AssertionError names what does not agree.  For tests: no
-        other call may be in flight."""
-        cdef finding_args args
-        cdef const char *zpool
-        self.call(validate, &args, True)
-        if args.rc != 0:
-            from zswap_core.findings import describe
-            zpool = args.finding.zpool
-            raise AssertionError(describe(args.rc, args.finding.place, zpool.decode() if zpool != NULL else None))
-
-    def _address(self):
-        """Where the engine lies, for tests that damage it."""
-        return <size_t> self.e
-
-    def _age(self, uint32_t seconds):
-        """Make every held page `seconds` older.  For tests: no other call may be in flight."""
-        cdef work_args args
-        args.idle = seconds
-        self.call(make_older, &args, False)
-
-    def _object(self, offset, bytes data=None, *, swap_type=0):
-        """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of
-        them.  None for a page that is elsewhere.  For tests: no other call may be in flight."""
-        cdef object_args args
-        args.offset, args.type, args.length = as_offset(offset), as_type(swap_type), 0
-        self.call(find_object, &args, False)
-        if args.object == NULL:
-            return None
-        if data is not None:
-            memcpy(args.object, <const char *> data, min(<size_t> len(data), <size_t> args.length))
-        return PyBytes_FromStringAndSize(<const char *> args.object, args.length)

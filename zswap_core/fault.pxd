@@ -2,7 +2,7 @@
 """Fault sites: the places that can fail, each with a name by which a test makes it fail.
 
 They are in every build, so that what tests run is what ships.  While no test has armed anything a site costs one load and a
-branch that is never taken.  testing_faults.pyx is the way to arm them.
+branch that is never taken.  tests/hooks/faults.pyx is the way to arm them.
 """
 from libc.stdint cimport uint32_t
 

@@ -60,7 +60,6 @@ cdef enum:
     BLOCK = 512                 # what a short transfer with O_DIRECT is a multiple of
     REQUEST_BYTES = 1 << 20     # the longest single transfer
     BOUNCE_BYTES = 1 << 18      # the same through a bounce buffer
-    BOUNCES = 8
 
 cdef enum:
     CLEAN
@@ -74,26 +73,6 @@ HEADER_BYTES = 4096
 CRC_AT = HEADER_BYTES - 4
 LARGEST_FILE = (1 << 63) - 1    # what a file offset can say
 MOST_LINKS = 40                 # that Linux follows in one path
-
-
-cdef struct swap_file:
-    zsw_fork_watch watch        # the first, so that it is found by it
-    int fd
-    int pid                     # a forked child must not touch the parent's pages
-    bint direct
-    bint preallocated
-    uint32_t page_size
-    uint64_t nr_pages
-    off_t size                  # of the whole file
-    uint32_t closed
-    uint32_t damaged            # the file is not as long as it should be, or was not at some time
-    uint32_t cannot_punch       # the file system cannot make holes, or zeros of blocks that stay
-    int64_t calls               # under way; close waits for them
-    zsw_backing_counts *counts
-    # For memory that O_DIRECT refuses, and for what is encrypted: made with the file, since a load must not wait for memory.
-    uint8_t *bounces
-    zsw_mutex bounce_locks[BOUNCES]
-    zsw_cipher *cipher          # NULL: pages are written as they are
 
 
 # ---- the table: any thread, no GIL -------------------------------------------------------------------------------------
@@ -523,7 +502,7 @@ cdef class SwapFile(Backing):
     """
 
     cdef swap_file f
-    cdef readonly Cipher _cipher
+    cdef Cipher cipher
     cdef readonly str path
     cdef readonly str id
     cdef readonly bint left_open
@@ -548,8 +527,8 @@ cdef class SwapFile(Backing):
         if self.f.bounces == NULL:
             raise MemoryError(f"{self.name}: no memory for its bounce buffers")
         if encrypt:
-            self._cipher = Cipher(self.name)
-            self.f.cipher = &self._cipher.c
+            self.cipher = Cipher(self.name)
+            self.f.cipher = &self.cipher.c
 
         self.f.watch.in_child = forget_in_child
         if watch_forks(&self.f.watch) != 0:
@@ -727,8 +706,8 @@ cdef class SwapFile(Backing):
                 zsw_fence()
                 while zsw_load_i64(&self.f.calls) != 0:
                     zsw_sleep_ns(50_000)
-            if self._cipher is not None:
-                self._cipher.forget()
+            if self.cipher is not None:
+                self.cipher.forget()
             with suppress(OSError):  # a file that is not marked clean is as good: its content is dropped either way
                 self.drop_pages()
                 self.write_header(CLEAN)

@@ -1,6 +1,4 @@
-"""A zpool, and the arena below it, driven from Python: for tests, benchmarks and for showing geometry.
-
-Programs use zswap.ZSwap.
+"""A zpool, and the arena below it, driven from Python.
 
 Whatever takes a lock releases the GIL, so threads meet in the allocator.  A build with line tracing depends on it: there
 compiled code waits for the GIL while it holds a lock.  Handles are what the caller makes of them: a wrong one crashes.
@@ -9,7 +7,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_NoMemory
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset, strcmp
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 from array import array
@@ -35,7 +33,8 @@ from zswap_core.zpools.arena cimport (
     zsw_run,
 )
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
-from zswap_core.zpools.zsmalloc cimport zsmalloc_classes, zsmalloc_geometry
+
+from zswap_core.zpools.geometry import Trial
 
 
 def zpools():
@@ -76,9 +75,11 @@ cdef class Zpool:
     cdef const zsw_zpool_ops *ops
     cdef void *pool
     cdef readonly str name
+    cdef dict options
 
     def __cinit__(self, name="zsmalloc", *, page_size=4096, chain=0, kernel=False, numa_node=-1):
         cdef zsw_zpool_config config
+        self.options = {"page_size": page_size, "chain": chain, "kernel": kernel}
         config.page_size = page_size
         config.chain = chain
         config.kernel = bool(kernel)
@@ -243,13 +244,7 @@ cdef class Zpool:
         return rc
 
     def classes(self):
-        """zsmalloc: (slot size, pages in a zspage, objects in a zspage) of each size class, smallest first."""
-        cdef zsmalloc_geometry geometry[256]
-        cdef size_t n, i
-        if strcmp(self.ops.name, b"zsmalloc") != 0:
-            raise TypeError(f"{self.name} has no size classes")
-        n = zsmalloc_classes(self.pool, geometry, 256)
-        return [(geometry[i].size, geometry[i].pages, geometry[i].objects) for i in range(n)]
+        return Trial(self.name, **self.options).classes()
 
 
 cdef class Arena:

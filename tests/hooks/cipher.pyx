@@ -1,11 +1,13 @@
 # cython: language_level=3
-"""The cipher of encrypted swap files, driven from Python: for the test suite."""
+"""The cipher of encrypted swap files, and what an open one knows."""
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from zswap_core.backings.base cimport Backing
+from zswap_core.backings.file cimport swap_file
 from zswap_core.buffers cimport Items, items_of
-from zswap_core.libraries.ciphers cimport Cipher, cipher_run, KEY_BYTES
+from zswap_core.libraries.ciphers cimport Cipher, cipher_run, KEY_BYTES, zsw_cipher
 
 cdef enum:
     MASK = 0xa5
@@ -32,25 +34,35 @@ def crypt(bytes key, uint64_t unit, data not None, bint encrypting, size_t size=
     return bytes(out)
 
 
-def masked_key(Cipher cipher not None):
+cdef zsw_cipher *cipher_of(Backing file) except NULL:
+    cdef zsw_cipher *cipher = (<swap_file *> file.state).cipher if file.state != NULL else NULL
+    if cipher == NULL:
+        raise ValueError(f"{file.name} is not encrypted")
+    return cipher
+
+
+def masked_key(Backing file not None):
     """The key, every byte with another pattern laid over it, so that it is found nowhere on account of this."""
-    return bytes([cipher.c.key[i] ^ MASK for i in range(KEY_BYTES)])
+    cdef zsw_cipher *c = cipher_of(file)
+    return bytes([c.key[i] ^ MASK for i in range(KEY_BYTES)])
 
 
-def key_address(Cipher cipher not None):
-    return <size_t> cipher.c.key
+def key_address(Backing file not None):
+    return <size_t> cipher_of(file).key
 
 
-def has_key(Cipher cipher not None):
+def has_key(Backing file not None):
     """Whether any byte of the key is left."""
-    return any(cipher.c.key[i] for i in range(KEY_BYTES))
+    cdef zsw_cipher *c = cipher_of(file)
+    return any([c.key[i] for i in range(KEY_BYTES)])
 
 
-def leak_key(Cipher cipher not None):
+def leak_key(Backing file not None):
     """What a call would leave behind that did not take the key out of its context again."""
+    cdef zsw_cipher *c = cipher_of(file)
     cdef uint8_t tweak[16]
     memset(tweak, 0, 16)
-    if cipher.c.init(cipher.c.contexts[0], NULL, NULL, cipher.c.key, tweak, 1) != 1:
+    if c.init(c.contexts[0], NULL, NULL, c.key, tweak, 1) != 1:
         raise ValueError("init")
 
 
@@ -65,15 +77,16 @@ cdef int failing_init(void *context, const void *kind, void *engine, const uint8
     return 0
 
 
-def fail_updates(Cipher cipher not None, int after):
+def fail_updates(Backing file not None, int after):
     """Makes libcrypto fail for every page but the next `after`."""
     global updates_left, real_update
-    if cipher.c.update != failing_update:
-        real_update = cipher.c.update
-    cipher.c.update = failing_update
+    cdef zsw_cipher *c = cipher_of(file)
+    if c.update != failing_update:
+        real_update = c.update
+    c.update = failing_update
     updates_left = after
 
 
-def fail_inits(Cipher cipher not None):
+def fail_inits(Backing file not None):
     """Makes libcrypto take no key any more."""
-    cipher.c.init = failing_init
+    cipher_of(file).init = failing_init

@@ -8,6 +8,7 @@ The engine holds some hundred ordinary pages, and some of each other kind, and n
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from zswap_core.binding cimport Handle
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport IN_TRANSIT, ON_BACKING, word_handle, zsw_entry
 from zswap_core.index cimport ARRAY_KINDS, RUN_SHIFT, pos_shard, shard_find, zsw_area, zsw_run, zsw_shard
@@ -49,7 +50,7 @@ cdef class Damage:
     cdef uint8_t old[8]
 
     def __init__(self, z, name):
-        self.e = <zsw_engine *> <size_t> z._address()
+        self.e = (<Handle?> z).e
         self.name = name
 
     cdef int put(self, void *at, size_t size, uint64_t value) except -1:

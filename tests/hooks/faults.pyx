@@ -1,4 +1,4 @@
-"""Making the engine's fault sites fail, from Python: for the test suite.
+"""Making the engine's fault sites fail.
 
 A site fails at chosen times it is reached, in whichever engine and thread, until it is disarmed:
 

@@ -1,4 +1,4 @@
-"""Eviction by pages, as zbud and z3fold have it, driven from Python: for tests.  Everything else is in testing_zpool."""
+"""Eviction by pages, as zbud and z3fold have it, driven from Python.  Everything else is in zpool."""
 from libc.stdint cimport uint64_t
 
 from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops

@@ -1,16 +1,20 @@
 # cython: language_level=3
-"""validate(): one walk over areas, index, entries, LRU, workers and pools, against each other and the counters.
+"""An engine at rest, looked into: its pages made older, its objects damaged, and all of it checked.
+
+validate() is one walk over areas, index, entries, LRU, workers and pools, against each other and the counters.
 
 Each item has one owner: a shard is in one area's table or garbage, a run in one shard, an array in one run or shard, an entry in
 one slot or spare with one worker, an object in one entry.  So whatever is owned is claimed, which fails for what is free or
 claimed already, and at the end nothing may be left that is neither.
 """
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport qsort
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport zsw_zpool_stats
+from zswap_core.binding cimport Handle
 from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
                                word_pool, zsw_entry)
@@ -18,11 +22,20 @@ from zswap_core.figures cimport engine_totals, zsw_totals
 from zswap_core.index cimport (area_check, area_open, area_shard, index_check_begin, index_check_end, index_claims,
                                SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.lookup cimport find_area
-from zswap_core.os cimport zsw_lock, zsw_map, zsw_unlock, zsw_unmap
+from zswap_core.maintenance cimport maintenance_start, maintenance_stop
+from zswap_core.os cimport zsw_lock, zsw_map, zsw_store_u32, zsw_unlock, zsw_unmap
 from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
-from zswap_core.worker cimport first_worker
+from zswap_core.worker cimport engine_enter, engine_leave, first_worker
+
+from hooks.findings import describe
+
+
+# Where the check failed.
+cdef struct zsw_finding:
+    const char *zpool           # whose number it is, when an allocator's
+    uint64_t place              # the entry, offset, area, pool or object, see findings.py
 
 
 # What the walk has seen.
@@ -231,7 +244,7 @@ cdef int counters_check(check *c) noexcept nogil:
     return 0
 
 
-cdef int engine_validate(zsw_engine *e, zsw_finding *out) noexcept nogil:
+cdef int walk(zsw_engine *e, zsw_finding *out) noexcept nogil:
     """Walks everything and compares it with the counters.  0, or a negative number that names the check that failed, see
     findings.py.  At rest."""
     cdef check c
@@ -263,17 +276,7 @@ cdef int engine_validate(zsw_engine *e, zsw_finding *out) noexcept nogil:
     return rc
 
 
-cdef void engine_age(zsw_engine *e, uint32_t seconds) noexcept nogil:
-    """Makes every page seem not accessed for so much longer.  At rest."""
-    cdef uint32_t id
-    cdef zsw_entry *entry
-    for id in range(1, slab_limit(&e.entries)):
-        entry = entry_at(e, id)
-        if entry.pos != 0:
-            entry.state -= seconds << ENTRY_AGE_SHIFT       # modulo the age's 22 bits, which are the uppermost
-
-
-cdef uint8_t *engine_object(zsw_engine *e, uint32_t type, uint64_t offset, uint32_t *length) noexcept nogil:
+cdef uint8_t *find_object(zsw_engine *e, uint32_t type, uint64_t offset, uint32_t *length) noexcept nogil:
     """The bytes that the page was made into, or the word that it is; NULL when it is not in memory.  At rest."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
@@ -288,3 +291,64 @@ cdef uint8_t *engine_object(zsw_engine *e, uint32_t type, uint64_t offset, uint3
     pool = e.pools[word_pool(entry.word)]
     length[0] = word_length(entry.word)
     return pool.ops.map(pool.zpool, word_handle(entry.word))
+
+
+# ---- from Python ----------------------------------------------------------------------------------------------------
+
+
+cdef zsw_worker *enter(Handle z) except NULL:
+    """Begins a call, as the binding does."""
+    cdef int rc = 0
+    cdef zsw_worker *w = engine_enter(z.e, &rc)
+    if w == NULL:
+        len(z)                          # says why
+        raise MemoryError
+    return w
+
+
+def validate(Handle z not None):
+    """Walk every structure and compare it with the counters; AssertionError names what does not agree.  No other call may be in
+    flight."""
+    cdef zsw_worker *w = enter(z)
+    cdef zsw_engine *e = z.e
+    cdef zsw_finding finding
+    cdef int rc
+    cdef bint maintained
+    with nogil:
+        maintained = e.thread_started
+        maintenance_stop(e)             # a flight holds references, and compaction moves objects
+        rc = walk(e, &finding)
+        if maintained:
+            zsw_store_u32(&e.stop, 0)
+            zsw_store_u32(&e.limit_hit, 1)      # to go on with what it was at
+            maintenance_start(e)
+        engine_leave(e, w)
+    if rc != 0:
+        raise AssertionError(describe(rc, finding.place, finding.zpool.decode() if finding.zpool != NULL else None))
+
+
+def age(Handle z not None, uint32_t seconds):
+    """Make every held page `seconds` older.  No other call may be in flight."""
+    cdef zsw_worker *w = enter(z)
+    cdef uint32_t id
+    cdef zsw_entry *entry
+    for id in range(1, slab_limit(&z.e.entries)):
+        entry = entry_at(z.e, id)
+        if entry.pos != 0:
+            entry.state -= seconds << ENTRY_AGE_SHIFT       # modulo the age's 22 bits, which are the uppermost
+    engine_leave(z.e, w)
+
+
+def object_of(Handle z not None, uint64_t offset, bytes data=None, *, uint32_t swap_type=0):
+    """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of them.
+    None for a page that is elsewhere.  No other call may be in flight."""
+    cdef uint32_t length = 0
+    cdef zsw_worker *w = enter(z)
+    cdef uint8_t *at = find_object(z.e, swap_type, offset, &length)
+    found = None
+    if at != NULL:
+        if data is not None:
+            memcpy(at, <const char *> data, min(<size_t> len(data), <size_t> length))
+        found = PyBytes_FromStringAndSize(<const char *> at, length)
+    engine_leave(z.e, w)
+    return found
