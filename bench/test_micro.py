@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from hooks.zpool import Zpool
 from zswap.bench.corpora import PAGE
 from zswap_core.bench import CodecLoop, IndexLoop
 from zswap_core.compressors.registry import open_compressor
-from hooks.zpool import Zpool
 
 MANY = 100_000
 

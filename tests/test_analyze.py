@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import zswap
+from hooks.zpool import Zpool
 from zswap.advice import DEFLATE_KERNEL
 from zswap.analyze import analyze, default_compressors
 from zswap.estimate import CompressorResult, Timing, estimate, zpool_model
 from zswap.kernel import Kernel
 from zswap.pages import PageSource, SourceError, open_files
 from zswap.zpools import parse_zpool
-from hooks.zpool import Zpool
 
 PAGE = 4096
 ZPOOLS = ("zsmalloc", "zsmalloc-kernel", "zsmalloc-kernel:4")

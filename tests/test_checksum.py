@@ -10,8 +10,8 @@ import pytest
 
 import zswap
 import zswap.core
-from zswap import PageCorruptError, Status
 from hooks.faults import FOREVER, fault
+from zswap import PageCorruptError, Status
 from zswap_core.libraries import checksums
 from zswap_core.libraries.checksums import open_checksum
 from zswap_core.libraries.find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD

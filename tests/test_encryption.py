@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import zswap
+from hooks.cipher import crypt, fail_inits, fail_updates, has_key, masked_key
 from zswap import SwapFile, ZSwap
 from zswap_core.backings import open_backing
 from zswap_core.errors import BackingError
-from hooks.cipher import crypt, fail_inits, fail_updates, has_key, masked_key
 from zswap_core.libraries import ciphers
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from zswap import Error, PageCorruptError, PoolLimitError, Status
 from hooks.parts import REFS_MAX, Codec, Entry, Lru, entry_size, pack_word, unpack_word
+from zswap import Error, PageCorruptError, PoolLimitError, Status
 
 PAGE = 4096
 ZEROS = bytes(PAGE)

@@ -17,11 +17,11 @@ import pytest
 
 import zswap
 import zswap.core
+from hooks.faults import FOREVER, arm, disarm, fault, hits, injected, names
+from hooks.parts import Codec
 from zswap import BackingError, CompressorNotFound, PageCorruptError, Status
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.fault import Site
-from hooks.parts import Codec
-from hooks.faults import FOREVER, arm, disarm, fault, hits, injected, names
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from hooks.parts import SHARD_SPAN, Index
 from hooks.faults import FOREVER, fault
+from hooks.parts import SHARD_SPAN, Index
 
 TOP = (1 << 47) - 1
 

@@ -10,8 +10,8 @@ import random
 import numpy as np
 import pytest
 
-from zswap import Status, SwapFile
 from hooks.parts import Codec
+from zswap import Status, SwapFile
 
 PAGE = 4096
 SLICE = 16384  # pages between two looks for signals

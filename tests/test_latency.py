@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import zswap
-from zswap import Latency
 from hooks.parts import Histogram
+from zswap import Latency
 
 PAGE = 4096
 SHARD = 1 << 14  # offsets

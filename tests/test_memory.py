@@ -7,8 +7,8 @@ import threading
 import pytest
 
 import zswap
-from zswap.memory import format_bytes, parse_bytes, pressure_files, total_ram
 from hooks.parts import Codec
+from zswap.memory import format_bytes, parse_bytes, pressure_files, total_ram
 
 pytestmark = [pytest.mark.slow, pytest.mark.memory]
 

@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from zswap import CompressorNotFound, Status
 from hooks.parts import Codec
+from zswap import CompressorNotFound, Status
 
 PAGE = 4096
 PAIRS = [("lz4", "zsmalloc"), ("zstd", "zsmalloc:4"), ("deflate", "z3fold"), ("lz4", "zbud"), ("lz4", "zsmalloc-kernel")]

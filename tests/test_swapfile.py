@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 import zswap_core
+from hooks.faults import FOREVER, arm, disarm, fault, injected
 from zswap_core.backings import Backing, SwapFile, open_backing
 from zswap_core.errors import BackingError, Error
-from hooks.faults import FOREVER, arm, disarm, fault, injected
 
 PAGE = 4096
 SIZES = (4096, 16384, 65536)

@@ -14,9 +14,9 @@ import time
 import numpy as np
 import pytest
 
+from hooks.parts import Codec
 from zswap import Error, PoolLimitError, Status
 from zswap_core.binding import FLAGS
-from hooks.parts import Codec
 
 PAGE = 4096
 LINES = PAGE // 32

@@ -11,9 +11,9 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from hooks.faults import fault
 from zswap import BackingError, PageCorruptError, Status, SwapFile
 from zswap_core.backings import open_backing
-from hooks.faults import fault
 
 PAGE = 4096
 

@@ -36,10 +36,10 @@ from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, T
 from zswap_core.libraries.checksums cimport Checksum
 from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page
 from zswap_core.lookup cimport area_at, find_area, pool_at
-from zswap_core.maintenance cimport maintenance_start, maintenance_stop
+from zswap_core.maintenance cimport maintenance_start
 from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
                             ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
-                            zsw_poke_u64, zsw_store_u32, zsw_unlikely, zsw_unmap)
+                            zsw_poke_u64, zsw_unlikely, zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
 from zswap_core.slots cimport OCCUPIED

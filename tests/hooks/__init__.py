@@ -36,7 +36,9 @@ def build():
         env = {**os.environ, "ZSWAP_HOOKS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise ImportError(f"tests/hooks cannot be compiled, which takes a C compiler, setuptools and Cython:\n{done.stderr}")
+            raise ImportError(
+                f"tests/hooks cannot be compiled, which takes a C compiler, setuptools and Cython:\n{done.stderr}"
+            )
         for name in stale():  # what did not change was not compiled again
             os.utime(FOLDER / (name + SUFFIX))
 

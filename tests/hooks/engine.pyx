@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.binding cimport Handle
+from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
                                word_pool, zsw_entry)
@@ -27,7 +28,7 @@ from zswap_core.os cimport zsw_lock, zsw_map, zsw_store_u32, zsw_unlock, zsw_unm
 from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
-from zswap_core.worker cimport engine_enter, engine_leave, first_worker
+from zswap_core.worker cimport first_worker
 
 from hooks.findings import describe
 

@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.types cimport off_t
 
 from zswap_core.backings.base cimport zsw_backing_counts
-from zswap_core.backings.cipher cimport zsw_cipher
 from zswap_core.forks cimport zsw_fork_watch
+from zswap_core.libraries.ciphers cimport zsw_cipher
 from zswap_core.os cimport zsw_mutex
 
 cdef enum:

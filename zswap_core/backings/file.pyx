@@ -20,7 +20,7 @@ from libc.errno cimport (
     EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC,
     ENOSYS, EOPNOTSUPP, EPERM, errno,
 )
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 from posix.fcntl cimport F_GETFL, F_SETFL, O_DIRECT, fcntl
 from posix.stat cimport fstat, struct_stat
@@ -28,13 +28,12 @@ from posix.types cimport off_t
 from posix.unistd cimport close, getpid, pread, pwrite
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_BACKING_NATIVE, zsw_backing_ops
-from zswap_core.backings.base cimport Backing, in_range, page_size_of, zsw_backing_counts
+from zswap_core.backings.base cimport Backing, in_range, page_size_of
 from zswap_core.fault cimport fault, Site
 from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
-from zswap_core.libraries.ciphers cimport Cipher, cipher_run, zsw_cipher
+from zswap_core.libraries.ciphers cimport Cipher, cipher_run
 from zswap_core.os cimport (
     zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
-    zsw_mutex,
     zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe,
 )
 
