@@ -1,10 +1,16 @@
 """Pages for the benchmarks: small by default, `--pages N` for more.  Run with `pytest bench --benchmark-only`."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-import zswap
-from zswap.bench import corpora
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import hooks  # noqa: E402, F401 (it makes _validate, and is where Zpool is from)
+import zswap  # noqa: E402
+from zswap.bench import corpora  # noqa: E402
 
 
 def pytest_addoption(parser):

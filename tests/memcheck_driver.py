@@ -6,6 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import hooks  # noqa: F401 (it makes _validate)
 import zswap
 
 PAGE = 4096

@@ -403,7 +403,8 @@ class Other:
     """A program of its own that is told when to go on."""
 
     def __init__(self, source, *args):
-        env = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parent.parent)}
+        path = os.pathsep.join([str(Path(zswap.__file__).parent.parent), str(Path(__file__).parent)])  # for `import hooks`
+        env = {**os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [sys.executable, "-c", HELPER + source, *map(str, args)],
             env=env,

@@ -1131,7 +1131,7 @@ def test_an_engine_can_be_collected_inside_a_call(python):
     assert (
         python(
             """
-import gc, random, zswap
+import gc, hooks, random, zswap
 noise = random.Random(1).randbytes
 kept = []
 def threads():
@@ -1166,7 +1166,7 @@ def test_readers_of_one_page_beyond_the_references_of_an_entry(python, mode):
     # 253 calls hold a reference inside a decompressor in Python; the next waits, and must not keep the GIL from the others.
     out = python(
         """
-import sys, threading, zswap
+import hooks, sys, threading, zswap
 READERS, many = 253, sys.argv[1] == "many"
 threading.stack_size(128 << 10)
 inside, go, lock, full = [0], threading.Event(), threading.Lock(), threading.Event()
@@ -1219,7 +1219,7 @@ print("done")
 def test_no_memory_is_an_error_and_nothing_worse(python, kind):
     out = python(
         """
-import random, resource, sys, zswap
+import hooks, random, resource, sys, zswap
 kind = sys.argv[1]
 z = zswap.ZSwap("lz4", max_pool_bytes="1TiB")
 noise = random.Random(1).randbytes(4096 * 64)

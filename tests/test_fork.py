@@ -6,7 +6,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("whole_fork")]
 
 # Each program forks in a process of its own.  The alarm ends a child that hangs, which then is no success.
 PRELUDE = """
-import os, random, signal, sys, threading, time, zswap
+import hooks, os, random, signal, sys, threading, time, zswap
 noise = random.Random(1).randbytes(4096)
 packed = b"some page" + bytes(4087)
 

@@ -549,7 +549,7 @@ def test_a_page_that_cannot_be_decompressed_stays(make, store, codec, fill, make
 
 
 FULL = """
-import os, resource, signal, sys, zswap
+import hooks, os, resource, signal, sys, zswap
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 page = lambda i: (b"%d " % i + bytes(range(256)) * 16)[:4096]
 file = zswap.SwapFile("swap", "4MiB", direct=False)
