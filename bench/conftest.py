@@ -8,9 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import hooks  # noqa: E402, F401 (it makes _validate, and is where Zpool is from)
-import zswap  # noqa: E402
-from zswap.bench import corpora  # noqa: E402
+import hooks  # noqa: F401 (it makes _validate, and is where Zpool is from)
+import zswap
+from zswap.bench import corpora
 
 
 def pytest_addoption(parser):

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import hooks  # noqa: E402, F401 (it makes _validate)
+import hooks  # noqa: F401 (it makes _validate)
 import zswap
 import zswap.core
 from zswap.bench.corpora import PAGE, make

@@ -47,7 +47,7 @@ except ImportError as error:
 if str(ROOT / "tests") not in sys.path:
     sys.path.insert(0, str(ROOT / "tests"))
 try:
-    import hooks  # noqa: F401 (compiles what tests reach inside by, and gives engines its methods)
+    import hooks  # compiles what tests reach inside by, and gives engines its methods
 except ImportError as error:
     pytest.exit(str(error), returncode=4)
 
@@ -136,8 +136,7 @@ def python(tmp_path):
     """Run a program in a Python of its own, with the zswap that is tested; returns what it printed."""
 
     def run(source, *args, timeout=120, **environment):
-        path = os.pathsep.join([str(Path(zswap.__file__).parent.parent), str(ROOT / "tests")])  # for `import hooks`
-        env = {**os.environ, "PYTHONPATH": path, **environment}
+        env = {**os.environ, "PYTHONPATH": hooks.PATH, **environment}
         # Not from the checkout, whose sources would be imported first.
         command = [sys.executable, "-X", "faulthandler", "-c", source, *map(str, args)]
         try:

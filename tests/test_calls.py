@@ -133,7 +133,7 @@ def test_garbage_leaves_no_call_behind(engine, memory_store, thread, backed):
 
 
 FAILING = """
-import _testcapi, random, threading, zswap
+import _testcapi, hooks, random, threading, zswap
 import numpy as np
 noise = random.Random(1).randbytes(4096)
 out, offsets, pages = bytearray(4096), np.arange(8), noise * 8

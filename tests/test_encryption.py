@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import zswap
+import hooks
 from hooks.cipher import crypt, fail_inits, fail_updates, has_key, masked_key
 from zswap import SwapFile, ZSwap
 from zswap_core.backings import open_backing
@@ -403,8 +403,7 @@ class Other:
     """A program of its own that is told when to go on."""
 
     def __init__(self, source, *args):
-        path = os.pathsep.join([str(Path(zswap.__file__).parent.parent), str(Path(__file__).parent)])  # for `import hooks`
-        env = {**os.environ, "PYTHONPATH": path}
+        env = {**os.environ, "PYTHONPATH": hooks.PATH}
         self.process = subprocess.Popen(
             [sys.executable, "-c", HELPER + source, *map(str, args)],
             env=env,

@@ -23,7 +23,7 @@ BESIDE = 0 if sys.version_info[:2] == (3, 11) else MIB // 4  # by which other Py
 PRELUDE = """
 import ctypes, os, resource, sys
 import numpy as np
-import zswap
+import hooks, zswap
 
 class Mapping:
     def __init__(self, line):

@@ -19,7 +19,7 @@ PAGE = 4096
 PRELUDE = """
 import gc, random, sys
 import numpy as np
-import zswap
+import hooks, zswap
 
 def rss():
     for line in open("/proc/self/smaps_rollup"):

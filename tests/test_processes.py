@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+import hooks
 import zswap
 from zswap import SwapFile
 
@@ -156,7 +156,7 @@ time.sleep(60)
 def test_killed_in_a_writeback(tmp_path, make_page, when):
     page = make_page(1)
     path = tmp_path / "swap"
-    environment = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": hooks.PATH}
     command = [sys.executable, "-c", KILLED, str(path), when]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "writing\n"
@@ -224,7 +224,7 @@ if how == "atexit":
     ("kind", "how"), [("none", "end"), ("file", "end"), ("object", "end"), ("object", "exit"), ("object", "atexit")]
 )
 def test_the_interpreter_ends_amid_calls(tmp_path, kind, how):
-    environment = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": hooks.PATH}
     command = [sys.executable, "-X", "faulthandler", "-c", ENDS, kind, how]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

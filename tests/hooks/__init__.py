@@ -15,6 +15,8 @@ import zswap
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
+#: PYTHONPATH of programs that import the zswap under test, and this.
+PATH = os.pathsep.join([str(Path(zswap.__file__).parents[1]), str(ROOT / "tests")])
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 
 
