@@ -301,10 +301,9 @@ def test_an_unknown_variant(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", variants())
-def test_a_variant_by_name(monkeypatch, name):
-    monkeypatch.setenv("ZSWAP_LREF", name)
+def test_a_variant_by_name(python, name):
     code = "import zswap; print(next(i.version for i in zswap.compressors() if i.name == 'lref'))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = python(code, ZSWAP_LREF=name)
     assert out.strip() == f"1 ({name})"
 
 
