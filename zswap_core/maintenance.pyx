@@ -64,7 +64,10 @@ cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
     cdef uint64_t written = 0, since = 0, batch = WRITEBACK_BATCH
     cdef int failures = 0, rc
     cdef zsw_worker *w
-    while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas) and not zsw_load_u32(&e.stop):
+    while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas):
+        if zsw_load_u32(&e.stop):
+            zsw_store_u32(&e.limit_hit, 1)      # for the next thread, should there be one
+            return
         if not pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
             return
         if not write_some(e, batch, &written):
@@ -97,7 +100,7 @@ cdef void shrink_some(zsw_engine *e) noexcept nogil:
 cdef void *maintain(void *arg) noexcept nogil:
     cdef zsw_engine *e = <zsw_engine *> arg
     cdef uint32_t seen
-    cdef uint64_t looked = 0, now, interval, wait, pause = PAUSE_MIN_NS
+    cdef uint64_t looked = zsw_now_ns(), now, interval, wait, pause = PAUSE_MIN_NS
     while not zsw_load_u32(&e.stop):
         seen = zsw_load_u32(&e.work)
         wait = FOREVER

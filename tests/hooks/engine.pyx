@@ -321,7 +321,6 @@ def validate(Handle z not None):
         rc = walk(e, &finding)
         if maintained:
             zsw_store_u32(&e.stop, 0)
-            zsw_store_u32(&e.limit_hit, 1)      # to go on with what it was at
             maintenance_start(e)
         engine_leave(e, w)
     if rc != 0:
