@@ -4,6 +4,7 @@ import ctypes
 import datetime
 import gc
 import importlib.util
+import mmap
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zswap
 import zswap_core
 from zswap_core.compressors.adapter import PythonCompressor
 from zswap_core.compressors.base import Compressor
@@ -703,11 +705,26 @@ class Given(ctypes.Structure):
     _fields_ = (("ops", ctypes.POINTER(Table)), ("state", ctypes.c_void_p))
 
 
+KIND = b"zswap_core.compressor.v1"
+
+
+def capsule_of(given):
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    return new(ctypes.addressof(given), KIND, None)
+
+
+def given_in(capsule):
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    return Given.from_address(pointer(capsule, KIND))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"abi_version": 0}, "not of compressor ABI version"),
-        ({"struct_size": ctypes.sizeof(Table) - 8}, "not of compressor ABI version"),
+        ({"struct_size": Table.destroy.offset - 1}, "not of compressor ABI version"),
         ({"bound": None}, "lacks bound"),
         ({"compress": None}, "lacks bound"),
         ({"decompress": None}, "lacks bound"),
@@ -717,20 +734,41 @@ class Given(ctypes.Structure):
     ],
 )
 def test_capsules_with_a_bad_table(change, message):
-    new, pointer = ctypes.pythonapi.PyCapsule_New, ctypes.pythonapi.PyCapsule_GetPointer
-    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    kind = b"zswap_core.compressor.v1"
     good = open_compressor("zstd").capsule
-    theirs = Given.from_address(pointer(good, kind))
+    theirs = given_in(good)
     table = Table.from_buffer_copy(theirs.ops.contents)
     ours = Given(ctypes.pointer(table), theirs.state)
-    capsule = new(ctypes.addressof(ours), kind, None)
+    capsule = capsule_of(ours)
     assert Compressor.from_capsule(capsule).name == "zstd"
     for field, value in change.items():
         setattr(table, field, value)
     with pytest.raises(ValueError, match=message):
         Compressor.from_capsule(capsule)
+
+
+@pytest.mark.parametrize("spec", ["lz4", "zstd"])
+def test_capsule_with_a_table_shorter_than_ours(spec):
+    """As whoever built against the first version has it, when tables have grown: behind its end is no memory at all."""
+    good = open_compressor(spec).capsule
+    theirs = given_in(good)
+    size = Table.destroy.offset
+    room = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    ctypes.memmove(start + mmap.PAGESIZE - size, theirs.ops, size)
+    table = Table.from_address(start + mmap.PAGESIZE - size)
+    table.struct_size = size
+    assert protect(start + mmap.PAGESIZE, mmap.PAGESIZE, 0) == 0
+    try:
+        ours = Given(ctypes.pointer(table), theirs.state)
+        with zswap.ZSwap(Compressor.from_capsule(capsule_of(ours), "short")) as z:
+            z.store_many(range(len(PAGES)), b"".join(PAGES))
+            assert [z[offset] for offset in z] == [bytes(page) for page in PAGES]
+            z.recompress("lz4hc")
+            assert [z[offset] for offset in z] == [bytes(page) for page in PAGES]
+    finally:
+        assert protect(start + mmap.PAGESIZE, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE) == 0
 
 
 def test_capsule_of_a_python_compressor():

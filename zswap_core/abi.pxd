@@ -10,6 +10,7 @@ cdef extern from "zswap/abi.h" nogil:
     const int ZSW_HANDLE_BITS
     const uint64_t ZSW_HANDLE_MAX
     const char *ZSW_COMPRESSOR_CAPSULE
+    const size_t ZSW_COMPRESSOR_NEEDED
     const uint32_t ZSW_COMPRESSOR_STATELESS_DECOMPRESS
     const uint32_t ZSW_COMPRESSOR_SLOW
     const uint32_t ZSW_COMPRESSOR_GIVES_UP

@@ -5,6 +5,7 @@ from zswap_core.libraries.bind cimport Library
 
 cdef class Compressor:
     cdef zsw_compressor c          # what C code uses, for as long as this object lives
+    cdef zsw_compressor_ops whole  # in place of a table that is shorter than today's
     cdef bint owns_state           # then the table's destroy() ends it
     cdef object keep               # whatever else must outlive the functions
     cdef object __weakref__

@@ -4,10 +4,12 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCap
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy
 
 from zswap_core.abi cimport (
     ZSW_ABI_VERSION,
     ZSW_COMPRESSOR_CAPSULE,
+    ZSW_COMPRESSOR_NEEDED,
     ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
     zsw_compressor,
     zsw_compressor_ops,
@@ -190,7 +192,7 @@ cdef class Compressor:
         """
         cdef const zsw_compressor *given = <const zsw_compressor *> PyCapsule_GetPointer(capsule, ZSW_COMPRESSOR_CAPSULE)
         cdef const zsw_compressor_ops *ops = given.ops
-        if ops == NULL or ops.abi_version != ZSW_ABI_VERSION or ops.struct_size < sizeof(zsw_compressor_ops):
+        if ops == NULL or ops.abi_version != ZSW_ABI_VERSION or ops.struct_size < ZSW_COMPRESSOR_NEEDED:
             raise ValueError(f"the capsule's table is not of compressor ABI version {ZSW_ABI_VERSION}")
         if ops.bound == NULL or ops.compress == NULL or ops.decompress == NULL:
             raise ValueError("the capsule's table lacks bound, compress or decompress")
@@ -203,6 +205,10 @@ cdef class Compressor:
 
         cdef Compressor self = Compressor.__new__(Compressor)
         self.c.ops = ops
+        if ops.struct_size < sizeof(zsw_compressor_ops):
+            memcpy(&self.whole, ops, ops.struct_size)
+            self.whole.struct_size = sizeof(zsw_compressor_ops)
+            self.c.ops = &self.whole
         self.c.state = given.state
         self.keep = capsule
         self.name = name

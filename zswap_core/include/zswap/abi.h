@@ -47,6 +47,9 @@ typedef struct zsw_compressor_ops {
     void (*destroy)(void *state);
 } zsw_compressor_ops;
 
+/* Bytes of the table that no author may leave out.  What `struct_size` does not reach counts as NULL. */
+#define ZSW_COMPRESSOR_NEEDED offsetof(zsw_compressor_ops, destroy)
+
 /* One compressor with its level and dictionary chosen.  `state` is read-only once built, so any thread may use it. */
 typedef struct zsw_compressor {
     const zsw_compressor_ops *ops;
