@@ -73,8 +73,8 @@ directives = {
     "auto_pickle": False,  # what holds pointers is refused by Python itself, in fewer lines
 }
 
-# What opens, reports, faces Python or calls a library: -O3 takes twice as long over it, for more code and no gain.
-SELDOM = ("backings/", "binding", "buffers", "compressors/", "fault", "libraries/", "stats", "status", "zpools/geometry")
+# What opens, reports or calls a library: -O3 takes twice as long over it, for more code and no gain.
+SELDOM = ("backings/", "compressors/", "fault", "libraries/", "stats", "status", "zpools/geometry")
 
 # Modules with C of their own beside the .pyx: the folder it is in.
 OWN_C = {"zswap_core/compressors/lref.pyx": "zswap_core/lref"}
