@@ -221,7 +221,7 @@ def storm(calls, seed, length=400, every=60.0):
 def test_storm(eager_switches):
     it = storm(30_000, 11)
     assert not it.wrong, it.wrong[:3]
-    assert it.ended > 2  # by the time that it is given, which is little on a busy machine
+    assert it.ended > 2  # how many calls each of them gets is up to the scheduler
     assert {"ValueError", "KeyError", "BackingError"} <= set(it.told)
 
 
