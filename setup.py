@@ -80,33 +80,28 @@ SELDOM = ("backings/", "compressors/", "fault", "libraries/", "stats", "status",
 OWN_C = {"zswap_core/compressors/lref.pyx": "zswap_core/lref"}
 
 
-def level(path):
-    """How much a module is optimised."""
-    if path in OWN_C:
-        return "-O3"
-    return "-O1" if path.startswith("tests/") or path.removeprefix("zswap_core/").startswith(SELDOM) else "-O3"
+def extension(path):
+    """What a .pyx is compiled to."""
+    own = OWN_C.get(path)
+    seldom = path.startswith("tests/") or path.removeprefix("zswap_core/").startswith(SELDOM)
+    return Extension(
+        path.removeprefix("tests/").removesuffix(".pyx").replace(os.sep, "."),
+        [path, *(sorted(glob(f"{own}/*.c")) if own else ())],
+        include_dirs=["zswap_core/include", *([own] if own else ())],
+        depends=sorted(glob("zswap_core/include/zswap/*.h") + (glob(f"{own}/*.h") if own else [])),
+        define_macros=macros,
+        extra_compile_args=["-O1" if seldom and not own else "-O3", *cflags],
+        extra_link_args=ldflags,
+        libraries=["dl", "pthread"],
+    )
 
 
 sources = [] if switch("HOOKS") else sorted(glob("zswap_core/**/*.pyx", recursive=True))
 if "--inplace" in sys.argv:
     sources += sorted(glob("tests/hooks/*.pyx"))
-extensions = [
-    Extension(
-        path.removeprefix("tests/").removesuffix(".pyx").replace(os.sep, "."),
-        [path, *(sorted(glob(f"{OWN_C[path]}/*.c")) if path in OWN_C else ())],
-        include_dirs=["zswap_core/include", *([OWN_C[path]] if path in OWN_C else ())],
-        depends=sorted(glob("zswap_core/include/zswap/*.h") + (glob(f"{OWN_C[path]}/*.h") if path in OWN_C else [])),
-        define_macros=macros,
-        extra_compile_args=[level(path), *cflags],
-        extra_link_args=ldflags,
-        libraries=["dl", "pthread"],
-    )
-    for path in sources
-]
-
 setup(
     ext_modules=cythonize(
-        extensions,
+        [extension(path) for path in sources],
         build_dir="build/cython",
         nthreads=2,
         compiler_directives=directives,

@@ -152,6 +152,7 @@ def test_engine_takes_what_the_estimate_says():
 # ---- the interval -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sampled"), [("zsmalloc", 60), ("zsmalloc-kernel", 400), ("zsmalloc-kernel", 3000)])
 def test_interval_holds_the_truth_95_times_in_100(name, sampled):
     model = zpool_model(name)

@@ -829,6 +829,7 @@ def xor(tmp_path_factory):
     return module
 
 
+@pytest.mark.slow
 def test_example(xor):
     register_compressor("xor", factory=xor.capsule)
     try:

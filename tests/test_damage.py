@@ -14,6 +14,8 @@ import zswap
 from zswap import BackingError, PageCorruptError, Status
 from zswap_core.compressors.registry import open_compressor
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 AVAILABLE = [info.name for info in zswap.compressors() if info.available]
 FLIPS = 1200

@@ -367,10 +367,14 @@ def test_closing_wipes_the_key(path):
 
 
 def test_nothing_of_it_can_be_copied_out(path):
+    cipher = ciphers.Cipher("a file's")
     with SwapFile(path, "64KiB", encrypt=True) as file:
-        for attempt in (copy.copy, pickle.dumps):
+        for thing in (file, cipher):
             with pytest.raises(TypeError):
-                attempt(file)
+                copy.copy(thing)
+            with pytest.raises(TypeError):
+                pickle.dumps(thing)
+        assert [name for name in dir(cipher) if not name.startswith("__")] == []
         assert [name for name in dir(file) if "cipher" in name or "key" in name] == []
 
 

@@ -333,6 +333,7 @@ def test_the_engine_tells_it_what_is_worth_it():
         assert z.stats().reject_compress_poor == 2
 
 
+@pytest.mark.slow
 def test_the_c_alone(tmp_path):
     """A second of the fuzzer without a fuzzer: see tests/fuzz/lref.c."""
     folder, compiler = ROOT / "zswap_core" / "lref", shutil.which("cc") or shutil.which("gcc")

@@ -16,6 +16,8 @@ import zswap
 from zswap import output, signals
 from zswap.output import OutputError, OutputFailed, check, writing
 
+pytestmark = pytest.mark.slow
+
 ZSWAP = [sys.executable, "-m", "zswap"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parents[1])}
 

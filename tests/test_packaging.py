@@ -53,6 +53,7 @@ def test_nothing_else_is_there(names):
         r"zswap(_core)?/.*\.(py|pyi|so|typed)|zswap_core/(abi\.pxd|include/zswap/abi\.h)|zswap-[^/]+\.dist-info/.*|(\.\./)+bin/zswap|.*/__pycache__/.*\.pyc"
     )
     assert sorted(name for name in names if not ours.fullmatch(name)) == []
+    assert not any(name.endswith((".pyx", ".c")) for name in names)
     assert not any("test" in name or "hooks" in name for name in names)
 
 

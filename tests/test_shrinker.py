@@ -259,16 +259,21 @@ def test_switching_pools_does_not_make_it_try_again(make, store, settle):
     assert len(store.writes) == 16 + 1
 
 
-def test_close_while_it_works(make, store, gate, thread, until):
-    z = make()
-    fill(z, 1000)
-    held = gate()
+def hold_batches(store, gate):
+    """Let the shrinker wait at the gate with what it writes; what is written through passes."""
 
     def hook(offsets):
         if len(offsets) > 1:
-            held()
+            gate()
 
     store.on_write = hook
+    return gate
+
+
+def test_close_while_it_works(make, store, gate, thread, until):
+    z = make()
+    fill(z, 1000)
+    held = hold_batches(store, gate())
     storing = thread(fill, z, 1, 1000)
     with held:
         closing = thread(z.close)
@@ -282,13 +287,7 @@ def test_validate_waits_for_it(make, store, gate, thread):
     """What is on its way to the store is held by the flight too, and compaction moves it."""
     z = make()
     fill(z, 1000)
-    held = gate()
-
-    def hook(offsets):
-        if len(offsets) > 1:
-            held()
-
-    store.on_write = hook
+    held = hold_batches(store, gate())
     storing = thread(fill, z, 1, 1000)
     with held:
         looking = thread(z._validate)
@@ -303,13 +302,7 @@ def test_swapoff_while_it_works(make, store, gate, thread, until):
     z.swapon(1)
     z.store(3, noise(3), swap_type=1)
     fill(z, 999)
-    held = gate()
-
-    def hook(offsets):
-        if len(offsets) > 1:
-            held()
-
-    store.on_write = hook
+    held = hold_batches(store, gate())
     storing = thread(fill, z, 1, 1000)
     with held:
         leaving = thread(z.swapoff, 0)

@@ -27,7 +27,7 @@ ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold"]
 GONE = 0  # the version of no page
 
 
-pytestmark = pytest.mark.usefixtures("eager_switches")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eager_switches")]
 
 
 def page_of(offset, writer, version):

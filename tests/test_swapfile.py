@@ -26,6 +26,8 @@ from hooks.faults import FOREVER, arm, disarm, fault, injected
 from zswap_core.backings import Backing, SwapFile, open_backing
 from zswap_core.errors import BackingError, Error
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 SIZES = (4096, 16384, 65536)
 ROOT = Path(zswap_core.__file__).parent.parent

@@ -22,7 +22,7 @@ PAGE = 4096
 LINES = PAGE // 32
 
 
-pytestmark = pytest.mark.usefixtures("eager_switches")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eager_switches")]
 
 
 def cookie(offset, writer, generation):

@@ -752,7 +752,7 @@ def test_compaction_under_loads_and_stores():
             running = [threads.submit(reader, 1), threads.submit(reader, 2), threads.submit(writer, 3)]
             try:
                 freed = rounds = 0
-                while rounds < 40 or freed == 0 and rounds < 4000:  # in some, every object is in use
+                while rounds < 40 or (freed == 0 and rounds < 4000):  # in some, every object is in use
                     freed += z.compact()
                     rounds += 1
             finally:

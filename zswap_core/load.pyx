@@ -130,7 +130,7 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
     zsw_unlock(&shard.lock)
     if zsw_likely(taken):
         return read_held(e, w, &held, page, how & LOAD_TAKE)
-    if how & LOAD_NO_WAIT:                           # over 250 threads are reading this very page
+    if how & LOAD_NO_WAIT:                  # over 250 threads are reading this very page
         return Status.WOULD_BLOCK
     zsw_sleep_ns(TRANSIT_NS)
     return AGAIN

@@ -20,6 +20,8 @@ cdef class Compressor:
     cdef public object last_error  # the exception behind the last failure, where there was one
 
 
+cdef void *new_state(size_t size) except NULL
+cdef void free_state(void *state) noexcept nogil
 cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library,
                                bytes dictionary=*)
 cpdef str spec_of(str name, object level, object dictionary=*)

@@ -4,6 +4,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCap
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport (
@@ -15,6 +16,7 @@ from zswap_core.abi cimport (
     zsw_compressor_ops,
 )
 from zswap_core.buffers cimport take_buffer
+from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library
 
 import os
@@ -235,6 +237,18 @@ cpdef str spec_of(str name, object level, object dictionary=None):
     """The one way to write a name, a level and a dictionary."""
     spec = name if level is None else f"{name}:{level}"
     return spec if dictionary is None else f"{spec}+dict:{dictionary_id(dictionary)[:8]}"
+
+
+cdef void *new_state(size_t size) except NULL:
+    """Memory for a plug-in's state, all zeros, for `free_state` as its table's destroy()."""
+    cdef void *state = calloc(1, size) if fault(Site.COMPRESSOR) == 0 else NULL
+    if state == NULL:
+        raise MemoryError
+    return state
+
+
+cdef void free_state(void *state) noexcept nogil:
+    free(state)
 
 
 cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library,

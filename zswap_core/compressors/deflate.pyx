@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
-from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
 
@@ -67,10 +67,6 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
     return <int64_t> done if rc == 0 and taken == n else -EBADMSG
 
 
-cdef void destroy(void *state) noexcept nogil:
-    free(state)
-
-
 cdef zsw_compressor_ops DEFLATE = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
@@ -81,16 +77,14 @@ cdef zsw_compressor_ops DEFLATE = zsw_compressor_ops(
     ctx_free=ctx_free,
     compress=compress,
     decompress=decompress,
-    destroy=destroy,
+    destroy=free_state,
 )
 
 
 def open_deflate(level, path=None):
     """Return the `deflate` compressor; `level` is 1 .. 12."""
     cdef Library lib = open_library(LIBDEFLATE, path)
-    cdef deflate_state *s = <deflate_state *> calloc(1, sizeof(deflate_state)) if fault(Site.COMPRESSOR) == 0 else NULL
-    if s == NULL:
-        raise MemoryError
+    cdef deflate_state *s = <deflate_state *> new_state(sizeof(deflate_state))
     cdef Compressor self = new_compressor(&DEFLATE, s, "deflate", level, lib)
     s.level = level
     s.new_compressor = <void *(*)(int) noexcept nogil> lib.symbol("libdeflate_alloc_compressor")

@@ -6,12 +6,11 @@ one behind lref: what lref leaves, mostly bytes that no earlier line had, shrink
 """
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_GIVES_UP, ZSW_COMPRESSOR_SLOW,
                              ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
-from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library
 from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unlikely, zsw_unmap
@@ -177,10 +176,6 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
     return size if size >= 0 else -EBADMSG
 
 
-cdef void destroy(void *state) noexcept nogil:
-    free(state)
-
-
 cdef zsw_compressor_ops LREF = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
@@ -191,7 +186,7 @@ cdef zsw_compressor_ops LREF = zsw_compressor_ops(
     ctx_free=ctx_free,
     compress=compress,
     decompress=decompress,
-    destroy=destroy,
+    destroy=free_state,
 )
 
 # A table for each pair of flags: what level 2 decompresses passes through its context.
@@ -247,9 +242,7 @@ def open_lref(level, path=None, variant=None):
     lib.path = __file__
     lib.origin = "zswap"
     cdef const lref_variant *chosen = find_variant(variant)
-    s = <lref_state *> calloc(1, sizeof(lref_state)) if fault(Site.COMPRESSOR) == 0 else NULL
-    if s == NULL:
-        raise MemoryError
+    s = <lref_state *> new_state(sizeof(lref_state))
     s.variant = chosen
     if other is not None:
         s.other = other.c

@@ -7,10 +7,9 @@ LZ4_resetStreamHC_fast the tables stay, and old positions count as out of reach.
 from libc.errno cimport EBADMSG, EINVAL, ENOMEM
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
-from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
 from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
@@ -85,10 +84,6 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
     return done if done >= 0 else -EBADMSG
 
 
-cdef void destroy(void *state) noexcept nogil:
-    free(state)
-
-
 cdef zsw_compressor_ops LZ4 = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
@@ -99,7 +94,7 @@ cdef zsw_compressor_ops LZ4 = zsw_compressor_ops(
     ctx_free=ctx_free,
     compress=compress,
     decompress=decompress,
-    destroy=destroy,
+    destroy=free_state,
 )
 
 cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
@@ -112,14 +107,12 @@ cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
     ctx_free=ctx_free,
     compress=hc_compress,
     decompress=decompress,
-    destroy=destroy,
+    destroy=free_state,
 )
 
 
-cdef lz4_state *new_state(Library lib, int level) except NULL:
-    cdef lz4_state *s = <lz4_state *> calloc(1, sizeof(lz4_state)) if fault(Site.COMPRESSOR) == 0 else NULL
-    if s == NULL:
-        raise MemoryError
+cdef lz4_state *new_lz4(Library lib, int level) except NULL:
+    cdef lz4_state *s = <lz4_state *> new_state(sizeof(lz4_state))
     s.level = level
     s.decompress = <int (*)(const char *, char *, int, int) noexcept nogil> lib.symbol("LZ4_decompress_safe")
     return s
@@ -128,7 +121,7 @@ cdef lz4_state *new_state(Library lib, int level) except NULL:
 def open_lz4(level, path=None):
     """Return the `lz4` compressor; `level` is its acceleration, 1 .. 65537."""
     cdef Library lib = open_library(LIBLZ4, path)
-    cdef lz4_state *s = new_state(lib, level)
+    cdef lz4_state *s = new_lz4(lib, level)
     cdef Compressor self = new_compressor(&LZ4, s, "lz4", level, lib)
     s.sizeof_state = <int (*)() noexcept nogil> lib.symbol("LZ4_sizeofState")
     s.compress = (<int (*)(void *, const char *, char *, int, int, int) noexcept nogil>
@@ -140,7 +133,7 @@ def open_lz4(level, path=None):
 def open_lz4hc(level, path=None):
     """Return the `lz4hc` compressor; `level` is 1 .. 12."""
     cdef Library lib = open_library(LIBLZ4, path)
-    cdef lz4_state *s = new_state(lib, level)
+    cdef lz4_state *s = new_lz4(lib, level)
     cdef Compressor self = new_compressor(&LZ4HC, s, "lz4hc", level, lib)
     s.sizeof_state = <int (*)() noexcept nogil> lib.symbol("LZ4_sizeofStateHC")
     s.hc_init = <void *(*)(void *, size_t) noexcept nogil> lib.symbol("LZ4_initStreamHC")

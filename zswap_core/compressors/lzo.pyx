@@ -4,11 +4,10 @@ liblzo2 is GPL: nothing here links to it or ships it.
 """
 from libc.errno cimport EBADMSG, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
-from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
 from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
@@ -70,10 +69,6 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
     return <int64_t> done if rc == 0 else -EBADMSG
 
 
-cdef void destroy(void *state) noexcept nogil:
-    free(state)
-
-
 cdef zsw_compressor_ops LZO = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
@@ -84,7 +79,7 @@ cdef zsw_compressor_ops LZO = zsw_compressor_ops(
     ctx_free=ctx_free,
     compress=compress,
     decompress=decompress,
-    destroy=destroy,
+    destroy=free_state,
 )
 
 
@@ -97,9 +92,7 @@ cdef Compressor open_liblzo2(object path):
     if init(version(), sizeof(short), sizeof(int), sizeof(long), 4, sizeof(size_t), pointer, pointer, pointer, -1) != 0:
         raise CompressorNotFound(f"liblzo2 in {lib.path} has types of other sizes. To get another: {LIBLZO2.remedy}")
 
-    cdef lzo_state *s = <lzo_state *> calloc(1, sizeof(lzo_state)) if fault(Site.COMPRESSOR) == 0 else NULL
-    if s == NULL:
-        raise MemoryError
+    cdef lzo_state *s = <lzo_state *> new_state(sizeof(lzo_state))
     cdef Compressor self = new_compressor(&LZO, s, "lzo", None, lib)
     s.compress = (<int (*)(const uint8_t *, size_t, uint8_t *, size_t *, void *) noexcept nogil>
                   lib.symbol("lzo1x_1_compress"))

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
-from zswap_core.compressors.base cimport Compressor, new_compressor
+from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
 from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
@@ -163,7 +163,7 @@ cdef void destroy(void *state) noexcept nogil:
         s.free_cdict(s.cdict)
     if s.ddict != NULL:
         s.free_ddict(s.ddict)
-    free(s)
+    free_state(s)
 
 
 cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
@@ -203,9 +203,7 @@ cdef int digest(zstd_state *s, Library lib, bytes dictionary) except -1:
 def open_zstd(level, path=None, dictionary=None):
     """Return the `zstd` compressor; `level` is -131072 .. 22, `dictionary` one that zstd trained or any bytes."""
     cdef Library lib = open_library(LIBZSTD, path)
-    cdef zstd_state *s = <zstd_state *> calloc(1, sizeof(zstd_state)) if fault(Site.COMPRESSOR) == 0 else NULL
-    if s == NULL:
-        raise MemoryError
+    cdef zstd_state *s = <zstd_state *> new_state(sizeof(zstd_state))
     cdef Compressor self = new_compressor(&ZSTD, s, "zstd", level, lib, dictionary)
     s.level = level
     s.bound = <size_t (*)(size_t) noexcept nogil> lib.symbol("ZSTD_compressBound")

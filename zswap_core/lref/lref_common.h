@@ -63,6 +63,21 @@ static inline unsigned count_bits64(uint64_t x)
 #define count_bits(x) count_bits64(x)
 #endif
 
+static const uint8_t zeros[64];
+
+/* 1 in each byte of the word that is not zero. */
+static inline uint64_t nonzero_ones(uint64_t word)
+{
+    const uint64_t low = UINT64_C(0x7f7f7f7f7f7f7f7f);
+    return ((((word & low) + low) | word) & ~low) >> 7;
+}
+
+/* Bit i: byte i of the word is not zero. */
+static inline unsigned nonzero_bytes(uint64_t word)
+{
+    return (unsigned) (nonzero_ones(word) * UINT64_C(0x0102040810204080) >> 56);
+}
+
 /* pack: codes the piece at page + at, with what lies before it in the page to refer to, in at most cap bytes or else
  * returns 0.  unpack: the inverse; 0, or -1 for damage. */
 #define LREF_VARIANT(name) \

@@ -18,13 +18,6 @@
  * same for 64 bytes, of which they touch no more than `room` in the payload.
  */
 
-static inline unsigned nonzero_bytes(uint64_t word)
-{
-    const uint64_t low = UINT64_C(0x7f7f7f7f7f7f7f7f);
-    word = (((word & low) + low) | word) & ~low;
-    return (unsigned) ((word >> 7) * UINT64_C(0x0102040810204080) >> 56);
-}
-
 #ifndef LREF_LINES
 static inline void line_gather(uint8_t *dst, size_t room, line_t line, const uint8_t *p, uint64_t mask)
 {
@@ -48,8 +41,6 @@ static inline void line_spread(uint8_t *dst, const uint8_t *ref, const uint8_t *
 }
 #endif
 #endif
-
-static const uint8_t zeros[64];
 
 /* A page is seldom in a cache when its turn comes: asked for as a whole, its lines arrive side by side. */
 static inline void prefetch(const uint8_t *p, size_t n, int to_write)

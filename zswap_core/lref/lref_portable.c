@@ -47,12 +47,9 @@ static inline line_t line_load(const uint8_t *p)
 
 static inline uint32_t line_distance(line_t line, const uint8_t *p)
 {
-    const uint64_t low = UINT64_C(0x7f7f7f7f7f7f7f7f);
     uint64_t sum = 0;
-    for (unsigned j = 0; j < 8; j++) {
-        uint64_t x = load64(&line.part[j]) ^ load64(p + 8 * j);
-        sum += ((((x & low) + low) | x) & ~low) >> 7;
-    }
+    for (unsigned j = 0; j < 8; j++)
+        sum += nonzero_ones(load64(&line.part[j]) ^ load64(p + 8 * j));
     return (uint32_t) (sum * UINT64_C(0x0101010101010101) >> 56);
 }
 #endif
@@ -67,19 +64,14 @@ static inline line_t line_fill(uint8_t byte)
 static inline uint64_t line_differs(line_t line, const uint8_t *p)
 {
     uint64_t mask = 0, own[8];
-    const uint64_t low = UINT64_C(0x7f7f7f7f7f7f7f7f);
     memcpy(own, &line, 64);
-    for (unsigned j = 0; j < 8; j++) {
-        uint64_t x = load64(&own[j]) ^ load64(p + 8 * j);
-        x = (((x & low) + low) | x) & ~low;
-        mask |= ((x >> 7) * UINT64_C(0x0102040810204080) >> 56) << 8 * j;
-    }
+    for (unsigned j = 0; j < 8; j++)
+        mask |= (uint64_t) nonzero_bytes(load64(&own[j]) ^ load64(p + 8 * j)) << 8 * j;
     return mask;
 }
 
 static inline uint64_t line_nonzero(line_t line)
 {
-    static const uint8_t zeros[64];
     return line_differs(line, zeros);
 }
 

@@ -63,6 +63,7 @@ static inline uint32_t line_distance(line_t line, const uint8_t *p)
 }
 
 #include "lref_x86.h"
+
 static inline __m128i four_distances(line_t line, const uint8_t *src, const uint16_t *distance)
 {
     __m128i ab = _mm_packus_epi32(parts_distance(line, src - 8 * distance[0]), parts_distance(line, src - 8 * distance[1]));

@@ -15,6 +15,14 @@ cdef enum:
     MOST_CLASSES = 256
 
 
+cdef int check(int rc, str name) except -1:
+    if rc == -ENOMEM:
+        PyErr_NoMemory()
+    if rc != 0:
+        raise OSError(-rc, os.strerror(-rc), name)
+    return 0
+
+
 cdef class Trial:
     """An allocator that nobody else uses.
 
@@ -34,17 +42,12 @@ cdef class Trial:
 
     def __cinit__(self, str name not None, *, uint32_t page_size=4096, uint32_t chain=0, bint kernel=False):
         cdef zsw_zpool_config config
-        cdef int rc
         config.page_size, config.chain, config.kernel, config.numa_node, config.flags = page_size, chain, kernel, -1, 0
         self.name = name
         self.ops = zpool_find(name.encode())
         if self.ops == NULL:
             raise LookupError(f"there is no zpool {name!r}")
-        rc = self.ops.create(&config, &self.pool)
-        if rc == -ENOMEM:
-            PyErr_NoMemory()
-        if rc != 0:
-            raise OSError(-rc, os.strerror(-rc), name)
+        check(self.ops.create(&config, &self.pool), name)
 
     def __dealloc__(self):
         if self.pool != NULL:
@@ -69,10 +72,7 @@ cdef class Trial:
                 if rc != 0:
                     break
             pages = self.ops.total_pages(self.pool)
-        if rc == -ENOMEM:
-            PyErr_NoMemory()
-        if rc != 0:
-            raise OSError(-rc, os.strerror(-rc), self.name)
+        check(rc, self.name)
         return pages
 
     def classes(self):
