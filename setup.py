@@ -1,10 +1,12 @@
-"""Builds the compiled core: every .pyx under zswap_core is an extension.  All other metadata is in pyproject.toml.
+"""Builds the compiled core: every .pyx under zswap_core is an extension.  All other metadata is in
+pyproject.toml.
 
 A build in place also makes tests/hooks, by which the tests reach inside; no package holds those.
 
 Switches, read from the environment:
     ZSWAP_DEBUG=1       bounds checks, C assertions, no optimisation
-    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer; =thread: ThreadSanitizer; =valgrind: hints for it
+    ZSWAP_SANITIZE=1    AddressSanitizer and UndefinedBehaviourSanitizer; =thread: ThreadSanitizer;
+                        =valgrind: hints for it
     ZSWAP_COVERAGE=1    count the lines that run, for .ci/coverage.py
     ZSWAP_WERROR=1      compiler warnings are errors
     ZSWAP_ANNOTATE=1    keep Cython's annotated .html beside the .c
@@ -27,8 +29,8 @@ def switch(name):
 
 DEBUG, SANITIZE, COVERAGE = switch("DEBUG"), switch("SANITIZE"), switch("COVERAGE")
 
-# Named here, not left to the flags that CPython was built with: those bring debug information four times as large as the
-# code, and a CFLAGS in the environment takes their place altogether.
+# Named here, not left to the flags that CPython was built with: those bring debug information four
+# times as large as the code, and a CFLAGS in the environment takes their place altogether.
 cflags = [
     "-g0",
     "-fwrapv",
@@ -41,7 +43,9 @@ cflags = [
     "-Wno-missing-field-initializers",
 ]
 if sysconfig.get_platform().endswith("x86_64"):  # what is built for, not where
-    cflags += ["-mpopcnt"]  # the index counts bits; every x86-64 processor since 2008 has the instruction
+    cflags += [
+        "-mpopcnt"
+    ]  # the index counts bits; every x86-64 processor since 2008 has the instruction
 ldflags = []
 macros = []
 if switch("WERROR"):
@@ -73,7 +77,8 @@ directives = {
     "auto_pickle": False,  # what holds pointers is refused by Python itself, in fewer lines
 }
 
-# What opens, reports or calls a library: -O3 takes twice as long over it, for more code and no gain.
+# What opens, reports or calls a library: -O3 takes twice as long over it, for more code and no
+# gain.
 SELDOM = ("backings/", "compressors/", "fault", "libraries/", "stats", "status", "zpools/geometry")
 
 # Modules with C of their own beside the .pyx: the folder it is in.

@@ -1,4 +1,5 @@
-"""Pages for the benchmarks: small by default, `--pages N` for more.  Run with `pytest bench --benchmark-only`."""
+"""Pages for the benchmarks: small by default, `--pages N` for more.  Run with `pytest bench
+--benchmark-only`."""
 
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from zswap.bench import corpora
 
 
 def pytest_addoption(parser):
-    parser.addoption("--pages", type=int, default=1024, metavar="N", help="pages of each corpus (default: 1024)")
+    parser.addoption(
+        "--pages", type=int, default=1024, metavar="N", help="pages of each corpus (default: 1024)"
+    )
 
 
 @pytest.fixture(scope="session")

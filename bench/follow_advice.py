@@ -1,8 +1,10 @@
-"""Follow the advice of ``zswap analyze`` letter for letter on this machine's kernel, and compare what it saves.
+"""Follow the advice of ``zswap analyze`` letter for letter on this machine's kernel, and compare
+what it saves.
 
-It must be root.  The commands are taken from the printed report, run as they are, the pages are swapped out by
-MADV_PAGEOUT, and what the kernel then says it holds is set beside what was promised.  Afterwards everything is put back:
-the device, the swap file and the parameters.  Run it only where zram and zswap are not in use.
+It must be root.  The commands are taken from the printed report, run as they are, the pages are
+swapped out by MADV_PAGEOUT, and what the kernel then says it holds is set beside what was promised.
+Afterwards everything is put back: the device, the swap file and the parameters.  Run it only where
+zram and zswap are not in use.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ MOST_APART = 3.0  # points
 
 
 class Report:
-    """What ``zswap analyze`` printed: for each way the percentage promised, the commands, the check."""
+    """What ``zswap analyze`` printed: for each way the percentage promised, the commands, the
+    check."""
 
     def __init__(self, path: str) -> None:
         self.text = subprocess.run(
@@ -49,7 +52,9 @@ class Report:
         for line in self.text.splitlines():
             if match := re.match(r"(\S+) +(?:zsmalloc|z3fold|zbud) ", line):
                 name = match[1]
-            if name == wanted and (found := re.search(r"zsmalloc-kernel\S* .* (-?[\d.]+) %$", line)):
+            if name == wanted and (
+                found := re.search(r"zsmalloc-kernel\S* .* (-?[\d.]+) %$", line)
+            ):
                 return float(found[1])
         raise SystemExit(f"no row for {wanted} in:\n{self.text}")
 
@@ -60,7 +65,8 @@ def meminfo(key: str) -> int:
 
 
 def run(commands: list[str], check: str) -> tuple[str, dict[str, str]]:
-    """Type the commands into one shell, then the check; what that shows, and the variables left in the shell."""
+    """Type the commands into one shell, then the check; what that shows, and the variables left in
+    the shell."""
     script = "\n".join(["set -e", *commands, "echo CHECK", check, 'echo "CHECKED $dev|$f|$n"'])
     done = subprocess.run(["sh"], input=script, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -76,7 +82,9 @@ def swap_out(pages: np.ndarray) -> mmap.mmap:
     view[:] = pages
     libc = ctypes.CDLL(None, use_errno=True)
     for _ in range(2):  # a page in use just then is left out
-        if libc.madvise(ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(pages.nbytes), MADV_PAGEOUT):
+        if libc.madvise(
+            ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(pages.nbytes), MADV_PAGEOUT
+        ):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     del view
     return area
@@ -129,7 +137,11 @@ def main(path: str, way: tuple[str, ...]) -> None:
         if way and name not in way:
             continue
         click.echo("\n".join([f"{name}:", *("  # " + command for command in (*commands, check))]))
-        parameters = {p.name: p.read_text().strip() for p in PARAMETERS.iterdir()} if PARAMETERS.exists() else {}
+        parameters = (
+            {p.name: p.read_text().strip() for p in PARAMETERS.iterdir()}
+            if PARAMETERS.exists()
+            else {}
+        )
         left: dict[str, str] = {}
         try:
             shown, left = run(commands, check)

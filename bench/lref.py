@@ -1,10 +1,12 @@
-"""lref alone beside lz4 and zstd: size and time on pages of processes, in one process, taking turns.
+"""lref alone beside lz4 and zstd: size and time on pages of processes, in one process, taking
+turns.
 
     python bench/lref.py [--pages 6000] [--rounds 5] [--variants] [CORPUS ...]
 
-A markdown table: payload ratio (a page that does not shrink counts whole), nanoseconds a page to compress and to decompress
-(medians of the rounds; p99 of all pages of all rounds), and each against lz4.  The pages lie in a shuffled order in memory, as
-do those that they are decompressed from: both are cold.  Without CORPUS: seven, of which the first five are heaps.
+A markdown table: payload ratio (a page that does not shrink counts whole), nanoseconds a page to
+compress and to decompress (medians of the rounds; p99 of all pages of all rounds), and each against
+lz4.  The pages lie in a shuffled order in memory, as do those that they are decompressed from: both
+are cold.  Without CORPUS: seven, of which the first five are heaps.
 """
 
 import argparse
@@ -67,7 +69,8 @@ def measure(name, pages, compressors, rounds):
         over = " | ".join(f"{gain:.2f}" for gain in gains[row.name])
         p99 = [statistics.median(row.worst[what]) for what in ("compress", "load")]
         print(
-            f"| {name} | {row.name} | {ratio:.2f} | {store:.0f} ({p99[0]:.0f}) | {load:.0f} ({p99[1]:.0f}) | {over} |",
+            f"| {name} | {row.name} | {ratio:.2f} | {store:.0f} ({p99[0]:.0f}) | {load:.0f} "
+            f"({p99[1]:.0f}) | {over} |",
             flush=True,
         )
     return gains
@@ -78,15 +81,22 @@ def main():
     parser.add_argument("--pages", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--variants", action="store_true", help="each variant of lref that works here, not lref:2, :3 and zstd"
+        "--variants",
+        action="store_true",
+        help="each variant of lref that works here, not lref:2, :3 and zstd",
     )
     parser.add_argument("corpus", nargs="*", default=[*HEAPS, "text", "random"])
     chosen = parser.parse_args()
     if chosen.variants:
-        compressors = {"lz4": open_compressor("lz4")} | {f"lref, {v}": open_lref(1, variant=v) for v in variants()}
+        compressors = {"lz4": open_compressor("lz4")} | {
+            f"lref, {v}": open_lref(1, variant=v) for v in variants()
+        }
     else:
         compressors = {spec: open_compressor(spec) for spec in SPECS}
-    print("| corpus | compressor | ratio | store ns (p99) | load ns (p99) | ratio | store | load, over lz4 |")
+    print(
+        "| corpus | compressor | ratio | store ns (p99) | load ns (p99) | ratio | store | load, "
+        "over lz4 |"
+    )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     all_gains = {}
     for name in chosen.corpus:
@@ -98,7 +108,9 @@ def main():
         all_gains[name] = measure(name, pages, compressors, chosen.rounds)
     heaps = [gains for name, gains in all_gains.items() if name in HEAPS]
     for spec in compressors if heaps else ():
-        over = " | ".join(f"{statistics.geometric_mean(g[spec][k] for g in heaps):.2f}" for k in range(3))
+        over = " | ".join(
+            f"{statistics.geometric_mean(g[spec][k] for g in heaps):.2f}" for k in range(3)
+        )
         print(f"| geometric mean of {len(heaps)} heaps | {spec} | | | | {over} |")
 
 

@@ -1,9 +1,10 @@
 """What an engine takes: address space, memory, and what its statistics say, step by step.
 
-Each row is a process of its own that does what its name says before it opens an engine of 16 MiB: lock its memory with
-mlockall, or live under a limit on its address space (`ulimit -v`: what it had, and 48 MiB).  As root, --system adds the
-system's own settings, which are put back: huge pages for all (THP=always) and no overcommitted memory
-(vm.overcommit_memory=2).  They hold for every process meanwhile.
+Each row is a process of its own that does what its name says before it opens an engine of 16 MiB:
+lock its memory with mlockall, or live under a limit on its address space (`ulimit -v`: what it had,
+and 48 MiB).  As root, --system adds the system's own settings, which are put back: huge pages for
+all (THP=always) and no overcommitted memory (vm.overcommit_memory=2).  They hold for every process
+meanwhile.
 """
 
 from __future__ import annotations
@@ -108,9 +109,12 @@ def setting(path: Path | None, value: str) -> Iterator[None]:
 
 
 def measure(prepare: str, path: Path | None, value: str) -> tuple[list[tuple[int, int, int]], str]:
-    """Rows of (address space, memory, memory as counted) after each step, and what ended it early."""
+    """Rows of (address space, memory, memory as counted) after each step, and what ended it
+    early."""
     with setting(path, value):
-        done = subprocess.run([sys.executable, "-c", PROGRAM, prepare], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, prepare], capture_output=True, text=True, check=False
+        )
     if not done.stdout:
         return [], done.stderr.strip().splitlines()[-1]
     return json.loads(done.stdout)
@@ -121,7 +125,9 @@ def cell(amounts: tuple[int, int, int]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--system", is_flag=True, help="Also under changed settings of the system (root; put back).")
+@click.option(
+    "--system", is_flag=True, help="Also under changed settings of the system (root; put back)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--smoke", is_flag=True, help="The first row alone.")
@@ -136,9 +142,15 @@ def main(system: bool, as_json: bool, as_markdown: bool, smoke: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    click.echo(f"{machine()}; MiB beyond what the process had: address space / memory / memory as the statistics have it\n")
+    click.echo(
+        f"{machine()}; MiB beyond what the process had: address space / memory / memory as the "
+        "statistics have it\n"
+    )
     columns = [Column("", title) for title in ("", *STEPS)]
-    grid = [[name, *map(cell, rows), *[ended] * (len(STEPS) - len(rows))] for name, (rows, ended) in found.items()]
+    grid = [
+        [name, *map(cell, rows), *[ended] * (len(STEPS) - len(rows))]
+        for name, (rows, ended) in found.items()
+    ]
     if as_markdown:
         click.echo(markdown(columns, grid))
     else:

@@ -1,8 +1,10 @@
-"""From 10^4 to 10^7 pages held: what a store, a load, a replacement and a dropped range cost, and a page's metadata.
+"""From 10^4 to 10^7 pages held: what a store, a load, a replacement and a dropped range cost, and a
+page's metadata.
 
-Offsets are dense (0, 1, 2, ...) or sparse (one in each run of 64), used in order or at random.  Pages are such that lz4 makes
-about 100 bytes of each, so that 10^7 of them take 1.6 GiB: what is measured is finding pages, more than compressing them.
-10^7 entries take about half a minute for each of the four ways.
+Offsets are dense (0, 1, 2, ...) or sparse (one in each run of 64), used in order or at random.
+Pages are such that lz4 makes about 100 bytes of each, so that 10^7 of them take 1.6 GiB: what is
+measured is finding pages, more than compressing them.  10^7 entries take about half a minute for
+each of the four ways.
 """
 
 from __future__ import annotations
@@ -19,9 +21,27 @@ from zswap.shell import printed_first, run
 
 
 @click.command(help=__doc__)
-@click.option("--entries", type=click.IntRange(min=100), multiple=True, metavar="N", help="Pages to hold; may be repeated.")
-@click.option("--offsets", type=click.Choice(SHAPES), multiple=True, metavar="WAY", help=f"Of {'; '.join(SHAPES)}.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Of loads and replacements.")
+@click.option(
+    "--entries",
+    type=click.IntRange(min=100),
+    multiple=True,
+    metavar="N",
+    help="Pages to hold; may be repeated.",
+)
+@click.option(
+    "--offsets",
+    type=click.Choice(SHAPES),
+    multiple=True,
+    metavar="WAY",
+    help=f"Of {'; '.join(SHAPES)}.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Of loads and replacements.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
@@ -55,9 +75,16 @@ def main(
 
     with printed_first(draw):
         if as_json:
-            click.echo(json.dumps(to_json(compressor="lz4", rounds=rounds, seed=seed, growth=points), indent=1))
+            click.echo(
+                json.dumps(
+                    to_json(compressor="lz4", rounds=rounds, seed=seed, growth=points), indent=1
+                )
+            )
         else:
-            click.echo(f"{machine()}; lz4, pages of about 100 bytes compressed, median of {rounds} rounds\n")
+            click.echo(
+                f"{machine()}; lz4, pages of about 100 bytes compressed, median of {rounds} "
+                "rounds\n"
+            )
             print_growth(points, as_markdown=as_markdown)
 
 

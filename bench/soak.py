@@ -1,14 +1,17 @@
-"""Keep an engine under load for a while and check everything: real pages, a swap file, switches, failures, a full disk.
+"""Keep an engine under load for a while and check everything: real pages, a swap file, switches,
+failures, a full disk.
 
-Two threads store, load and invalidate pages in random order, a third switches compressor and zpool every 50 ms, a fourth
-changes the limit and tells of memory pressure, and the shrinker works.  Every page that is loaded is compared with what was
-stored; at the end all pages are, and the counters with a scan of every structure.  The process must not grow beyond the cap,
-zswap's own metadata and 16 MiB; and once it is warm, what it has beside the pools, whose size is that of the limit, must not
+Two threads store, load and invalidate pages in random order, a third switches compressor and zpool
+every 50 ms, a fourth changes the limit and tells of memory pressure, and the shrinker works.  Every
+page that is loaded is compared with what was stored; at the end all pages are, and the counters
+with a scan of every structure.  The process must not grow beyond the cap, zswap's own metadata and
+16 MiB; and once it is warm, what it has beside the pools, whose size is that of the limit, must not
 grow at all: the medians of the first and of the last tenth of the time are compared.
 
-    python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--faults | --full-disk] [--smoke]
-    python bench/soak.py --seconds 120 --encrypt --wipe --checksum --json soak.json    # what CI runs
-    python bench/soak.py --seconds 3600 --encrypt --wipe --checksum --plot soak.png --json soak.json
+    python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--faults | --full-disk]
+    [--smoke] # what CI runs python bench/soak.py --seconds 120 --encrypt --wipe --checksum --json
+    soak.json python bench/soak.py --seconds 3600 --encrypt --wipe --checksum --plot soak.png --json
+    soak.json
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ SAMPLE_SECONDS = 0.25
 SAMPLES = 2000  # at most
 LINES = 240  # printed, at most
 COMPRESSORS = [
-    f"{info.name}:1" for info in zswap.compressors() if info.available and info.name in ("lz4", "zstd", "deflate")
+    f"{info.name}:1"
+    for info in zswap.compressors()
+    if info.available and info.name in ("lz4", "zstd", "deflate")
 ]
 ZPOOLS = ("zsmalloc", "zsmalloc:4", "z3fold", "zbud")
 WRITES_A_FAILURE = 10
@@ -92,7 +97,8 @@ def growth(values: list[int]) -> tuple[int, int]:
 
 
 class Faulty:
-    """A swap file that fails one write in ten and one read in fifty, from a seed, and counts the pages it failed."""
+    """A swap file that fails one write in ten and one read in fifty, from a seed, and counts the
+    pages it failed."""
 
     def __init__(self, below: zswap.SwapFile) -> None:
         self.below, self.nr_pages = below, below.nr_pages
@@ -130,18 +136,27 @@ class Soak:
     """One run: the engine, the oracle, and what went wrong."""
 
     def __init__(
-        self, z: zswap.ZSwap, count: int, pages: npt.NDArray[np.uint8], source: mmap.mmap, seconds: float, psi: Path
+        self,
+        z: zswap.ZSwap,
+        count: int,
+        pages: npt.NDArray[np.uint8],
+        source: mmap.mmap,
+        seconds: float,
+        psi: Path,
     ) -> None:
         self.z, self.pages, self.source, self.seconds, self.psi = z, pages, source, seconds, psi
         self.cap = z.stats().max_pool_bytes
         self.samples: list[Sample] = []
         self.filled = 0  # workers that have stored a page at each of their offsets
         self.digests = [hashlib.blake2b(page, digest_size=8).digest() for page in pages]
-        # Which of the pages is stored at each offset, -1 for none.  A worker has every second offset.
+        # Which of the pages is stored at each offset, -1 for none.  A worker has every second
+        # offset.
         self.held = np.full(count, -1, np.int64)
         self.stop = threading.Event()
         self.problems: list[str] = []
-        self.done = dict.fromkeys(("stored", "loaded", "invalidated", "refused", "retried", "switches", "limits"), 0)
+        self.done = dict.fromkeys(
+            ("stored", "loaded", "invalidated", "refused", "retried", "switches", "limits"), 0
+        )
         self.lock = threading.Lock()
 
     def wrong(self, what: str) -> None:
@@ -158,7 +173,8 @@ class Soak:
         which = rng.integers(0, len(self.pages), len(offsets))
         status = self.z.store_many(offsets, self.pages[which])
         for code in set(status[status < 0].tolist()):
-            # Without a store nothing is held after a refusal; with one, only when the store has failed.
+            # Without a store nothing is held after a refusal; with one, only when the store has
+            # failed.
             if code != zswap.Status.BACKING_FAIL:
                 self.wrong(f"a store was refused with {zswap.Status(code).name}")
         self.held[offsets] = np.where(status < 0, -1, which)
@@ -183,7 +199,9 @@ class Soak:
         which = int(self.held[offset])
         if which < 0:
             if code != zswap.Status.ABSENT:
-                self.wrong(f"offset {offset} holds a page that was never stored, or freed (status {code})")
+                self.wrong(
+                    f"offset {offset} holds a page that was never stored, or freed (status {code})"
+                )
         elif code < 0:
             self.wrong(f"the page at offset {offset} is lost: {zswap.Status(code).name}")
         elif hashlib.blake2b(page, digest_size=8).digest() != self.digests[which]:
@@ -212,7 +230,9 @@ class Soak:
                 else:
                     freed = self.z.invalidate_many(offsets)
                     if freed != int((self.held[offsets] >= 0).sum()):
-                        self.wrong(f"{freed} pages were freed, not {int((self.held[offsets] >= 0).sum())}")
+                        self.wrong(
+                            f"{freed} pages were freed, not {int((self.held[offsets] >= 0).sum())}"
+                        )
                     self.held[offsets] = -1
                     self.count(invalidated=freed)
         except BaseException as error:
@@ -234,7 +254,8 @@ class Soak:
     def press(self) -> None:
         """Change the limit, and have the machine short of memory every second time.
 
-        All the limits come up equally often in each tenth of the time, so that tenths can be compared.
+        All the limits come up equally often in each tenth of the time, so that tenths can be
+        compared.
         """
         tenth = self.seconds * (1 - WARM) / 10
         step = tenth / (len(SHARES) * max(round(tenth / len(SHARES)), 1))
@@ -270,15 +291,18 @@ class Soak:
             if at >= next_line:
                 next_line += max(every, self.seconds / LINES)
                 print(
-                    f"  {at:6.1f} s  used {format_bytes(max(sample.used, 0)):>9} of {format_bytes(self.allowed(sample)):>9}  "
-                    f"pool {format_bytes(sample.pool):>9} of {format_bytes(sample.limit):>9}  held {sample.held:6}  "
+                    f"  {at:6.1f} s  used {format_bytes(max(sample.used, 0)):>9} of "
+                    f"{format_bytes(self.allowed(sample)):>9}  "
+                    f"pool {format_bytes(sample.pool):>9} of {format_bytes(sample.limit):>9}  held "
+                    f"{sample.held:6}  "
                     f"in the store {sample.backed:6}",
                     flush=True,
                 )
         self.stop.set()
 
     def allowed(self, sample: Sample) -> int:
-        """What the process may use: a limit that was lowered is not reached at once, the cap is never passed."""
+        """What the process may use: a limit that was lowered is not reached at once, the cap is
+        never passed."""
         return self.cap + sample.metadata + SLACK
 
     def judge(self) -> dict[str, int]:
@@ -289,10 +313,14 @@ class Soak:
         first, last = growth([s.used - s.pool for s in warm])
         first_rss, last_rss = growth([s.used for s in warm])
         if room < 0:
-            self.problems.append(f"memory: {format_bytes(-room)} more than the cap, the metadata and {format_bytes(SLACK)}")
+            self.problems.append(
+                f"memory: {format_bytes(-room)} more than the cap, the metadata and "
+                f"{format_bytes(SLACK)}"
+            )
         if self.filled == WORKERS and last - first > GROWTH:
             self.problems.append(
-                f"memory grows: from {format_bytes(max(first, 0))} to {format_bytes(last)} beside the pools"
+                f"memory grows: from {format_bytes(max(first, 0))} to {format_bytes(last)} beside "
+                "the pools"
             )
         return {
             "most": most,
@@ -316,7 +344,12 @@ class Soak:
         if len(self.z) != len(held):
             self.wrong(f"{len(self.z)} pages are held, not {len(held)}")
         stats = self.z.stats()
-        where = np.concatenate([self.z.compressed_sizes(part) for part in np.array_split(np.arange(len(self.held)), 16)])
+        where = np.concatenate(
+            [
+                self.z.compressed_sizes(part)
+                for part in np.array_split(np.arange(len(self.held)), 16)
+            ]
+        )
         scan = {
             "stored_pages": int((where >= 0).sum()),
             "same_filled_pages": int((where == 0).sum()),
@@ -362,23 +395,43 @@ class Soak:
     def tell(self, memory: dict[str, int], faulty: Faulty | None) -> None:
         stats = self.z.stats()
         print("\n" + "  ".join(f"{name} {value:,}" for name, value in self.done.items()))
-        names = ("written_back_pages", "written_through_pages", "backing_loads", "pool_limit_hit", "backing_write_fail")
-        print("  ".join(f"{name} {getattr(stats, name):,}" for name in (*names, "backing_read_fail", "reject_reclaim_fail")))
+        names = (
+            "written_back_pages",
+            "written_through_pages",
+            "backing_loads",
+            "pool_limit_hit",
+            "backing_write_fail",
+        )
+        print(
+            "  ".join(
+                f"{name} {getattr(stats, name):,}"
+                for name in (*names, "backing_read_fail", "reject_reclaim_fail")
+            )
+        )
         if faulty is not None:
-            print(f"the store failed {faulty.failed_writes:,} pages' writes and {faulty.failed_reads:,} pages' reads")
+            print(
+                f"the store failed {faulty.failed_writes:,} pages' writes and "
+                f"{faulty.failed_reads:,} pages' reads"
+            )
         least = {name: format_bytes(max(value, 0)) for name, value in memory.items()}
         print(f"memory: {least['most']} at most; room left at worst {least['room']}")
         for what, name in (("beside the pools", "tenth"), ("in all", "tenth_rss")):
             print(
-                f"medians {what}: {least[f'first_{name}']} in the first tenth once warm, {least[f'last_{name}']} in the last"
+                f"medians {what}: {least[f'first_{name}']} in the first tenth once warm, "
+                f"{least[f'last_{name}']} in the last"
             )
         for problem in self.problems[:10]:
             print(f"WRONG: {problem}")
-        print("nothing lost, every counter right" if not self.problems else f"{len(self.problems)} things are wrong")
+        print(
+            "nothing lost, every counter right"
+            if not self.problems
+            else f"{len(self.problems)} things are wrong"
+        )
 
 
 def corpus(path: Path, count: int) -> tuple[npt.NDArray[np.uint8], mmap.mmap]:
-    """Pages of a process's memory and of files, mapped from a file so that they are no memory of ours."""
+    """Pages of a process's memory and of files, mapped from a file so that they are no memory of
+    ours."""
     with path.open("wb") as file:
         for part in (make("process", count // 2), make("text", count - count // 2)):
             file.write(part.tobytes())
@@ -408,8 +461,12 @@ def _drawn(report: dict[str, Any]) -> Picture:
         ("the pools", [s.pool for s in samples], "#009e73"),
         ("the limit", [s.limit for s in samples], "#d55e00"),
     ):
-        axes.plot(times, [value / (1 << 20) for value in values], label=name, color=colour, linewidth=0.9)
-    axes.set(xlabel="minutes" if minutes else "seconds", ylabel="MiB", ylim=(0, None), xlim=(0, None))
+        axes.plot(
+            times, [value / (1 << 20) for value in values], label=name, color=colour, linewidth=0.9
+        )
+    axes.set(
+        xlabel="minutes" if minutes else "seconds", ylabel="MiB", ylim=(0, None), xlim=(0, None)
+    )
     axes.grid(color="#dde3e9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False)
@@ -417,13 +474,37 @@ def _drawn(report: dict[str, Any]) -> Picture:
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.option("--pages", type=click.IntRange(min=1000), default=80_000, show_default=True, help="Offsets to store pages at.")
-@click.option("--cap", default="32MiB", show_default=True, metavar="SIZE", help="The most that the pool's limit is set to.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="How long.")
-@click.option("--faults", is_flag=True, help="The store fails one write in ten and one read in fifty.")
-@click.option("--full-disk", is_flag=True, help="The swap file has room for a third of what it should hold.")
+@click.option(
+    "--pages",
+    type=click.IntRange(min=1000),
+    default=80_000,
+    show_default=True,
+    help="Offsets to store pages at.",
+)
+@click.option(
+    "--cap",
+    default="32MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="The most that the pool's limit is set to.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30,
+    show_default=True,
+    help="How long.",
+)
+@click.option(
+    "--faults", is_flag=True, help="The store fails one write in ten and one read in fifty."
+)
+@click.option(
+    "--full-disk", is_flag=True, help="The swap file has room for a third of what it should hold."
+)
 @click.option("--encrypt", is_flag=True, help="The swap file is encrypted.")
-@click.option("--wipe", is_flag=True, help="What is freed is wiped, and nothing of it goes into core dumps.")
+@click.option(
+    "--wipe", is_flag=True, help="What is freed is wiped, and nothing of it goes into core dumps."
+)
 @click.option("--checksum", is_flag=True, help="Every page has a checksum.")
 @click.option("--plot", metavar="PATH", help="Draw the memory over time to a .png, .svg or .pdf.")
 @click.option("--json", "json_path", metavar="PATH", help="Write a report.")
@@ -460,7 +541,10 @@ def soak(
 ) -> dict[str, Any]:
     """Run, and return the report."""
     corpus_pages, source = corpus(folder / "pages", pages)
-    click.echo(f"{pages} offsets, {len(corpus_pages)} pages of a process and of files, cap {cap}, swap file in {folder}")
+    click.echo(
+        f"{pages} offsets, {len(corpus_pages)} pages of a process and of files, cap {cap}, swap "
+        f"file in {folder}"
+    )
     file = zswap.SwapFile(folder / "swap", pages * PAGE, direct=False, encrypt=encrypt)
     if full_disk:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -469,7 +553,11 @@ def soak(
     faulty = Faulty(file) if faults else None
     psi = folder / "pressure"
     psi.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
-    zswap.core.pressure_files = lambda: (bytes(psi), b"", 0)  # the machine's own is not ours to press
+    zswap.core.pressure_files = lambda: (
+        bytes(psi),
+        b"",
+        0,
+    )  # the machine's own is not ours to press
     try:
         with zswap.ZSwap(
             max_pool_bytes=parse_bytes(cap),

@@ -1,4 +1,5 @@
-"""All pages of a corpus in one call: store, load, both at once, writeback.  Times are of a whole batch."""
+"""All pages of a corpus in one call: store, load, both at once, writeback.  Times are of a whole
+batch."""
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ def test_store_new(benchmark, offsets, pages):
         engines.append(zswap.ZSwap("lz4", max_pool_bytes="1GiB"))
         return (engines[0],), {}
 
-    status = benchmark.pedantic(lambda engine: engine.store_many(offsets, pages), setup=empty, rounds=10)
+    status = benchmark.pedantic(
+        lambda engine: engine.store_many(offsets, pages), setup=empty, rounds=10
+    )
     assert status.min() >= 0
     engines.pop().close()
 
@@ -66,7 +69,8 @@ def test_mixed(benchmark, full, shuffled, pages):
 
 
 def test_writeback(benchmark, tmp_path, pages):
-    """Every page from the pool to a swap file, coldest first.  Same-filled ones have no place in it."""
+    """Every page from the pool to a swap file, coldest first.  Same-filled ones have no place in
+    it."""
     pages = distinct(pages)
     if not len(pages):
         pytest.skip("all pages are same-filled")

@@ -1,4 +1,5 @@
-"""The parts: scan and fill, index, allocator; and single calls.  Times are of what each docstring says."""
+"""The parts: scan and fill, index, allocator; and single calls.  Times are of what each docstring
+says."""
 
 import numpy as np
 import pytest

@@ -1,8 +1,9 @@
 """The same pages in a zram device and in zswap: memory.  (Time is a row of `zswap bench`.)
 
-Adds a zram device and takes it away, or takes one that nobody uses and gives it back as it was, whatever happens; needs
-root.  Where there is none it says so and exits with 0.  Exits with 1 when zsmalloc with the kernel's geometry takes more than
-2 % more or less than the device's own mem_used_total.
+Adds a zram device and takes it away, or takes one that nobody uses and gives it back as it was,
+whatever happens; needs root.  Where there is none it says so and exits with 0.  Exits with 1 when
+zsmalloc with the kernel's geometry takes more than 2 % more or less than the device's own
+mem_used_total.
 
 All zpools stand side by side.  A page that one refuses stays as it is, and its memory counts whole.
 """
@@ -29,7 +30,17 @@ from zswap.memory import format_bytes
 from zswap.shell import run
 
 TOLERANCE = 0.02
-TITLES = ("", "payload", "memory", "against zram", "saved", "objects a page", "same-filled", "raw", "refused")
+TITLES = (
+    "",
+    "payload",
+    "memory",
+    "against zram",
+    "saved",
+    "objects a page",
+    "same-filled",
+    "raw",
+    "refused",
+)
 COLUMNS = tuple(Column("", title) for title in TITLES)
 
 
@@ -50,7 +61,11 @@ class Taken:
     def cells(self) -> list[str]:
         against = "" if self.off_by is None else f"{100 * self.off_by:+.2f} %"
         saved = f"{100 * (1 - self.memory / (self.pages * PAGE)):.1f} %"
-        objects = (self.pages - self.same_filled - self.refused) * PAGE / (self.memory - self.refused * PAGE)
+        objects = (
+            (self.pages - self.same_filled - self.refused)
+            * PAGE
+            / (self.memory - self.refused * PAGE)
+        )
         counts = (self.same_filled, self.raw, self.refused)
         return [
             self.name,
@@ -64,7 +79,9 @@ class Taken:
 
 
 def in_zram(zram: Zram, corpus: str, pages: Pages) -> Taken:
-    source, target = (memoryview(mmap.mmap(-1, pages.nbytes)) for _ in range(2))  # page-aligned, as O_DIRECT has it
+    source, target = (
+        memoryview(mmap.mmap(-1, pages.nbytes)) for _ in range(2)
+    )  # page-aligned, as O_DIRECT has it
     source[:] = pages.reshape(-1).data
     zram.empty(pages.nbytes)
     zram.transfer(source, write=True)
@@ -75,7 +92,9 @@ def in_zram(zram: Zram, corpus: str, pages: Pages) -> Taken:
     if stat["orig"] + stat["same"] * PAGE < pages.nbytes and stat["orig"] != pages.nbytes:
         raise OSError(f"{zram.dev} holds {stat['orig']} bytes of {pages.nbytes}")
     name = f"zram, Linux {platform.release()}"
-    return Taken(corpus, name, stat["payload"], stat["used"], stat["same"], stat.get("raw", 0), len(pages))
+    return Taken(
+        corpus, name, stat["payload"], stat["used"], stat["same"], stat.get("raw", 0), len(pages)
+    )
 
 
 def in_zswap(corpus: str, pages: Pages, zpool: str) -> Taken:
@@ -109,11 +128,26 @@ def compare(zram: Zram, zpools: Sequence[str], corpus: str, pages: Pages) -> lis
 
 
 @click.command(help=__doc__)
-@click.option("--corpus", "names", type=click.Choice(list(CORPORA)), multiple=True, help="Pages to take; may be repeated.")
-@click.option("--file", "files", metavar="PATH", multiple=True, help="Pages of this file; may be repeated.")
-@click.option("--pages", type=click.IntRange(min=1), metavar="N", help="Pages of each; 16384 unless given.")
+@click.option(
+    "--corpus",
+    "names",
+    type=click.Choice(list(CORPORA)),
+    multiple=True,
+    help="Pages to take; may be repeated.",
+)
+@click.option(
+    "--file", "files", metavar="PATH", multiple=True, help="Pages of this file; may be repeated."
+)
+@click.option(
+    "--pages", type=click.IntRange(min=1), metavar="N", help="Pages of each; 16384 unless given."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--chain", type=click.IntRange(4, 16), metavar="4..16", help="The kernel's, where it does not tell.")
+@click.option(
+    "--chain",
+    type=click.IntRange(4, 16),
+    metavar="4..16",
+    help="The kernel's, where it does not tell.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--smoke", is_flag=True, help="As few pages as show that it works.")
@@ -135,11 +169,17 @@ def main(
     try:
         with Zram("lz4") as zram:
             if not as_json:
-                note = "" if chain or told else "; the kernel does not tell its chain, 8 is its default: see --chain"
+                note = (
+                    ""
+                    if chain or told
+                    else "; the kernel does not tell its chain, 8 is its default: see --chain"
+                )
                 click.echo(f"lz4; {zram.dev}; chain of the kernel's zsmalloc: {length}{note}")
             for name in names or (() if files else ("process", "text", "mix")):
                 try:
-                    lines += shown(compare(zram, zpools, name, make(name, count, seed)), as_json, as_markdown)
+                    lines += shown(
+                        compare(zram, zpools, name, make(name, count, seed)), as_json, as_markdown
+                    )
                 except CorpusMissing as error:
                     click.echo(f"{name}: left out; {error}", err=True)
             for path in files:
@@ -150,10 +190,22 @@ def main(
         return
     except (OSError, zswap.Error) as error:
         raise click.ClickException(str(error)) from error
-    worst = max((abs(line.off_by) for line in lines if line.off_by is not None and line.name.endswith(zpools[0])), default=0)
+    worst = max(
+        (
+            abs(line.off_by)
+            for line in lines
+            if line.off_by is not None and line.name.endswith(zpools[0])
+        ),
+        default=0,
+    )
     if as_json:
-        click.echo(json.dumps({"chain": length, "lines": [asdict(line) for line in lines]}, indent=1))
-    verdict = f"kernel view within {100 * worst:.2f} % of zram's mem_used_total; {100 * TOLERANCE:.0f} % allowed"
+        click.echo(
+            json.dumps({"chain": length, "lines": [asdict(line) for line in lines]}, indent=1)
+        )
+    verdict = (
+        f"kernel view within {100 * worst:.2f} % of zram's mem_used_total; "
+        f"{100 * TOLERANCE:.0f} % allowed"
+    )
     click.echo(verdict, err=as_json)
     if worst > TOLERANCE:
         sys.exit(1)

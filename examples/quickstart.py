@@ -7,4 +7,5 @@ with zswap.ZSwap(compressor="lz4", max_pool_bytes="64MiB") as z:
     for offset in range(1000):
         z[offset] = offset.to_bytes(8, "little") + page[: z.page_size - 8]
     assert z[999].startswith((999).to_bytes(8, "little"))
-    print(f"{len(z)} pages of {z.page_size} bytes, held {z.stats().compression_ratio:.1f} times smaller")
+    ratio = z.stats().compression_ratio
+    print(f"{len(z)} pages of {z.page_size} bytes, held {ratio:.1f} times smaller")

@@ -1,8 +1,9 @@
-"""What all tests share: which zswap is tested, hypothesis profiles, a guard against hangs, engines that check themselves.
+"""What all tests share: which zswap is tested, hypothesis profiles, a guard against hangs, engines
+that check themselves.
 
-The tests run against an installed package.  A checkout that was not built in place must not shadow it, which
-`python -m pytest` and a PYTHONPATH would make it do, so its directory is taken off the path unless it holds the compiled
-modules.
+The tests run against an installed package.  A checkout that was not built in place must not shadow
+it, which `python -m pytest` and a PYTHONPATH would make it do, so its directory is taken off the
+path unless it holds the compiled modules.
 """
 
 import faulthandler
@@ -19,7 +20,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HANG_SECONDS = float(os.environ.get("ZSWAP_TEST_TIMEOUT", "300"))  # no test takes near this; a deadlock takes for ever
+HANG_SECONDS = float(
+    os.environ.get("ZSWAP_TEST_TIMEOUT", "300")
+)  # no test takes near this; a deadlock takes for ever
 
 
 def built(folder):
@@ -31,7 +34,9 @@ def built(folder):
 if not built(ROOT):
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     for name in [name for name in sys.modules if name.partition(".")[0] in ("zswap", "zswap_core")]:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{ROOT}{os.sep}zswap"):
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(
+            f"{ROOT}{os.sep}zswap"
+        ):
             del sys.modules[name]  # found before the path was put right
 
 try:
@@ -40,7 +45,8 @@ try:
 except ImportError as error:
     pytest.exit(
         f"no zswap with compiled modules can be imported ({error}).\n"
-        f"Install it with `pip install {ROOT}`, or build in place with `python setup.py build_ext --inplace`.",
+        f"Install it with `pip install {ROOT}`, or build in place with `python setup.py build_ext "
+        "--inplace`.",
         returncode=4,
     )
 
@@ -53,8 +59,8 @@ except ImportError as error:
 
 import hypothesis  # noqa: E402 (after the path was put right)
 
-# A shell that runs the tests in the background has them ignore Ctrl-C and Ctrl-\\, nohup that the terminal is gone; they and what
-# they start would leave it at that.
+# A shell that runs the tests in the background has them ignore Ctrl-C and Ctrl-\\, nohup that the
+# terminal is gone; they and what they start would leave it at that.
 for _number, _usual in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
@@ -69,7 +75,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "ci", max_examples=100, stateful_step_count=50, deadline=None, derandomize=True, database=None
 )
-hypothesis.settings.register_profile("long", max_examples=1000, stateful_step_count=100, deadline=None)
+hypothesis.settings.register_profile(
+    "long", max_examples=1000, stateful_step_count=100, deadline=None
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
@@ -91,7 +99,8 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(autouse=True)
 def no_hang(request):
-    """End the run, with every thread's traceback, when a test hangs: nothing else gets out of a deadlock over the GIL."""
+    """End the run, with every thread's traceback, when a test hangs: nothing else gets out of a
+    deadlock over the GIL."""
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=request.config.hang_file)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -99,7 +108,8 @@ def no_hang(request):
 
 @pytest.fixture
 def engine():
-    """Make engines: `engine(...)` is `zswap.ZSwap(...)`, validated and closed when the test ends."""
+    """Make engines: `engine(...)` is `zswap.ZSwap(...)`, validated and closed when the test
+    ends."""
     made = []
 
     def make(*args, **kwargs):
@@ -133,14 +143,17 @@ def codec(request):
 
 @pytest.fixture
 def python(tmp_path):
-    """Run a program in a Python of its own, with the zswap that is tested; returns what it printed."""
+    """Run a program in a Python of its own, with the zswap that is tested; returns what it
+    printed."""
 
     def run(source, *args, timeout=120, **environment):
         env = {**os.environ, "PYTHONPATH": hooks.PATH, **environment}
         # Not from the checkout, whose sources would be imported first.
         command = [sys.executable, "-X", "faulthandler", "-c", source, *map(str, args)]
         try:
-            done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout)
+            done = subprocess.run(
+                command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout
+            )
         except subprocess.TimeoutExpired as error:
             pytest.fail(f"the program hangs: {error.stdout}\n{error.stderr}")
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -150,7 +163,8 @@ def python(tmp_path):
 
 
 def page_of(seed, size=4096, incompressible=0.3):
-    """A page made of `seed` alone: a part of it, `incompressible`, is random, and the rest repeats."""
+    """A page made of `seed` alone: a part of it, `incompressible`, is random, and the rest
+    repeats."""
     noise = random.Random(seed).randbytes(int(size * incompressible))
     tail = (f"page {seed} of the test " * (size // 8)).encode()
     return (noise + tail)[:size]
@@ -163,7 +177,8 @@ def make_page():
 
 
 class MemoryStore:
-    """A backing store in memory.  It notes the offsets of each call, then calls a hook, which may raise or wait."""
+    """A backing store in memory.  It notes the offsets of each call, then calls a hook, which may
+    raise or wait."""
 
     def __init__(self):
         """Make an empty one."""
@@ -175,7 +190,9 @@ class MemoryStore:
         """Keep pages."""
         self.writes.append(offsets.tolist())
         self.on_write(offsets.tolist())
-        self.pages.update((o, page.tobytes()) for o, page in zip(offsets.tolist(), pages, strict=True))
+        self.pages.update(
+            (o, page.tobytes()) for o, page in zip(offsets.tolist(), pages, strict=True)
+        )
 
     def read_pages(self, offsets, out):
         """Give pages back."""
@@ -275,8 +292,8 @@ def until():
 def whole_fork():
     """For tests that fork a process with engines in it, which have threads."""
     if "ZSWAP_SANITIZED" in os.environ:
-        # gdb shows such children waiting in PyOS_AfterFork_Child, in malloc, for a lock of libasan's (GCC 12) that a thread
-        # held which the child does not have.
+        # gdb shows such children waiting in PyOS_AfterFork_Child, in malloc, for a lock of
+        # libasan's (GCC 12) that a thread held which the child does not have.
         pytest.skip("the sanitizer's allocator does not survive a fork beside other threads")
 
 

@@ -2,8 +2,8 @@
 
     python tests/floors.py [DIRECTORY]      prints them, the uppermost first
 
-A module stands one floor above the highest that it knows.  Those that know each other in a circle stand on one floor, and the
-exit code is 1.
+A module stands one floor above the highest that it knows.  Those that know each other in a circle
+stand on one floor, and the exit code is 1.
 """
 
 import re
@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 CORE = Path(__file__).resolve().parent.parent / "zswap_core"
-CIMPORT = re.compile(r"^\s*(?:from zswap_core\.([\w.]+) cimport|cimport zswap_core\.([\w.]+))", re.MULTILINE)
+CIMPORT = re.compile(
+    r"^\s*(?:from zswap_core\.([\w.]+) cimport|cimport zswap_core\.([\w.]+))", re.MULTILINE
+)
 
 
 def graph(core=CORE):
@@ -20,7 +22,9 @@ def graph(core=CORE):
     for path in sorted(core.rglob("*.p[yx][xd]")):
         if path.suffix in (".pyx", ".pxd"):
             name = ".".join(path.relative_to(core).with_suffix("").parts)
-            known.setdefault(name, set()).update(a or b for a, b in CIMPORT.findall(path.read_text()))
+            known.setdefault(name, set()).update(
+                a or b for a, b in CIMPORT.findall(path.read_text())
+            )
     return {name: others - {name} for name, others in known.items()}
 
 
@@ -38,7 +42,11 @@ def circles(known):
     """The sets of modules that know each other in a circle."""
     below = {name: reachable(known, name) for name in known}
     return sorted(
-        {frozenset(other for other in below[name] if name in below[other]) for name in known if name in below[name]},
+        {
+            frozenset(other for other in below[name] if name in below[other])
+            for name in known
+            if name in below[name]
+        },
         key=sorted,
     )
 
@@ -72,7 +80,8 @@ def main(directory=CORE):
     for members in found:
         print(f"circle of {len(members)}: {' '.join(sorted(members))}")
     print(
-        f"{len(known)} modules, {sum(map(len, known.values()))} arrows, {max(number.values()) + 1} floors, {len(found)} circles"
+        f"{len(known)} modules, {sum(map(len, known.values()))} arrows, {max(number.values()) + 1} "
+        f"floors, {len(found)} circles"
     )
     return 1 if found else 0
 

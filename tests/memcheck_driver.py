@@ -1,4 +1,5 @@
-"""A small program over the whole core, for valgrind: `bash .ci/run memcheck`.  Not a test by itself."""
+"""A small program over the whole core, for valgrind: `bash .ci/run memcheck`.  Not a test by
+itself."""
 
 import random
 import sys
@@ -32,7 +33,14 @@ class Store(dict):
 
 def drive(compressor, zpool, backing):
     """Call every public operation of one engine."""
-    with zswap.ZSwap(compressor, zpool, max_pool_bytes="16MiB", backing=backing, shrinker_enabled=False, latency=True) as z:
+    with zswap.ZSwap(
+        compressor,
+        zpool,
+        max_pool_bytes="16MiB",
+        backing=backing,
+        shrinker_enabled=False,
+        latency=True,
+    ) as z:
         for n, page in enumerate(pages):
             if zpool != "zbud" or n < 64:
                 z[n] = page
@@ -54,7 +62,9 @@ def drive(compressor, zpool, backing):
         z._validate()
         threads = [
             threading.Thread(
-                target=lambda k=k: [z.store(k * 100 + n, pages[n + 10]) or z.load(k * 100 + n) for n in range(40)]
+                target=lambda k=k: [
+                    z.store(k * 100 + n, pages[n + 10]) or z.load(k * 100 + n) for n in range(40)
+                ]
             )
             for k in (50, 51)
         ]

@@ -1,11 +1,13 @@
-"""Mutations: bugs that could really be made, planted one at a time.  The tests that are named with each must fail.
+"""Mutations: bugs that could really be made, planted one at a time.  The tests that are named with
+each must fail.
 
-    python tests/mutations.py              all of them (an hour where the machine does nothing else, or less)
+    python tests/mutations.py              all of them, an hour on an idle machine
     python tests/mutations.py WORD ...     those whose names have one of the words in them
-    python tests/mutations.py --list       their names; exit code 1 when one does not fit the sources any more
+    python tests/mutations.py --list       their names; exit code 1 when one fits no more
 
-Run it in a checkout that is built in place: each mutation gets a copy of it, in which what depends on the changed file is built
-anew.  A crash and a hang are failures like any other.  The exit code is 0 when every mutation was caught.
+Run it in a checkout that is built in place: each mutation gets a copy of it, in which what depends
+on the changed file is built anew.  A crash and a hang are failures like any other.  The exit code
+is 0 when every mutation was caught.
 """
 
 import argparse
@@ -21,11 +23,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 240  # for the tests of one mutation; a test that hangs ends after a quarter of that
-LEFT_OUT = shutil.ignore_patterns(".git", ".hypothesis", "temp.*", "__pycache__", ".*_cache", ".venv", "dist")
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".hypothesis", "temp.*", "__pycache__", ".*_cache", ".venv", "dist"
+)
 
 
 class Mutation(NamedTuple):
-    """A bug: in `file`, below zswap_core, each of `edits` replaces a text that is there once.  `tests` are files or test ids."""
+    """A bug: in `file`, below zswap_core, each of `edits` replaces a text that is there once.
+    `tests` are files or test ids."""
 
     name: str
     file: str
@@ -122,7 +127,8 @@ MUTATIONS = [
         "references are dropped without an atomic",
         "entry.pxd",
         "    return (zsw_add_u32(&entry.state, <uint32_t> -1) & ENTRY_REFS) == 0",
-        "    state = zsw_peek_u32(&entry.state) - 1\n    zsw_poke_u32(&entry.state, state)\n    return (state & ENTRY_REFS) == 0",
+        "    state = zsw_peek_u32(&entry.state) - 1\n    zsw_poke_u32(&entry.state, state)\n    "
+        "return (state & ENTRY_REFS) == 0",
         tests="threads stress",
     ),
     bug(
@@ -136,7 +142,8 @@ MUTATIONS = [
         "a load takes no reference",
         "load.pyx",
         "        status = read_object(e, w, held.word, held.sum, page)\n",
-        "        put_entry(e, w, held.id)\n        status = read_object(e, w, held.word, held.sum, page)\n",
+        "        put_entry(e, w, held.id)\n        status = read_object(e, w, held.word, held.sum, "
+        "page)\n",
         "    if not held.same:\n        put_entry(e, w, held.id)\n",
         "",
         tests="threads",
@@ -243,8 +250,10 @@ MUTATIONS = [
     bug(
         "a range ends one page early in its last shard",
         "invalidate.pyx",
-        "            hi = last & (SHARD_PAGES - 1) if shard.number == last_shard else SHARD_PAGES - 1",
-        "            hi = last & (SHARD_PAGES - 2) if shard.number == last_shard else SHARD_PAGES - 1",
+        "            hi = last & (SHARD_PAGES - 1) if shard.number == last_shard else SHARD_PAGES "
+        "- 1",
+        "            hi = last & (SHARD_PAGES - 2) if shard.number == last_shard else SHARD_PAGES "
+        "- 1",
         tests="index engine",
     ),
     bug(
@@ -257,7 +266,8 @@ MUTATIONS = [
     bug(
         "the length of a decompressed page is not looked at",
         "objects.pyx",
-        "                                                      e.page_size) != <int64_t> e.page_size):",
+        "                                                      e.page_size) != <int64_t> "
+        "e.page_size):",
         "                                                      e.page_size) < 0):",
         tests="engine api compressors damage",
     ),
@@ -330,7 +340,8 @@ MUTATIONS = [
         "a store fills a shard that has left the table",
         "index.pyx",
         "        if zsw_likely(zsw_peek_u32(&shard.next) == 0):\n            return shard",
-        "        if zsw_likely(zsw_peek_u32(&shard.next) == 0 or shard != NULL):\n            return shard",
+        "        if zsw_likely(zsw_peek_u32(&shard.next) == 0 or shard != NULL):\n            "
+        "return shard",
         tests="index threads memory stress",
     ),
     bug(
@@ -379,7 +390,8 @@ MUTATIONS = [
     bug(
         "a class of zsmalloc is one step too small",
         "zpools/zsmalloc.pyx",
-        "        step = (size - pool.size_min + (<size_t> 1 << pool.step_shift) - 1) >> pool.step_shift",
+        "        step = (size - pool.size_min + (<size_t> 1 << pool.step_shift) - 1) >> "
+        "pool.step_shift",
         "        step = (size - pool.size_min) >> pool.step_shift",
         tests="zsmalloc",
     ),
@@ -443,8 +455,8 @@ MUTATIONS = [
     bug(
         "a page is taken that is on its way already",
         "flight.pyx",
-        " >> (at & 63) & 1 and flight_has(wb.aloft, area, offset)\n",
-        " >> (at & 63) & 1 and False\n",
+        "            and flight_has(wb.aloft, area, offset))\n",
+        "            and False)\n",
         tests="writeback swapfile writeback_model",
     ),
     bug(
@@ -492,7 +504,8 @@ MUTATIONS = [
     bug(
         "a page that was loaded gets no other round",
         "writeback.pyx",
-        "        elif zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED) & ENTRY_REFERENCED:\n            continue\n",
+        "        elif zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED) & "
+        "ENTRY_REFERENCED:\n            continue\n",
         "",
         tests="writeback",
     ),
@@ -563,7 +576,8 @@ MUTATIONS = [
     bug(
         "a same-filled page that changes keeps its sum",
         "store.pyx",
-        "    if held:\n        if zsw_unlikely(e.index.checksums != 0):\n            sum_at(&e.index, pos)[0] = sum\n",
+        "    if held:\n        if zsw_unlikely(e.index.checksums != 0):\n            "
+        "sum_at(&e.index, pos)[0] = sum\n",
         "    if held:\n",
         tests="checksum",
     ),
@@ -612,7 +626,8 @@ MUTATIONS = [
     bug(
         "a context keeps the key",
         "libraries/ciphers.pyx",
-        "    if c.init(context, NULL, NULL, NO_KEY, tweak, encrypting) != 1:\n        good = False\n",
+        "    if c.init(context, NULL, NULL, NO_KEY, tweak, encrypting) != 1:\n        good = "
+        "False\n",
         "",
         tests="encryption",
     ),
@@ -626,8 +641,9 @@ MUTATIONS = [
     bug(
         "compaction lets go of the shard before it moves the object",
         "compact.pyx",
-        "        if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate",
-        "        zsw_unlock(&shard.lock)\n        if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate",
+        "        if (fault(Site.ZPOOL_RELOCATE) == 0\n                and pool.ops.relocate",
+        "        zsw_unlock(&shard.lock)\n"
+        "        if (fault(Site.ZPOOL_RELOCATE) == 0\n                and pool.ops.relocate",
         "pool.id))\n    zsw_unlock(&shard.lock)",
         "pool.id))\n    else:\n        zsw_unlock(&shard.lock)",
         tests="tests/test_stress.py::test_readers_of_few_pages_beside_compaction",
@@ -657,8 +673,8 @@ MUTATIONS = [
     bug(
         "a lowered limit waits for the next store",
         "pool.pyx",
-        "    hit_limit(e)\n    if zsw_load_u32(&e.reached_full):",
-        "    if zsw_load_u32(&e.reached_full):",
+        "    hit_limit(e)\n    # perhaps since before",
+        "    # perhaps since before",
         tests="calls",
     ),
     bug(
@@ -773,7 +789,8 @@ def run(command, root, seconds):
     environment.setdefault("CFLAGS", "-O1")
     environment["ZSWAP_TEST_TIMEOUT"] = str(SECONDS / 4)
     process = subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace",
         start_new_session=True,
     )  # fmt: skip
     try:
@@ -806,11 +823,25 @@ def tested(mutation, wrap):
         root = Path(folder) / "tree"
         shutil.copytree(ROOT, root, ignore=LEFT_OUT, symlinks=True)
         plant(mutation, root)
-        code, output = run([*wrap, sys.executable, "setup.py", "-q", "build_ext", "--inplace"], root, None)
+        code, output = run(
+            [*wrap, sys.executable, "setup.py", "-q", "build_ext", "--inplace"], root, None
+        )
         if code != 0:
             return f"?? it does not build\n{output[-2000:]}"
-        files = [name if "::" in name else f"tests/test_{name}.py" for name in mutation.tests.split()]
-        command = [*wrap, sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+        files = [
+            name if "::" in name else f"tests/test_{name}.py" for name in mutation.tests.split()
+        ]
+        command = [
+            *wrap,
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *files,
+        ]
         return verdict(*run(command, root, None if wrap else SECONDS))
 
 
@@ -819,9 +850,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", help="only mutations with one of these in their names")
     parser.add_argument("--list", action="store_true", help="only say what there is")
-    parser.add_argument("--wrap", default="", help="a command that runs builds and tests, and ends those that hang")
+    parser.add_argument(
+        "--wrap", default="", help="a command that runs builds and tests, and ends those that hang"
+    )
     options = parser.parse_args()
-    chosen = [m for m in MUTATIONS if not options.words or any(word in m.name for word in options.words)]
+    chosen = [
+        m for m in MUTATIONS if not options.words or any(word in m.name for word in options.words)
+    ]
     bad = {m.name: why for m in chosen if (why := unfit(m, ROOT))}
     for mutation in chosen:
         start = time.monotonic()
@@ -833,7 +868,10 @@ def main():
             caught = tested(mutation, options.wrap.split())
             if caught is None or caught.startswith("??"):
                 bad[mutation.name] = caught
-            print(f"{mutation.name}: {caught or 'NOT CAUGHT'} ({time.monotonic() - start:.0f} s)", flush=True)
+            print(
+                f"{mutation.name}: {caught or 'NOT CAUGHT'} ({time.monotonic() - start:.0f} s)",
+                flush=True,
+            )
     print(f"{len(chosen) - len(bad)} of {len(chosen)} {'fit' if options.list else 'caught'}")
     return min(len(bad), 1)
 

@@ -33,16 +33,22 @@ pytestmark = pytest.mark.skipif(mmap.PAGESIZE != PAGE, reason="figures are for p
 def result_of(size, name, store, load):
     histogram = np.bincount([size] * 100, minlength=PAGE + 1)
     python = name == DEFLATE_KERNEL
-    return CompressorResult(name, 100, histogram, Timing(store, store, store), Timing(load, load, load), python)
+    return CompressorResult(
+        name, 100, histogram, Timing(store, store, store), Timing(load, load, load), python
+    )
 
 
 @cache
 def measured(rows, population, zpools):
     results = [result_of(size, name, store, load) for name, (size, store, load) in rows]
-    return results, [estimate(r, zpool_model(zpool), population) for r in results for zpool in zpools]
+    return results, [
+        estimate(r, zpool_model(zpool), population) for r in results for zpool in zpools
+    ]
 
 
-def advice_for(rows=None, kernel=None, ram=1 << 34, population=100_000, zpools=("zsmalloc-kernel",)):
+def advice_for(
+    rows=None, kernel=None, ram=1 << 34, population=100_000, zpools=("zsmalloc-kernel",)
+):
     return advise(*measured(tuple((rows or USUAL).items()), population, zpools), kernel, ram)
 
 
@@ -56,11 +62,16 @@ def zswap_kernel(compressors, current="lzo", release="6.18.0", swaps=DISK, **par
 
 
 def zram_kernel(compressors, default="lzo-rle", **more):
-    values = {"release": "6.18.0", "zram": "present", "zram_compressors": frozenset(compressors), "zram_default": default}
+    values = {
+        "release": "6.18.0",
+        "zram": "present",
+        "zram_compressors": frozenset(compressors),
+        "zram_default": default,
+    }
     return Kernel(**{**values, **more})
 
 
-# ---- three aims -------------------------------------------------------------------------------------------------------
+# ---- three aims ----------------------------------------------------------------------------------
 
 
 def test_advice_names_the_fastest_the_densest_and_a_balance():
@@ -74,7 +85,10 @@ def test_advice_names_the_fastest_the_densest_and_a_balance():
     assert advice.worthwhile
     assert (advice.fastest, advice.densest) == ("lz4", "zstd:3")
     assert advice.balanced == "zstd:1"  # saves nearly as much as zstd:3 and takes half of its time
-    assert (advice.zswap.compressor, advice.zswap.measured) == ("zstd", "zstd:3")  # the kernel's zswap takes no level
+    assert (advice.zswap.compressor, advice.zswap.measured) == (
+        "zstd",
+        "zstd:3",
+    )  # the kernel's zswap takes no level
 
 
 def test_advice_leaves_the_fastest_that_saves_nothing_aside():
@@ -83,7 +97,9 @@ def test_advice_leaves_the_fastest_that_saves_nothing_aside():
 
 
 def test_advice_on_what_does_not_compress():
-    advice = advice_for({"lz4": (PAGE, 1000, 100), "zstd:3": (3800, 18_000, 3300)}, zswap_kernel(ALL))
+    advice = advice_for(
+        {"lz4": (PAGE, 1000, 100), "zstd:3": (3800, 18_000, 3300)}, zswap_kernel(ALL)
+    )
     assert not advice.worthwhile
     assert (advice.zswap, advice.zram, advice.first, advice.better) == (None, None, None, None)
 
@@ -110,7 +126,7 @@ def test_advice_without_a_compressor_that_the_kernel_has():
     assert (advice.zswap, advice.max_pool_percent, advice.fastest) == (None, None, "xor")
 
 
-# ---- what stands for the kernel's -------------------------------------------------------------------------------------
+# ---- what stands for the kernel's ----------------------------------------------------------------
 
 
 def test_a_level_that_the_kernel_does_not_use_stands_for_nothing():
@@ -125,7 +141,9 @@ def test_a_level_that_the_kernel_does_not_use_stands_for_nothing():
         "zstd",
         "lzo",
     ]
-    assert [name(spec) for spec in ("zstd:1", "zstd:19", "lz4hc:12", "lz4:9", "deflate", "xor")] == [None] * 6
+    assert [
+        name(spec) for spec in ("zstd:1", "zstd:19", "lz4hc:12", "lz4:9", "deflate", "xor")
+    ] == [None] * 6
     assert name(DEFLATE_KERNEL, python=True) == "deflate"
     assert name("lzo", python=True) is None  # lzallright is not what the kernel has
 
@@ -135,20 +153,27 @@ def test_lzo_through_python_is_advised_for_nothing():
         replace(result_of(900, "lzo", 9, 9), through_python=True),
         result_of(1999, "lz4", 99, 99),
     ]
-    advice = advise(results, [estimate(r, zpool_model("zsmalloc-kernel"), 1000) for r in results], zswap_kernel({"lzo"}))
+    advice = advise(
+        results,
+        [estimate(r, zpool_model("zsmalloc-kernel"), 1000) for r in results],
+        zswap_kernel({"lzo"}),
+    )
     assert (advice.densest, advice.fastest, advice.zswap) == ("lz4", "lz4", None)
 
 
 def test_what_the_kernel_does_slowly_is_the_last_resort():
     assert advice_for(kernel=zswap_kernel({"lzo", "deflate"})).zswap.compressor == "lzo"
-    assert advice_for(without("lzo"), zswap_kernel({"lzo", "deflate"})).zswap.compressor == "deflate"
+    assert (
+        advice_for(without("lzo"), zswap_kernel({"lzo", "deflate"})).zswap.compressor == "deflate"
+    )
 
 
-# ---- planted kernels --------------------------------------------------------------------------------------------------
+# ---- planted kernels -----------------------------------------------------------------------------
 
 
 def test_only_what_is_there_is_advised():
-    """Whatever a kernel has, the advice is one of its compressors, and the commands name no other."""
+    """Whatever a kernel has, the advice is one of its compressors, and the commands name no
+    other."""
     rng = np.random.default_rng(0)
     for _ in range(200):
         zswap_has = {name for name in ALL if rng.random() < 0.4}
@@ -164,7 +189,10 @@ def test_only_what_is_there_is_advised():
             if setting is not None:
                 assert setting.compressor in has
                 named = set(
-                    re.findall(r"(?:echo|-a) (lz4|lz4hc|zstd|lzo|lzo-rle|deflate|842)\b", " ".join(setting.commands))
+                    re.findall(
+                        r"(?:echo|-a) (lz4|lz4hc|zstd|lzo|lzo-rle|deflate|842)\b",
+                        " ".join(setting.commands),
+                    )
                 )
                 assert named <= {setting.compressor}
                 assert setting.check
@@ -187,7 +215,10 @@ def test_zram_with_lzo_rle_and_lz4():
 def test_an_old_kernel_with_lzo_alone():
     kernel = zswap_kernel({"lzo"}, release="4.19.0", zpool="zbud")
     advice = advice_for(kernel=replace(kernel, zsmalloc=False), zpools=("zsmalloc-kernel", "zbud"))
-    assert (advice.zswap.compressor, advice.zswap.zpool) == ("lzo", "zbud")  # judged by the allocator that it has
+    assert (advice.zswap.compressor, advice.zswap.zpool) == (
+        "lzo",
+        "zbud",
+    )  # judged by the allocator that it has
     assert not any("zpool" in command for command in advice.zswap.commands)
     assert advice.zswap.commands == ("cd /sys/module/zswap/parameters", "echo Y > enabled")
     with_zsmalloc = advice_for(kernel=kernel, zpools=("zsmalloc-kernel", "zbud"))
@@ -202,11 +233,18 @@ def test_a_kernel_since_6_18_has_no_zpool_to_set():
 
 
 def test_zswap_comes_first_where_there_is_swap_on_a_disk_and_zram_where_there_is_none():
-    both = replace(zswap_kernel({"lz4"}), zram="present", zram_compressors=frozenset({"lz4"}), zram_default="lzo-rle")
+    both = replace(
+        zswap_kernel({"lz4"}),
+        zram="present",
+        zram_compressors=frozenset({"lz4"}),
+        zram_default="lzo-rle",
+    )
     assert advice_for(kernel=both).first == "zswap"
     advice = advice_for(kernel=replace(both, swaps=()))
     assert advice.first == "zram"
-    assert "mktemp" in advice.zswap.commands[0]  # zswap needs swap; the file is a new one that nobody else can read
+    assert (
+        "mktemp" in advice.zswap.commands[0]
+    )  # zswap needs swap; the file is a new one that nobody else can read
     assert advice_for(kernel=replace(both, swaps=(Swap("/dev/zram0", 1 << 30, 0),))).first == "zram"
 
 
@@ -214,7 +252,9 @@ def test_what_is_set_already_needs_no_command():
     advice = advice_for(kernel=zswap_kernel({"lz4"}, current="lz4", enabled="Y"))
     assert advice.zswap.commands == ()
     device = ZramDevice("zram0", ("lz4",), "lz4", 1 << 30)
-    kernel = zram_kernel({"lz4"}, "lz4", zram_devices=(device,), swaps=(Swap("/dev/zram0", 1 << 30, 0),))
+    kernel = zram_kernel(
+        {"lz4"}, "lz4", zram_devices=(device,), swaps=(Swap("/dev/zram0", 1 << 30, 0),)
+    )
     assert advice_for(kernel=kernel).zram.commands == ()
 
 
@@ -239,8 +279,13 @@ def test_zram_that_must_be_loaded_and_zram_without_its_tool():
 
 
 def test_zswap_in_front_of_zram_is_turned_off():
-    kernel = zram_kernel({"zstd"}, zswap={"enabled": "Y", "compressor": "lzo"}, crypto=frozenset({"lzo"}))
-    assert advice_for(kernel=kernel).zram.commands[0] == "echo N > /sys/module/zswap/parameters/enabled"
+    kernel = zram_kernel(
+        {"zstd"}, zswap={"enabled": "Y", "compressor": "lzo"}, crypto=frozenset({"lzo"})
+    )
+    assert (
+        advice_for(kernel=kernel).zram.commands[0]
+        == "echo N > /sys/module/zswap/parameters/enabled"
+    )
     assert "echo N" not in " ".join(advice_for(kernel=replace(kernel, swaps=DISK)).zram.commands)
 
 

@@ -1,4 +1,5 @@
-"""The measurement and the estimate: against the allocators, against lz4 itself, and against whole populations."""
+"""The measurement and the estimate: against the allocators, against lz4 itself, and against whole
+populations."""
 
 import mmap
 import zlib
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.skipif(mmap.PAGESIZE != PAGE, reason="figures are for p
 def result_of(sizes, name="lz4", store=1000.0, load=500.0):
     """A result as if pages with these payloads had been measured."""
     histogram = np.bincount(sizes, minlength=PAGE + 1)
-    return CompressorResult(name, len(sizes), histogram, Timing(store, store, store), Timing(load, load, load))
+    return CompressorResult(
+        name, len(sizes), histogram, Timing(store, store, store), Timing(load, load, load)
+    )
 
 
 def options(name):
@@ -43,18 +46,26 @@ def payloads(count, seed=0):
 
 @pytest.mark.parametrize("name", [*ZPOOLS, "zsmalloc:1", "z3fold", "zbud"])
 def test_incompressible_is_what_takes_a_page_by_itself(name):
-    model, taken = zpool_model(name), Zpool(parse_zpool(name)[0].removesuffix("-kernel"), **options(name))
+    model, taken = (
+        zpool_model(name),
+        Zpool(parse_zpool(name)[0].removesuffix("-kernel"), **options(name)),
+    )
     largest = model.max_saving_size
     assert largest == taken.max_saving_size
     # Many small ones: in zbud and z3fold each byte of theirs costs dearly, and none takes a page.
-    found = estimate(result_of([0] * 10 + [700] * 60 + [largest] * 20 + [largest + 1] * 20), model, 110)
+    found = estimate(
+        result_of([0] * 10 + [700] * 60 + [largest] * 20 + [largest + 1] * 20), model, 110
+    )
     assert found.incompressible == pytest.approx(20 / 110)
 
 
 def page_mix(each, seed=0):
     """`each` pages of zeros, of one repeated word, of text, and of random bytes, shuffled."""
     rng = np.random.default_rng(seed)
-    text = b"".join(b"%d bottles of beer on the wall, %d bottles of beer;\n" % (i, i * 7) for i in range(each * PAGE // 40))
+    text = b"".join(
+        b"%d bottles of beer on the wall, %d bottles of beer;\n" % (i, i * 7)
+        for i in range(each * PAGE // 40)
+    )
     pages = np.concatenate(
         [
             np.zeros((each, PAGE), np.uint8),
@@ -74,7 +85,7 @@ def mix(tmp_path):
         yield source
 
 
-# ---- allocators -------------------------------------------------------------------------------------------------------
+# ---- allocators ----------------------------------------------------------------------------------
 
 
 def test_kernel_costs_are_the_kernels():
@@ -104,7 +115,9 @@ def test_estimate_of_all_pages_is_what_the_allocator_reports(name, count):
     pool = Zpool(base, chain=chain, kernel=kernel)
     pool.malloc_many(sizes[sizes > 0].astype(np.uint32))
     found = estimate(result_of(sizes), zpool_model(name), count)
-    assert found.allocator_bytes + found.unused_bytes == pytest.approx(pool.total_pages * PAGE, abs=1)
+    assert found.allocator_bytes + found.unused_bytes == pytest.approx(
+        pool.total_pages * PAGE, abs=1
+    )
     assert found.saved_low == found.saved_bytes == found.saved_high
 
 
@@ -114,7 +127,9 @@ def test_a_target_is_charged_its_share_and_not_the_zspages_that_it_leaves_half_e
     sizes = np.linspace(60, 960, 240).astype(int)
     found = estimate(result_of(sizes), zpool_model(name), sizes.size)
     assert 0.84 < found.saved < 0.88
-    assert found.saved == pytest.approx(estimate(result_of(np.tile(sizes, 40)), zpool_model(name), 9600).saved, abs=0.001)
+    assert found.saved == pytest.approx(
+        estimate(result_of(np.tile(sizes, 40)), zpool_model(name), 9600).saved, abs=0.001
+    )
     assert found.unused_bytes > (0.1 if name == "zsmalloc" else 0.5) * found.allocator_bytes
 
 
@@ -144,16 +159,19 @@ def test_engine_takes_what_the_estimate_says():
         stats = engine.stats()
     found = estimate(result_of(sizes), zpool_model("zsmalloc"), len(pages))
     assert found.allocator_bytes + found.unused_bytes == pytest.approx(stats.pool_total_size, abs=1)
-    # The engine's own metadata has a part that does not grow; the estimate is of what each page adds.
+    # The engine's own metadata has a part that does not grow; the estimate is of what each page
+    # adds.
     assert found.metadata_bytes <= stats.metadata_bytes
     assert 20 <= found.metadata_bytes / len(pages) <= 80
 
 
-# ---- the interval -----------------------------------------------------------------------------------------------------
+# ---- the interval --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "sampled"), [("zsmalloc", 60), ("zsmalloc-kernel", 400), ("zsmalloc-kernel", 3000)])
+@pytest.mark.parametrize(
+    ("name", "sampled"), [("zsmalloc", 60), ("zsmalloc-kernel", 400), ("zsmalloc-kernel", 3000)]
+)
 def test_interval_holds_the_truth_95_times_in_100(name, sampled):
     model = zpool_model(name)
     tries, pages = 400, 5000
@@ -195,7 +213,7 @@ def test_estimate_of_extreme_samples(sizes):
             assert found.incompressible == 1
 
 
-# ---- measuring --------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
 
 
 def test_shares_and_payload_are_right(mix):
@@ -238,7 +256,10 @@ def test_more_pages_than_fit_one_chunk(mix, monkeypatch):
     monkeypatch.setattr("zswap.analyze._TIMED_PAGES", 100)
     steps = []
     parts = analyze(
-        mix, compressors=["lz4"], pages=None, progress=lambda done, total, what: steps.append((done, total, what))
+        mix,
+        compressors=["lz4"],
+        pages=None,
+        progress=lambda done, total, what: steps.append((done, total, what)),
     )
     assert (whole.compressors[0].histogram == parts.compressors[0].histogram).all()
     assert [m.sampled for m in parts.mappings] == [1200]
@@ -261,7 +282,10 @@ def test_every_available_compressor_is_tried(mix):
 
 
 def test_mappings_add_up(tmp_path):
-    for name, data in (("zeros", bytes(50 * PAGE)), ("noise", np.random.default_rng(0).bytes(30 * PAGE))):
+    for name, data in (
+        ("zeros", bytes(50 * PAGE)),
+        ("noise", np.random.default_rng(0).bytes(30 * PAGE)),
+    ):
         (tmp_path / name).write_bytes(data)
     with open_files([tmp_path / "zeros", tmp_path / "noise"]) as source:
         found = analyze(source, compressors=["lz4"], pages=40)
@@ -282,7 +306,8 @@ class Unreadable(PageSource):
 
 def test_nothing_readable_is_an_error():
     source = Unreadable(
-        kind="process", title="process 1 (gaps)", paths=["/proc/1/mem"], path_index=[0], offsets=[0x1000], counts=[5],
+        kind="process", title="process 1 (gaps)", paths=["/proc/1/mem"], path_index=[0],
+        offsets=[0x1000], counts=[5],
         mapping_index=[0], mappings=["[anon]"], page_size=PAGE, pid=1,
     )  # fmt: skip
     with pytest.raises(SourceError, match="none of the 5 pages"):
@@ -334,7 +359,10 @@ def test_what_takes_long_is_measured_on_a_part(mix, monkeypatch):
 
 
 def test_lzo_through_python_is_measured_only_by_request(monkeypatch):
-    listed = [zswap.CompressorInfo("lz4", True, origin="wheel"), zswap.CompressorInfo("lzo", True, origin="python")]
+    listed = [
+        zswap.CompressorInfo("lz4", True, origin="wheel"),
+        zswap.CompressorInfo("lzo", True, origin="python"),
+    ]
     monkeypatch.setattr(zswap, "compressors", lambda: listed)
     assert default_compressors() == ["lz4"]
 

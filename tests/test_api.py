@@ -1,4 +1,5 @@
-"""The Python API: arguments and errors, the mapping protocol, buffers, parameters, figures, close."""
+"""The Python API: arguments and errors, the mapping protocol, buffers, parameters, figures,
+close."""
 
 import array
 import copy
@@ -23,7 +24,16 @@ import pytest
 import zswap
 import zswap_core.backings
 import zswap_core.libraries.checksums
-from zswap import CompressorNotFound, Error, PageCorruptError, PoolInfo, PoolLimitError, Stats, Status, ZSwap
+from zswap import (
+    CompressorNotFound,
+    Error,
+    PageCorruptError,
+    PoolInfo,
+    PoolLimitError,
+    Stats,
+    Status,
+    ZSwap,
+)
 from zswap.memory import total_ram
 
 PAGE = 4096
@@ -52,7 +62,7 @@ def unchanged(z):
     z._validate()
 
 
-# ---- making one -----------------------------------------------------------------------------------------------------
+# ---- making one ----------------------------------------------------------------------------------
 
 
 def test_defaults(engine):
@@ -90,7 +100,12 @@ def test_every_argument(engine):
 def test_page_sizes(engine, page_size, positional, make_page):
     z = engine("lz4", "zsmalloc", page_size) if positional else engine(page_size=page_size)
     assert z.page_size == page_size == z.stats().page_size
-    pages = {0: bytes(page_size), 1: make_page(1, page_size), 2: noise(2, page_size), 5: noise(5, 8) * (page_size // 8)}
+    pages = {
+        0: bytes(page_size),
+        1: make_page(1, page_size),
+        2: noise(2, page_size),
+        5: noise(5, 8) * (page_size // 8),
+    }
     for offset, page in pages.items():
         z[offset] = page
     assert dict(z.items()) == pages
@@ -180,7 +195,9 @@ class Captured(ZSwap):
         super().__init__(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [None, {"page_size": 5}, {"compressor": "nope"}, {"max_pool_percent": 101}])
+@pytest.mark.parametrize(
+    "arguments", [None, {"page_size": 5}, {"compressor": "nope"}, {"max_pool_percent": 101}]
+)
 def test_an_engine_that_was_not_made_is_harmless(arguments):
     if arguments is None:
         z = ZSwap.__new__(ZSwap)
@@ -202,7 +219,11 @@ def test_an_engine_that_was_not_made_is_harmless(arguments):
 
 
 def test_init_is_called_once(z):
-    for arguments in ({}, {"checksum": True}, {"compressor": "zstd", "max_pool_bytes": "1MiB", "wipe_on_free": True}):
+    for arguments in (
+        {},
+        {"checksum": True},
+        {"compressor": "zstd", "max_pool_bytes": "1MiB", "wipe_on_free": True},
+    ):
         with pytest.raises(RuntimeError, match="initialised before"):
             z.__init__(**arguments)
     assert (z.compressor, z.checksum) == ("lz4:1", None)
@@ -230,7 +251,7 @@ def test_a_page_size_that_is_no_number(value):
         ZSwap(page_size=value)
 
 
-# ---- offsets, areas -------------------------------------------------------------------------------------------------
+# ---- offsets, areas ------------------------------------------------------------------------------
 
 
 CALLS = {
@@ -253,7 +274,8 @@ MAPPING = {
 
 @pytest.mark.parametrize("call", [*CALLS, *MAPPING])
 @pytest.mark.parametrize(
-    "offset", [-1, -(1 << 63), LIMIT, LIMIT + 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 100, -(1 << 100)]
+    "offset",
+    [-1, -(1 << 63), LIMIT, LIMIT + 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 100, -(1 << 100)],
 )
 def test_an_offset_out_of_range(z, call, offset):
     with pytest.raises(ValueError, match=f"offset.*{offset}"):
@@ -361,7 +383,7 @@ def test_ranges_of_offsets(z):
     assert z.invalidate_area() == 0
 
 
-# ---- pages and buffers ----------------------------------------------------------------------------------------------
+# ---- pages and buffers ---------------------------------------------------------------------------
 
 
 def buffers(data):
@@ -396,7 +418,11 @@ def test_store_takes_any_buffer(z, kind):
     assert z[9] + z[10] == noise(2) + noise(3)
 
 
-WRITABLE = [k for k in buffers(bytes(64)) if k not in ("bytes", "memoryview", "ndarray, read-only", "bytes subclass")]
+WRITABLE = [
+    k
+    for k in buffers(bytes(64))
+    if k not in ("bytes", "memoryview", "ndarray, read-only", "bytes subclass")
+]
 
 
 @pytest.mark.parametrize("kind", [k for k in WRITABLE if k != "memoryview, two dimensions"])
@@ -442,7 +468,9 @@ def test_a_wrong_length_is_a_value_error_whatever_else_is_wrong(z):
     unchanged(z)
 
 
-@pytest.mark.parametrize("thing", [None, 5, "x" * PAGE, [0] * PAGE, object()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "thing", [None, 5, "x" * PAGE, [0] * PAGE, object()], ids=lambda t: type(t).__name__
+)
 def test_what_is_no_buffer(z, thing):
     with pytest.raises(TypeError):
         z.store(2, thing)
@@ -517,7 +545,7 @@ def test_load_returns_new_bytes_each_time(z):
         assert hash(got) == hash(page)
 
 
-# ---- batches --------------------------------------------------------------------------------------------------------
+# ---- batches -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64, 1000])
@@ -557,7 +585,21 @@ def test_offsets_in_any_form(z, offsets):
 
 
 @pytest.mark.parametrize(
-    "offsets", [5, None, [[1, 2]], np.zeros((2, 2), int), "12", [1.0], [True], ["a"], [None], [[]], np.array([1j])], ids=repr
+    "offsets",
+    [
+        5,
+        None,
+        [[1, 2]],
+        np.zeros((2, 2), int),
+        "12",
+        [1.0],
+        [True],
+        ["a"],
+        [None],
+        [[]],
+        np.array([1j]),
+    ],
+    ids=repr,
 )
 def test_offsets_that_are_none(z, offsets):
     for call in (
@@ -581,7 +623,10 @@ def test_one_bad_offset_stops_the_whole_batch(z):
 
 @pytest.mark.parametrize("threads", [0, -1, -(1 << 70)])
 def test_too_few_threads(z, threads):
-    for call in (lambda: z.store_many([1], noise(1), threads=threads), lambda: z.load_many([1], threads=threads)):
+    for call in (
+        lambda: z.store_many([1], noise(1), threads=threads),
+        lambda: z.load_many([1], threads=threads),
+    ):
         with pytest.raises(ValueError, match=f"threads.*{threads}"):
             call()
     unchanged(z)
@@ -589,14 +634,20 @@ def test_too_few_threads(z, threads):
 
 @pytest.mark.parametrize("threads", ["2", None, 1.5])
 def test_threads_of_the_wrong_type(z, threads):
-    for call in (lambda: z.store_many([1], noise(1), threads=threads), lambda: z.load_many([1], threads=threads)):
+    for call in (
+        lambda: z.store_many([1], noise(1), threads=threads),
+        lambda: z.load_many([1], threads=threads),
+    ):
         with pytest.raises(TypeError):
             call()
     unchanged(z)
 
 
 def test_the_later_page_wins(z):
-    assert z.store_many([7, 8, 7], noise(1) + noise(2) + noise(3)).tolist() == [Status.INCOMPRESSIBLE] * 3
+    assert (
+        z.store_many([7, 8, 7], noise(1) + noise(2) + noise(3)).tolist()
+        == [Status.INCOMPRESSIBLE] * 3
+    )
     assert z[7] == noise(3)
     assert z.stats().duplicate_entry == 1
     assert z.load_many([7, 8, 7]).tobytes() == noise(3) + noise(2) + noise(3)
@@ -609,10 +660,18 @@ def test_every_status_of_a_batch(z):
     assert [Status(s) for s in status] == [Status.SAME_FILLED, Status.STORED, Status.INCOMPRESSIBLE]
     loaded = np.full(4, 99, np.int8)
     out = z.load_many([10, 77, 12, 78], status=loaded)
-    assert [Status(s) for s in loaded] == [Status.SAME_FILLED, Status.ABSENT, Status.STORED, Status.ABSENT]
+    assert [Status(s) for s in loaded] == [
+        Status.SAME_FILLED,
+        Status.ABSENT,
+        Status.STORED,
+        Status.ABSENT,
+    ]
     assert out[2].tobytes() == noise(1)
     z.parameters["max_pool_bytes"] = 0
-    assert z.store_many([10, 11], noise(1) + bytes(PAGE)).tolist() == [Status.POOL_LIMIT, Status.SAME_FILLED]
+    assert z.store_many([10, 11], noise(1) + bytes(PAGE)).tolist() == [
+        Status.POOL_LIMIT,
+        Status.SAME_FILLED,
+    ]
     assert 10 not in z
     z.parameters["enabled"] = False
     assert z.store_many([12], noise(1)).tolist() == [Status.DISABLED]
@@ -653,7 +712,7 @@ def test_nanoseconds(z):
             z.load_many(range(100), status=wrong)
 
 
-# ---- the mapping ----------------------------------------------------------------------------------------------------
+# ---- the mapping ---------------------------------------------------------------------------------
 
 
 def test_it_is_a_mutable_mapping(z):
@@ -736,7 +795,11 @@ def test_iteration_is_in_offset_order(engine):
 def test_iteration_while_it_changes(engine):
     # Weakly consistent: no error, no offset twice, in order; what is there all the time is seen.
     rng = random.Random(2)
-    for forms in (lambda z: iter(z), lambda z: (o for o, _ in z.items()), lambda z: (page[0] * 1000 for page in z.values())):
+    for forms in (
+        lambda z: iter(z),
+        lambda z: (o for o, _ in z.items()),
+        lambda z: (page[0] * 1000 for page in z.values()),
+    ):
         z = engine()
         offsets = [n * 1000 for n in range(100)]
         for offset in offsets:
@@ -771,7 +834,7 @@ def test_the_mapping_is_of_area_0(z):
     assert z.load(50, swap_type=1) == noise(1)
 
 
-# ---- parameters -----------------------------------------------------------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
 
 
 def test_parameters_are_a_mapping(z):
@@ -976,7 +1039,7 @@ def test_a_failed_change_leaves_the_changes_of_others(engine, codec):
         z[0] = noise(0)
 
 
-# ---- figures --------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 def test_stats_are_a_frozen_snapshot(z):
@@ -998,7 +1061,12 @@ def test_stats_are_a_frozen_snapshot(z):
     assert all(isinstance(v, (int, float)) for v in d.values())
     documented = inspect.getdoc(Stats)
     for name in d:
-        assert name in documented or name in ("stored_bytes", "resident_bytes", "payload_ratio", "compression_ratio")
+        assert name in documented or name in (
+            "stored_bytes",
+            "resident_bytes",
+            "payload_ratio",
+            "compression_ratio",
+        )
 
 
 def test_kernel_counter_names(z):
@@ -1100,7 +1168,7 @@ def test_everything_public_is_documented():
             assert inspect.getdoc(member), name
 
 
-# ---- close ----------------------------------------------------------------------------------------------------------
+# ---- close ---------------------------------------------------------------------------------------
 
 
 def every_call():
@@ -1151,7 +1219,9 @@ def every_call():
         "parameter compressor": lambda z: z.parameters.__setitem__("compressor", "zstd"),
         "parameter enabled": lambda z: z.parameters.__setitem__("enabled", False),
         "parameter max_pool_bytes": lambda z: z.parameters.__setitem__("max_pool_bytes", 1 << 20),
-        "parameter accept_threshold_percent": lambda z: z.parameters.__setitem__("accept_threshold_percent", 50),
+        "parameter accept_threshold_percent": lambda z: z.parameters.__setitem__(
+            "accept_threshold_percent", 50
+        ),
         "serve_stats": lambda z: z.serve_stats("/nonexistent/socket"),
         "enter": lambda z: z.__enter__(),
         "validate": lambda z: z._validate(),
@@ -1213,7 +1283,7 @@ def test_arguments_are_checked_on_a_closed_engine_too(z):
             call()
 
 
-# ---- Python codecs --------------------------------------------------------------------------------------------------
+# ---- Python codecs -------------------------------------------------------------------------------
 
 
 def test_a_compressor_in_python(engine, codec, make_page):
@@ -1265,7 +1335,9 @@ def test_an_unregistered_compressor_serves_what_it_stored(engine):
 def test_every_compressor_and_zpool(engine, make_page):
     names = [c.name for c in zswap.compressors() if c.available]
     assert "lz4" in names
-    for name, zpool in itertools.product(names, [*zswap.zpools(), "zsmalloc:1", "zsmalloc:32", "zsmalloc-kernel:4"]):
+    for name, zpool in itertools.product(
+        names, [*zswap.zpools(), "zsmalloc:1", "zsmalloc:32", "zsmalloc-kernel:4"]
+    ):
         z = engine(name, zpool)
         pages = {n: make_page(n) for n in range(8)} | {8: bytes(PAGE)}
         if zpool != "zbud":  # two pages in one, or none
@@ -1276,7 +1348,7 @@ def test_every_compressor_and_zpool(engine, make_page):
         z.close()
 
 
-# ---- what would be accepted in silence ------------------------------------------------------------------------------
+# ---- what would be accepted in silence -----------------------------------------------------------
 
 
 def test_attributes_that_nobody_reads_are_refused(z):
@@ -1290,7 +1362,9 @@ def test_attributes_that_nobody_reads_are_refused(z):
         "latency": r"\.parameters\['latency'\]",
         "checksum": r"\.parameters\['checksum'\]",
     }.items():
-        with pytest.raises(AttributeError, match=rf"no attribute '{name}' to set; did you mean {meant}\?"):
+        with pytest.raises(
+            AttributeError, match=rf"no attribute '{name}' to set; did you mean {meant}\?"
+        ):
             setattr(z, name, "zstd")
     with pytest.raises(AttributeError, match=r"no attribute 'xyzzy' to set$"):
         z.xyzzy = 1
@@ -1303,7 +1377,10 @@ def test_attributes_that_nobody_reads_are_refused(z):
 
 def test_parameters_that_nobody_reads_are_refused(z):
     for name, meant in {"max_pool_bytes": "max_pool_bytes", "compresor": "compressor"}.items():
-        with pytest.raises(AttributeError, match=rf"no attribute '{name}' to set; did you mean parameters\['{meant}'\]\?"):
+        with pytest.raises(
+            AttributeError,
+            match=rf"no attribute '{name}' to set; did you mean parameters\['{meant}'\]\?",
+        ):
             setattr(z.parameters, name, "1MiB")
     with pytest.raises(KeyError, match="did you mean 'max_pool_bytes'"):
         z.parameters["max_pool_byte"] = "1MiB"
@@ -1332,14 +1409,25 @@ def test_a_subclass_has_attributes_of_its_own(monkeypatch):
 
 
 def test_store_many_raises_once_for_all_pages(engine, codec):
-    z = engine(codec(lambda data: 1 / 0 if data[0] == 1 else data[:10], lambda data: data), max_pool_bytes="1MiB")
+    z = engine(
+        codec(lambda data: 1 / 0 if data[0] == 1 else data[:10], lambda data: data),
+        max_pool_bytes="1MiB",
+    )
     z.swapon(1, nr_pages=4)
     pages = [bytes([1]) + noise(n)[1:] if n % 2 else bytes([2]) + noise(n)[1:] for n in range(20)]
     z.store(1, bytes(PAGE), swap_type=1)
     status = z.store_many(range(20), b"".join(pages), swap_type=1)
-    assert z.store_many(range(20), b"".join(pages), swap_type=1, errors="status").tolist() == status.tolist()
-    assert status.tolist() == [0, Status.COMPRESS_FAIL, 0, Status.COMPRESS_FAIL] + [Status.NO_AREA] * 16
-    with pytest.raises(zswap.StoreError, match=r"18 of 20 pages.*offset 1: COMPRESS_FAIL.*and 13 more") as caught:
+    assert (
+        z.store_many(range(20), b"".join(pages), swap_type=1, errors="status").tolist()
+        == status.tolist()
+    )
+    assert (
+        status.tolist()
+        == [0, Status.COMPRESS_FAIL, 0, Status.COMPRESS_FAIL] + [Status.NO_AREA] * 16
+    )
+    with pytest.raises(
+        zswap.StoreError, match=r"18 of 20 pages.*offset 1: COMPRESS_FAIL.*and 13 more"
+    ) as caught:
         z.store_many(range(20), b"".join(pages), swap_type=1, errors="raise")
     error = caught.value
     assert isinstance(error, Error)
@@ -1349,7 +1437,10 @@ def test_store_many_raises_once_for_all_pages(engine, codec):
     assert error.status.tolist() == status.tolist()
     assert "codec" in str(error) or "failed" in str(error)
     assert isinstance(error.__cause__.__cause__, ZeroDivisionError)
-    assert [offset for offset in range(4) if z.compressed_sizes([offset], swap_type=1)[0] >= 0] == [0, 2], "the whole batch"
+    assert [offset for offset in range(4) if z.compressed_sizes([offset], swap_type=1)[0] >= 0] == [
+        0,
+        2,
+    ], "the whole batch"
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.offsets) == (str(error), error.offsets)
     assert z.store_many([0], bytes(PAGE), errors="raise").tolist() == [1]
@@ -1361,7 +1452,9 @@ def test_store_many_raises_once_for_all_pages(engine, codec):
 
 def test_store_many_at_the_limit(engine):
     z = engine(max_pool_bytes=8 * PAGE)
-    with pytest.raises(zswap.StoreError, match=r"12 of 20 pages.*POOL_LIMIT.*raise max_pool_bytes") as caught:
+    with pytest.raises(
+        zswap.StoreError, match=r"12 of 20 pages.*POOL_LIMIT.*raise max_pool_bytes"
+    ) as caught:
         z.store_many(range(20), b"".join(noise(n) for n in range(20)), errors="raise", threads=2)
     assert isinstance(caught.value.__cause__, PoolLimitError)
     assert sorted({*z, *caught.value.offsets}) == list(range(20))
@@ -1371,14 +1464,20 @@ def test_every_status_is_documented():
     text = pydoc.render_doc(Status, renderer=pydoc.plaintext)
     assert len(Status) == 17
     for status in Status:
-        assert re.search(rf"^ \|  {status.name} : {int(status)}$\n \|      \S", text, re.MULTILINE), status
+        assert re.search(
+            rf"^ \|  {status.name} : {int(status)}$\n \|      \S", text, re.MULTILINE
+        ), status
 
 
-# ---- copies ---------------------------------------------------------------------------------------------------------
+# ---- copies --------------------------------------------------------------------------------------
 
 
 def test_a_copy_of_the_parameters_is_a_dict(z):
-    for copied in (copy.copy(z.parameters), copy.deepcopy(z.parameters), pickle.loads(pickle.dumps(z.parameters))):
+    for copied in (
+        copy.copy(z.parameters),
+        copy.deepcopy(z.parameters),
+        pickle.loads(pickle.dumps(z.parameters)),
+    ):
         assert type(copied) is dict
         assert copied == dict(z.parameters)
         copied["enabled"] = False
@@ -1399,33 +1498,64 @@ def test_what_cannot_be_copied_says_so(z, tmp_path):
             zswap_core.backings.open_backing(store, PAGE),
             zswap_core.libraries.checksums.open_checksum(),
         ):
-            for attempt in (copy.copy, copy.deepcopy, pickle.dumps, lambda thing: pickle.dumps([thing], 2)):
-                if not isinstance(thing, ItemsView) or attempt is not copy.copy:  # another view of the same is fine
+            for attempt in (
+                copy.copy,
+                copy.deepcopy,
+                pickle.dumps,
+                lambda thing: pickle.dumps([thing], 2),
+            ):
+                if (
+                    not isinstance(thing, ItemsView) or attempt is not copy.copy
+                ):  # another view of the same is fine
                     with pytest.raises(TypeError, match=r"can be neither copied nor pickled: "):
                         attempt(thing)
     unchanged(z)
 
 
-# ---- messages that name the way onward ------------------------------------------------------------------------------
+# ---- messages that name the way onward -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda z: z.__setitem__(0, b"hello"), ValueError, r"5 bytes long; 4096 are needed; pad it, as page\.ljust"),
-        (lambda z: z.__setitem__(0, bytes(PAGE + 1)), ValueError, r"4097 bytes long; 4096 are needed; cut it .*store_many"),
+        (
+            lambda z: z.__setitem__(0, b"hello"),
+            ValueError,
+            r"5 bytes long; 4096 are needed; pad it, as page\.ljust",
+        ),
+        (
+            lambda z: z.__setitem__(0, bytes(PAGE + 1)),
+            ValueError,
+            r"4097 bytes long; 4096 are needed; cut it .*store_many",
+        ),
         (lambda z: z.store(0, "text"), TypeError, "not str; encode it"),
         (lambda z: z.store(0, None), TypeError, "not NoneType"),
-        (lambda z: z[np.array([1, 2])], TypeError, "offset must be an int, not ndarray; .*load_many.* take many"),
+        (
+            lambda z: z[np.array([1, 2])],
+            TypeError,
+            "offset must be an int, not ndarray; .*load_many.* take many",
+        ),
         (lambda z: z[0:5], TypeError, "offset must be an int, not slice; .*load_many"),
         (lambda z: z.store(1.0, bytes(PAGE)), TypeError, "offset must be an int, not float"),
         (lambda z: z.load(1, swap_type="1"), TypeError, "swap_type must be an int, not str"),
         (lambda z: z.load_many([1], threads=2.0), TypeError, "threads must be an int, not float"),
         (lambda z: z.shrink(None), TypeError, "nr_pages must be an int, not NoneType"),
         (lambda z: z.invalidate_range(0, "9"), TypeError, "stop must be an int, not str"),
-        (lambda z: z.store_many([0, 1], [bytes(PAGE)] * 2), TypeError, r'not list; join them: b""\.join\(pages\)'),
-        (lambda z: z.store_many([0], (bytes(PAGE) for _ in "x")), TypeError, r'not generator; join them: b""\.join'),
-        (lambda z: z.store_many((n for n in [0]), bytes(PAGE)), TypeError, r"not generator; list\(offsets\).*fromiter"),
+        (
+            lambda z: z.store_many([0, 1], [bytes(PAGE)] * 2),
+            TypeError,
+            r'not list; join them: b""\.join\(pages\)',
+        ),
+        (
+            lambda z: z.store_many([0], (bytes(PAGE) for _ in "x")),
+            TypeError,
+            r'not generator; join them: b""\.join',
+        ),
+        (
+            lambda z: z.store_many((n for n in [0]), bytes(PAGE)),
+            TypeError,
+            r"not generator; list\(offsets\).*fromiter",
+        ),
         (lambda z: z.load_many({1}), TypeError, r"not set; list\(offsets\)"),
         (lambda z: z.load_many({1: 2}.keys()), TypeError, r"not dict_keys; list\(offsets\)"),
         (lambda z: z.load_many(None), TypeError, "not NoneType"),
@@ -1433,11 +1563,31 @@ def test_what_cannot_be_copied_says_so(z, tmp_path):
         (lambda z: z.load_many(1), ValueError, r"one-dimensional, not of shape \(\).*give a list"),
         (lambda z: z.load_many([[1]]), ValueError, r"not of shape \(1, 1\); np\.ravel"),
         (lambda z: z.load_many([1.0]), TypeError, "integers, not float64"),
-        (lambda z: z.store(0, np.zeros((PAGE, 2), np.uint8)[:, 0]), ValueError, r"np\.ascontiguousarray\(page\)"),
-        (lambda z: z.store(0, np.zeros((64, 64), np.uint8, order="F")), ValueError, r"np\.ascontiguousarray\(page\)"),
-        (lambda z: z.store_many([0], np.zeros((PAGE, 2), np.uint8)[:, 0]), ValueError, r"np\.ascontiguousarray\(pages\)"),
-        (lambda z: z.store(0, memoryview(bytes(2 * PAGE))[::2]), ValueError, r"np\.ascontiguousarray\(page\)"),
-        (lambda z: z.load(1, np.zeros((PAGE, 2), np.uint8)[:, 0]), ValueError, r"writable C-contiguous.*np\.empty"),
+        (
+            lambda z: z.store(0, np.zeros((PAGE, 2), np.uint8)[:, 0]),
+            ValueError,
+            r"np\.ascontiguousarray\(page\)",
+        ),
+        (
+            lambda z: z.store(0, np.zeros((64, 64), np.uint8, order="F")),
+            ValueError,
+            r"np\.ascontiguousarray\(page\)",
+        ),
+        (
+            lambda z: z.store_many([0], np.zeros((PAGE, 2), np.uint8)[:, 0]),
+            ValueError,
+            r"np\.ascontiguousarray\(pages\)",
+        ),
+        (
+            lambda z: z.store(0, memoryview(bytes(2 * PAGE))[::2]),
+            ValueError,
+            r"np\.ascontiguousarray\(page\)",
+        ),
+        (
+            lambda z: z.load(1, np.zeros((PAGE, 2), np.uint8)[:, 0]),
+            ValueError,
+            r"writable C-contiguous.*np\.empty",
+        ),
         (lambda z: z.load(1, bytes(PAGE)), ValueError, r"writable.*a bytearray is one"),
     ],
 )
@@ -1492,7 +1642,7 @@ def test_numbers_are_asked_for_once(engine, memory_store):
             call()
 
 
-# ---- buffers that hold references to objects ------------------------------------------------------------------------
+# ---- buffers that hold references to objects -----------------------------------------------------
 
 
 class Record(ctypes.Structure):
@@ -1510,7 +1660,9 @@ class Numbers(ctypes.Structure):
 OF_OBJECTS = {
     "array": lambda n: np.full(n // 8, None, object),
     "structured": lambda n: np.zeros(n // 16, [("number", "i8"), ("reference", "O")]),
-    "nested": lambda n: np.zeros(n // 32, [("number", "i8"), ("more", [("x", "f8"), ("references", "O", 2)])]),
+    "nested": lambda n: np.zeros(
+        n // 32, [("number", "i8"), ("more", [("x", "f8"), ("references", "O", 2)])]
+    ),
     "view": lambda n: memoryview(np.full(n // 8, None, object)),
     "ctypes": lambda n: (ctypes.py_object * (n // 8))(),
     "ctypes structure": lambda n: (Record * (n // 16))(),
@@ -1544,7 +1696,9 @@ def test_buffers_of_objects_are_refused(z, form, codec, engine, tmp_path):
         "dictionary": lambda: zswap.open_compressor("zstd", dictionary=make(PAGE)),
         "samples": lambda: zswap.train_dictionary(make(64 * PAGE)),
         "compress": lambda: zswap.open_compressor("lz4").compress(make(PAGE)),
-        "compress into": lambda: zswap.open_compressor("lz4").compress_into(noise(1), make(2 * PAGE)),
+        "compress into": lambda: zswap.open_compressor("lz4").compress_into(
+            noise(1), make(2 * PAGE)
+        ),
         "decompress": lambda: zswap.open_compressor("lz4").decompress(make(PAGE), PAGE),
         "swap file": lambda: swap.write_pages([0], make(PAGE)),
         "swap file, out": lambda: swap.read_pages([0], make(PAGE)),
@@ -1579,10 +1733,15 @@ def test_buffers_of_other_plain_items(z, form):
     z.store(1, make(PAGE))
     out = make(PAGE)
     assert z.load(2, out) is out
-    assert bytes(memoryview(np.frombuffer(out, np.uint8) if form == "dates" else out).cast("B")) == HELD[2]
+    assert (
+        bytes(memoryview(np.frombuffer(out, np.uint8) if form == "dates" else out).cast("B"))
+        == HELD[2]
+    )
 
 
-@pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory would be limited with it")
+@pytest.mark.skipif(
+    "ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory would be limited with it"
+)
 @pytest.mark.parametrize("name", ["zstd", "lz4hc", "deflate"])
 def test_too_little_memory_for_a_library_is_a_memory_error(python, name):
     source = """

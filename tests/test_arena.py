@@ -1,4 +1,5 @@
-"""The page-run arena: runs never overlap, memory comes and goes as promised, and the checks notice when it does not."""
+"""The page-run arena: runs never overlap, memory comes and goes as promised, and the checks notice
+when it does not."""
 
 import itertools
 import random
@@ -206,7 +207,9 @@ def test_random_life(seed):
                     assert arena.release() == idle
         idle_seen = max(idle_seen, arena.idle_pages)
         assert arena.idle_pages <= IDLE_PAGES
-        assert arena.total_pages == arena.idle_pages + sum(committed for _, committed in runs.values())
+        assert arena.total_pages == arena.idle_pages + sum(
+            committed for _, committed in runs.values()
+        )
         if step % 200 == 0:
             assert arena.validate() == 0
     for start in list(runs):

@@ -66,7 +66,11 @@ def test_attributes():
     backing = PythonBacking(obj)
     assert isinstance(backing, Backing)
     assert backing.obj is obj
-    assert (backing.name, backing.page_size, backing.nr_pages) == ("backing store Memory", PAGE, 1 << 47)
+    assert (backing.name, backing.page_size, backing.nr_pages) == (
+        "backing store Memory",
+        PAGE,
+        1 << 47,
+    )
     assert repr(backing) == f"<PythonBacking of {obj!r}>"
     assert PythonBacking(Memory(nr_pages=10)).nr_pages == 10
     assert PythonBacking(Memory(nr_pages=None)).nr_pages == 1 << 47
@@ -94,18 +98,31 @@ def test_against_a_dict(page_size):
                 assert read(backing, *offsets) == b"".join(oracle[o] for o in offsets)
             assert obj.pages == oracle
         figures = backing.stats()
-        done = {kind: [offsets for k, offsets in obj.calls if k == kind] for kind in ("write", "read", "discard")}
+        done = {
+            kind: [offsets for k, offsets in obj.calls if k == kind]
+            for kind in ("write", "read", "discard")
+        }
         assert figures["write_requests"] == len(done["write"])
         assert figures["read_requests"] == len(done["read"])
         assert figures["written_pages"] == sum(map(len, done["write"]))
         assert figures["read_bytes"] == page_size * sum(map(len, done["read"]))
         assert figures["discarded_pages"] == sum(map(len, done["discard"]))
-        assert figures["write_failures"] == figures["read_failures"] == figures["discard_failures"] == 0
+        assert (
+            figures["write_failures"]
+            == figures["read_failures"]
+            == figures["discard_failures"]
+            == 0
+        )
 
 
-@pytest.mark.parametrize("obj", [None, 7, object(), [], type("Half", (), {"write_pages": print})(), Memory(read_pages=3)])
+@pytest.mark.parametrize(
+    "obj", [None, 7, object(), [], type("Half", (), {"write_pages": print})(), Memory(read_pages=3)]
+)
 def test_missing_methods(obj):
-    with pytest.raises(TypeError, match=r"path, a SwapFile or an object with write_pages\(.*has no (write|read)_pages"):
+    with pytest.raises(
+        TypeError,
+        match=r"path, a SwapFile or an object with write_pages\(.*has no (write|read)_pages",
+    ):
         open_backing(obj)
 
 
@@ -133,7 +150,11 @@ def test_offsets_beyond_the_end_do_not_reach_the_object():
     backing.discard_pages([10])
     assert obj.calls == []
     figures = backing.stats()
-    assert (figures["write_failures"], figures["read_failures"], figures["discard_failures"]) == (1, 1, 1)
+    assert (figures["write_failures"], figures["read_failures"], figures["discard_failures"]) == (
+        1,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,9 +249,12 @@ def test_out_of_another_length_is_refused(shape):
     assert page == b"x" * PAGE
 
 
-@pytest.mark.parametrize("result", [5, False, b"", iter(())], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "result", [5, False, b"", iter(())], ids=lambda value: type(value).__name__
+)
 def test_a_write_that_returns_something_has_failed(result, engine):
-    """A count, or a coroutine that nobody awaits, is no promise that the pages are kept: they stay in memory."""
+    """A count, or a coroutine that nobody awaits, is no promise that the pages are kept: they stay
+    in memory."""
 
     class Returns(Memory):
         def write_pages(self, offsets, pages):
@@ -367,6 +391,11 @@ def test_interpreter_exit():
             pass
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,5 @@
-"""The bench: that it measures what it says, leaves out what is missing, and leaves nothing behind."""
+"""The bench: that it measures what it says, leaves out what is missing, and leaves nothing
+behind."""
 
 import contextlib
 import io
@@ -38,7 +39,7 @@ def job(pages):
     return rows.Job(pages, np.zeros_like(pages))
 
 
-# ---- pages ----------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -91,13 +92,16 @@ def test_distinct_leaves_same_filled_pages_out(pages):
     assert np.array_equal(corpora.distinct(both), pages)
 
 
-# ---- loops in C -----------------------------------------------------------------------------------------------------
+# ---- loops in C ----------------------------------------------------------------------------------
 
 
 def test_codec_loop_copies_and_scans(pages):
     pages = np.concatenate([pages, corpora.make("same-filled", 6)])
     loop = CodecLoop(open_compressor("lz4"), pages.reshape(-1))
-    out, order = np.zeros_like(pages), np.random.default_rng(0).permutation(len(pages)).astype(np.uint64)
+    out, order = (
+        np.zeros_like(pages),
+        np.random.default_rng(0).permutation(len(pages)).astype(np.uint64),
+    )
     assert loop.run("copy", out=out.reshape(-1), order=order) > 0
     assert np.array_equal(out, pages[order])
     loop.run("scan")
@@ -137,7 +141,7 @@ def test_index_loop_refuses():
         IndexLoop(np.zeros(4, object))
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=list(rows.ROWS))
@@ -186,7 +190,9 @@ def test_memory_is_that_of_the_pages(row):
 
 def test_a_missing_peer_names_the_extra(monkeypatch, job):
     monkeypatch.setitem(sys.modules, "cramjam", None)
-    with pytest.raises(rows.RowMissing, match=r"cramjam is not installed: pip install 'zswap\[bench\]'"):
+    with pytest.raises(
+        rows.RowMissing, match=r"cramjam is not installed: pip install 'zswap\[bench\]'"
+    ):
         rows.ROWS["dict of cramjam.lz4"](job)
 
 
@@ -204,7 +210,7 @@ def test_together_passes_failures_on():
         rows.together(2, work)
 
 
-# ---- zram, without one ----------------------------------------------------------------------------------------------
+# ---- zram, without one ---------------------------------------------------------------------------
 
 
 def fake_device(folder, name):
@@ -257,7 +263,9 @@ def test_a_zram_device_that_another_sets_up_at_the_same_moment(fake_zram, monkey
         write(self, name, value)
 
     monkeypatch.setattr(zram.Zram, "write", faster)
-    with pytest.raises(rows.RowMissing, match=r"no zram device can be used \(zram0: Device or resource busy\)"):
+    with pytest.raises(
+        rows.RowMissing, match=r"no zram device can be used \(zram0: Device or resource busy\)"
+    ):
         zram.Zram("lz4")
     assert (fake_zram / "reset").read_text() == "\n"
 
@@ -291,7 +299,9 @@ def test_zram_of_this_kernel_is_as_it_was():
     def devices():
         found = {}
         for path in sorted(Path("/sys/block").glob("zram*")):
-            found[path.name] = [(path / name).read_text() for name in ("disksize", "comp_algorithm")]
+            found[path.name] = [
+                (path / name).read_text() for name in ("disksize", "comp_algorithm")
+            ]
         return found
 
     before = devices()
@@ -310,7 +320,10 @@ def test_zram_of_this_kernel_is_as_it_was():
 
 @pytest.mark.parametrize(
     ("name", "value", "why"),
-    [("disksize", "4096", "in use"), ("comp_algorithm", "[zstd] lzo", "has no lz4; it has zstd, lzo")],
+    [
+        ("disksize", "4096", "in use"),
+        ("comp_algorithm", "[zstd] lzo", "has no lz4; it has zstd, lzo"),
+    ],
 )
 def test_a_zram_device_that_does_not_fit_is_left_alone(fake_zram, name, value, why):
     (fake_zram / name).write_text(value)
@@ -334,7 +347,7 @@ def test_zram_is_for_root(fake_zram, monkeypatch):
         zram.Zram("lz4")
 
 
-# ---- rounds ---------------------------------------------------------------------------------------------------------
+# ---- rounds --------------------------------------------------------------------------------------
 
 FEW = ["memcpy", "zswap, batch"]
 
@@ -342,7 +355,11 @@ FEW = ["memcpy", "zswap, batch"]
 def test_rows_take_turns(pages):
     seen = []
     corpus = table.measure(
-        "mix", pages, rows=FEW, rounds=3, progress=lambda done, total, what: seen.append((done, total, what))
+        "mix",
+        pages,
+        rows=FEW,
+        rounds=3,
+        progress=lambda done, total, what: seen.append((done, total, what)),
     )
     assert [what.removeprefix("mix: ") for _, _, what in seen] == [
         *(f"start {name}" for name in FEW),
@@ -352,7 +369,10 @@ def test_rows_take_turns(pages):
     assert {total for _, total, _ in seen} == {12}
     copy, batch = corpus.rows
     assert (copy.kind, batch.kind) == ("limit", "zswap")
-    assert [len(getattr(batch, what)) for what in ("new", "store", "store_2", "load", "load_random", "load_2")] == [3] * 6
+    assert [
+        len(getattr(batch, what))
+        for what in ("new", "store", "store_2", "load", "load_random", "load_2")
+    ] == [3] * 6
     assert copy.new == []
     assert batch.payload < pages.nbytes
     assert batch.payload < batch.resident
@@ -361,7 +381,9 @@ def test_rows_take_turns(pages):
 
 
 def test_a_row_that_fails_says_why_and_the_others_are_measured(pages, monkeypatch):
-    monkeypatch.setitem(rows.ROWS, "broken", None)  # here alone: the row's own process knows no such row
+    monkeypatch.setitem(
+        rows.ROWS, "broken", None
+    )  # here alone: the row's own process knows no such row
     corpus = table.measure("mix", pages, rows=("broken", *FEW), rounds=1)
     assert [row.row for row in corpus.rows] == list(FEW)
     assert corpus.failed == ["broken"]
@@ -373,7 +395,9 @@ def test_a_row_that_fails_says_why_and_the_others_are_measured(pages, monkeypatc
 def test_a_row_whose_process_dies_says_how_and_the_others_are_measured(pages, name):
     def kill(done, total, what):
         if what == f"mix: {FEW[0]}":
-            child = next(child for child in multiprocessing.active_children() if child.name == FEW[0])
+            child = next(
+                child for child in multiprocessing.active_children() if child.name == FEW[0]
+            )
             os.kill(child.pid, getattr(signal, name))
 
     corpus = table.measure("mix", pages, rows=FEW, rounds=1, progress=kill)
@@ -400,10 +424,15 @@ def test_smoke_judges_nothing_and_check_has_an_exit_code(monkeypatch):
     from zswap.bench import corpora
     from zswap.bench.command import bench
 
-    monkeypatch.setattr(corpora, "CORPORA", {"process": lambda count, seed: np.zeros((64, 4096), np.uint8)})
+    monkeypatch.setattr(
+        corpora, "CORPORA", {"process": lambda count, seed: np.zeros((64, 4096), np.uint8)}
+    )
     found = [figures.Figure("good", 1.0, 0.9), figures.Figure("bad", 1.0, 2.0)]
     monkeypatch.setattr(figures, "figures", lambda *args, **kwargs: found)
-    monkeypatch.setattr("zswap.bench.command._pages_of", lambda *args: iter([("process", np.zeros((64, 4096), np.uint8))]))
+    monkeypatch.setattr(
+        "zswap.bench.command._pages_of",
+        lambda *args: iter([("process", np.zeros((64, 4096), np.uint8))]),
+    )
     monkeypatch.setattr(corpora, "distinct", lambda pages: pages)
     smoke = CliRunner().invoke(bench, ["--figures", "--smoke", "--pages", "64"])
     assert smoke.exit_code == 0, smoke.output
@@ -423,7 +452,9 @@ def test_lmdb_leaves_nothing_behind_however_it_ends(job):
     row = rows.Lmdb(job)
     row.clear()
     row.store()
-    assert not [name for name in set(os.listdir("/dev/shm")) - before if name.startswith("zswap-bench-")]
+    assert not [
+        name for name in set(os.listdir("/dev/shm")) - before if name.startswith("zswap-bench-")
+    ]
     assert row.check()
     row.close()
 
@@ -449,7 +480,7 @@ def test_a_container_with_a_small_dev_shm():
     assert "lmdb on /dev/shm: left out; /dev/shm has 4.0 MiB free" in done.stdout
 
 
-# ---- figures and growth ---------------------------------------------------------------------------------------------
+# ---- figures and growth --------------------------------------------------------------------------
 
 
 def test_whether_a_figure_holds():
@@ -470,7 +501,11 @@ def test_of_a_pair_now_one_and_now_the_other_comes_first():
         return next(values)
 
     one, other = iter([1.0, 9.0, 5.0]), iter([2.0, 3.0, 8.0])
-    assert figures.in_pairs(3, lambda: call("a", one), lambda: call("b", other)) == [(1.0, 2.0), (9.0, 3.0), (5.0, 8.0)]
+    assert figures.in_pairs(3, lambda: call("a", one), lambda: call("b", other)) == [
+        (1.0, 2.0),
+        (9.0, 3.0),
+        (5.0, 8.0),
+    ]
     assert "".join(seen) == "abbaab"
 
 
@@ -512,16 +547,31 @@ def test_growth_takes_small_pages():
     assert 80 < np.mean(lengths) < 140
 
 
-# ---- what it prints -------------------------------------------------------------------------------------------------
+# ---- what it prints ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def corpus():
     measured = table.Measured(
-        "zswap, batch", "zswap", [30.0], [10.0, 12.0, 99.0], [6.0], [4.0], [5.0], [2.0], 77.0, None, 2048, 4096
+        "zswap, batch",
+        "zswap",
+        [30.0],
+        [10.0, 12.0, 99.0],
+        [6.0],
+        [4.0],
+        [5.0],
+        [2.0],
+        77.0,
+        None,
+        2048,
+        4096,
     )
     return table.Corpus(
-        "mix", 2, 1, [measured, table.Measured("zram", "peer")], {"lmdb on /dev/shm": "lmdb is not installed"}
+        "mix",
+        2,
+        1,
+        [measured, table.Measured("zram", "peer")],
+        {"lmdb on /dev/shm": "lmdb is not installed"},
     )
 
 
@@ -535,7 +585,19 @@ def test_table(corpus):
     text = printed(corpus, 160)
     assert "mix: 2 pages, 8.0 KiB, 50.0 % same-filled" in text
     (line,) = (line for line in text.splitlines() if line.startswith("zswap, batch"))
-    assert line.split()[2:] == ["30", "12", "77", "4", "5", "341,333", "1,024,000", "2.00", "2.00", "4.00", "2.00"]
+    assert line.split()[2:] == [
+        "30",
+        "12",
+        "77",
+        "4",
+        "5",
+        "341,333",
+        "1,024,000",
+        "2.00",
+        "2.00",
+        "4.00",
+        "2.00",
+    ]
     assert "lmdb on /dev/shm: left out; lmdb is not installed" in text
 
 
@@ -581,15 +643,28 @@ def test_a_group_of_figures_that_fails_leaves_the_others(monkeypatch, pages):
         raise OSError(28, "No space left on device")
 
     whole = [figures.Figure("whole", 1.0, 0.9)]
-    monkeypatch.setattr(figures, "FIGURES", {"writeback": broken, "start": lambda setting: iter(whole)})
+    monkeypatch.setattr(
+        figures, "FIGURES", {"writeback": broken, "start": lambda setting: iter(whole)}
+    )
     missing = {}
     assert figures.figures(figures.Setting({"mix": pages}), missing=missing) == whole
     assert missing == {"figures of writeback": "[Errno 28] No space left on device"}
 
 
-# ---- the command ----------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
-QUICK = ["bench", "--smoke", "--corpus", "mix", "--pages", "32", "--row", "memcpy", "--row", "zswap, batch"]
+QUICK = [
+    "bench",
+    "--smoke",
+    "--corpus",
+    "mix",
+    "--pages",
+    "32",
+    "--row",
+    "memcpy",
+    "--row",
+    "zswap, batch",
+]
 
 
 def test_json(capsys, tmp_path):
@@ -602,12 +677,22 @@ def test_json(capsys, tmp_path):
     assert (corpus["name"], corpus["pages"]) == ("mix", 32)
     assert [row["row"] for row in corpus["rows"]] == FEW
     assert len(corpus["rows"][1]["load"]) == 2
-    assert "zswap, batch" in picture.read_text() or picture.stat().st_size > 10_000  # text may be drawn as outlines
+    assert (
+        "zswap, batch" in picture.read_text() or picture.stat().st_size > 10_000
+    )  # text may be drawn as outlines
 
 
 def test_a_file_is_a_corpus(capsys, tmp_path):
     (tmp_path / "held.bin").write_bytes(corpora.make("text", 40).tobytes())
-    arguments = ["bench", "--smoke", "--file", str(tmp_path / "held.bin"), "--row", "memcpy", "--markdown"]
+    arguments = [
+        "bench",
+        "--smoke",
+        "--file",
+        str(tmp_path / "held.bin"),
+        "--row",
+        "memcpy",
+        "--markdown",
+    ]
     assert main(arguments) == 0
     assert "**held.bin: 40 pages" in capsys.readouterr().out
 
@@ -645,7 +730,9 @@ def test_usage_errors(capsys, arguments, message):
 @pytest.mark.parametrize(("row", "code"), [("zswap, batch", 1), ("memcpy", 0)])
 def test_a_failure_of_ours_is_the_commands(monkeypatch, capsys, row, code):
     def measure(name, pages, **options):
-        return table.Corpus(name, len(pages), 0, [table.Measured("zram", "peer")], {row: "lost a page"}, [row])
+        return table.Corpus(
+            name, len(pages), 0, [table.Measured("zram", "peer")], {row: "lost a page"}, [row]
+        )
 
     monkeypatch.setattr(table, "measure", measure)
     assert main(QUICK) == code
@@ -723,7 +810,8 @@ def progress(done, total, what):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
-    table.measure("mix", corpora.make("mix", 32), rows=["memcpy", "zswap, batch"], rounds=9, progress=progress)
+    mix = corpora.make("mix", 32)
+    table.measure("mix", mix, rows=["memcpy", "zswap, batch"], rounds=9, progress=progress)
 """
 
 
@@ -731,6 +819,11 @@ def test_rows_end_with_a_parent_that_is_killed(tmp_path):
     path = tmp_path / "killed.py"
     path.write_text(KILLED)
     found = {"PYTHONPATH": str(Path(zswap.__file__).parents[1])}
-    run = subprocess.Popen([sys.executable, path], env=os.environ | found, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, path],
+        env=os.environ | found,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     _, said = run.communicate(timeout=60)  # returns when the last process that could write has gone
     assert (run.returncode, said) == (-signal.SIGKILL, b"")

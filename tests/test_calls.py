@@ -1,4 +1,5 @@
-"""Calls: one function enters and leaves the engine, so nothing in Python can keep a worker; what a call reports is its own."""
+"""Calls: one function enters and leaves the engine, so nothing in Python can keep a worker; what a
+call reports is its own."""
 
 import ast
 import contextlib
@@ -24,7 +25,7 @@ def noise(seed):
     return random.Random(seed).randbytes(PAGE)
 
 
-# ---- by construction ------------------------------------------------------------------------------------------------
+# ---- by construction -----------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not BINDING.exists(), reason="the sources are not here")
@@ -36,12 +37,15 @@ def test_one_function_enters_and_leaves_the_engine():
         assert name in body
         assert text.count(name) == body.count(name), f"{name} outside of Engine.call"
     # What it runs can neither raise nor take the GIL.
-    assert "ctypedef void (*call_body)(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil" in text
+    assert (
+        "ctypedef void (*call_body)(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil"
+        in text
+    )
     between = body[body.index("if waits:") :]
     assert not re.search(r"\b(raise|try|finally|for|while)\b", between)
 
 
-# ---- garbage --------------------------------------------------------------------------------------------------------
+# ---- garbage -------------------------------------------------------------------------------------
 
 
 class Index:
@@ -79,9 +83,12 @@ class Raising:
 
 
 GARBAGE = [
-    None, True, -1, 1.5, 2**63, 2**64, 10**30, "7", "", b"", b"x", bytearray(PAGE), bytes(PAGE), memoryview(bytes(PAGE))[::2],
-    [], [1, "2"], (), {}, {3}, object(), Index(3), Index(-3), Index(2**70), Raising(), float("nan"), np.float64(2), np.int8(-1),
-    np.zeros((3, 3)), np.array([object()] * 512), np.zeros(0, np.uint64), np.array(["a"]), range(5), iter([1]), Ellipsis, print,
+    None, True, -1, 1.5, 2**63, 2**64, 10**30, "7", "", b"", b"x", bytearray(PAGE), bytes(PAGE),
+    memoryview(bytes(PAGE))[::2],
+    [], [1, "2"], (), {}, {3}, object(), Index(3), Index(-3), Index(2**70), Raising(), float("nan"),
+    np.float64(2), np.int8(-1),
+    np.zeros((3, 3)), np.array([object()] * 512), np.zeros(0, np.uint64), np.array(["a"]), range(5),
+    iter([1]), Ellipsis, print,
 ]  # fmt: skip
 
 # Names that belong to tests or to Python, and what would only wait.
@@ -89,10 +96,27 @@ NOT_CALLED = {"close", "serve_stats"}
 
 
 def public_methods(z):
-    names = [name for name in dir(z) if not name.startswith("_") and callable(getattr(z, name)) and name not in NOT_CALLED]
+    names = [
+        name
+        for name in dir(z)
+        if not name.startswith("_") and callable(getattr(z, name)) and name not in NOT_CALLED
+    ]
     return [
         *names,
-        *(f"__{name}__" for name in ("getitem", "setitem", "delitem", "contains", "eq", "ior", "iter", "len", "repr")),
+        *(
+            f"__{name}__"
+            for name in (
+                "getitem",
+                "setitem",
+                "delitem",
+                "contains",
+                "eq",
+                "ior",
+                "iter",
+                "len",
+                "repr",
+            )
+        ),
     ]
 
 
@@ -103,13 +127,27 @@ def test_garbage_leaves_no_call_behind(engine, memory_store, thread, backed):
     rng = random.Random(3)
     outcomes = {}
     for name in public_methods(z):
-        shapes = [()] + [(bad,) for bad in GARBAGE] + [tuple(rng.choices(GARBAGE, k=2)) for _ in range(40)]
+        shapes = (
+            [()]
+            + [(bad,) for bad in GARBAGE]
+            + [tuple(rng.choices(GARBAGE, k=2)) for _ in range(40)]
+        )
         shapes += [(good, bad) for good in (2, [2, 4]) for bad in GARBAGE]
         for args in shapes:
             keywords = {}
             if rng.random() < 0.4:
                 key = rng.choice(
-                    ["swap_type", "threads", "out", "status", "ns", "idle_seconds", "max_pages", "default", "drain"]
+                    [
+                        "swap_type",
+                        "threads",
+                        "out",
+                        "status",
+                        "ns",
+                        "idle_seconds",
+                        "max_pages",
+                        "default",
+                        "drain",
+                    ]
                 )
                 keywords = {key: rng.choice(GARBAGE)}
             try:
@@ -137,24 +175,34 @@ import _testcapi, hooks, random, threading, zswap
 import numpy as np
 noise = random.Random(1).randbytes(4096)
 out, offsets, pages = bytearray(4096), np.arange(8), noise * 8
-for name in ("lz4hc", "zstd:1"):  # imported while there is memory: CPython 3.13 crashes when it imports any module without
+# imported while there is memory: CPython 3.13 crashes when it imports any module without
+for name in ("lz4hc", "zstd:1"):
     zswap.open_compressor(name)
 z = zswap.ZSwap("lz4", max_pool_bytes="8MiB")
 z.swapon(5)
 z.store_many(offsets, pages)
 CALLS = [
-    lambda: z.store(1, noise), lambda: z.load(1), lambda: z.load(1, out), lambda: z.invalidate(99), lambda: z[1], lambda: 1 in z,
-    lambda: len(z), lambda: list(z), lambda: z.store_many(offsets, pages), lambda: z.load_many(offsets),
-    lambda: z.load_many([1, 2], threads=2), lambda: z.invalidate_many([99, 100]), lambda: z.invalidate_range(200, 300),
-    lambda: z.compressed_sizes(offsets), lambda: z.stats(), lambda: z.pools(), lambda: z.latency(), lambda: z.compact(),
-    lambda: z.shrink(3), lambda: z.recompress("lz4hc", max_pages=1), lambda: z.numa_pages(), lambda: z.pop(3, None),
-    lambda: z.swapon(7), lambda: z.swapoff(7), lambda: list(z.swapoff(5, drain=True)), lambda: z.swapon(5),
+    lambda: z.store(1, noise), lambda: z.load(1), lambda: z.load(1, out), lambda: z.invalidate(99),
+    lambda: z[1], lambda: 1 in z,
+    lambda: len(z), lambda: list(z), lambda: z.store_many(offsets, pages),
+    lambda: z.load_many(offsets),
+    lambda: z.load_many([1, 2], threads=2), lambda: z.invalidate_many([99, 100]),
+    lambda: z.invalidate_range(200, 300),
+    lambda: z.compressed_sizes(offsets), lambda: z.stats(), lambda: z.pools(), lambda: z.latency(),
+    lambda: z.compact(),
+    lambda: z.shrink(3), lambda: z.recompress("lz4hc", max_pages=1), lambda: z.numa_pages(),
+    lambda: z.pop(3, None),
+    lambda: z.swapon(7), lambda: z.swapoff(7), lambda: list(z.swapoff(5, drain=True)),
+    lambda: z.swapon(5),
     lambda: setattr(z, "compressor", "zstd:1"), lambda: setattr(z, "compressor", "lz4"),
-    lambda: z.parameters.__setitem__("max_pool_bytes", 8 << 20), lambda: z.parameters.__setitem__("latency", True),
-    lambda: repr(z), lambda: z.setdefault(3, noise), lambda: z == {1: 2}, lambda: z.get(77), lambda: z.popitem(), lambda: z[999],
+    lambda: z.parameters.__setitem__("max_pool_bytes", 8 << 20),
+    lambda: z.parameters.__setitem__("latency", True),
+    lambda: repr(z), lambda: z.setdefault(3, noise), lambda: z == {1: 2}, lambda: z.get(77),
+    lambda: z.popitem(), lambda: z[999],
 ]
 def once(call, start):
-    # The window is short: what cleans up after a failure finds memory again, in Python's own code and in ours.
+    # The window is short: what cleans up after a failure finds memory again, in Python's own code
+    # and in ours.
     _testcapi.set_nomemory(start, start + 1 + start % 3)
     try:
         call()
@@ -192,7 +240,7 @@ def test_python_running_out_of_memory_leaves_no_call_behind(python):
     assert int(python(FAILING).split()[-1]) > 200
 
 
-# ---- holding before publishing --------------------------------------------------------------------------------------
+# ---- holding before publishing -------------------------------------------------------------------
 
 
 def test_compressors_are_told_apart_by_identity_alone(engine):
@@ -225,7 +273,7 @@ def test_backing_stores_are_told_apart_by_identity_alone(engine, memory_store):
     z.close()
 
 
-# ---- what a call reports --------------------------------------------------------------------------------------------
+# ---- what a call reports -------------------------------------------------------------------------
 
 
 class Picky:
@@ -257,7 +305,9 @@ def test_a_failing_call_reports_its_own_error(engine, thread, eager_switches):
 def test_a_batch_reports_how_the_store_failed_with_its_first_page(engine, memory_store):
     store = memory_store()
     z = engine(max_pool_bytes="1MiB", backing=store, shrinker_enabled=False)
-    offsets = list(range(1, 41))  # which are error numbers too, of more pages than are loaded under one lock
+    offsets = list(
+        range(1, 41)
+    )  # which are error numbers too, of more pages than are loaded under one lock
     for offset in offsets:
         z[offset] = noise(offset)
     assert z.shrink(len(offsets)) == len(offsets)
@@ -309,12 +359,12 @@ def test_a_causes_thread_alone_is_told_it(engine, codec, thread):
     assert isinstance(told[1], LookupError), told
 
 
-# ---- the end --------------------------------------------------------------------------------------------------------
+# ---- the end -------------------------------------------------------------------------------------
 
 
 def test_swapoff_outlives_a_close(thread):
-    """What swapoff still has to write when its call is over is there as long as anybody has the engine.  A busy thread makes it
-    wait for the GIL in between, while close() needs none."""
+    """What swapoff still has to write when its call is over is there as long as anybody has the
+    engine.  A busy thread makes it wait for the GIL in between, while close() needs none."""
     before, stop = sys.getswitchinterval(), threading.Event()
     sys.setswitchinterval(1e-3)
 
@@ -394,13 +444,19 @@ def test_no_lock_of_python_is_left_to_a_forked_child():
             if path.name == "locks.py" or "bench" in path.parts:
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Attribute) and node.attr in ("Lock", "RLock", "Condition", "Semaphore", "Event"):
+                if isinstance(node, ast.Attribute) and node.attr in (
+                    "Lock",
+                    "RLock",
+                    "Condition",
+                    "Semaphore",
+                    "Event",
+                ):
                     made.append(f"{path.relative_to(root)}:{node.lineno}")
     assert not made
     assert locks._all
 
 
-# ---- limits and ages ------------------------------------------------------------------------------------------------
+# ---- limits and ages -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["bytes", "percent", "threshold"])
@@ -446,7 +502,13 @@ def test_what_is_touched_after_the_clock_was_read_is_not_idle():
     from hooks.parts import Entry
 
     entry = Entry(now=10_000)
-    for now, age in [(10_000, 0), (10_003, 3), (9_999, 0), (10_000 - 3600, 0), (10_000 + 40 * 86400, 40 * 86400)]:
+    for now, age in [
+        (10_000, 0),
+        (10_003, 3),
+        (9_999, 0),
+        (10_000 - 3600, 0),
+        (10_000 + 40 * 86400, 40 * 86400),
+    ]:
         assert entry.age_at(now) == age
     late = Entry(now=(1 << 22) + 5)  # the second wraps
     assert late.age_at((1 << 22) + 5 + 9) == 9

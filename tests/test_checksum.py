@@ -55,12 +55,16 @@ def checked(engine, tmp_path):
     def make(*args, backing=False, **options):
         if backing:
             options["backing"] = zswap.SwapFile(tmp_path / "swap", "8MiB", direct=False)
-        return engine(*args, checksum=True, **{"max_pool_bytes": "64MiB", "shrinker_interval": 3600.0, **options})
+        return engine(
+            *args,
+            checksum=True,
+            **{"max_pool_bytes": "64MiB", "shrinker_interval": 3600.0, **options},
+        )
 
     return make
 
 
-# ---- the functions -------------------------------------------------------------------------------------------------------
+# ---- the functions -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_every_function_serves(checked, monkeypatch, source):
     flip(z, 2, 5)
 
 
-# ---- parameter and memory ------------------------------------------------------------------------------------------------
+# ---- parameter and memory ------------------------------------------------------------------------
 
 
 def test_it_is_chosen_once(engine, checked):
@@ -140,7 +144,9 @@ def test_what_it_takes(engine, checked):
         for e in (plain, z):
             e.store_many(offsets, b"".join(same(n) for n in offsets))
         grown = [e.stats().metadata_bytes - b for e, b in zip((plain, z), before, strict=True)]
-        table = 8192 / len(offsets)  # of where they lie, and what the last of the memory for them leaves over
+        table = 8192 / len(
+            offsets
+        )  # of where they lie, and what the last of the memory for them leaves over
         assert each * 0.98 <= (grown[1] - grown[0]) / len(offsets) <= each * 1.05 + table
     for e in (plain, z):
         e.clear()
@@ -161,7 +167,7 @@ def test_no_memory_for_the_sums(nth):
     assert nth == 8 or outcome[0] in (Status.ALLOC_FAIL, Status.ENTRY_FAIL)
 
 
-# ---- damage in memory ----------------------------------------------------------------------------------------------------
+# ---- damage in memory ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc-kernel", "zbud", "z3fold"])
@@ -171,7 +177,9 @@ def test_every_flip_in_memory_is_found(checked, spec, zpool, page_size):
     if spec.partition(":")[0] not in {info.name for info in zswap.compressors() if info.available}:
         pytest.skip(f"no library for {spec}")
     z = checked(spec, zpool, page_size)
-    kinds = (text, same) if zpool in ("zbud", "z3fold") else (text, noise, same)  # those hold no raw pages
+    kinds = (
+        (text, same) if zpool in ("zbud", "z3fold") else (text, noise, same)
+    )  # those hold no raw pages
     pages = {n: kinds[n % len(kinds)](n, page_size) for n in range(3 * len(kinds))}
     for n, page in pages.items():
         z[n] = page
@@ -181,7 +189,10 @@ def test_every_flip_in_memory_is_found(checked, spec, zpool, page_size):
         for _ in range(6):
             bit = rng.randrange(8 * len(z._object(n)))
             flip(z, n, bit)
-            with pytest.raises(PageCorruptError, match=rf"^page at offset {n} is damaged in memory: .*the entry is kept$"):
+            with pytest.raises(
+                PageCorruptError,
+                match=rf"^page at offset {n} is damaged in memory: .*the entry is kept$",
+            ):
                 z.load(n)
             found += 1
             flip(z, n, bit)
@@ -231,7 +242,7 @@ def test_without_checksums_it_may_pass(engine):
     assert z.stats().checksum_fail == 0
 
 
-# ---- damage in the backing store -----------------------------------------------------------------------------------------
+# ---- damage in the backing store -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page_size", [4096, 16384])
@@ -248,12 +259,20 @@ def test_every_flip_in_the_file_is_found(engine, tmp_path, page_size):
         for _ in range(20):
             bit = rng.randrange(8 * page_size)
             flip_file(path, n, bit, page_size)
-            with pytest.raises(PageCorruptError, match=rf"offset {n} is damaged in the backing store, swap file '{path}'"):
+            with pytest.raises(
+                PageCorruptError,
+                match=rf"offset {n} is damaged in the backing store, swap file '{path}'",
+            ):
                 z.load(n)
             flip_file(path, n, bit, page_size)
         assert z[n] == pages[n]
     s = z.stats()
-    assert (s.backing_checksum_fail, s.checksum_fail, s.backed_pages, s.backing_loads) == (320, 0, 16, 16)
+    assert (s.backing_checksum_fail, s.checksum_fail, s.backed_pages, s.backing_loads) == (
+        320,
+        0,
+        16,
+        16,
+    )
 
 
 def test_pages_of_the_file_that_were_exchanged_or_lost(checked, tmp_path):
@@ -321,7 +340,7 @@ def test_a_store_in_python_that_lies(engine, memory_store):
         z[5]
 
 
-# ---- what moves pages ----------------------------------------------------------------------------------------------------
+# ---- what moves pages ----------------------------------------------------------------------------
 
 
 def test_a_damaged_page_is_not_written_back(engine, memory_store):

@@ -39,7 +39,9 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def child():
     """A process with 8 MiB of zeros and 8 MiB of random bytes beside what Python has."""
-    process = subprocess.Popen([sys.executable, "-c", CHILD, str(8 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(8 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdout.readline() == b"ready\n"
     yield process
     process.stdin.close()
@@ -51,7 +53,9 @@ def child():
 def memory(tmp_path_factory):
     """A file of 400 pages: a quarter zeros, a quarter random, the rest text."""
     rng = np.random.default_rng(0)
-    text = b"".join(b"%d green bottles hanging on the wall\n" % i for i in range(200 * PAGE // 30))[: 200 * PAGE]
+    text = b"".join(b"%d green bottles hanging on the wall\n" % i for i in range(200 * PAGE // 30))[
+        : 200 * PAGE
+    ]
     path = tmp_path_factory.mktemp("memory") / "memory.bin"
     path.write_bytes(bytes(100 * PAGE) + rng.bytes(100 * PAGE) + text)
     return str(path)
@@ -68,7 +72,7 @@ def run(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-# ---- what works -------------------------------------------------------------------------------------------------------
+# ---- what works ----------------------------------------------------------------------------------
 
 
 def test_version_and_help(capsys):
@@ -80,7 +84,18 @@ def test_version_and_help(capsys):
 
 def test_module_runs_in_a_pipe(memory):
     done = subprocess.run(
-        [sys.executable, "-m", "zswap", "analyze", "--file", memory, "--pages", "100", "--compressor", "lz4"],
+        [
+            sys.executable,
+            "-m",
+            "zswap",
+            "analyze",
+            "--file",
+            memory,
+            "--pages",
+            "100",
+            "--compressor",
+            "lz4",
+        ],
         capture_output=True,
         text=True,
         cwd="/",  # not where an unbuilt source tree may lie
@@ -96,7 +111,9 @@ def test_importing_the_library_imports_no_front_end():
 
 
 def test_process_is_analyzed_as_json(capsys, child):
-    code, out, err = run(capsys, "analyze", "--pid", child.pid, "--json", "--compressor", "lz4", "--pages", "all")
+    code, out, err = run(
+        capsys, "analyze", "--pid", child.pid, "--json", "--compressor", "lz4", "--pages", "all"
+    )
     assert (code, err) == (0, "")
     found = json.loads(out)
     total = found["target"]["pages"]
@@ -127,12 +144,20 @@ def test_without_a_target_the_largest_process_is_taken_and_named(capsys, child, 
 
 
 def test_several_processes_are_taken_as_one(capsys, child):
-    alone = json.loads(run(capsys, "analyze", "--pid", child.pid, "--json", "--compressor", "lz4", "--pages", "50")[1])
+    alone = json.loads(
+        run(
+            capsys, "analyze", "--pid", child.pid, "--json", "--compressor", "lz4", "--pages", "50"
+        )[1]
+    )
     pids = ["--pid", child.pid, "--pid", os.getpid(), "--pid", child.pid]
     code, out, err = run(capsys, "analyze", *pids, "--json", "--compressor", "lz4", "--pages", "50")
     found = json.loads(out)["target"]
     assert (code, err) == (0, f"zswap: process {child.pid} is named twice; it is taken once\n")
-    assert (found["kind"], found["pid"], found["pids"]) == ("process", None, [child.pid, os.getpid()])
+    assert (found["kind"], found["pid"], found["pids"]) == (
+        "process",
+        None,
+        [child.pid, os.getpid()],
+    )
     assert found["bytes"] > alone["target"]["bytes"]
     assert found["paths"] == [f"/proc/{child.pid}/mem", f"/proc/{os.getpid()}/mem"]
     assert str(child.pid) in found["title"]
@@ -142,7 +167,12 @@ def test_process_may_be_named(capsys, tmp_path):
     script = tmp_path / "a-program-of-mine"
     script.write_text("print('ready', flush=True)\ninput()\n")
     started = [
-        subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            [sys.executable, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         for _ in range(2)
     ]
     first, second = started
@@ -157,7 +187,9 @@ def test_process_may_be_named(capsys, tmp_path):
         for words in (["a-program-of-mine"], ["--pid", "a-program-of-mine"], [first.pid]):
             code, out, err = run(capsys, "analyze", *words, *options)
             assert (code, json.loads(out)["target"]["pid"]) == (0, first.pid)
-            assert err == ("" if words == [first.pid] else f"zswap: a-program-of-mine is process {first.pid}\n")
+            assert err == (
+                "" if words == [first.pid] else f"zswap: a-program-of-mine is process {first.pid}\n"
+            )
     finally:
         for process in started:
             process.kill()
@@ -166,7 +198,9 @@ def test_process_may_be_named(capsys, tmp_path):
 
 def test_file_named_twice_is_taken_once(capsys, memory, tmp_path):
     os.symlink(memory, tmp_path / "link")
-    code, out, err = run(capsys, "analyze", "--file", memory, tmp_path / "link", "--json", "--compressor", "lz4")
+    code, out, err = run(
+        capsys, "analyze", "--file", memory, tmp_path / "link", "--json", "--compressor", "lz4"
+    )
     assert (code, json.loads(out)["target"]["pages"]) == (0, 400)
     assert err == f"zswap: {tmp_path}/link is named twice; it is taken once\n"
 
@@ -177,17 +211,30 @@ def test_core_dumps_are_taken_as_one(capsys, tmp_path):
     for name in ("a", "b"):
         make_core(tmp_path / name, [(PAGE, numbered(20, 1).tobytes(), 20 * PAGE)])
     code, out, _ = run(
-        capsys, "analyze", "--core", tmp_path / "a", "--core", tmp_path / "b", "--json", "--compressor", "lz4"
+        capsys,
+        "analyze",
+        "--core",
+        tmp_path / "a",
+        "--core",
+        tmp_path / "b",
+        "--json",
+        "--compressor",
+        "lz4",
     )
     assert (code, json.loads(out)["target"]["pages"]) == (0, 40)
-    assert run(capsys, "capture", "--core", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")[0] == 0
+    assert (
+        run(capsys, "capture", "--core", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")[0]
+        == 0
+    )
     assert (tmp_path / "c").read_bytes() == 2 * numbered(20, 1).tobytes()
 
 
 def test_dump_is_shown_with_and_without_its_zeros(capsys, tmp_path):
     from test_pages import make_core
 
-    text = b"".join(b"%d bottles, %d bottles\n" % (i, 7 * i) for i in range(20 * PAGE // 15))[: 20 * PAGE]
+    text = b"".join(b"%d bottles, %d bottles\n" % (i, 7 * i) for i in range(20 * PAGE // 15))[
+        : 20 * PAGE
+    ]
     make_core(tmp_path / "core", [(PAGE, text + bytes(80 * PAGE), 100 * PAGE)])
     (tmp_path / "text").write_bytes(text)
     options = ["--compressor", "lz4", "--zpool", "zsmalloc-kernel"]
@@ -220,7 +267,9 @@ def test_where_processes_come_and_go_the_next_is_taken(capsys, child, monkeypatc
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_where_no_process_holds_much_a_demonstration_is_measured(capsys, child, monkeypatch, readable):
+def test_where_no_process_holds_much_a_demonstration_is_measured(
+    capsys, child, monkeypatch, readable
+):
     listed = [p for p in pages.processes() if p.pid == child.pid]  # 16 MiB
 
     def largest_process():
@@ -229,14 +278,29 @@ def test_where_no_process_holds_much_a_demonstration_is_measured(capsys, child, 
         return listed[0]
 
     monkeypatch.setattr(pages, "largest_process", largest_process)
-    code, out, err = run(capsys, "analyze", "--pages", "2000", "--compressor", "lz4", "--compressor", "zstd:3", "--json")
+    code, out, err = run(
+        capsys,
+        "analyze",
+        "--pages",
+        "2000",
+        "--compressor",
+        "lz4",
+        "--compressor",
+        "zstd:3",
+        "--json",
+    )
     assert (code, err.count("\n")) == (0, 1)
     assert "demonstration" in err
     found = json.loads(out)
     assert found["target"]["demonstration"]
     assert "demonstration" in found["target"]["title"]
     assert 60 << 20 < found["target"]["bytes"] < 72 << 20
-    assert 1.5 < found["compressors"][0]["payload_ratio"] < found["compressors"][1]["payload_ratio"] < 5
+    assert (
+        1.5
+        < found["compressors"][0]["payload_ratio"]
+        < found["compressors"][1]["payload_ratio"]
+        < 5
+    )
     assert found["advice"]["worthwhile"]
     with pytest.raises(ProcessLookupError):  # it has ended
         os.kill(found["target"]["pid"], 0)
@@ -258,8 +322,12 @@ def test_a_small_target_that_was_named_is_analyzed(capsys):
 def test_core_dump_is_analyzed(capsys, tmp_path):
     from test_pages import make_core, numbered
 
-    make_core(tmp_path / "core", [(PAGE, numbered(20, 0).tobytes(), 20 * PAGE)], command=b"dumped --fast")
-    code, out, _ = run(capsys, "analyze", "--core", tmp_path / "core", "--compressor", "lz4", "--maps")
+    make_core(
+        tmp_path / "core", [(PAGE, numbered(20, 0).tobytes(), 20 * PAGE)], command=b"dumped --fast"
+    )
+    code, out, _ = run(
+        capsys, "analyze", "--core", tmp_path / "core", "--compressor", "lz4", "--maps"
+    )
     assert code == 0
     assert "(dumped --fast)" in out
     assert "100.0 % are same-filled" in out
@@ -267,14 +335,25 @@ def test_core_dump_is_analyzed(capsys, tmp_path):
 
 def test_several_files_may_follow_one_option(capsys, memory, tmp_path):
     (tmp_path / "other").write_bytes(bytes(PAGE))
-    code, out, _ = run(capsys, "analyze", "--file", memory, str(tmp_path / "other"), "--json", "--compressor", "lz4")
+    code, out, _ = run(
+        capsys,
+        "analyze",
+        "--file",
+        memory,
+        str(tmp_path / "other"),
+        "--json",
+        "--compressor",
+        "lz4",
+    )
     assert code == 0
     assert json.loads(out)["target"]["paths"] == [memory, str(tmp_path / "other")]
     assert json.loads(out)["target"]["pages"] == 401
 
 
 def test_capture_can_be_analyzed(capsys, child, tmp_path):
-    code, out, err = run(capsys, "capture", "--pid", child.pid, "-o", tmp_path / "c", "--pages", "500")
+    code, out, err = run(
+        capsys, "capture", "--pid", child.pid, "-o", tmp_path / "c", "--pages", "500"
+    )
     assert (code, out) == (0, "")
     assert "500 pages" in err
     assert (tmp_path / "c").stat().st_size == 500 * PAGE
@@ -289,7 +368,17 @@ def test_compressors_are_listed(capsys):
     found = json.loads(out)
     assert (found["schema"], found["version"]) == ("zswap.compressors", 1)
     assert [c["name"] for c in found["compressors"]] == [c.name for c in zswap.compressors()]
-    keys = {"name", "available", "library", "version", "path", "origin", "levels", "dictionary", "error"}
+    keys = {
+        "name",
+        "available",
+        "library",
+        "version",
+        "path",
+        "origin",
+        "levels",
+        "dictionary",
+        "error",
+    }
     assert all(set(c) == keys for c in found["compressors"])
 
 
@@ -313,7 +402,18 @@ def test_zpools_can_be_chosen(capsys, memory):
 
 def test_reader_that_goes_away_hears_no_complaint(memory):
     process = subprocess.Popen(
-        [sys.executable, "-m", "zswap", "analyze", "--file", memory, "--pages", "50", "--compressor", "lz4"],
+        [
+            sys.executable,
+            "-m",
+            "zswap",
+            "analyze",
+            "--file",
+            memory,
+            "--pages",
+            "50",
+            "--compressor",
+            "lz4",
+        ],
         cwd="/",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -324,7 +424,7 @@ def test_reader_that_goes_away_hears_no_complaint(memory):
     process.stderr.close()
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 def dead_pid():
@@ -357,12 +457,18 @@ REFUSED = {
     "process 0": (["analyze", "--pid", "0"], "no process 0"),
     "negative process": (["analyze", "--pid", "-5"], "'-5'"),
     "endless process": (["analyze", "--pid", "9" * 40], "no process 999"),
-    "repeated seed": (["analyze", "--file", "GOOD", "--seed", "1", "--seed=2"], "--seed is given twice"),
+    "repeated seed": (
+        ["analyze", "--file", "GOOD", "--seed", "1", "--seed=2"],
+        "--seed is given twice",
+    ),
     "repeated pages": (
         ["capture", "--file", "GOOD", "--pages", "1", "-o", "DIR/x", "--pages", "2"],
         "--pages is given twice",
     ),
-    "repeated output": (["capture", "--file", "GOOD", "-o", "DIR/x", "--output", "DIR/y"], "--output is given twice"),
+    "repeated output": (
+        ["capture", "--file", "GOOD", "-o", "DIR/x", "--output", "DIR/y"],
+        "--output is given twice",
+    ),
     "chain of zbud": (["analyze", "--file", "GOOD", "--zpool", "zbud:3"], "say zbud"),
     "loose word": (["analyze", "GOOD"], "--file GOOD"),
     "unknown command": (["analyse"], "analyse"),
@@ -375,7 +481,11 @@ REFUSED = {
 def test_wrong_use_is_told_in_one_line(capsys, tmp_path, memory, arguments, said):
     (tmp_path / "empty").touch()
     (tmp_path / "odd").write_bytes(b"12345")
-    words = {"DEAD": str(dead_pid()) if "DEAD" in arguments else "", "DIR": str(tmp_path), "GOOD": memory}
+    words = {
+        "DEAD": str(dead_pid()) if "DEAD" in arguments else "",
+        "DIR": str(tmp_path),
+        "GOOD": memory,
+    }
 
     def fill(text):
         return re.sub("DEAD|DIR|GOOD", lambda match: words[match[0]], text)
@@ -400,12 +510,18 @@ if os.getuid() == 0:
 sys.exit(zswap.__main__.main(['analyze', '--pid', sys.argv[1]]))
 """
     forbidden = os.getpid() if os.getuid() == 0 else 1
-    done = subprocess.run([sys.executable, "-c", code, str(forbidden)], capture_output=True, text=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(forbidden)], capture_output=True, text=True, cwd="/"
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"zswap: (may not read the memory of process|no process) {forbidden}.*\n", done.stderr)
+    assert re.fullmatch(
+        rf"zswap: (may not read the memory of process|no process) {forbidden}.*\n", done.stderr
+    )
 
 
-def test_missing_matplotlib_is_told_before_anything_is_measured(capsys, memory, tmp_path, monkeypatch):
+def test_missing_matplotlib_is_told_before_anything_is_measured(
+    capsys, memory, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, out, err = run(capsys, "analyze", "--file", memory, "--plot", tmp_path / "x.png")
     assert (code, out) == (2, "")
@@ -417,7 +533,11 @@ def test_failure_of_the_work_is_exit_code_1(capsys, memory, monkeypatch):
         raise zswap.Error("lz4: 3 of 4 pages were not stored (ALLOC_FAIL)")
 
     monkeypatch.setattr("zswap.analyze.analyze", fail)
-    assert run(capsys, "analyze", "--file", memory) == (1, "", "zswap: lz4: 3 of 4 pages were not stored (ALLOC_FAIL)\n")
+    assert run(capsys, "analyze", "--file", memory) == (
+        1,
+        "",
+        "zswap: lz4: 3 of 4 pages were not stored (ALLOC_FAIL)\n",
+    )
 
 
 def test_ctrl_c_leaves_clean(capsys, memory, tmp_path, monkeypatch):
@@ -431,19 +551,29 @@ def test_ctrl_c_leaves_clean(capsys, memory, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pages.sampling, "CHUNK_PAGES", 200)
     monkeypatch.setattr(pages.PageSource, "read", interrupted)
-    assert run(capsys, "analyze", "--file", memory, "--compressor", "lz4") == (130, "", "\nzswap: stopped\n")
+    assert run(capsys, "analyze", "--file", memory, "--compressor", "lz4") == (
+        130,
+        "",
+        "\nzswap: stopped\n",
+    )
     calls.clear()
-    assert run(capsys, "capture", "--file", memory, "-o", tmp_path / "out") == (130, "", "\nzswap: stopped\n")
+    assert run(capsys, "capture", "--file", memory, "-o", tmp_path / "out") == (
+        130,
+        "",
+        "\nzswap: stopped\n",
+    )
     assert os.listdir(tmp_path) == []
 
 
-# ---- the picture ------------------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_picture_is_drawn(capsys, memory, tmp_path, ending):
     path = tmp_path / f"report.{ending}"
-    code, _, err = run(capsys, "analyze", "--file", memory, "--pages", "100", "--compressor", "lz4", "--plot", path)
+    code, _, err = run(
+        capsys, "analyze", "--file", memory, "--pages", "100", "--compressor", "lz4", "--plot", path
+    )
     assert (code, err) == (0, f"drawn: {path}\n")
     data = path.read_bytes()
     if ending == "png":

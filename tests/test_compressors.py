@@ -1,4 +1,5 @@
-"""The compressors: round trips, other implementations as oracles, damage, the registry, Python callables, capsules."""
+"""The compressors: round trips, other implementations as oracles, damage, the registry, Python
+callables, capsules."""
 
 import ctypes
 import datetime
@@ -29,7 +30,13 @@ from zswap_core.compressors.registry import (
     register_compressor,
     unregister_compressor,
 )
-from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError
+from zswap_core.errors import (
+    BackingError,
+    CompressorNotFound,
+    Error,
+    PageCorruptError,
+    PoolLimitError,
+)
 from zswap_core.libraries import find
 from zswap_core.libraries.bind import open_library
 
@@ -56,11 +63,17 @@ def opened(spec):
 
 
 def examples(spec, many):
-    """Hypothesis settings: the same examples every time, and fewer of them where one takes milliseconds."""
-    return settings(derandomize=True, deadline=None, database=None, max_examples=many // 5 if spec in SLOW else many)
+    """Hypothesis settings: the same examples every time, and fewer of them where one takes
+    milliseconds."""
+    return settings(
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=many // 5 if spec in SLOW else many,
+    )
 
 
-# ---- pages ---------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
 def make_page(kind, seed, size=PAGE):
@@ -72,11 +85,22 @@ def make_page(kind, seed, size=PAGE):
     elif kind == "random":
         page = rnd.randbytes(size)
     elif kind == "text":
-        words = [b"page ", b"swap ", b"pool ", b"entry ", b"handle ", b"offset ", rnd.randbytes(3), b"\n"]
+        words = [
+            b"page ",
+            b"swap ",
+            b"pool ",
+            b"entry ",
+            b"handle ",
+            b"offset ",
+            rnd.randbytes(3),
+            b"\n",
+        ]
         page = b"".join(rnd.choices(words, k=size // 2))
     elif kind == "pointers":
         base = rnd.getrandbits(47)
-        page = b"".join((base + rnd.getrandbits(12) * 16).to_bytes(8, "little") for _ in range(size // 8))
+        page = b"".join(
+            (base + rnd.getrandbits(12) * 16).to_bytes(8, "little") for _ in range(size // 8)
+        )
     elif kind == "sparse":
         sparse = bytearray(size)
         for _ in range(rnd.randrange(1, 40)):
@@ -89,11 +113,14 @@ def make_page(kind, seed, size=PAGE):
 
 KINDS = ("zeros", "same", "random", "text", "pointers", "sparse", "halves")
 PAGES = [make_page(kind, seed) for kind in KINDS for seed in range(3)]
-any_page = st.builds(make_page, st.sampled_from(KINDS), st.integers(0, 2**32), st.sampled_from((4096, 16384, 65536)))
+any_page = st.builds(
+    make_page, st.sampled_from(KINDS), st.integers(0, 2**32), st.sampled_from((4096, 16384, 65536))
+)
 
 
 class Guarded:
-    """A buffer with known bytes before and after it, to see whether anything was written outside."""
+    """A buffer with known bytes before and after it, to see whether anything was written
+    outside."""
 
     def __init__(self, size):
         self.all = bytearray(b"\xa5" * (size + 256))
@@ -105,7 +132,7 @@ class Guarded:
         assert self.all[128 + size :] == b"\xa5" * 128
 
 
-# ---- round trips ---------------------------------------------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -164,7 +191,7 @@ def test_small_cap(spec):
         assert c.decompress(c.compress(page), PAGE) == page
 
 
-# ---- other implementations -----------------------------------------------------------------------------------------------
+# ---- other implementations -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spec", ["lz4", "lz4hc:9", "lz4hc:12"])
@@ -177,7 +204,8 @@ def test_lz4_module_agrees(spec):
     for page, one, other in zip(PAGES, ours, theirs, strict=True):
         assert block.decompress(one, uncompressed_size=PAGE) == page
         assert c.decompress(other, PAGE) == page
-    # Not byte for byte: the module compresses a page as the next block of a stream, by slightly other rules.
+    # Not byte for byte: the module compresses a page as the next block of a stream, by slightly
+    # other rules.
     assert sum(map(len, ours)) == pytest.approx(sum(map(len, theirs)), rel=0.02)
 
 
@@ -210,7 +238,7 @@ def test_lzallright_agrees():
         assert c.decompress(lzallright.LZOCompressor().compress(page), PAGE) == page
 
 
-# ---- damage --------------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------
 
 
 def decompress_anything(c, data, cap=PAGE):
@@ -236,7 +264,10 @@ def test_damage_is_contained(spec):
         whole = packed[i]
         how = data.draw(st.sampled_from(("truncate", "flip", "append", "splice", "short cap")))
         if how == "truncate":
-            assert decompress_anything(c, whole[: data.draw(st.integers(0, len(whole) - 1))]) != PAGES[i]
+            assert (
+                decompress_anything(c, whole[: data.draw(st.integers(0, len(whole) - 1))])
+                != PAGES[i]
+            )
         elif how == "flip":
             bit = data.draw(st.integers(0, 8 * len(whole) - 1))
             broken = bytearray(whole)
@@ -280,7 +311,7 @@ def test_wrong_size_is_an_error(spec):
         c.decompress(packed, PAGE + 1)
 
 
-# ---- threads -------------------------------------------------------------------------------------------------------------
+# ---- threads -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo", "lref", "lref:2"])
@@ -298,7 +329,7 @@ def test_two_threads(spec):
         list(pool.map(work, (0, 10)))
 
 
-# ---- specs and the registry ----------------------------------------------------------------------------------------------
+# ---- specs and the registry ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -339,7 +370,9 @@ def test_opened_again_only_when_nobody_holds_it():
     assert open_compressor("lz4:77").spec == "lz4:77"
 
 
-@pytest.mark.parametrize("spec", ["lz4:0", "lz4:65538", "lz4hc:13", "zstd:23", "zstd:-131073", "deflate:0", "deflate:13"])
+@pytest.mark.parametrize(
+    "spec", ["lz4:0", "lz4:65538", "lz4hc:13", "zstd:23", "zstd:-131073", "deflate:0", "deflate:13"]
+)
 def test_level_out_of_range(spec):
     name = spec.partition(":")[0]
     low, default, high = next(i.levels for i in compressors() if i.name == name)
@@ -347,7 +380,9 @@ def test_level_out_of_range(spec):
         open_compressor(spec)
 
 
-@pytest.mark.parametrize("text", ["", "x", "3.5", " 3", "3 ", "+3", "1_0", "٣", "--1", "9" * 30, "3:3"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "3.5", " 3", "3 ", "+3", "1_0", "٣", "--1", "9" * 30, "3:3"]
+)
 def test_level_is_not_a_number(text):
     with pytest.raises(ValueError, match="is not a level"):
         open_compressor(f"zstd:{text}")
@@ -381,7 +416,7 @@ def test_compressors():
         infos[0].name = "other"
 
 
-# ---- libraries -----------------------------------------------------------------------------------------------------------
+# ---- libraries -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -420,7 +455,9 @@ def test_explicit_path(monkeypatch):
     assert open_compressor("lz4") is not c
 
 
-@pytest.mark.parametrize(("spec", "symbol"), [("zstd", "ZSTD_"), ("deflate", "libdeflate_"), ("lzo", "__lzo_init_v2")])
+@pytest.mark.parametrize(
+    ("spec", "symbol"), [("zstd", "ZSTD_"), ("deflate", "libdeflate_"), ("lzo", "__lzo_init_v2")]
+)
 def test_another_library(spec, symbol):
     with pytest.raises(CompressorNotFound, match=f"it has no {symbol}"):
         open_compressor(spec, path=opened("lz4").path)
@@ -433,10 +470,16 @@ def test_not_a_library():
 
 def test_all_places_are_tried_and_named():
     opened("lz4")
-    nowhere = find.LIBLZ4._replace(library="libnone", env="ZSWAP_LIBNONE", module="no.such.module", soname="libnone.so.9")
-    with pytest.raises(CompressorNotFound, match=r"libnone was not found; tried libnone\.so\.9 \(cannot open"):
+    nowhere = find.LIBLZ4._replace(
+        library="libnone", env="ZSWAP_LIBNONE", module="no.such.module", soname="libnone.so.9"
+    )
+    with pytest.raises(
+        CompressorNotFound, match=r"libnone was not found; tried libnone\.so\.9 \(cannot open"
+    ):
         open_library(nowhere)
-    with pytest.raises(CompressorNotFound, match=r"version \d.* and 99\.1 is the oldest that will do"):
+    with pytest.raises(
+        CompressorNotFound, match=r"version \d.* and 99\.1 is the oldest that will do"
+    ):
         open_library(find.LIBLZ4._replace(minimum=(99, 1)))
 
 
@@ -470,7 +513,7 @@ def test_lzallright_serves_where_liblzo2_is_missing(monkeypatch):
         lzo.open_lzo()
 
 
-# ---- Python callables ----------------------------------------------------------------------------------------------------
+# ---- Python callables ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -592,10 +635,12 @@ def test_python_compressor_arguments():
         c.__init__("other", zlib.compress, zlib.decompress)
 
 
-# ---- registering ---------------------------------------------------------------------------------------------------------
+# ---- registering ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "Upper", "sp ace", "-x", "x" * 33, "ü", "a\n", 3, None])
+@pytest.mark.parametrize(
+    "name", ["", "a:b", "Upper", "sp ace", "-x", "x" * 33, "ü", "a\n", 3, None]
+)
 def test_bad_names(name):
     with pytest.raises(ValueError, match="is not a name"):
         register_compressor(name, zlib.compress, zlib.decompress)
@@ -626,7 +671,9 @@ def test_replacing_and_unregistering():
 
 def test_factory_with_levels(registered):
     def factory(level):
-        return PythonCompressor("mine", lambda data: zlib.compress(data, level), zlib.decompress, level=level)
+        return PythonCompressor(
+            "mine", lambda data: zlib.compress(data, level), zlib.decompress, level=level
+        )
 
     c = registered(factory=factory, levels=(1, 6, 9))
     assert (c.spec, c.level) == ("mine:2", 2)
@@ -668,7 +715,7 @@ def test_register_arguments():
         open_compressor("mine")
 
 
-# ---- capsules ------------------------------------------------------------------------------------------------------------
+# ---- capsules ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spec", ["lz4", "zstd:5"])
@@ -695,7 +742,10 @@ class Table(ctypes.Structure):
         ("struct_size", ctypes.c_uint32),
         ("name", ctypes.c_char_p),
         ("flags", ctypes.c_uint32),
-        *((name, ctypes.c_void_p) for name in ("bound", "ctx_new", "ctx_free", "compress", "decompress", "destroy")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("bound", "ctx_new", "ctx_free", "compress", "decompress", "destroy")
+        ),
     )
 
 
@@ -710,7 +760,10 @@ KIND = b"zswap_core.compressor.v1"
 
 def capsule_of(given):
     new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    new.restype, new.argtypes = (
+        ctypes.py_object,
+        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p),
+    )
     return new(ctypes.addressof(given), KIND, None)
 
 
@@ -748,7 +801,8 @@ def test_capsules_with_a_bad_table(change, message):
 
 @pytest.mark.parametrize("spec", ["lz4", "zstd"])
 def test_capsule_with_a_table_shorter_than_ours(spec):
-    """As whoever built against the first version has it, when tables have grown: behind its end is no memory at all."""
+    """As whoever built against the first version has it, when tables have grown: behind its end is
+    no memory at all."""
     good = open_compressor(spec).capsule
     theirs = given_in(good)
     size = Table.destroy.offset
@@ -806,7 +860,7 @@ def test_read_only_output():
         opened("lz4").compress_into(bytes(PAGE), bytes(PAGE))
 
 
-# ---- the example ---------------------------------------------------------------------------------------------------------
+# ---- the example ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -817,9 +871,16 @@ def xor(tmp_path_factory):
     pytest.importorskip("Cython")
     folder = tmp_path_factory.mktemp("example") / "xor"
     shutil.copytree(EXAMPLE, folder)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, env=env, capture_output=True, text=True
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = folder.glob("xor_compressor.*.so")
@@ -862,7 +923,7 @@ def test_example(xor):
         decompress_anything(c, broken)
 
 
-# ---- errors --------------------------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------
 
 
 def test_error_classes():
@@ -884,6 +945,8 @@ def test_which_libraries_come_first(monkeypatch, preference):
     if preference:
         monkeypatch.setenv("ZSWAP_LIBRARIES", preference)
     places = [("wheel", "/wheel.so"), ("system", "liblz4.so.1")]
-    assert list(find.candidates(find.LIBLZ4)) == (places[::-1] if preference == "system" else places)
+    assert list(find.candidates(find.LIBLZ4)) == (
+        places[::-1] if preference == "system" else places
+    )
     monkeypatch.setenv("ZSWAP_LIBLZ4", "/mine.so")
     assert list(find.candidates(find.LIBLZ4)) == [("path", "/mine.so")]

@@ -40,10 +40,14 @@ TAKING_THE_GIL = {"backings/adapter", "compressors/adapter"}
 pytestmark = pytest.mark.skipif(not (CORE / "abi.pxd").exists(), reason="the sources are not here")
 
 STRING_OR_COMMENT = re.compile(
-    r'("""|\'\'\')(?:.|\n)*?\1 | "(?:\\.|[^"\\\n])*" | \'(?:\\.|[^\'\\\n])*\' | \#[^\n]*', re.VERBOSE
+    r'("""|\'\'\')(?:.|\n)*?\1 | "(?:\\.|[^"\\\n])*" | \'(?:\\.|[^\'\\\n])*\' | \#[^\n]*',
+    re.VERBOSE,
 )
-# A function of C: `cdef` or `cpdef`, perhaps a result, a name and "(".  A pointer to a function has "(*".
-FUNCTION = re.compile(r"^[ ]*(?:cdef|cpdef)[ ]+(?:inline[ ]+)?(?:[\w.]+[ *]+|const[ ]+)*(\w+)\((?!\*)", re.MULTILINE)
+# A function of C: `cdef` or `cpdef`, perhaps a result, a name and "(".  A pointer to a function has
+# "(*".
+FUNCTION = re.compile(
+    r"^[ ]*(?:cdef|cpdef)[ ]+(?:inline[ ]+)?(?:[\w.]+[ *]+|const[ ]+)*(\w+)\((?!\*)", re.MULTILINE
+)
 
 
 def name_of(path):
@@ -93,7 +97,11 @@ def test_core_knows_no_exceptions(path):
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
 def test_core_functions_run_without_the_gil(path):
-    wrong = [f"{path.name}:{line}: {name}" for name, line, tail in functions(code(path)) if "noexcept nogil" not in tail]
+    wrong = [
+        f"{path.name}:{line}: {name}"
+        for name, line, tail in functions(code(path))
+        if "noexcept nogil" not in tail
+    ]
     assert not wrong
 
 
@@ -102,7 +110,11 @@ def test_the_pattern_sees_functions():
         "cdef int a(int x) except -1:\n    cdef int (*f)(int)\n    cdef int v = a(1)\n"
         "cdef inline const uint8_t *b(\n        void *c) noexcept nogil\ncpdef c():\n"
     )
-    assert list(functions(text)) == [("a", 1, " except -1:"), ("b", 4, " noexcept nogil"), ("c", 6, ":")]
+    assert list(functions(text)) == [
+        ("a", 1, " except -1:"),
+        ("b", 4, " noexcept nogil"),
+        ("c", 6, ":"),
+    ]
 
 
 def test_only_adapters_take_the_gil():
@@ -120,9 +132,11 @@ def test_the_core_does_not_import_the_package_above_it():
     ] == []
 
 
-# What turns data into code or objects of its choice.  multiprocessing pickles, but between processes that it made itself.
+# What turns data into code or objects of its choice.  multiprocessing pickles, but between
+# processes that it made itself.
 UNSAFE = re.compile(
-    r"^[ \t]*(?:from|import)[ ](?:_?pickle|cPickle|cloudpickle|dill|joblib|jsonpickle|marshal|shelve|yaml)\b"
+    r"^[ \t]*(?:from|import)[ "
+    r"](?:_?pickle|cPickle|cloudpickle|dill|joblib|jsonpickle|marshal|shelve|yaml)\b"
     r"|(?<![.\w])(?:eval|exec|__import__)\(|\ballow_pickle\b|\bshell=True\b|\bos\.(?:system|popen)\b",
     re.MULTILINE,
 )
@@ -131,14 +145,24 @@ UNSAFE_OUTSIDE_THE_BENCH = re.compile(r"^[ \t]*(?:from|import)[ ]multiprocessing
 
 def python_files():
     folders = [ROOT / "zswap", CORE, ROOT / "bench", ROOT / "examples"]
-    return sorted(path for folder in folders for path in folder.rglob("*.py*") if path.suffix in (".py", ".pyx", ".pxd"))
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.rglob("*.py*")
+        if path.suffix in (".py", ".pyx", ".pxd")
+    )
 
 
 def test_nothing_unpickles_or_evaluates():
-    """No data from outside, be it a file, a socket or another process's memory, can run anything."""
-    found = [(path.name, match[0]) for path in python_files() for match in UNSAFE.finditer(code(path))]
+    """No data from outside, be it a file, a socket or another process's memory, can run
+    anything."""
+    found = [
+        (path.name, match[0]) for path in python_files() for match in UNSAFE.finditer(code(path))
+    ]
     assert found == []
-    users = {path.parent.name for path in python_files() if UNSAFE_OUTSIDE_THE_BENCH.search(code(path))}
+    users = {
+        path.parent.name for path in python_files() if UNSAFE_OUTSIDE_THE_BENCH.search(code(path))
+    }
     assert users <= {"bench"}
 
 
@@ -168,36 +192,54 @@ def test_every_module_has_a_docstring():
     sources = [*CORE.rglob("*.pyx"), *CORE.rglob("*.py"), *(ROOT / "zswap").rglob("*.py")]
     without = []
     for path in sources:
-        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        lines = [
+            line
+            for line in path.read_text().splitlines()
+            if line.strip() and not line.startswith("#")
+        ]
         if lines and not lines[0].startswith('"""'):
             without.append(str(path.relative_to(ROOT)))
     assert not without
 
 
 def test_there_is_one_version_number():
-    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    declared = re.search(
+        r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )[1]
     assert declared == zswap.__version__
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == declared
 
 
-@pytest.mark.parametrize("counter", [counter.name for counter in Counter if counter.name != "COUNTERS"])
+@pytest.mark.parametrize(
+    "counter", [counter.name for counter in Counter if counter.name != "COUNTERS"]
+)
 def test_every_counter_is_shown_and_explained(counter):
     assert counter in zswap.Stats.__dataclass_fields__
     assert re.search(rf"\b{counter}\b", zswap.Stats.__doc__)
 
 
 def test_every_figure_is_explained():
-    assert [name for name in zswap.Stats.__dataclass_fields__ if not re.search(rf"\b{name}\b", zswap.Stats.__doc__)] == []
+    assert [
+        name
+        for name in zswap.Stats.__dataclass_fields__
+        if not re.search(rf"\b{name}\b", zswap.Stats.__doc__)
+    ] == []
 
 
-# ---- floors ---------------------------------------------------------------------------------------------------------
+# ---- floors --------------------------------------------------------------------------------------
 
 
 def test_arrows_run_one_way():
     known = script("floors").graph()
-    table = re.findall(r"^\| (\S+) \| ((?:`\S+` ?)+) \|$", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| (\S+) \| ((?:`\S+` ?)+) \|$", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE
+    )
     on = {
-        name: [at for at, (_, names) in enumerate(table) if any(fnmatch(name, n) for n in re.findall(r"`(\S+)`", names))]
+        name: [
+            at
+            for at, (_, names) in enumerate(table)
+            if any(fnmatch(name, n) for n in re.findall(r"`(\S+)`", names))
+        ]
         for name in known
     }
     assert {name: at for name, at in on.items() if len(at) != 1} == {}, "not on one floor"
@@ -205,11 +247,13 @@ def test_arrows_run_one_way():
     for name, others in known.items():
         above = sorted(other for other in others if on[other] < on[name])
         assert not above, f"{name} knows {above}, which are above it"
-        assert on[name] in ([roof], [plugins]) or [plugins] not in [on[other] for other in others], f"{name} knows a plug-in"
+        assert on[name] in ([roof], [plugins]) or [plugins] not in [
+            on[other] for other in others
+        ], f"{name} knows a plug-in"
     assert script("floors").circles(known) == []
 
 
-# ---- README.md ------------------------------------------------------------------------------------------------------
+# ---- README.md -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +283,15 @@ def test_readme_has_no_gaps(readme):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "SECURITY.md", "docs/bench.md", "docs/design.md", "docs/kernel.md", "docs/reliability.md"]
+    "page",
+    [
+        "README.md",
+        "SECURITY.md",
+        "docs/bench.md",
+        "docs/design.md",
+        "docs/kernel.md",
+        "docs/reliability.md",
+    ],
 )
 def test_links_lead_somewhere(page):
     path = ROOT / page
@@ -248,7 +300,10 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_mutation_still_fits_the_sources():
-    """A mutation whose text is gone tests nothing: `python tests/mutations.py --list` says which."""
+    """A mutation whose text is gone tests nothing: `python tests/mutations.py --list` says
+    which."""
     mutations = script("mutations")
     assert len(mutations.MUTATIONS) > 70
-    assert not [f"{m.name}: {why}" for m in mutations.MUTATIONS if (why := mutations.unfit(m, ROOT))]
+    assert not [
+        f"{m.name}: {why}" for m in mutations.MUTATIONS if (why := mutations.unfit(m, ROOT))
+    ]

@@ -1,4 +1,5 @@
-"""Damage of every kind: with checksums all of it is found; without, no damaged byte makes anybody read or write astray."""
+"""Damage of every kind: with checksums all of it is found; without, no damaged byte makes anybody
+read or write astray."""
 
 import errno
 import os
@@ -26,7 +27,9 @@ def page_of(n, size=PAGE):
     """Pages of five kinds, from nearly all noise to nearly none."""
     rng = random.Random(n)
     noise = rng.randbytes(size * (n % 5 + 1) // 7)
-    return (noise + b"".join(b"record %d: %d; " % (n, rng.randrange(100)) for _ in range(size // 8)))[:size]
+    return (
+        noise + b"".join(b"record %d: %d; " % (n, rng.randrange(100)) for _ in range(size // 8))
+    )[:size]
 
 
 def damages(rng, data):
@@ -113,7 +116,8 @@ def test_without_checksums_damage_stays_within_the_page(engine, spec):
 @pytest.mark.parametrize("name", AVAILABLE)
 @pytest.mark.parametrize("length", [1, 8, PAGE - 1, PAGE + 1, 3 * PAGE])
 def test_the_length_must_be_exact(name, length):
-    """Sound data of a page that is shorter or longer is damage too, and nothing is written behind the page."""
+    """Sound data of a page that is shorter or longer is damage too, and nothing is written behind
+    the page."""
     compressor = open_compressor(name)
     packed = compressor.compress((b"abc" * PAGE * 2)[:length])
     with pytest.raises(zswap.Error):
@@ -151,7 +155,8 @@ def test_cut_and_foreign_data(name):
 
 
 def test_many_threads_meet_damage(engine):
-    """Loads, writeback and recompression meet damaged pages all at once: each tells, none lets one pass."""
+    """Loads, writeback and recompression meet damaged pages all at once: each tells, none lets one
+    pass."""
     z = engine("lz4", checksum=True, max_pool_bytes="64MiB")
     z.swapon(1, backing=Memory(), nr_pages=4000)
     pages = {n: page_of(n) for n in range(600)}
@@ -169,13 +174,18 @@ def test_many_threads_meet_damage(engine):
                 status = np.zeros(600, np.int8)
                 out = z.load_many(range(600), status=status, swap_type=1)
                 for n in range(600):
-                    if (status[n] < 0) != (n in bad) or (status[n] >= 0 and out[n].tobytes() != pages[n]):
+                    if (status[n] < 0) != (n in bad) or (
+                        status[n] >= 0 and out[n].tobytes() != pages[n]
+                    ):
                         wrong.append(n)
         except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=load) for _ in range(2)]
-    threads += [threading.Thread(target=z.shrink, args=(600,)), threading.Thread(target=z.recompress, args=("zstd:9",))]
+    threads += [
+        threading.Thread(target=z.shrink, args=(600,)),
+        threading.Thread(target=z.recompress, args=("zstd:9",)),
+    ]
     for t in threads:
         t.start()
     for t in threads:
@@ -199,7 +209,7 @@ class Memory:
             page[:] = np.frombuffer(self.pages[offset], np.uint8)
 
 
-# ---- the swap file -------------------------------------------------------------------------------------------------------
+# ---- the swap file -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -246,7 +256,9 @@ def test_a_file_that_is_cut_under_us(spilled, left, checksum):
     z[100] = page_of(100)
     os.truncate(path, left)
     for n in (0, 3, 63):
-        with pytest.raises(BackingError, match=f"offset {n}: the backing store failed: .*; look at the device") as caught:
+        with pytest.raises(
+            BackingError, match=f"offset {n}: the backing store failed: .*; look at the device"
+        ) as caught:
             z[n]
         assert caught.value.errno == errno.EIO
     assert z.shrink(1) == 0
@@ -284,7 +296,9 @@ def test_a_file_that_was_overwritten_by_another(spilled, tmp_path):
     shutil.copy(path, tmp_path / "copy")  # and nobody takes the rest for a swap file of ours
 
 
-@pytest.mark.parametrize("content", ["truncated", "foreign", "zeros", "header only", "header of another length"])
+@pytest.mark.parametrize(
+    "content", ["truncated", "foreign", "zeros", "header only", "header of another length"]
+)
 def test_what_is_no_swap_file_any_more_is_refused(tmp_path, content):
     path = tmp_path / "swap"
     zswap.SwapFile(path, "64KiB").close()

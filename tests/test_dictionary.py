@@ -1,4 +1,5 @@
-"""Dictionaries for zstd: made, used, told apart, gone over to while pages are in flight, and freed."""
+"""Dictionaries for zstd: made, used, told apart, gone over to while pages are in flight, and
+freed."""
 
 import contextlib
 import gc
@@ -19,7 +20,8 @@ TRAINED = bytes.fromhex("37a430ec")  # how zstd's own dictionaries begin
 
 
 def record_pages(seed, count):
-    """Pages of small records: each of another kind than the rest of its page, and like ones on other pages."""
+    """Pages of small records: each of another kind than the rest of its page, and like ones on
+    other pages."""
     kinds = [random.Random(f"kind {kind}").randbytes(48).hex() for kind in range(400)]
     rng = random.Random(seed)
     pages = []
@@ -56,7 +58,7 @@ def until(condition, seconds=20):
         time.sleep(0.001)
 
 
-# ---- what it is for -------------------------------------------------------------------------------------------------
+# ---- what it is for ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["raw", "trained"])
@@ -98,7 +100,7 @@ def test_any_buffer_is_a_dictionary(raw):
     assert open_compressor("zstd:3").dictionary is None
 
 
-# ---- names ----------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
 
 def test_names_tell_dictionaries_apart(engine, raw):
@@ -137,7 +139,7 @@ def test_another_allocator_keeps_the_dictionary(engine, pages, raw):
     assert len(set(z.compressed_sizes([0, 1]).tolist())) == 1
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -183,12 +185,15 @@ def test_registered_compressors_take_none(codec, raw):
         open_compressor(codec(), dictionary=raw)
 
 
-# ---- which page goes with which dictionary --------------------------------------------------------------------------
+# ---- which page goes with which dictionary -------------------------------------------------------
 
 
 def test_another_dictionary_does_not_give_the_page_back(pages, raw):
     page = pages[0].tobytes()
-    right, wrong = open_compressor("zstd:3", dictionary=raw), open_compressor("zstd:3", dictionary=raw[::-1])
+    right, wrong = (
+        open_compressor("zstd:3", dictionary=raw),
+        open_compressor("zstd:3", dictionary=raw[::-1]),
+    )
     packed = right.compress(page)
     with contextlib.suppress(Error):  # without checksums zstd may not notice
         assert wrong.decompress(packed, PAGE) != page
@@ -286,7 +291,7 @@ def test_it_is_freed_when_no_page_ever_came(engine, raw):
     until(lambda: (z.stats(), not any(c() for c in seen))[1])
 
 
-# ---- making one -----------------------------------------------------------------------------------------------------
+# ---- making one ----------------------------------------------------------------------------------
 
 
 def test_training(trained):
@@ -347,5 +352,10 @@ def test_without_a_dictionary_builder(monkeypatch, pages):
     monkeypatch.setenv("ZSWAP_LIBZDICT", "/nonexistent/lib.so")
     with pytest.raises(CompressorNotFound) as caught:
         train_dictionary(pages)
-    for part in ("/nonexistent/lib.so", "pip install zstandard", "apt install libzstd1", "ZSWAP_LIBZDICT"):
+    for part in (
+        "/nonexistent/lib.so",
+        "pip install zstandard",
+        "apt install libzstd1",
+        "ZSWAP_LIBZDICT",
+    ):
         assert part in str(caught.value)

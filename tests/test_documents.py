@@ -1,4 +1,5 @@
-"""README.md, SECURITY.md and docs/: every line of them that is code runs, or names commands and options that there are."""
+"""README.md, SECURITY.md and docs/: every line of them that is code runs, or names commands and
+options that there are."""
 
 import re
 import shlex
@@ -13,7 +14,11 @@ from zswap import demonstration
 from zswap.__main__ import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "SECURITY.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "SECURITY.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not here")
 
@@ -42,7 +47,7 @@ def test_every_block_says_what_it_is():
         assert set(opened) <= {"python", "sh", ""}, page
 
 
-# ---- Python -----------------------------------------------------------------------------------------------------------
+# ---- Python --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -62,40 +67,58 @@ def test_blocks_of_python_run_one_after_another(page, tmp_path, monkeypatch):
                 value.close()
 
 
-# Calls, assignments and attributes of an engine or of the package; not names of files, figures, or signatures with "...".
-PYTHON_SPAN = re.compile(r"(?:print\(|help\()?(?:z|zswap|status|pages)(?:\.|\[)[a-zA-Z]\w*[\w.]*(?:[\[( =].*|\))?")
+# Calls, assignments and attributes of an engine or of the package; not names of files, figures, or
+# signatures with "...".
+PYTHON_SPAN = re.compile(
+    r"(?:print\(|help\()?(?:z|zswap|status|pages)(?:\.|\[)[a-zA-Z]\w*[\w.]*(?:[\[( =].*|\))?"
+)
 
 
 def python_spans():
     found = {}
     for page in PAGES:
         for span in spans(page):
-            if PYTHON_SPAN.fullmatch(span) and not span.endswith((".py", ".pyx", ".md", ".sock")) and "…" not in span:
+            if (
+                PYTHON_SPAN.fullmatch(span)
+                and not span.endswith((".py", ".pyx", ".md", ".sock"))
+                and "…" not in span
+            ):
                 found.setdefault(span, page)
     return found
 
 
 def test_spans_of_python_are_found():
-    assert {'z.compressor = "zstd:3"', "z.compact()", "print(z.stats())", "help(zswap.ZSwap)"} <= set(python_spans())
+    assert {
+        'z.compressor = "zstd:3"',
+        "z.compact()",
+        "print(z.stats())",
+        "help(zswap.ZSwap)",
+    } <= set(python_spans())
 
 
 @pytest.mark.parametrize("span", python_spans())
 def test_spans_of_python_run(span, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with zswap.ZSwap(max_pool_bytes="16MiB") as z:
-        z.store_many(np.arange(20), np.random.default_rng(0).integers(0, 9, (20, z.page_size), np.uint8))
+        z.store_many(
+            np.arange(20), np.random.default_rng(0).integers(0, 9, (20, z.page_size), np.uint8)
+        )
         exec(span, {"zswap": zswap, "z": z, "n": 1, "path": str(tmp_path / "x")})
 
 
-# ---- shell ------------------------------------------------------------------------------------------------------------
+# ---- shell ---------------------------------------------------------------------------------------
 
 
 def commands():
-    """Each command of the blocks and spans, with its page: without variables set, comments and the parts of a pipe."""
+    """Each command of the blocks and spans, with its page: without variables set, comments and the
+    parts of a pipe."""
     starts = re.compile(r"(?:\.venv/bin/)?(?:zswap|python3?|pytest|pip|bash)(?= )")
     for page in PAGES:
         lines = [line for _, block in blocks(page, "sh") for line in block.splitlines()]
-        for line in (*lines, *(span for span in spans(page) if starts.match(re.sub(r"^\w+=\S+ ", "", span)))):
+        for line in (
+            *lines,
+            *(span for span in spans(page) if starts.match(re.sub(r"^\w+=\S+ ", "", span))),
+        ):
             for part in re.split(r" (?:&&|\|\|?) |; ", line):
                 words = shlex.split(part.replace("…", ""), comments=True)
                 while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -112,7 +135,8 @@ def options_of(command):
 
 
 def wrong_zswap(words):
-    """What is wrong with a command line of zswap: words in brackets are optional there, `N` and `PATH` stand for values."""
+    """What is wrong with a command line of zswap: words in brackets are optional there, `N` and
+    `PATH` stand for values."""
     command = cli
     for word in words:
         name = word.strip("[]")
@@ -133,12 +157,20 @@ def wrong(words):
     if program == "pip":
         declared = (ROOT / "pyproject.toml").read_text()
         extras = [extra for word in rest for extra in re.findall(r"\[([\w,-]+)\]", word)]
-        missing = [extra for extra in extras if not re.search(rf"^{extra} = \[", declared, re.MULTILINE)]
+        missing = [
+            extra for extra in extras if not re.search(rf"^{extra} = \[", declared, re.MULTILINE)
+        ]
         return f"no extra {missing}" if missing else None
     paths = [
-        word for word in rest if not word.startswith("-") and re.search(r"^(?:bench|tests|examples|docs)\b|\.pyx?$", word)
+        word
+        for word in rest
+        if not word.startswith("-") and re.search(r"^(?:bench|tests|examples|docs)\b|\.pyx?$", word)
     ]
-    missing = [path for path in paths if "." in path and not path.endswith((".png", ".svg")) and not (ROOT / path).exists()]
+    missing = [
+        path
+        for path in paths
+        if "." in path and not path.endswith((".png", ".svg")) and not (ROOT / path).exists()
+    ]
     if missing:
         return f"{missing} is not there"
     if program.startswith("python") and paths and paths[0] != "setup.py":
@@ -168,7 +200,8 @@ def test_what_is_wrong_with_a_command_is_seen():
 
 
 @pytest.mark.parametrize(
-    ("page", "words"), [pytest.param(page, words, id=f"{page}: {' '.join(words)[:60]}") for page, words in commands()]
+    ("page", "words"),
+    [pytest.param(page, words, id=f"{page}: {' '.join(words)[:60]}") for page, words in commands()],
 )
 def test_commands_and_their_options_exist(page, words):
     assert wrong(words) is None, page
@@ -178,5 +211,10 @@ def test_the_report_in_the_readme_is_as_the_report_is_now():
     """Its parts, whatever the figures."""
     shown = next(block for block in blocks("README.md", "") if "demonstration" in block[1])[1]
     assert shown.splitlines()[0].startswith(demonstration.TITLE)
-    for part in (r"^compressor +saves +store +load +this kernel's$", "^Worth it: zram with ", r"^To set zram \(", "^  dev="):
+    for part in (
+        r"^compressor +saves +store +load +this kernel's$",
+        "^Worth it: zram with ",
+        r"^To set zram \(",
+        "^  dev=",
+    ):
         assert re.search(part, shown, re.MULTILINE)

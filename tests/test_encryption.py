@@ -1,4 +1,5 @@
-"""Encrypted swap files: the cipher against published vectors, the file and the process's memory against a search."""
+"""Encrypted swap files: the cipher against published vectors, the file and the process's memory
+against a search."""
 
 import copy
 import errno
@@ -44,13 +45,14 @@ def read(file, *offsets):
     return bytes(out)
 
 
-# ---- the cipher ----------------------------------------------------------------------------------------------------------
+# ---- the cipher ----------------------------------------------------------------------------------
 
 IEEE_KEY = bytes.fromhex(
     "2718281828459045235360287471352662497757247093699959574966967627"
     "3141592653589793238462643383279502884197169399375105820974944592"
 )
-# IEEE 1619-2007, annex B, vectors 10 to 14 (XTS-AES-256): the data unit's number; how its ciphertext begins and ends.
+# IEEE 1619-2007, annex B, vectors 10 to 14 (XTS-AES-256): the data unit's number; how its
+# ciphertext begins and ends.
 IEEE_1619 = [
     (0xFF, "1c3b3a102f770386e4836c99e370cf9b", "a9fcea70b9c6e693e148c151"),
     (0xFFFF, "77a31251618a15e6b92d1d66dffe7b50", "42af8100cb9d59cef9645803"),
@@ -97,7 +99,8 @@ def test_a_run_is_its_pages_one_by_one(page_size):
 def test_without_libcrypto(path, monkeypatch):
     monkeypatch.setattr(ciphers, "LIBCRYPTO", ciphers.LIBCRYPTO._replace(**NO_LIBRARY))
     with pytest.raises(
-        BackingError, match=r"encrypt=True needs libcrypto.*libnone\.so\.9.*libnone\.so\.8.*apt install"
+        BackingError,
+        match=r"encrypt=True needs libcrypto.*libnone\.so\.9.*libnone\.so\.8.*apt install",
     ) as caught:
         SwapFile(path, "64KiB", encrypt=True)
     assert caught.value.errno == errno.ENOENT
@@ -113,7 +116,7 @@ def test_a_libcrypto_of_ones_choice(path, monkeypatch):
         SwapFile(path, "64KiB", encrypt=True)
 
 
-# ---- the file ------------------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page_size", [4096, 16384])
@@ -127,17 +130,23 @@ def test_the_pages_come_back_and_are_not_in_the_file(path, direct, page_size):
         assert "encrypted" in repr(file)
         for step in range(40):
             count = rng.choice([1, 2, 70, 100])
-            offsets = sorted(rng.sample(range(n), count)) if step % 2 else list(range(step, step + count))
+            offsets = (
+                sorted(rng.sample(range(n), count)) if step % 2 else list(range(step, step + count))
+            )
             memory = memoryview(mmap.mmap(-1, (count + 1) * page_size))
             memory = memory[8 * (step % 3) :][: count * page_size]  # aligned for O_DIRECT, and not
             memory[:] = before = rng.randbytes(count * page_size)
             file.write_pages(offsets, memory)
             assert memory == before  # the caller's own are not encrypted in place
-            pages.update((o, before[i * page_size : (i + 1) * page_size]) for i, o in enumerate(offsets))
+            pages.update(
+                (o, before[i * page_size : (i + 1) * page_size]) for i, o in enumerate(offsets)
+            )
             offsets = rng.sample(sorted(pages), rng.randrange(1, min(len(pages), 100) + 1))
             if step % 3:
                 offsets.sort()
-            memory = memoryview(mmap.mmap(-1, (len(offsets) + 1) * page_size))[8 * (step % 2) :][: len(offsets) * page_size]
+            memory = memoryview(mmap.mmap(-1, (len(offsets) + 1) * page_size))[8 * (step % 2) :][
+                : len(offsets) * page_size
+            ]
             file.read_pages(offsets, memory)
             assert memory == b"".join(pages[o] for o in offsets)
         content = path.read_bytes()
@@ -166,7 +175,9 @@ def test_places_and_openings_differ(path):
 
     first, second = sealed(1, 2), sealed(1, 2)
     assert len({*first, *second}) == 4
-    with SwapFile(path, "64KiB", encrypt=True) as file:  # a documented limit: the same page at the same place is seen
+    with SwapFile(
+        path, "64KiB", encrypt=True
+    ) as file:  # a documented limit: the same page at the same place is seen
         file.write_pages([5], page)
         before = path.read_bytes()
         file.write_pages([5], pages_of(3, 1))
@@ -206,7 +217,10 @@ def test_many_threads_at_once(path, shift):
             file.read_pages(mine, memory)
             assert memory == pages
 
-    with SwapFile(path, threads * n * PAGE, encrypt=True) as file, ThreadPoolExecutor(threads) as pool:
+    with (
+        SwapFile(path, threads * n * PAGE, encrypt=True) as file,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         list(pool.map(work, range(threads)))
 
 
@@ -218,7 +232,9 @@ def test_a_failing_libcrypto_is_an_error(path):
         before = path.read_bytes()
         for after in (0, 1, 3):
             fail_updates(file, after)
-            with pytest.raises(BackingError, match=r"cannot write 4 pages.*libcrypto could not encrypt") as caught:
+            with pytest.raises(
+                BackingError, match=r"cannot write 4 pages.*libcrypto could not encrypt"
+            ) as caught:
                 file.write_pages(range(4), memory)
             assert caught.value.errno == errno.EKEYREJECTED
             assert memory[:] == pages
@@ -270,7 +286,10 @@ def test_an_engine_over_a_path(path, engine):
 
 
 def test_encrypt_has_to_be_kept(path, memory_store, engine):
-    with SwapFile(path, "64KiB") as plain, pytest.raises(ValueError, match="does not encrypt; open a SwapFile with"):
+    with (
+        SwapFile(path, "64KiB") as plain,
+        pytest.raises(ValueError, match="does not encrypt; open a SwapFile with"),
+    ):
         open_backing(plain, encrypt=True)
     with pytest.raises(ValueError, match="has to encrypt by itself"):
         ZSwap(backing=memory_store(), encrypt=True)
@@ -295,7 +314,9 @@ def in_clear(z, area, path):
 @pytest.mark.parametrize("said", ["to the engine", "to an area", "by a file"])
 def test_every_later_file_is_encrypted(path, engine, memory_store, said):
     """Once one is, wherever that was said; in clear only when that is said."""
-    first, second, third, fourth = (path.with_name(name) for name in ("first", "second", "third", "fourth"))
+    first, second, third, fourth = (
+        path.with_name(name) for name in ("first", "second", "third", "fourth")
+    )
     options = {"shrinker_enabled": False}
     if said == "to the engine":
         z = engine(backing=first, encrypt=True, **options)
@@ -352,7 +373,7 @@ def test_in_clear_by_default_and_when_said(path, engine):
         z.close()
 
 
-# ---- the key -------------------------------------------------------------------------------------------------------------
+# ---- the key -------------------------------------------------------------------------------------
 
 
 def test_closing_wipes_the_key(path):
@@ -455,7 +476,9 @@ class Other:
         return places
 
 
-searches = pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="the sanitizer's memory is endless")
+searches = pytest.mark.skipif(
+    "ZSWAP_SANITIZED" in os.environ, reason="the sanitizer's memory is endless"
+)
 
 
 @searches
@@ -500,7 +523,9 @@ def test_the_key_page_is_kept_from_dumps_and_swap(path):
             assert "lo" in flags
 
 
-@pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="the sanitizer says of everything that it is locked")
+@pytest.mark.skipif(
+    "ZSWAP_SANITIZED" in os.environ, reason="the sanitizer says of everything that it is locked"
+)
 def test_a_key_that_cannot_be_locked_is_not_passed_over(python):
     program = """
 import os, resource, tempfile, warnings

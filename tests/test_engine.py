@@ -1,4 +1,5 @@
-"""What the engine does with one call after the other: order of checks, limits, references, pools, areas, damaged pages."""
+"""What the engine does with one call after the other: order of checks, limits, references, pools,
+areas, damaged pages."""
 
 import contextlib
 import errno
@@ -20,7 +21,8 @@ WORD = b"12345678" * 512
 
 
 def noise(seed, size=PAGE):
-    """A page that no compressor shortens: it takes one allocator page, which makes limits easy to count."""
+    """A page that no compressor shortens: it takes one allocator page, which makes limits easy to
+    count."""
     return random.Random(seed).randbytes(size)
 
 
@@ -38,7 +40,15 @@ def counted(before, after):
         name
         for name in before.to_dict()
         if name.startswith("reject_")
-        or name in ("pool_limit_hit", "decompress_fail", "duplicate_entry", "loads", "load_misses", "invalidates")
+        or name
+        in (
+            "pool_limit_hit",
+            "decompress_fail",
+            "duplicate_entry",
+            "loads",
+            "load_misses",
+            "invalidates",
+        )
     ]
     return {
         name: getattr(after, name) - getattr(before, name)
@@ -60,7 +70,7 @@ def refused(z, offset, page, error, **expected):
     z._validate()
 
 
-# ---- the parts: entries, words, the LRU -----------------------------------------------------------------------------
+# ---- the parts: entries, words, the LRU ----------------------------------------------------------
 
 
 def test_an_entry_is_small():
@@ -120,7 +130,7 @@ def test_lru_against_a_list():
         assert lru.order(newest_first=True) == listed[::-1]
 
 
-# ---- the order of checks --------------------------------------------------------------------------------------------
+# ---- the order of checks -------------------------------------------------------------------------
 # Every pair of reasons that can hold at once: the one that comes first is the one that is counted.
 
 
@@ -149,7 +159,9 @@ def test_disabled_comes_before_same_filled_and_limit(engine):
 def test_the_area_comes_before_same_filled_and_limit(engine):
     z = engine(max_pool_bytes=0)
     z.swapon(1, nr_pages=10)
-    for page, (swap_type, offset) in itertools.product((ZEROS, noise(1)), ((2, 0), (1, 10), (1, 1 << 40))):
+    for page, (swap_type, offset) in itertools.product(
+        (ZEROS, noise(1)), ((2, 0), (1, 10), (1, 1 << 40))
+    ):
         before = z.stats()
         with pytest.raises(ValueError, match=f"{offset}"):
             z.store(offset, page, swap_type=swap_type)
@@ -190,7 +202,9 @@ def test_the_limit_comes_before_the_threshold(engine):
 def test_the_threshold_comes_before_the_compressor(engine, codec):
     bad = threading.Event()
     z = engine(
-        codec(lambda data: failing(data) if bad.is_set() else data), max_pool_bytes=4 * PAGE, accept_threshold_percent=25
+        codec(lambda data: failing(data) if bad.is_set() else data),
+        max_pool_bytes=4 * PAGE,
+        accept_threshold_percent=25,
     )
     for i in range(4):
         z[i] = noise(i)
@@ -220,11 +234,12 @@ def test_no_context_comes_before_the_compressor(engine, codec):
     assert z[0] == noise(0)
 
 
-# ---- no stale copy --------------------------------------------------------------------------------------------------
+# ---- no stale copy -------------------------------------------------------------------------------
 
 
 def reasons():
-    """Name, and what makes an engine with a `Codec` refuse the next page; with the Status of that."""
+    """Name, and what makes an engine with a `Codec` refuse the next page; with the Status of
+    that."""
 
     def disabled(z, c):
         z.parameters["enabled"] = False
@@ -302,7 +317,7 @@ def test_an_area_that_ends_takes_its_pages_along(engine):
     assert z.stats().stored_pages == 0
 
 
-# ---- what is held, and what is counted ------------------------------------------------------------------------------
+# ---- what is held, and what is counted -----------------------------------------------------------
 
 
 def test_every_kind_replaces_every_kind(engine, make_page):
@@ -402,7 +417,8 @@ def test_poor_compression_can_be_refused(engine, make_page):
 
 
 def test_an_allocator_that_takes_no_whole_page(engine, make_page):
-    # zbud puts two pages in one or refuses, whatever the parameter says; the error must not blame the parameter.
+    # zbud puts two pages in one or refuses, whatever the parameter says; the error must not blame
+    # the parameter.
     z = engine("lz4", "zbud")
     before = z.stats()
     with pytest.raises(Error) as caught:
@@ -414,7 +430,9 @@ def test_an_allocator_that_takes_no_whole_page(engine, make_page):
     assert z[2] == make_page(2)
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 16, 100, 2048, 4000, 4064, 4080, 4090, 4094, 4095, 4096, 4097, 5000, 20000])
+@pytest.mark.parametrize(
+    "length", [0, 1, 2, 16, 100, 2048, 4000, 4064, 4080, 4090, 4094, 4095, 4096, 4097, 5000, 20000]
+)
 def test_compressed_lengths_at_the_edges(engine, codec, length):
     # A "compressor" that gives exactly this length, and knows the page by heart.
     page = noise(1)
@@ -483,11 +501,12 @@ def test_a_batch_may_name_any_page_any_number_of_times(engine, make_page, thread
     assert z.stats().stored_pages == 0
 
 
-# ---- the limit and its hysteresis -----------------------------------------------------------------------------------
+# ---- the limit and its hysteresis ----------------------------------------------------------------
 
 
 def fill(z, start=0):
-    """Store pages that take one allocator page each, until one is refused; returns how many were held."""
+    """Store pages that take one allocator page each, until one is refused; returns how many were
+    held."""
     for n in itertools.count(start):
         if z.store_many([n], noise(n))[0] < 0:
             return n - start
@@ -512,9 +531,13 @@ def test_part_of_a_page_is_no_page(engine):
 def test_a_limit_of_less_than_a_few_pages_is_refused(engine, page_size):
     z = engine(page_size=page_size, max_pool_bytes=4 * page_size)
     for few in (1, page_size - 1, page_size, 4 * page_size - 1, "1KiB"):
-        with pytest.raises(ValueError, match=rf"max_pool_bytes.*at least {4 * page_size} bytes, or 0"):
+        with pytest.raises(
+            ValueError, match=rf"max_pool_bytes.*at least {4 * page_size} bytes, or 0"
+        ):
             engine(page_size=page_size, max_pool_bytes=few)
-        with pytest.raises(ValueError, match=rf"max_pool_bytes.*at least {4 * page_size} bytes, or 0"):
+        with pytest.raises(
+            ValueError, match=rf"max_pool_bytes.*at least {4 * page_size} bytes, or 0"
+        ):
             z.parameters["max_pool_bytes"] = few
         assert z.stats().max_pool_bytes == z.parameters["max_pool_bytes"] == 4 * page_size
     for none in (0, "0"):
@@ -555,7 +578,9 @@ def test_after_the_limit_pages_are_refused_down_to_the_threshold(engine, thresho
     pages = 20
     z = engine(max_pool_bytes=pages * PAGE, accept_threshold_percent=threshold)
     assert fill(z) == pages
-    accept = min(pages * threshold // 100, pages - 1)  # at the limit itself it is the limit that refuses
+    accept = min(
+        pages * threshold // 100, pages - 1
+    )  # at the limit itself it is the limit that refuses
     for held in range(pages - 1, accept, -1):
         z.invalidate(held)
         refused(z, 100, noise(100), PoolLimitError, reject_accept_threshold=1)
@@ -596,7 +621,8 @@ def test_only_a_store_hits_the_limit(engine):
     z = engine(max_pool_bytes=10 * PAGE, accept_threshold_percent=10)
     for n in range(10):
         z[n] = noise(n)
-    # At the limit, but no store was refused: loads, invalidations, compaction and same-filled pages do not count as a hit.
+    # At the limit, but no store was refused: loads, invalidations, compaction and same-filled pages
+    # do not count as a hit.
     z.load(0)
     z.compact()
     z[20] = ZEROS
@@ -657,7 +683,7 @@ def test_the_limit_counts_memory_not_payload(engine, page_size, make_page):
     assert held > (1 << 20) // page_size  # it compresses
 
 
-# ---- areas ----------------------------------------------------------------------------------------------------------
+# ---- areas ---------------------------------------------------------------------------------------
 
 
 def test_areas_are_apart(engine, make_page):
@@ -699,7 +725,12 @@ def test_an_offline_area_is_empty(engine):
     status = np.zeros(2, np.int8)
     z.load_many([1, 2], swap_type=4, status=status)
     assert status.tolist() == [Status.ABSENT] * 2
-    assert z.invalidate_many([1, 2], swap_type=4) == z.invalidate_range(0, 5, swap_type=4) == z.invalidate_area(4) == 0
+    assert (
+        z.invalidate_many([1, 2], swap_type=4)
+        == z.invalidate_range(0, 5, swap_type=4)
+        == z.invalidate_area(4)
+        == 0
+    )
     assert z.compressed_sizes([1, 2], swap_type=4).tolist() == [-1, -1]
     assert z.stats().reject_area == 2
 
@@ -736,7 +767,7 @@ def test_area_0_can_be_swapped_off_and_on(engine):
         z[2] = noise(1)
 
 
-# ---- ranges ---------------------------------------------------------------------------------------------------------
+# ---- ranges --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -746,10 +777,17 @@ def test_ranges_against_a_dict(engine, seed):
     near = [0, 1, 63, 64, 65, 16383, 16384, 16385, 32767, 32768, 5 << 20, 1 << 46, (1 << 47) - 1]
     held = {}
     for _ in range(60):
-        batch = {rng.choice(near) if rng.random() < 0.2 else rng.randrange(40000): rng.randrange(1 << 30) for _ in range(40)}
-        z.store_many(list(batch), b"".join(struct.pack("<I", v) + bytes(PAGE - 4) for v in batch.values()))
+        batch = {
+            rng.choice(near) if rng.random() < 0.2 else rng.randrange(40000): rng.randrange(1 << 30)
+            for _ in range(40)
+        }
+        z.store_many(
+            list(batch), b"".join(struct.pack("<I", v) + bytes(PAGE - 4) for v in batch.values())
+        )
         held.update(batch)
-        start, stop = sorted(rng.choice(near) if rng.random() < 0.4 else rng.randrange(40000) for _ in range(2))
+        start, stop = sorted(
+            rng.choice(near) if rng.random() < 0.4 else rng.randrange(40000) for _ in range(2)
+        )
         stop += rng.choice([0, 1])
         gone = [o for o in held if start <= o < stop]
         assert z.invalidate_range(start, stop) == len(gone)
@@ -758,11 +796,13 @@ def test_ranges_against_a_dict(engine, seed):
         assert list(z) == sorted(held)
         z._validate()
     pages = z.load_many(sorted(held))
-    assert [int(v) for v in pages[:, :4].copy().view("<u4")[:, 0]] == [held[o] for o in sorted(held)]
+    assert [int(v) for v in pages[:, :4].copy().view("<u4")[:, 0]] == [
+        held[o] for o in sorted(held)
+    ]
     assert z.invalidate_area() == len(held)
 
 
-# ---- pools ----------------------------------------------------------------------------------------------------------
+# ---- pools ---------------------------------------------------------------------------------------
 
 
 def test_pages_stay_readable_after_a_switch(engine, make_page):
@@ -777,7 +817,9 @@ def test_pages_stay_readable_after_a_switch(engine, make_page):
     for n, (compressor, zpool) in enumerate(specs):
         z.compressor, z.zpool = compressor, zpool
         z[n] = make_page(n)
-    until(lambda: len(z.pools()) == len(specs))  # those in between, between two assignments, were empty
+    until(
+        lambda: len(z.pools()) == len(specs)
+    )  # those in between, between two assignments, were empty
     z._validate()
     assert [z[n] for n in range(len(specs))] == [make_page(n) for n in range(len(specs))]
     pools = z.pools()
@@ -889,14 +931,17 @@ def test_a_switch_that_fails_changes_nothing(engine, make_page):
     assert z.pools()[0].stored_pages == 2
 
 
-# ---- compaction -----------------------------------------------------------------------------------------------------
+# ---- compaction ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc:4", "zsmalloc-kernel"])
 def test_compact_moves_pages_together_and_keeps_them(engine, zpool, make_page):
     z = engine("lz4", zpool)
     pages = 2000
-    z.store_many(np.arange(pages), b"".join(make_page(n % 50, incompressible=0.05 + n % 7 / 10) for n in range(pages)))
+    z.store_many(
+        np.arange(pages),
+        b"".join(make_page(n % 50, incompressible=0.05 + n % 7 / 10) for n in range(pages)),
+    )
     keep = [n for n in range(pages) if n % 10 == 3]
     z.invalidate_many([n for n in range(pages) if n % 10 != 3])
     before = z.stats()
@@ -925,7 +970,7 @@ def test_compact_with_nothing_to_do(engine):
     assert z[1] == noise(1)
 
 
-# ---- compressors that fail, lie and return garbage ------------------------------------------------------------------
+# ---- compressors that fail, lie and return garbage -----------------------------------------------
 
 
 class Broken(Exception):
@@ -960,7 +1005,8 @@ def test_compress_that_returns_no_buffer(engine, codec, result):
 
 
 def damaged(engine, codec, decompress):
-    """Hold a page that decompress() cannot give back: the error, the counter, the entry that is kept."""
+    """Hold a page that decompress() cannot give back: the error, the counter, the entry that is
+    kept."""
     z = engine(codec(lambda data: data[:100], decompress))
     z[3] = noise(3)
     for count in (1, 2):
@@ -1004,7 +1050,8 @@ def test_decompress_that_returns_no_buffer(engine, codec, result):
 
 
 @pytest.mark.parametrize(
-    ("decompress", "cause"), [(raises, Broken), (lambda data: b"short", ValueError), (lambda data: None, TypeError)]
+    ("decompress", "cause"),
+    [(raises, Broken), (lambda data: b"short", ValueError), (lambda data: None, TypeError)],
 )
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_damaged_page_says_why(engine, codec, decompress, cause, batch):
@@ -1047,7 +1094,10 @@ def test_a_codec_that_needs_a_context_to_decompress(engine, codec):
     # A worker that has no context yet and gets none: an error for this call, and the page stays.
     c.context_error = -errno.ENOMEM
     c.hold_decompress = True
-    workers = [threading.Thread(target=z.load_many, args=([0],), kwargs={"status": np.zeros(1, np.int8)}) for _ in range(3)]
+    workers = [
+        threading.Thread(target=z.load_many, args=([0],), kwargs={"status": np.zeros(1, np.int8)})
+        for _ in range(3)
+    ]
     for t in workers:
         t.start()
     c.hold_decompress = False
@@ -1127,7 +1177,8 @@ print("done")
 
 
 def test_an_engine_can_be_collected_inside_a_call(python):
-    # Its end comes while this thread is in a call of another engine; it must still stop its thread and free its memory.
+    # Its end comes while this thread is in a call of another engine; it must still stop its thread
+    # and free its memory.
     assert (
         python(
             """
@@ -1158,12 +1209,13 @@ print(threads() - before)
     )
 
 
-# ---- references -----------------------------------------------------------------------------------------------------
+# ---- references ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["single", "many"])
 def test_readers_of_one_page_beyond_the_references_of_an_entry(python, mode):
-    # 253 calls hold a reference inside a decompressor in Python; the next waits, and must not keep the GIL from the others.
+    # 253 calls hold a reference inside a decompressor in Python; the next waits, and must not keep
+    # the GIL from the others.
     out = python(
         """
 import hooks, sys, threading, zswap
@@ -1212,7 +1264,7 @@ print("done")
     assert out.strip() == "done"
 
 
-# ---- memory runs out ------------------------------------------------------------------------------------------------
+# ---- memory runs out -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["raw", "same-filled", "sparse"])

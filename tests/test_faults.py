@@ -1,7 +1,8 @@
-"""Every place that can fail, made to fail: no page is lost or wrong, nothing leaks, and the error says what to do.
+"""Every place that can fail, made to fail: no page is lost or wrong, nothing leaks, and the error
+says what to do.
 
-The sites are those of zswap_core/fault.pxd.  `everything` is a program that comes by all of them; it is run with each site
-failing, in turn, the first time, a later time and always.
+The sites are those of zswap_core/fault.pxd.  `everything` is a program that comes by all of them;
+it is run with each site failing, in turn, the first time, a later time and always.
 """
 
 import contextlib
@@ -139,7 +140,8 @@ class Program:
 
 
 def settle(z, oracle):
-    """What must hold when nothing fails any more: every page, the structures, and all memory given back at the end."""
+    """What must hold when nothing fails any more: every page, the structures, and all memory given
+    back at the end."""
     assert sorted(z) == sorted(oracle)
     for offset, page in oracle.items():
         assert z[offset] == page
@@ -150,12 +152,19 @@ def settle(z, oracle):
     z.compact()
     z._validate()
     s = z.stats()
-    assert (s.stored_pages, s.same_filled_pages, s.compressed_bytes, s.backed_pages, s.pool_total_size) == (0, 0, 0, 0, 0)
+    assert (
+        s.stored_pages,
+        s.same_filled_pages,
+        s.compressed_bytes,
+        s.backed_pages,
+        s.pool_total_size,
+    ) == (0, 0, 0, 0, 0)
     assert len(z) == 0
 
 
 def everything(folder, monkeypatch, binds, until):
-    """Come by every site.  The engines, each with the pages that it must have, and the errors met."""
+    """Come by every site.  The engines, each with the pages that it must have, and the errors
+    met."""
     p = Program()
     engines = []
     psi = folder / "memory.pressure"
@@ -188,7 +197,9 @@ def everything(folder, monkeypatch, binds, until):
         p.store_many(z, oracle, list(range(10, 160)), text, threads=3)
         p.store_many(z, oracle, list(range(160, 200)), same)
         p.store_many(z, oracle, list(range(200, 240)), noise)
-        p.store_many(z, oracle, [n * SHARD + 7 for n in range(90)], same)  # more shards than the first table takes
+        p.store_many(
+            z, oracle, [n * SHARD + 7 for n in range(90)], same
+        )  # more shards than the first table takes
         p.load_many(z, oracle, list(oracle), threads=3)
         for offset in list(oracle)[::9]:
             p.load(z, oracle, offset)
@@ -243,16 +254,23 @@ def test_whatever_fails_no_page_is_lost(tmp_path, monkeypatch, binds, until, sit
         count = failed()
         reached = hits().get(site, 0)
     assert min(max(before - nth + 1, 0), times) <= count <= min(max(reached - nth + 1, 0), times)
-    assert count or (when == "later" and reached) or (not binds and site in ("ARENA_BIND", "ARENA_NODES"))
+    assert (
+        count
+        or (when == "later" and reached)
+        or (not binds and site in ("ARENA_BIND", "ARENA_NODES"))
+    )
     for error in errors:
         assert not isinstance(error, PageCorruptError) or site == "DECOMPRESS"
-        assert not isinstance(error, CompressorNotFound) or site in ("LIBRARY_OPEN", "LIBRARY_SYMBOL")
+        assert not isinstance(error, CompressorNotFound) or site in (
+            "LIBRARY_OPEN",
+            "LIBRARY_SYMBOL",
+        )
     for z, oracle in engines:
         settle(z, oracle)
         z.close()
 
 
-# ---- what the caller sees ------------------------------------------------------------------------------------------------
+# ---- what the caller sees ------------------------------------------------------------------------
 
 NO_MEMORY = "no memory"
 
@@ -266,7 +284,16 @@ def make(**options):
 
 @pytest.mark.parametrize(
     ("site", "nth"),
-    [("ENGINE", 1), ("ENGINE", 2), ("WORKER", 1), ("WORKER", 2), ("AREA", 1), ("AREA_TABLE", 1), ("POOL", 1), ("ZPOOL", 1)],
+    [
+        ("ENGINE", 1),
+        ("ENGINE", 2),
+        ("WORKER", 1),
+        ("WORKER", 2),
+        ("AREA", 1),
+        ("AREA_TABLE", 1),
+        ("POOL", 1),
+        ("ZPOOL", 1),
+    ],
 )
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zbud"])
 def test_an_engine_that_cannot_be_made_leaves_nothing(site, nth, zpool):
@@ -290,10 +317,28 @@ def test_an_engine_that_cannot_be_made_leaves_nothing(site, nth, zpool):
 @pytest.mark.parametrize(
     ("site", "status", "counter", "error", "match"),
     [
-        ("COMPRESS", Status.COMPRESS_FAIL, "reject_compress_fail", zswap.Error, r"offset 7: the compressor lz4:1 failed"),
-        ("ZPOOL_MALLOC", Status.ALLOC_FAIL, "reject_alloc_fail", MemoryError, r"offset 7: no memory"),
+        (
+            "COMPRESS",
+            Status.COMPRESS_FAIL,
+            "reject_compress_fail",
+            zswap.Error,
+            r"offset 7: the compressor lz4:1 failed",
+        ),
+        (
+            "ZPOOL_MALLOC",
+            Status.ALLOC_FAIL,
+            "reject_alloc_fail",
+            MemoryError,
+            r"offset 7: no memory",
+        ),
         ("SCRATCH", Status.ALLOC_FAIL, "reject_alloc_fail", MemoryError, r"offset 7: no memory"),
-        ("COMPRESSOR_CONTEXT", Status.ALLOC_FAIL, "reject_alloc_fail", MemoryError, r"offset 7: no memory"),
+        (
+            "COMPRESSOR_CONTEXT",
+            Status.ALLOC_FAIL,
+            "reject_alloc_fail",
+            MemoryError,
+            r"offset 7: no memory",
+        ),
         ("ARENA_MAP", Status.ALLOC_FAIL, "reject_alloc_fail", MemoryError, r"offset 7: no memory"),
     ],
 )
@@ -318,7 +363,8 @@ def test_a_store_that_fails(site, status, counter, error, match, many):
 @pytest.mark.parametrize("site", ["SLAB_TABLE", "SLAB_CHUNK"])
 @pytest.mark.parametrize("nth", range(1, 7))
 def test_no_memory_for_entry_or_index(site, nth):
-    """The chunks of entries, shards, runs and arrays that a first page needs, and those of the allocator before them."""
+    """The chunks of entries, shards, runs and arrays that a first page needs, and those of the
+    allocator before them."""
     with zswap.ZSwap("lz4", max_pool_bytes="64MiB") as z:
         with fault(site, nth) as failed:
             with pytest.raises(MemoryError, match="offset 7: no memory"):
@@ -351,7 +397,9 @@ def test_a_full_table_of_shards_that_cannot_grow():
 def test_a_larger_table_that_cannot_be_had_yet():
     with zswap.ZSwap("lz4", max_pool_bytes="64MiB") as z:
         with fault("AREA_TABLE", times=3) as failed:
-            assert (z.store_many([n * SHARD for n in range(300)], b"".join(map(same, range(300)))) >= 0).all()
+            assert (
+                z.store_many([n * SHARD for n in range(300)], b"".join(map(same, range(300)))) >= 0
+            ).all()
             assert failed() == 3
         z._validate()
 
@@ -397,7 +445,10 @@ def test_one_more_call_than_there_is_memory_for(thread, until):
 @pytest.mark.parametrize("times", [1, FOREVER])
 def test_a_batch_without_helpers_is_done_all_the_same(times):
     pages = b"".join(map(text, range(600)))
-    with zswap.ZSwap(max_pool_bytes="64MiB") as z, fault("BATCH_THREAD", times=times, error=errno.EAGAIN) as failed:
+    with (
+        zswap.ZSwap(max_pool_bytes="64MiB") as z,
+        fault("BATCH_THREAD", times=times, error=errno.EAGAIN) as failed,
+    ):
         assert (z.store_many(range(600), pages, threads=4) >= 0).all()
         assert z.load_many(range(600), threads=4).tobytes() == pages
         assert failed() >= 1
@@ -405,7 +456,10 @@ def test_a_batch_without_helpers_is_done_all_the_same(times):
 
 @pytest.mark.parametrize("times", [1, FOREVER])
 def test_writeback_without_its_thread_is_done_all_the_same(tmp_path, times):
-    with make(backing=tmp_path / "swap") as z, fault("WRITEBACK_THREAD", times=times, error=errno.EAGAIN) as failed:
+    with (
+        make(backing=tmp_path / "swap") as z,
+        fault("WRITEBACK_THREAD", times=times, error=errno.EAGAIN) as failed,
+    ):
         z.store_many(range(600), b"".join(map(text, range(600))))
         assert z.shrink(600) == 600
         assert failed() >= 1
@@ -416,7 +470,9 @@ def test_writeback_without_its_thread_is_done_all_the_same(tmp_path, times):
 def test_a_thread_that_cannot_be_started(tmp_path):
     with make() as z, fault("MAINTENANCE_THREAD", times=FOREVER, error=errno.EAGAIN) as failed:
         before = descriptors()
-        with pytest.raises(zswap.Error, match=r"starts no thread .*temporarily unavailable; .*ulimit -u"):
+        with pytest.raises(
+            zswap.Error, match=r"starts no thread .*temporarily unavailable; .*ulimit -u"
+        ):
             z.swapon(1, backing=tmp_path / "swap")
         with pytest.raises(zswap.Error, match="starts no thread"):
             z.compressor = "zstd"
@@ -452,7 +508,9 @@ def test_a_switch_that_fails_changes_nothing(site):
 def test_a_recompression_that_fails_keeps_the_page(site):
     with make(compressor="lz4") as z, fault(site, times=FOREVER) as failed:
         done = z.recompress("zstd:3", incompressible=False)
-        assert failed() == (2 if site in ("COMPRESS", "SCRATCH") else 1)  # the raw page needs no decompressor
+        assert failed() == (
+            2 if site in ("COMPRESS", "SCRATCH") else 1
+        )  # the raw page needs no decompressor
         assert (done.moved, done.kept) == (0, 2)
         disarm()
         z._validate()
@@ -498,16 +556,23 @@ def test_binding_to_a_node(binds):
     if not binds:
         pytest.skip("this system does not bind memory")
     with fault("ARENA_BIND", error=errno.EPERM) as failed:
-        with pytest.raises(zswap.Error, match=r"does not bind memory to NUMA node 0: .*leave numa_node out"):
+        with pytest.raises(
+            zswap.Error, match=r"does not bind memory to NUMA node 0: .*leave numa_node out"
+        ):
             zswap.ZSwap(numa_node=NODE)
         assert failed() == 1
     with zswap.ZSwap(numa_node=NODE, max_pool_bytes="64MiB") as z:
-        with fault("ARENA_BIND", error=errno.EPERM), pytest.raises(MemoryError, match="offset 3: no memory"):
+        with (
+            fault("ARENA_BIND", error=errno.EPERM),
+            pytest.raises(MemoryError, match="offset 3: no memory"),
+        ):
             z[3] = text(3)
         z._validate()
         z[3] = text(3)
         arm("ARENA_NODES", error=errno.EPERM)
-        with pytest.raises(zswap.Error, match="does not tell where memory lies: Operation not permitted"):
+        with pytest.raises(
+            zswap.Error, match="does not tell where memory lies: Operation not permitted"
+        ):
             z.numa_pages()
         disarm()
         assert sum(z.numa_pages().values()) >= 1
@@ -517,7 +582,10 @@ def test_binding_to_a_node(binds):
 def test_libraries_that_will_not_do(site):
     opened = open_compressor(f"lz4:{next(LEVELS)}")
     with fault(site, times=FOREVER) as failed:
-        with pytest.raises(CompressorNotFound, match=r"liblz4 was not found; tried .*pip install lz4.*\$ZSWAP_LIBLZ4"):
+        with pytest.raises(
+            CompressorNotFound,
+            match=r"liblz4 was not found; tried .*pip install lz4.*\$ZSWAP_LIBLZ4",
+        ):
             open_compressor(f"lz4:{next(LEVELS)}")
         assert failed() >= 1
     if opened.origin == "wheel":
@@ -530,15 +598,21 @@ def test_no_memory_for_a_compressor(name):
     gc.collect()
     with fault("COMPRESSOR"), pytest.raises(MemoryError):
         open_compressor(f"{name}:2")
-    assert open_compressor(f"{name}:2").decompress(open_compressor(f"{name}:2").compress(text(0)), PAGE) == text(0)
+    assert open_compressor(f"{name}:2").decompress(
+        open_compressor(f"{name}:2").compress(text(0)), PAGE
+    ) == text(0)
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"), [("lz4", 1), ("lz4hc", 1), ("zstd", 3), ("deflate", 3), ("lref", 2), ("lref:3", 4)]
+    ("name", "parts"),
+    [("lz4", 1), ("lz4hc", 1), ("zstd", 3), ("deflate", 3), ("lref", 2), ("lref:3", 4)],
 )
 def test_no_memory_for_a_context(name, parts):
     for nth in range(1, parts + 1):
-        with zswap.ZSwap(name, max_pool_bytes="64MiB") as z, fault("COMPRESSOR_CONTEXT", nth) as failed:
+        with (
+            zswap.ZSwap(name, max_pool_bytes="64MiB") as z,
+            fault("COMPRESSOR_CONTEXT", nth) as failed,
+        ):
             with pytest.raises(MemoryError, match="offset 0: no memory"):
                 z[0] = text(0)
             assert failed() == 1
@@ -546,7 +620,7 @@ def test_no_memory_for_a_context(name, parts):
             assert z[0] == text(0)
 
 
-# ---- backing stores ------------------------------------------------------------------------------------------------------
+# ---- backing stores ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -572,17 +646,26 @@ def test_writeback_that_fails_keeps_the_pages(backed, site, error):
         assert z.shrink(64) == 0
         assert failed() == 1
     s = z.stats()
-    assert (s.backed_pages, s.reject_reclaim_fail, s.backing_write_fail, s.written_back_pages) == (64, 64, 64, 64)
+    assert (s.backed_pages, s.reject_reclaim_fail, s.backing_write_fail, s.written_back_pages) == (
+        64,
+        64,
+        64,
+        64,
+    )
     assert z.shrink(64) == 64
 
 
-@pytest.mark.parametrize(("error", "remedy"), [(errno.EIO, "device and the system log"), (errno.ENOSPC, "free space")])
+@pytest.mark.parametrize(
+    ("error", "remedy"), [(errno.EIO, "device and the system log"), (errno.ENOSPC, "free space")]
+)
 @pytest.mark.parametrize("site", ["BACKING_WRITE", "FILE_WRITE"])
 def test_a_page_that_cannot_be_written_through(backed, site, error, remedy):
     z, pages = backed
     z.parameters["enabled"] = False
     with fault(site, error=error) as failed:
-        with pytest.raises(BackingError, match=rf"offset 3: the backing store failed: .*{remedy}") as caught:
+        with pytest.raises(
+            BackingError, match=rf"offset 3: the backing store failed: .*{remedy}"
+        ) as caught:
             z[3] = text(1000)
         assert failed() == 1
     assert caught.value.errno == error
@@ -629,13 +712,19 @@ def test_interrupted_and_short_transfers_go_on(backed, site, times, error):
         found = z.load_many(list(pages), status=status)
         assert failed() == times
         for i, page in enumerate(pages.values()):
-            assert status[i] == Status.STORED if not wrong else status[i] in (Status.STORED, Status.BACKING_FAIL)
+            assert (
+                status[i] == Status.STORED
+                if not wrong
+                else status[i] in (Status.STORED, Status.BACKING_FAIL)
+            )
             assert status[i] < 0 or found[i].tobytes() == page
 
 
 @pytest.mark.parametrize("nth", [1, 2])
 def test_the_first_writeback_needs_memory(tmp_path, nth):
-    with zswap.ZSwap(max_pool_bytes="64MiB", backing=tmp_path / "swap", shrinker_interval=3600.0) as z:
+    with zswap.ZSwap(
+        max_pool_bytes="64MiB", backing=tmp_path / "swap", shrinker_interval=3600.0
+    ) as z:
         z[0] = text(0)
         with fault("WRITEBACK_BUFFERS", nth) as failed:
             assert z.shrink(1) == 0
@@ -674,7 +763,7 @@ def test_pressure_that_nobody_can_read_of(tmp_path, monkeypatch, until):
     z.close()
 
 
-# ---- the mechanism itself ------------------------------------------------------------------------------------------------
+# ---- the mechanism itself ------------------------------------------------------------------------
 
 
 def test_arming():
@@ -715,7 +804,9 @@ def test_faults_in_threads():
         codes = {}
 
         def work(t):
-            codes[t] = z.store_many(range(t * 200, t * 200 + 200), b"".join(map(text, range(t * 200, t * 200 + 200))))
+            codes[t] = z.store_many(
+                range(t * 200, t * 200 + 200), b"".join(map(text, range(t * 200, t * 200 + 200)))
+            )
 
         threads = [threading.Thread(target=work, args=(t,)) for t in range(3)]
         for thread in threads:

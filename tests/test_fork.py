@@ -1,10 +1,12 @@
-"""Fork: the child's copy is closed, whatever the parent's threads were doing, and the parent does not notice."""
+"""Fork: the child's copy is closed, whatever the parent's threads were doing, and the parent does
+not notice."""
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("whole_fork")]
 
-# Each program forks in a process of its own.  The alarm ends a child that hangs, which then is no success.
+# Each program forks in a process of its own.  The alarm ends a child that hangs, which then is no
+# success.
 PRELUDE = """
 import hooks, os, random, signal, sys, threading, time, zswap
 noise = random.Random(1).randbytes(4096)
@@ -37,11 +39,14 @@ def refused(call, z):
         raise AssertionError("a call on the parent's engine went through")
 
 CALLS = [
-    lambda z: z.store(0, noise), lambda z: z.load(1), lambda z: z.load(99), lambda z: z.invalidate(1), lambda z: z[1],
+    lambda z: z.store(0, noise), lambda z: z.load(1), lambda z: z.load(99),
+    lambda z: z.invalidate(1), lambda z: z[1],
     lambda z: 1 in z, len, list, lambda z: z.store_many([1, 2], noise * 2, threads=2),
-    lambda z: z.load_many([1, 2], threads=2), lambda z: z.invalidate_many([1]), lambda z: z.invalidate_range(0, 10),
+    lambda z: z.load_many([1, 2], threads=2), lambda z: z.invalidate_many([1]),
+    lambda z: z.invalidate_range(0, 10),
     lambda z: z.invalidate_area(), lambda z: z.clear(),
-    lambda z: z.compact(), lambda z: z.stats(), lambda z: z.pools(), lambda z: z.swapon(3), lambda z: z.swapoff(0),
+    lambda z: z.compact(), lambda z: z.stats(), lambda z: z.pools(), lambda z: z.swapon(3),
+    lambda z: z.swapoff(0),
     lambda z: z.compressed_sizes([1]), lambda z: z._validate(),
 ]
 SETTINGS = [
@@ -86,7 +91,9 @@ def test_the_settings_too(python):
         + """
 z = zswap.ZSwap()
 def child():
-    for name, value in [("enabled", False), ("max_pool_bytes", 1 << 20), ("accept_threshold_percent", 5)]:
+    for name, value in [
+        ("enabled", False), ("max_pool_bytes", 1 << 20), ("accept_threshold_percent", 5),
+    ]:
         refused(lambda z: z.parameters.__setitem__(name, value), z)
 in_child(child)
 assert z.parameters["enabled"] is True
@@ -141,7 +148,8 @@ assert z[1] == noise
 
 
 def test_a_child_that_ends_in_the_ordinary_way(python):
-    # Interpreter shutdown, atexit and all, with an engine that has a thread which the child does not have.
+    # Interpreter shutdown, atexit and all, with an engine that has a thread which the child does
+    # not have.
     python(
         PRELUDE
         + """
@@ -249,7 +257,8 @@ assert z[1] == noise
 
 
 def test_fork_inside_a_compressor(python):
-    # The call goes on in the child, in which the engine is closed meanwhile; it must end there, one way or the other.
+    # The call goes on in the child, in which the engine is closed meanwhile; it must end there, one
+    # way or the other.
     python(
         PRELUDE
         + """
@@ -301,7 +310,8 @@ assert z[1] == noise
 
 @pytest.mark.parametrize("where", ["compress", "decompress", "write", "read"])
 def test_fork_inside_what_python_does_for_a_call(python, where):
-    # The child goes on in the middle of a call, with nothing left of any page: it may fail, but not crash.
+    # The child goes on in the middle of a call, with nothing left of any page: it may fail, but not
+    # crash.
     out = python(
         PRELUDE
         + """
@@ -333,7 +343,8 @@ class Store:
         for i, offset in enumerate(offsets):
             out[i * 4096 : (i + 1) * 4096] = self.pages[int(offset)]
 zswap.register_compressor("forking", compress, decompress)
-z = zswap.ZSwap("forking", checksum=True, wipe_on_free=True, backing=Store(), max_pool_bytes="4MiB", shrinker_enabled=False)
+z = zswap.ZSwap("forking", checksum=True, wipe_on_free=True, backing=Store(), max_pool_bytes="4MiB",
+                shrinker_enabled=False)
 def page(n):
     return (b"page %d " % n * 300).ljust(4096, b"-")
 for n in range(100): z[n] = page(n)
@@ -349,7 +360,8 @@ try:
     z.recompress("lz4")
     z.compact()
     z.clear()
-except (ValueError, zswap.PageCorruptError) as error:           # the latter for a page whose checksum is not there any more
+# the latter for a page whose checksum is not there any more
+except (ValueError, zswap.PageCorruptError) as error:
     assert os.getpid() != parent, error
     assert "parent" in str(error) or "damaged" in str(error), error
 if os.getpid() != parent:

@@ -23,12 +23,16 @@ def found():
     return [(path.parent.name, path) for path in sorted(FUZZ.glob("corpus/*/*"))]
 
 
-@pytest.mark.parametrize(("drive", "path"), found(), indirect=["drive"], ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("drive", "path"), found(), indirect=["drive"], ids=lambda value: getattr(value, "name", value)
+)
 def test_what_was_found(drive, path):
     drive.one_input(path.read_bytes())
 
 
-@pytest.mark.parametrize(("drive", "count"), [("decompress", 400), ("api", 60), ("swapfile", 300)], indirect=["drive"])
+@pytest.mark.parametrize(
+    ("drive", "count"), [("decompress", 400), ("api", 60), ("swapfile", 300)], indirect=["drive"]
+)
 def test_at_random(drive, count):
     rng = random.Random(count)
     for _ in range(count):

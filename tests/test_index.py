@@ -18,7 +18,9 @@ def patterns():
         "dense": lambda rng, n: rng.randrange(900),
         "one shard": lambda rng, n: rng.randrange(SHARD_SPAN),
         "strided": lambda rng, n: (n % 500) * 64 + 63,
-        "shard edges": lambda rng, n: rng.randrange(8) * SHARD_SPAN + rng.choice([0, 1, 63, 64, SHARD_SPAN - 1]),
+        "shard edges": lambda rng, n: (
+            rng.randrange(8) * SHARD_SPAN + rng.choice([0, 1, 63, 64, SHARD_SPAN - 1])
+        ),
         "sparse": lambda rng, n: rng.randrange(300) * (TOP // 300),
         "clustered": lambda rng, n: rng.randrange(5) * (1 << 41) + rng.randrange(200),
     }
@@ -54,7 +56,9 @@ def test_against_a_dict(pattern):
     walked = [
         item
         for number in numbers
-        for item in index.collect(number * SHARD_SPAN, number * SHARD_SPAN + SHARD_SPAN - 1, SHARD_SPAN)
+        for item in index.collect(
+            number * SHARD_SPAN, number * SHARD_SPAN + SHARD_SPAN - 1, SHARD_SPAN
+        )
     ]
     assert walked == sorted(held.items())
     for offset in list(held):
@@ -78,7 +82,9 @@ def test_many_of_a_run_at_once():
                 index.erase_run(run, sum(1 << offset % 64 for offset in some))
             for offset in some:
                 del held[offset]
-        assert [index.peek(offset) for offset in range(run, run + 64)] == [held.get(o, 0) for o in range(run, run + 64)]
+        assert [index.peek(offset) for offset in range(run, run + 64)] == [
+            held.get(o, 0) for o in range(run, run + 64)
+        ]
         assert index.validate() == (0, len(held))
     assert all(index.get(offset)[0] == value for offset, value in held.items())
 
@@ -92,9 +98,26 @@ def test_ranges(seed):
     for offset, value in held.items():
         index.put(offset, value)
     order = sorted(held.items())
-    edges = [0, 1, 62, 63, 64, 65, 127, 128, 4095, 4096, 8191, SHARD_SPAN - 65, SHARD_SPAN - 64, SHARD_SPAN - 1]
+    edges = [
+        0,
+        1,
+        62,
+        63,
+        64,
+        65,
+        127,
+        128,
+        4095,
+        4096,
+        8191,
+        SHARD_SPAN - 65,
+        SHARD_SPAN - 64,
+        SHARD_SPAN - 1,
+    ]
     for _ in range(150):
-        low, high = sorted(rng.choice(edges) if rng.random() < 0.5 else rng.randrange(SHARD_SPAN) for _ in range(2))
+        low, high = sorted(
+            rng.choice(edges) if rng.random() < 0.5 else rng.randrange(SHARD_SPAN) for _ in range(2)
+        )
         wanted = [item for item in order if base + low <= item[0] <= base + high]
         assert index.collect(base + low, base + high, SHARD_SPAN) == wanted
         few = rng.choice([1, 2, 63, 64, 65])
@@ -112,7 +135,9 @@ def test_a_run_fills_and_empties_in_any_order():
         order = rng.sample(range(64), 64)
         for n, slot in enumerate(order):
             index.erase(slot)
-            assert [(o, v) for o, v in index.collect(0, 63)] == [(o, o + 1) for o in sorted(order[n + 1 :])]
+            assert [(o, v) for o, v in index.collect(0, 63)] == [
+                (o, o + 1) for o in sorted(order[n + 1 :])
+            ]
     assert index.validate() == (0, 0)
 
 
@@ -120,7 +145,9 @@ def test_all_runs_of_a_shard():
     index = Index()
     for run in random.Random(1).sample(range(SHARD_SPAN // 64), SHARD_SPAN // 64):
         index.put(run * 64 + run % 64, run + 1)
-    assert index.collect(0, SHARD_SPAN - 1, 300) == [(run * 64 + run % 64, run + 1) for run in range(SHARD_SPAN // 64)]
+    assert index.collect(0, SHARD_SPAN - 1, 300) == [
+        (run * 64 + run % 64, run + 1) for run in range(SHARD_SPAN // 64)
+    ]
     for run in range(0, SHARD_SPAN // 64, 2):
         index.erase(run * 64 + run % 64)
     assert index.validate() == (0, SHARD_SPAN // 128)
@@ -149,7 +176,9 @@ def test_many_shards_outgrow_the_table():
     assert index.validate() == (0, len(offsets))
     assert index.shards() == sorted({o // SHARD_SPAN for o in offsets})
     low, high = 100, TOP // SHARD_SPAN // 2
-    assert index.shards(low, high) == [n for n in sorted({o // SHARD_SPAN for o in offsets}) if low <= n <= high]
+    assert index.shards(low, high) == [
+        n for n in sorted({o // SHARD_SPAN for o in offsets}) if low <= n <= high
+    ]
     for n, offset in enumerate(sorted(offsets), 1):
         assert index.get(offset)[0] == n
 
@@ -163,7 +192,12 @@ def test_shard_numbers_that_share_their_low_bits():
 
 
 STRIDES = {f"2**{k}": 1 << k for k in range(33)} | {f"3 * 2**{k}": 3 << k for k in (0, 7, 20, 31)}
-STRIDES |= {"2**20 - 1": (1 << 20) - 1, "2**20 + 1": (1 << 20) + 1, "Fibonacci": 433494437, "golden": 0x9E3779B9 >> 1}
+STRIDES |= {
+    "2**20 - 1": (1 << 20) - 1,
+    "2**20 + 1": (1 << 20) + 1,
+    "Fibonacci": 433494437,
+    "golden": 0x9E3779B9 >> 1,
+}
 
 
 @pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
@@ -176,14 +210,17 @@ def test_no_stride_crowds_the_table(stride):
 
 
 def few_looks(index, offsets):
-    """Half of the slots are free at least: looking at one after another by chance finds a free one in two, on average."""
+    """Half of the slots are free at least: looking at one after another by chance finds a free one
+    in two, on average."""
     for offset in offsets:
         index.put(offset, 1)
     assert index.validate() == (0, len(offsets))
     looks = [index.looks(offset) for offset in offsets]
     assert sum(looks) < 3 * len(looks)
     assert max(looks) < 25
-    absent = [index.looks(offset ^ 1 << 46) for offset in offsets if offset ^ 1 << 46 not in set(offsets)]
+    absent = [
+        index.looks(offset ^ 1 << 46) for offset in offsets if offset ^ 1 << 46 not in set(offsets)
+    ]
     assert sum(absent) <= 4 * len(absent)
 
 
@@ -229,7 +266,9 @@ def test_threads_add_shards_together():
         order = rng.sample(range(400), 400)
         start.wait()
         for number in order:
-            index.put(number * SHARD_SPAN + k * 70, k + 1)  # each shard is found missing by several at once
+            index.put(
+                number * SHARD_SPAN + k * 70, k + 1
+            )  # each shard is found missing by several at once
             assert index.get(number * SHARD_SPAN + k * 70)[0] == k + 1
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
@@ -240,7 +279,12 @@ def test_threads_add_shards_together():
     assert index.validate() == (0, 1600)
     assert index.shards() == list(range(400))
     for number in range(400):
-        assert [v for _, v in index.collect(number * SHARD_SPAN, number * SHARD_SPAN + 300)] == [1, 2, 3, 4]
+        assert [v for _, v in index.collect(number * SHARD_SPAN, number * SHARD_SPAN + 300)] == [
+            1,
+            2,
+            3,
+            4,
+        ]
 
 
 def test_empty_shards_are_removed():
@@ -258,7 +302,9 @@ def test_empty_shards_are_removed():
     assert index.turn()
     assert index.bytes + index.area_bytes > empty + 3000 * 64
     assert not index.turn()
-    assert index.bytes + index.area_bytes <= empty + (192 << 10), "a chunk each for shards, runs and arrays stays warm"
+    assert index.bytes + index.area_bytes <= empty + (192 << 10), (
+        "a chunk each for shards, runs and arrays stays warm"
+    )
     assert index.validate() == (0, 0)
     index.put(5 << 30, 7)
     assert index.get(5 << 30)[0] == 7
@@ -333,8 +379,8 @@ def test_no_memory_for_a_larger_table_keeps_the_shards_that_are_empty():
 
 
 def test_no_memory_at_any_step_of_a_put_changes_nothing():
-    # Chunks of every kind of item run out one after the other, at each step of a put: for the first page of a shard, the
-    # first of a run, and where an array grows.
+    # Chunks of every kind of item run out one after the other, at each step of a put: for the first
+    # page of a shard, the first of a run, and where an array grows.
     index, held, failed = Index(), {}, 0
 
     def put(offset):

@@ -1,7 +1,8 @@
-"""Ctrl-C during long calls: it comes through soon, what was done until then holds, and nothing is lost.
+"""Ctrl-C during long calls: it comes through soon, what was done until then holds, and nothing is
+lost.
 
-`interrupt_main` is to Python what the signal is.  It comes while the main thread waits at a gate, inside a call, without the
-GIL; so each time it is the same page at which it comes.
+`interrupt_main` is to Python what the signal is.  It comes while the main thread waits at a gate,
+inside a call, without the GIL; so each time it is the same page at which it comes.
 """
 
 import _thread
@@ -30,7 +31,8 @@ def gated(codec):
 
 @pytest.fixture
 def interrupted(thread, until):
-    """Run a call that comes to a gate; while it waits there Ctrl-C is pressed, then the gate opens."""
+    """Run a call that comes to a gate; while it waits there Ctrl-C is pressed, then the gate
+    opens."""
 
     def run(codec, gate, call):
         def press():
@@ -61,7 +63,9 @@ def test_store_many(engine, gated, interrupted, threads):
     z[3 * SLICE - 1] = text(7)
     pages = np.zeros((3 * SLICE, PAGE), np.uint8)
     pages[5] = np.frombuffer(text(5), np.uint8)
-    interrupted(codec, "hold_compress", lambda: z.store_many(range(3 * SLICE), pages, threads=threads))
+    interrupted(
+        codec, "hold_compress", lambda: z.store_many(range(3 * SLICE), pages, threads=threads)
+    )
     assert list(z) == [*range(SLICE), 3 * SLICE - 1]
     assert z[5] == text(5)
     assert z[3 * SLICE - 1] == text(7)
@@ -101,7 +105,9 @@ def test_invalidate_many(engine, memory_store):
 def test_recompress(engine, gated, interrupted):
     name, codec = gated()
     z = engine(max_pool_bytes="64MiB")
-    pages = [random.Random(n).randbytes(PAGE // 2 + 16) + bytes(PAGE // 2 - 16) for n in range(3000)]
+    pages = [
+        random.Random(n).randbytes(PAGE // 2 + 16) + bytes(PAGE // 2 - 16) for n in range(3000)
+    ]
     z.parameters["same_filled_pages_enabled"] = False
     z.store_many(range(3000), b"".join(pages))
     z.store_many(range(5000, 8000), np.zeros((3000, PAGE), np.uint8))

@@ -1,4 +1,5 @@
-"""What a kernel offers, read from planted ones: their /sys, /proc, /lib/modules and /boot below a folder."""
+"""What a kernel offers, read from planted ones: their /sys, /proc, /lib/modules and /boot below a
+folder."""
 
 import gzip
 import os
@@ -19,7 +20,10 @@ def plant(root, files):
 
 
 def crypto(*names):
-    return "".join(f"name         : {name}\ndriver       : {name}-scomp\ntype         : scomp\n\n" for name in names)
+    return "".join(
+        f"name         : {name}\ndriver       : {name}-scomp\ntype         : scomp\n\n"
+        for name in names
+    )
 
 
 def parameters(**values):
@@ -41,7 +45,11 @@ def modules(release, *paths, builtin=()):
 def test_nothing_is_there(tmp_path):
     found = read_kernel(tmp_path)
     assert (found.zswap, found.crypto, found.zram) == (None, frozenset(), "absent")
-    assert (found.of("zswap"), found.of("zram"), found.version) == (frozenset(), frozenset(), (0, 0))
+    assert (found.of("zswap"), found.of("zram"), found.version) == (
+        frozenset(),
+        frozenset(),
+        (0, 0),
+    )
     assert found.swaps == ()
 
 
@@ -57,7 +65,11 @@ def test_an_old_kernel_with_lzo_alone(tmp_path):
     found = read_kernel(tmp_path)
     assert found.of("zswap") == {"lzo"}
     assert found.default("zswap") == "lzo"
-    assert (found.zsmalloc, found.zsmalloc_model, found.version) == (False, "zsmalloc-kernel:4", (4, 19))
+    assert (found.zsmalloc, found.zsmalloc_model, found.version) == (
+        False,
+        "zsmalloc-kernel:4",
+        (4, 19),
+    )
     assert (found.zram, found.modules_seen) == ("absent", True)
 
 
@@ -101,7 +113,12 @@ def test_what_can_be_loaded_counts(tmp_path, ending):
 
 
 def test_what_can_be_loaded_does_not_count_where_loading_is_forbidden_or_the_file_is_gone(tmp_path):
-    files = modules("6.1.0", "kernel/crypto/zstd.ko", "kernel/drivers/block/zram/zram.ko", builtin=("kernel/crypto/lzo.ko",))
+    files = modules(
+        "6.1.0",
+        "kernel/crypto/zstd.ko",
+        "kernel/drivers/block/zram/zram.ko",
+        builtin=("kernel/crypto/lzo.ko",),
+    )
     plant(tmp_path, {**files, **parameters(enabled="N")})
     assert read_kernel(tmp_path).of("zswap") == {"zstd", "lzo"}
     (tmp_path / "lib/modules/6.1.0/kernel/crypto/zstd.ko").unlink()
@@ -158,7 +175,10 @@ def test_from_6_12_on_zram_has_backends_of_its_own(tmp_path):
     plant(tmp_path, files)
     found = read_kernel(tmp_path)
     assert (found.zram, found.zram_compressors, found.of("zram")) == ("loadable", None, frozenset())
-    backends = "CONFIG_ZRAM_BACKEND_LZO=y\nCONFIG_ZRAM_BACKEND_ZSTD=y\n# CONFIG_ZRAM_BACKEND_LZ4 is not set\n"
+    backends = (
+        "CONFIG_ZRAM_BACKEND_LZO=y\nCONFIG_ZRAM_BACKEND_ZSTD=y\n"
+        "# CONFIG_ZRAM_BACKEND_LZ4 is not set\n"
+    )
     plant(tmp_path, {"boot/config-6.12.9": backends + 'CONFIG_ZRAM_DEF_COMP="zstd"\n'})
     found = read_kernel(tmp_path)
     assert (found.of("zram"), found.zram_default) == ({"lzo", "lzo-rle", "zstd"}, "zstd")
@@ -189,7 +209,10 @@ def test_swap_areas(tmp_path):
         },
     )
     found = read_kernel(tmp_path)
-    assert found.swaps == (Swap("/dev/zram0", 1 << 30, 0), Swap("/swap\\040file", 2 << 20, 512 << 10))
+    assert found.swaps == (
+        Swap("/dev/zram0", 1 << 30, 0),
+        Swap("/swap\\040file", 2 << 20, 512 << 10),
+    )
     assert found.disk_swaps == found.swaps[1:]
 
 

@@ -122,7 +122,10 @@ def test_pages_from_a_backing_store_are_timed_whole(engine):
 
     class Store:
         def write_pages(self, offsets, pages):
-            held.update((int(o), bytes(p)) for o, p in zip(offsets, np.asarray(pages).reshape(-1, PAGE), strict=True))
+            held.update(
+                (int(o), bytes(p))
+                for o, p in zip(offsets, np.asarray(pages).reshape(-1, PAGE), strict=True)
+            )
 
         def read_pages(self, offsets, pages):
             pause.wait(0.02)  # long enough to be told from memory's time
@@ -139,7 +142,7 @@ def test_pages_from_a_backing_store_are_timed_whole(engine):
     assert z.latency()["load"].max >= 20_000_000
 
 
-# ---- the histogram --------------------------------------------------------------------------------------------------
+# ---- the histogram -------------------------------------------------------------------------------
 
 
 def test_buckets():

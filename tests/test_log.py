@@ -1,4 +1,5 @@
-"""What an engine says to the logger `zswap`: once, until it changes; and that no handler can do harm."""
+"""What an engine says to the logger `zswap`: once, until it changes; and that no handler can do
+harm."""
 
 import errno
 import logging
@@ -68,7 +69,9 @@ def test_nothing_by_default(engine, said):
         z[2]
     z.stats()
     assert said() == []
-    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("zswap").handlers)
+    assert any(
+        isinstance(handler, logging.NullHandler) for handler in logging.getLogger("zswap").handlers
+    )
 
 
 def test_the_limit_once(full, said):
@@ -232,7 +235,8 @@ def test_a_handler_does_no_harm(full, what):
 
 
 def test_a_handler_inside_a_call_of_a_store(engine):
-    """The engine is called from a store's method, has something to say, and a handler closes it: refused, and all goes on."""
+    """The engine is called from a store's method, has something to say, and a handler closes it:
+    refused, and all goes on."""
     raised = []
 
     class Nested(Store):

@@ -1,4 +1,5 @@
-"""lref: every variant writes the same bytes and reads the others'; the format is what docs/lref.md says; damage; limits."""
+"""lref: every variant writes the same bytes and reads the others'; the format is what docs/lref.md
+says; damage; limits."""
 
 import os
 import random
@@ -20,7 +21,9 @@ from zswap_core.errors import CompressorNotFound, PageCorruptError
 PAGE = 4096
 ROOT = Path(__file__).parent.parent
 RAW, PIECE, PIECES, LZ4, THEN_LZ4, ZSTD, THEN_ZSTD = range(0xA0, 0xA7)
-VARIANTS = [open_lref(0, variant=name) for name in variants()]  # lref alone, whatever a page looks like
+VARIANTS = [
+    open_lref(0, variant=name) for name in variants()
+]  # lref alone, whatever a page looks like
 FIXED = dict(enumerate((0x03, 0x01, 0x3F, 0xFF, 0x0F, 0x10, 0x07, 0x02, 0xF0, 0x30, 0x7F, 0xC0), 1))
 FROZEN = (
     "adde7fa8adde7f5001adde7ff801adde7fa002adde7f4803adde7ff00398044005e80590063807e00788083009d809800a280bd00b780c20"
@@ -37,12 +40,15 @@ FROZEN = (
 few = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
 
-# ---- the format, once more, as plainly as can be ----------------------------------------------------------------------------
+# ---- the format, once more, as plainly as can be -------------------------------------------------
 
 
 def unpack_piece(data, page):
     """What docs/lref.md says, with no thought of speed: appends a piece to `page`."""
-    own, ref, new, masked = data[-27:-24], *(int.from_bytes(data[i : i + 8], "little") for i in (-24, -16, -8 + len(data)))
+    own, ref, new, masked = (
+        data[-27:-24],
+        *(int.from_bytes(data[i : i + 8], "little") for i in (-24, -16, -8 + len(data))),
+    )
     data = data[:-27]
 
     def take(n):
@@ -84,7 +90,10 @@ def unpack(payload):
         return bytes(page)
     assert mark == PIECES
     count = data[-1] + 1
-    sizes = [int.from_bytes(data[i : i + 2], "little") for i in range(len(data) - 2 * count + 1, len(data) - 1, 2)]
+    sizes = [
+        int.from_bytes(data[i : i + 2], "little")
+        for i in range(len(data) - 2 * count + 1, len(data) - 1, 2)
+    ]
     data = data[: len(data) - 2 * count + 1]
     for size in [*sizes, len(data) - sum(sizes)]:
         piece, data = data[:size], data[size:]
@@ -95,11 +104,12 @@ def unpack(payload):
     return bytes(page)
 
 
-# ---- pages ----------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
 def heap(seed, size=PAGE):
-    """Records at a stride, each a little unlike the one before; the stride changes now and then, and need not be of words."""
+    """Records at a stride, each a little unlike the one before; the stride changes now and then,
+    and need not be of words."""
     rnd = random.Random(seed)
     page, stride = bytearray(), 8 * rnd.randrange(1, 40)
     record = bytearray(rnd.choice((0, 0, 0, 1, 255, rnd.randrange(256))) for _ in range(stride))
@@ -108,7 +118,11 @@ def heap(seed, size=PAGE):
             record[rnd.randrange(len(record))] = rnd.randrange(256)
         page += record
         if rnd.random() < 0.05:
-            record = bytearray(rnd.randbytes(rnd.randrange(1, 300)) if rnd.random() < 0.5 else bytes(rnd.randrange(1, 300)))
+            record = bytearray(
+                rnd.randbytes(rnd.randrange(1, 300))
+                if rnd.random() < 0.5
+                else bytes(rnd.randrange(1, 300))
+            )
             stride = len(record)
     return bytes(page[:size])
 
@@ -116,7 +130,9 @@ def heap(seed, size=PAGE):
 def counts(lit):
     """A page whose lines keep so many bytes each: every boundary of the counts."""
     rnd = random.Random(lit)
-    return b"".join(bytes(rnd.randrange(1, 256) if i < lit else 0 for i in range(64)) for _ in range(64))
+    return b"".join(
+        bytes(rnd.randrange(1, 256) if i < lit else 0 for i in range(64)) for _ in range(64)
+    )
 
 
 EDGES = [
@@ -124,7 +140,10 @@ EDGES = [
     bytes(64) + b"\1" * 64 + bytes(PAGE - 128),  # one line
     b"\1" * 64 + bytes(PAGE - 64),
     bytes(PAGE - 1) + b"\1",
-    *(random.Random(d).randbytes(d) * (PAGE // d + 1) for d in (56, 64, 72, 2088, 2096, 2104, 2097, 513)),
+    *(
+        random.Random(d).randbytes(d) * (PAGE // d + 1)
+        for d in (56, 64, 72, 2088, 2096, 2104, 2097, 513)
+    ),
     *(bytes([value]) * PAGE for value in (1, 128, 255)),
     bytes(range(256)) * 16,
 ]
@@ -139,15 +158,19 @@ pages = st.one_of(
         st.integers(0, PAGE),
         st.integers(0, 99),
     ),
-    st.lists(st.sampled_from([bytes(64), b"\xff" * 64, bytes(range(64)), b"word" * 16]), min_size=64, max_size=64).map(
-        b"".join
-    ),
+    st.lists(
+        st.sampled_from([bytes(64), b"\xff" * 64, bytes(range(64)), b"word" * 16]),
+        min_size=64,
+        max_size=64,
+    ).map(b"".join),
 )
 
 
 def packed_by_all(page, cap=None):
     made = [c.compress(page, cap) for c in VARIANTS]
-    assert made.count(made[0]) == len(made), [name for name, one in zip(variants(), made, strict=True) if one != made[0]]
+    assert made.count(made[0]) == len(made), [
+        name for name, one in zip(variants(), made, strict=True) if one != made[0]
+    ]
     return made[0]
 
 
@@ -176,10 +199,15 @@ def test_any_page(page):
 def test_marks():
     """What a page looks like decides what is done with it."""
     rnd = random.Random(0)
-    text = " ".join(rnd.choice(("page", "swap", "held", "entry", "kept")) for _ in range(2000)).encode()[:PAGE]
+    text = " ".join(
+        rnd.choice(("page", "swap", "held", "entry", "kept")) for _ in range(2000)
+    ).encode()[:PAGE]
     noise = rnd.randbytes(PAGE)
     some = b"".join((0x7F00DEAD0000 + 48 * i).to_bytes(8, "little") for i in range(8192))
-    marks = [[open_lref(level).compress(page)[-1] for page in (some[:PAGE], some, text, noise)] for level in (1, 2, 3)]
+    marks = [
+        [open_lref(level).compress(page)[-1] for page in (some[:PAGE], some, text, noise)]
+        for level in (1, 2, 3)
+    ]
     assert marks[0] == [PIECE, PIECES, LZ4, RAW]
     assert marks[1] == [THEN_LZ4, THEN_LZ4, LZ4, RAW]
     assert marks[2] == [THEN_ZSTD, THEN_ZSTD, ZSTD, RAW]
@@ -212,7 +240,8 @@ def test_larger_pages_look_back_into_earlier_pieces():
 
 @pytest.mark.parametrize("page", [HEAPS[0], HEAPS[7], heap(5, 16384), EDGES[3]])
 def test_every_cap(page):
-    """A result is never longer than asked for, all variants give up at the same cap, and none writes beyond it."""
+    """A result is never longer than asked for, all variants give up at the same cap, and none
+    writes beyond it."""
     full = packed_by_all(page)
     for cap in {0, 1, 2, 27, 28, 29, 100, len(full) // 2, *range(len(full) - 40, len(full) + 2)}:
         made = packed_by_all(page, cap)
@@ -239,7 +268,9 @@ def test_variants_agree_on_damage(size):
     for n in range(600):
         packed = bytearray(VARIANTS[0].compress(heap(n % 20, size)))
         for _ in range(rnd.randrange(1, 4)):
-            at = rnd.choice((rnd.randrange(len(packed)), len(packed) - 1 - rnd.randrange(min(200, len(packed)))))
+            at = rnd.choice(
+                (rnd.randrange(len(packed)), len(packed) - 1 - rnd.randrange(min(200, len(packed))))
+            )
             packed[at] = rnd.choice((packed[at] ^ 1 << rnd.randrange(8), rnd.randrange(256)))
         if rnd.random() < 0.1:
             del packed[rnd.randrange(len(packed)) :]
@@ -262,9 +293,27 @@ def test_variants_agree_on_damage(size):
         + bytes(8)
         + bytes(8)
         + bytes([PIECE]),  # the first line refers to what is before the page
-        b"\x09" + bytes(3 + 8) + b"\2" + bytes(7 + 8) + bytes([PIECE]),  # a new distance for a line that has none
-        b"\x09" + bytes(3) + b"\2" + bytes(7) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # 128 back from line 1
-        b"\x00" + bytes(3) + b"\2" + bytes(7) + b"\2" + bytes(7) + bytes(8) + bytes([PIECE]),  # 56 back: too near
+        b"\x09"
+        + bytes(3 + 8)
+        + b"\2"
+        + bytes(7 + 8)
+        + bytes([PIECE]),  # a new distance for a line that has none
+        b"\x09"
+        + bytes(3)
+        + b"\2"
+        + bytes(7)
+        + b"\2"
+        + bytes(7)
+        + bytes(8)
+        + bytes([PIECE]),  # 128 back from line 1
+        b"\x00"
+        + bytes(3)
+        + b"\2"
+        + bytes(7)
+        + b"\2"
+        + bytes(7)
+        + bytes(8)
+        + bytes([PIECE]),  # 56 back: too near
         b"\xff" * 27 + bytes([PIECE]),
         bytes([0, PIECES]),
         bytes([255, PIECES]),
@@ -293,10 +342,15 @@ def test_a_payload_is_read_by_later_versions():
     assert unpack(payload) == page
 
 
-@pytest.mark.parametrize("name", ["avx9", "AVX2", "neon" if sys.platform == "linux" and "avx2" in variants() else "sse41"])
+@pytest.mark.parametrize(
+    "name",
+    ["avx9", "AVX2", "neon" if sys.platform == "linux" and "avx2" in variants() else "sse41"],
+)
 def test_an_unknown_variant(monkeypatch, name):
     monkeypatch.setenv("ZSWAP_LREF", name)
-    with pytest.raises(CompressorNotFound, match=rf"ZSWAP_LREF asks for '{name}'; this processor has .*portable"):
+    with pytest.raises(
+        CompressorNotFound, match=rf"ZSWAP_LREF asks for '{name}'; this processor has .*portable"
+    ):
         open_lref(1)
 
 
@@ -310,7 +364,10 @@ def test_a_variant_by_name(python, name):
 @pytest.mark.parametrize("spec", ["lref", "lref:2", "lref:3"])
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])
 def test_in_an_engine(spec, page_size):
-    some = [heap(n, page_size) for n in range(30)] + [random.Random(1).randbytes(page_size), bytes(page_size)]
+    some = [heap(n, page_size) for n in range(30)] + [
+        random.Random(1).randbytes(page_size),
+        bytes(page_size),
+    ]
     with zswap.ZSwap(spec, page_size=page_size, checksum=True, max_pool_bytes="64MiB") as z:
         assert (z.store_many(range(len(some)), b"".join(some)) >= 0).all()
         assert [z[n] for n in range(len(some))] == some
@@ -321,7 +378,8 @@ def test_in_an_engine(spec, page_size):
 
 
 def test_the_engine_tells_it_what_is_worth_it():
-    """A page that would take a whole one of the allocator's is given up, and no byte of it copied in vain."""
+    """A page that would take a whole one of the allocator's is given up, and no byte of it copied
+    in vain."""
     noise = random.Random(0).randbytes(PAGE)
     poor = heap(1)[:8] + random.Random(1).randbytes(PAGE - 8)
     with zswap.ZSwap("lref", max_pool_bytes="1MiB") as z:
@@ -357,7 +415,9 @@ def test_the_c_alone(tmp_path):
         *sources,
     ]
     subprocess.run([*command, "-o", str(program)], check=True, timeout=120)
-    done = subprocess.run([str(program), "1", str(os.getpid())], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(program), "1", str(os.getpid())], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "no fault, no difference" in done.stdout
     if emulated:

@@ -1,4 +1,5 @@
-"""The mapping's methods are each one step, as dict's are: what others do meanwhile comes before or after, and is not lost."""
+"""The mapping's methods are each one step, as dict's are: what others do meanwhile comes before or
+after, and is not lost."""
 
 import collections
 import random
@@ -48,7 +49,7 @@ def hooked(engine, codec):
     return engine(codec(hooks.compress, hooks.decompress), max_pool_bytes="8MiB"), hooks
 
 
-# ---- CPython's own tests of mappings --------------------------------------------------------------------------------
+# ---- CPython's own tests of mappings -------------------------------------------------------------
 
 try:
     from test.mapping_tests import BasicTestMappingProtocol
@@ -71,7 +72,7 @@ else:
     del BasicTestMappingProtocol
 
 
-# ---- pop and popitem ------------------------------------------------------------------------------------------------
+# ---- pop and popitem -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -129,7 +130,9 @@ def test_popitem_goes_on_to_the_next_page(hooked):
 
 def test_popitem_gives_each_page_to_one_of_many(engine, thread, eager_switches):
     z = engine()
-    pages = {n * n * 1000: page(n) for n in range(200)} | {n * n * 1000 + 1: bytes([n]) * PAGE for n in range(200)}
+    pages = {n * n * 1000: page(n) for n in range(200)} | {
+        n * n * 1000 + 1: bytes([n]) * PAGE for n in range(200)
+    }
     z.update(pages)
 
     def take():
@@ -146,7 +149,8 @@ def test_popitem_gives_each_page_to_one_of_many(engine, thread, eager_switches):
 
 
 def test_same_filled_pages_are_given_or_held(engine, thread):
-    # A store of another same-filled page changes the entry in place.  Batches, as they run beside each other.
+    # A store of another same-filled page changes the entry in place.  Batches, as they run beside
+    # each other.
     z = engine()
     z.parameters["exclusive_loads"] = True
     offsets = np.arange(256)
@@ -176,7 +180,9 @@ def test_same_filled_pages_are_given_or_held(engine, thread):
         out = z.load_many(offsets, status=status)
         held.append(np.where(status >= 0, out[:, 0].astype(int), -1))
     for before, after in zip(loading.join(), held, strict=True):
-        assert ((before == 2) | (after == 2)).all(), "a page that was stored was neither given nor held"
+        assert ((before == 2) | (after == 2)).all(), (
+            "a page that was stored was neither given nor held"
+        )
 
 
 def test_a_damaged_same_filled_page_is_not_taken(engine):
@@ -190,7 +196,7 @@ def test_a_damaged_same_filled_page_is_not_taken(engine):
     z.invalidate(0)
 
 
-# ---- pages in a backing store ---------------------------------------------------------------------------------------
+# ---- pages in a backing store --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -263,7 +269,7 @@ def test_pop_during_writeback(engine, memory_store):
     assert set(store.pages) <= {2}
 
 
-# ---- setdefault -----------------------------------------------------------------------------------------------------
+# ---- setdefault ----------------------------------------------------------------------------------
 
 
 def test_setdefault_keeps_what_another_stored_meanwhile(hooked):
@@ -292,7 +298,9 @@ def test_setdefault_keeps_what_another_stored_in_the_backing_store(backed, codec
 
 
 @pytest.mark.parametrize("limit", ["1MiB", 0])
-def test_a_setdefault_that_goes_to_the_backing_store_keeps_what_another_stored(backed, codec, limit):
+def test_a_setdefault_that_goes_to_the_backing_store_keeps_what_another_stored(
+    backed, codec, limit
+):
     z, store = backed
     hooks = Hooked()
     z.compressor = codec(hooks.compress, hooks.decompress)
@@ -343,7 +351,7 @@ def test_setdefault_without_a_page(hooked):
         z.setdefault(1, page(1))
 
 
-# ---- update, |= and clear -------------------------------------------------------------------------------------------
+# ---- update, |= and clear ------------------------------------------------------------------------
 
 
 def test_update_from_an_engine_that_changes(hooked, engine):
@@ -401,7 +409,7 @@ def test_update_in_place(hooked):
     assert list(z) == [1, 2, 3]
 
 
-# ---- comparison -----------------------------------------------------------------------------------------------------
+# ---- comparison ----------------------------------------------------------------------------------
 
 
 def test_equal_mappings(hooked, engine):
@@ -412,11 +420,22 @@ def test_equal_mappings(hooked, engine):
     assert z != other
     other.update(z)
     assert z == other
-    for held in (dict(z.items()), collections.OrderedDict(z.items()), {1: bytearray(page(1)), 2: memoryview(bytes(PAGE))}):
+    for held in (
+        dict(z.items()),
+        collections.OrderedDict(z.items()),
+        {1: bytearray(page(1)), 2: memoryview(bytes(PAGE))},
+    ):
         assert z == held
         assert held == z
     assert z == {1: np.frombuffer(page(1), np.uint64), 2: np.zeros((64, 64), np.uint8)}
-    for different in ({}, {1: page(1)}, {1: page(1), 2: page(2)}, {1: page(1), 3: bytes(PAGE)}, {1: page(1), 2: None}, 5):
+    for different in (
+        {},
+        {1: page(1)},
+        {1: page(1), 2: page(2)},
+        {1: page(1), 3: bytes(PAGE)},
+        {1: page(1), 2: None},
+        5,
+    ):
         assert z != different
         assert different != z
     missing = collections.defaultdict(lambda: bytes(PAGE), {1: page(1), 3: bytes(PAGE)})
@@ -448,7 +467,7 @@ def test_looking_frees_nothing(hooked, engine):
     assert len(z) == len(other) == 2
 
 
-# ---- a subclass whose items are no pages ----------------------------------------------------------------------------
+# ---- a subclass whose items are no pages ---------------------------------------------------------
 
 
 class Texts(ZSwap):
@@ -471,14 +490,18 @@ def test_a_subclass_with_items_of_its_own():
         assert z.setdefault(3, "three") == "three"
         assert z.pop(1) == "one"
         assert z == {2: "two", 3: "three"}
-        assert ("two" in z.values(), (2, "two") in z.items(), list(z.items())) == (True, True, [(2, "two"), (3, "three")])
+        assert ("two" in z.values(), (2, "two") in z.items(), list(z.items())) == (
+            True,
+            True,
+            [(2, "two"), (3, "three")],
+        )
         assert z.popitem() == (2, "two")
         assert z.pop(2, None) is None
         z.clear()
         assert not z
 
 
-# ---- swapoff(drain=True) --------------------------------------------------------------------------------------------
+# ---- swapoff(drain=True) -------------------------------------------------------------------------
 
 
 def test_a_page_stored_while_its_offset_is_given(hooked):

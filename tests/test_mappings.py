@@ -1,5 +1,5 @@
-"""What an engine maps: how much of it, with which properties, and that it costs what the statistics say, however the process or
-the system treats memory."""
+"""What an engine maps: how much of it, with which properties, and that it costs what the statistics
+say, however the process or the system treats memory."""
 
 import os
 import sys
@@ -13,13 +13,18 @@ from hooks.faults import fault
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.memory,
-    pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory is measured with it"),
+    pytest.mark.skipif(
+        "ZSWAP_SANITIZED" in os.environ, reason="a sanitizer's own memory is measured with it"
+    ),
 ]
 
 MIB = 1 << 20
-BESIDE = 0 if sys.version_info[:2] == (3, 11) else MIB // 4  # by which other Pythons themselves grow meanwhile
+BESIDE = (
+    0 if sys.version_info[:2] == (3, 11) else MIB // 4
+)  # by which other Pythons themselves grow meanwhile
 
-# `ours` are the mappings that never get huge pages and are reserved nowhere: nothing else in a Python process is both.
+# `ours` are the mappings that never get huge pages and are reserved nowhere: nothing else in a
+# Python process is both.
 PRELUDE = """
 import ctypes, os, resource, sys
 import numpy as np
@@ -29,7 +34,8 @@ class Mapping:
     def __init__(self, line):
         words = line.split()
         self.start, self.end = (int(x, 16) for x in words[0].split("-"))
-        self.size, self.access, self.anonymous = self.end - self.start, words[1], len(words) < 6 or words[5].startswith("[anon")
+        self.size, self.access = self.end - self.start, words[1]
+        self.anonymous = len(words) < 6 or words[5].startswith("[anon")
         self.rss, self.flags = 0, []
 
 def mappings():
@@ -49,7 +55,8 @@ def ours():
     return [m for m in mappings() if {"nh", "nr"} <= set(m.flags)]
 
 def others():
-    return sum(m.size for m in mappings() if m.anonymous and m.access == "rw-p" and not {"nh", "nr"} <= set(m.flags))
+    return sum(m.size for m in mappings()
+               if m.anonymous and m.access == "rw-p" and not {"nh", "nr"} <= set(m.flags))
 
 def taken():
     with open("/proc/self/smaps_rollup") as f:
@@ -79,7 +86,8 @@ PREPARE = {
     "plain": "",
     "mlockall": "lock(3)",
     "mlockall on fault": "lock(7)",
-    "limited": "size = taken()[0] + (48 << 20); resource.setrlimit(resource.RLIMIT_AS, (size, size))",
+    "limited": "size = taken()[0] + (48 << 20); resource.setrlimit(resource.RLIMIT_AS, (size, "
+    "size))",
 }
 
 
@@ -109,7 +117,9 @@ step()
     )
     if out.startswith("skip"):
         pytest.skip(out)
-    opened, one, full, emptied, three = ([int(word) for word in line.split()] for line in out.splitlines())
+    opened, one, full, emptied, three = (
+        [int(word) for word in line.split()] for line in out.splitlines()
+    )
     assert opened[0] <= MIB
     assert one[0] <= 4 * MIB
     assert opened[1] <= one[1] <= MIB * 3 // 10 + BESIDE
@@ -211,7 +221,8 @@ def test_larger_pages(python, page_size):
         PRELUDE
         + """
 size, folder = int(sys.argv[1]), sys.argv[2]
-z = zswap.ZSwap(page_size=size, max_pool_bytes="16MiB", backing=zswap.SwapFile(folder, "32MiB", page_size=size))
+store = zswap.SwapFile(folder, "32MiB", page_size=size)
+z = zswap.ZSwap(page_size=size, max_pool_bytes="16MiB", backing=store)
 z[0] = np.resize(pages, size)
 z.shrink(1)
 print(sum(m.size for m in ours()))
@@ -223,9 +234,11 @@ print(sum(m.size for m in ours()))
 
 
 EVERYTHING = """
-loaded = np.empty_like(pages)               # not an array that goes: what was in it may stay in the heap
+# not an array that goes: what was in it may stay in the heap
+loaded = np.empty_like(pages)
 def everything(**options):
-    z = zswap.ZSwap("lz4", backing="swap", checksum=True, max_pool_bytes="8MiB", shrinker_enabled=False, **options)
+    z = zswap.ZSwap("lz4", backing="swap", checksum=True, max_pool_bytes="8MiB",
+                    shrinker_enabled=False, **options)
     z.swapon(3)
     for zpool in ("zbud", "z3fold", "zsmalloc"):
         z.zpool = zpool
@@ -256,7 +269,8 @@ assert len(ours()) > 5
 assert all("dd" in m.flags and m.access == "rw-p" for m in ours())
 assert any("wf" in m.flags for m in ours())
 other = others()
-# The maintenance thread's stack, what Python and the C library took for themselves, and nothing like a pool.
+# The maintenance thread's stack, what Python and the C library took for themselves, and nothing
+# like a pool.
 assert other - before <= 4 << 20, other - before
 z.close()
 print(sum(m.size for m in ours()))
@@ -283,7 +297,8 @@ def counted(pid):
     with open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for m in mappings():
             if m.access == "rw-p":
-                with mmap.mmap(-1, m.size) as copy:             # which goes: bytes of the heap would be found again in the child
+                # which goes: bytes of the heap would be found again in the child
+                with mmap.mmap(-1, m.size) as copy:
                     memory.seek(m.start)
                     try:
                         memory.readinto(copy)
@@ -297,7 +312,8 @@ def counted(pid):
 zswap.SwapFile("swap", "64MiB").close()
 pages[:, 8:16] = np.frombuffer(cookie(), np.uint8)
 z = everything()
-same = np.frombuffer(cookie(), np.uint64).repeat(512)           # in place, and cleared: a temporary page would stay in the heap
+# in place, and cleared: a temporary page would stay in the heap
+same = np.frombuffer(cookie(), np.uint64).repeat(512)
 for n in range(100):
     z[6000 + n] = same                                          # same-filled
 pages[:] = loaded[:] = same[:] = 0
@@ -308,8 +324,8 @@ if not pid:
     try:
         assert z.closed
         left = counted(os.getpid())
-        names = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if n != str(left)
-                 and os.path.exists(f"/proc/self/fd/{n}")]
+        names = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
+                 if n != str(left) and os.path.exists(f"/proc/self/fd/{n}")]
         assert not any(name.endswith("/swap") for name in names), names
         z.close()
         z.close()
@@ -373,7 +389,10 @@ def test_no_memory_for_a_context_of_zstd(engine):
 def test_no_huge_page_even_where_all_get_them(python):
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.exists() or "[always]" not in setting.read_text():
-        pytest.skip("this system gives huge pages only to those that ask (no mapping of ours does, see above)")
+        pytest.skip(
+            "this system gives huge pages only to those that ask (no mapping of ours does, see "
+            "above)"
+        )
     out = python(
         PRELUDE
         + """

@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.memory]
 
 PAGE = 4096
 
-# Each measurement in a process of its own, whose heap nothing else stirs.  Pages come from one block, so that the arrays
-# here do not drown what is measured.
+# Each measurement in a process of its own, whose heap nothing else stirs.  Pages come from one
+# block, so that the arrays here do not drown what is measured.
 PRELUDE = """
 import gc, random, sys
 import numpy as np
@@ -29,7 +29,8 @@ def rss():
 rng = random.Random(1)
 # Compressed to between a few bytes and nearly all.
 BLOCK = 1000
-block = np.frombuffer(b"".join((rng.randbytes(rng.choice([5, 200, 1000, 1500, 2500, 3900])) + bytes(4096))[:4096]
+SIZES = [5, 200, 1000, 1500, 2500, 3900]
+block = np.frombuffer(b"".join((rng.randbytes(rng.choice(SIZES)) + bytes(4096))[:4096]
                                for _ in range(BLOCK)), np.uint8)
 
 def store(z, offsets):
@@ -156,7 +157,8 @@ def test_engines_come_and_go(python):
         + """
 import os, threading
 def one(n):
-    with zswap.ZSwap(["lz4", "zstd", "deflate"][n % 3] if n % 3 < len(zswap.compressors()) else "lz4") as z:
+    known = n % 3 < len(zswap.compressors())
+    with zswap.ZSwap(["lz4", "zstd", "deflate"][n % 3] if known else "lz4") as z:
         z[n] = block[:4096]
         z.compressor = "lz4:2"
         z[n + 1] = block[4096:8192]
@@ -230,7 +232,8 @@ def test_sparse_offsets_that_come_and_go_do_not_pile_up(engine):
 
 
 def test_garbage_waits_for_calls_in_flight(engine):
-    # A load is held up in its decompressor.  What is taken out of the index meanwhile must wait for it, and goes when it ends.
+    # A load is held up in its decompressor.  What is taken out of the index meanwhile must wait for
+    # it, and goes when it ends.
     gate = Codec()
     zswap.register_compressor("test.memory.gate", factory=gate.capsule)
     try:
@@ -257,7 +260,8 @@ def test_garbage_waits_for_calls_in_flight(engine):
 
 
 def test_threads_that_empty_shards_under_each_other(engine):
-    # Each thread has one page of every shard, so that a shard is empty now and then, and removed while others look for it.
+    # Each thread has one page of every shard, so that a shard is empty now and then, and removed
+    # while others look for it.
     z = engine()
     wrong, start = [], threading.Barrier(3)
 
@@ -266,7 +270,9 @@ def test_threads_that_empty_shards_under_each_other(engine):
         start.wait()
         for _ in range(60):
             offsets = [(n << 20) + k * 64 for n in rng.sample(range(300), 150)]
-            pages = b"".join(f"thread {k} page {n} ".encode().ljust(PAGE, b".") for n in range(len(offsets)))
+            pages = b"".join(
+                f"thread {k} page {n} ".encode().ljust(PAGE, b".") for n in range(len(offsets))
+            )
             z.store_many(offsets, pages)
             if z.load_many(offsets).tobytes() != pages:
                 wrong.append("lost")
@@ -322,7 +328,7 @@ def test_little_stays_idle(engine, zpool):
     assert (s.idle_bytes, s.pool_total_size) == (0, 0), "an empty pool keeps none"
 
 
-# ---- amounts ---------------------------------------------------------------------------------------------------------
+# ---- amounts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -356,7 +362,25 @@ def test_amounts_read(text, amount):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "k", "MiB", "-1", "+1", "1e3", "0x10", "1 2", "1..5", ".5", "1.5.5", "10 PiB", "10X", "1_000", "nan", "inf"],
+    [
+        "",
+        " ",
+        "k",
+        "MiB",
+        "-1",
+        "+1",
+        "1e3",
+        "0x10",
+        "1 2",
+        "1..5",
+        ".5",
+        "1.5.5",
+        "10 PiB",
+        "10X",
+        "1_000",
+        "nan",
+        "inf",
+    ],
 )
 def test_amounts_that_are_none(text):
     with pytest.raises(ValueError, match="amount"):
@@ -391,12 +415,15 @@ def test_amounts_written(amount, text):
     assert parse_bytes(text) == amount
 
 
-# ---- how much there is -----------------------------------------------------------------------------------------------------
+# ---- how much there is ---------------------------------------------------------------------------
 
 
 def tree(root, files):
     """Lay out a false /proc and /sys."""
-    for path, text in {"proc/meminfo": "MemTotal:       16384000 kB\nMemFree: 1 kB\n", **files}.items():
+    for path, text in {
+        "proc/meminfo": "MemTotal:       16384000 kB\nMemFree: 1 kB\n",
+        **files,
+    }.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     return root
@@ -416,19 +443,45 @@ V1 = "sys/fs/cgroup/memory"
         ({"proc/self/cgroup": "0::/\n"}, RAM),
         ({"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "max\n"}, RAM),
         ({"proc/self/cgroup": "0::/a/b\n", f"{V2}/a/b/memory.max": "1073741824\n"}, 1 << 30),
-        ({"proc/self/cgroup": "0::/a/b\n", f"{V2}/a/b/memory.max": "max\n", f"{V2}/a/memory.max": "2147483648\n"}, 2 << 30),
         (
-            {"proc/self/cgroup": "0::/a/b\n", f"{V2}/a/b/memory.max": "3000000\n", f"{V2}/a/memory.max": "2000000\n"},
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                f"{V2}/a/b/memory.max": "max\n",
+                f"{V2}/a/memory.max": "2147483648\n",
+            },
+            2 << 30,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                f"{V2}/a/b/memory.max": "3000000\n",
+                f"{V2}/a/memory.max": "2000000\n",
+            },
             2_000_000,
         ),
         ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "99999999999999\n"}, RAM),
-        ({"proc/self/cgroup": "0::/host/path\n", f"{V2}/memory.max": "1073741824\n"}, 1 << 30),  # a container's own view
+        (
+            {"proc/self/cgroup": "0::/host/path\n", f"{V2}/memory.max": "1073741824\n"},
+            1 << 30,
+        ),  # a container's own view
         ({"proc/self/cgroup": "0::/a b\n", f"{V2}/a b/memory.max": "1073741824\n"}, 1 << 30),
         # version 1
-        ({"proc/self/cgroup": "5:memory:/x\n", f"{V1}/x/memory.limit_in_bytes": "1073741824\n"}, 1 << 30),
-        ({"proc/self/cgroup": "5:memory:/x\n", f"{V1}/x/memory.limit_in_bytes": "9223372036854771712\n"}, RAM),
         (
-            {"proc/self/cgroup": "4:cpu,cpuacct:/x\n3:memory,hugetlb:/x\n", f"{V1}/x/memory.limit_in_bytes": "4096000\n"},
+            {"proc/self/cgroup": "5:memory:/x\n", f"{V1}/x/memory.limit_in_bytes": "1073741824\n"},
+            1 << 30,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/x\n",
+                f"{V1}/x/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            RAM,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/x\n3:memory,hugetlb:/x\n",
+                f"{V1}/x/memory.limit_in_bytes": "4096000\n",
+            },
             4096000,
         ),
         ({"proc/self/cgroup": "4:cpu:/x\n", f"{V1}/x/memory.limit_in_bytes": "4096000\n"}, RAM),
@@ -444,12 +497,43 @@ V1 = "sys/fs/cgroup/memory"
         # a colon in a path
         ({"proc/self/cgroup": "0::/a:b\n", f"{V2}/a:b/memory.max": "1073741824\n"}, 1 << 30),
         # the soft limit, of the group itself or of one above
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "2000000\n", f"{V2}/a/memory.high": "1000000\n"}, 1000000),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "2000000\n", f"{V2}/a/memory.high": "max\n"}, 2000000),
-        ({"proc/self/cgroup": "0::/a/b/c\n", f"{V2}/a/memory.high": "3000\n", f"{V2}/a/b/memory.max": "4000\n"}, 3000),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.high": "0\n"}, RAM),  # "reclaim all you can": no size
+        (
+            {
+                "proc/self/cgroup": "0::/a\n",
+                f"{V2}/a/memory.max": "2000000\n",
+                f"{V2}/a/memory.high": "1000000\n",
+            },
+            1000000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/a\n",
+                f"{V2}/a/memory.max": "2000000\n",
+                f"{V2}/a/memory.high": "max\n",
+            },
+            2000000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b/c\n",
+                f"{V2}/a/memory.high": "3000\n",
+                f"{V2}/a/b/memory.max": "4000\n",
+            },
+            3000,
+        ),
+        (
+            {"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.high": "0\n"},
+            RAM,
+        ),  # "reclaim all you can": no size
         # a group that this namespace does not show
-        ({"proc/self/cgroup": "0::/../../x\n", "x/memory.max": "4096000\n", f"{V2}/memory.max": "5000000\n"}, 5000000),
+        (
+            {
+                "proc/self/cgroup": "0::/../../x\n",
+                "x/memory.max": "4096000\n",
+                f"{V2}/memory.max": "5000000\n",
+            },
+            5000000,
+        ),
         # nonsense is no limit
         ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "lots\n"}, RAM),
     ],
@@ -463,10 +547,14 @@ def test_total_ram_of_this_machine():
 
 
 def test_no_meminfo(tmp_path, monkeypatch):
-    """As under ProcSubset=pid, or without /proc at all: the C library knows, and a cgroup's limit still counts."""
+    """As under ProcSubset=pid, or without /proc at all: the C library knows, and a cgroup's limit
+    still counts."""
     assert total_ram(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limited = tmp_path / "limited"
-    tree(limited, {"proc/meminfo": "", "proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "3000000\n"})
+    tree(
+        limited,
+        {"proc/meminfo": "", "proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "3000000\n"},
+    )
     assert total_ram(limited) == 3000000
 
     def unknown(name):
@@ -484,8 +572,11 @@ def test_an_engine_without_proc(python):
 import ctypes, os
 import zswap
 libc = ctypes.CDLL(None)
-alone = libc.unshare(0x20000) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0  # CLONE_NEWNS, MS_REC | MS_PRIVATE
-if not alone or any(libc.mount(b"none", folder, b"tmpfs", 0, None) for folder in (b"/proc", b"/sys")):
+# CLONE_NEWNS, MS_REC | MS_PRIVATE
+alone = libc.unshare(0x20000) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0
+def hide(folder):
+    return libc.mount(b"none", folder, b"tmpfs", 0, None) == 0
+if not alone or not hide(b"/proc") or not hide(b"/sys"):
     print("cannot")
     os._exit(0)
 assert not os.path.exists("/proc/self") and not os.listdir("/sys")
@@ -528,16 +619,29 @@ def test_pressure_files(tmp_path):
         f"{V2}/a/b/memory.current",
         3000,
     )
-    assert found({**v2, f"{V2}/a/b/memory.max": "max", f"{V2}/memory.high": "3000"})[1:] == (f"{V2}/memory.current", 3000)
+    assert found({**v2, f"{V2}/a/b/memory.max": "max", f"{V2}/memory.high": "3000"})[1:] == (
+        f"{V2}/memory.current",
+        3000,
+    )
     v1 = {"proc/self/cgroup": "5:memory:/x/y\n1:name=systemd:/z\n"}
-    assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "7000"})[1:] == (f"{V1}/x/memory.usage_in_bytes", 7000)
+    assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "7000"})[1:] == (
+        f"{V1}/x/memory.usage_in_bytes",
+        7000,
+    )
     assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "9223372036854771712"})[1:] == ("", 0)
     deep = "/".join("d" * 100 for _ in range(6))
-    assert found({"proc/self/cgroup": f"0::/{deep}\n", f"{V2}/{deep}/memory.max": "5000"})[1:] == ("", 0)
+    assert found({"proc/self/cgroup": f"0::/{deep}\n", f"{V2}/{deep}/memory.max": "5000"})[1:] == (
+        "",
+        0,
+    )
 
 
 def test_an_engine_in_a_cgroup_with_a_soft_limit(tmp_path, monkeypatch, engine):
-    files = {"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "max", f"{V2}/a/memory.high": str(100 << 20)}
+    files = {
+        "proc/self/cgroup": "0::/a\n",
+        f"{V2}/a/memory.max": "max",
+        f"{V2}/a/memory.high": str(100 << 20),
+    }
     root = tree(tmp_path, files)
     monkeypatch.setattr("zswap.core.total_ram", lambda: total_ram(root))
     assert engine(max_pool_percent=50).stats().max_pool_bytes == 50 << 20

@@ -1,7 +1,8 @@
-"""The engine against a dict, with hypothesis choosing what happens: one state machine for each compressor and zpool.
+"""The engine against a dict, with hypothesis choosing what happens: one state machine for each
+compressor and zpool.
 
-After each step what is held is what the dict holds, every structure agrees with every other (`_validate`), and every counter
-has the value that the steps so far give it.
+After each step what is held is what the dict holds, every structure agrees with every other
+(`_validate`), and every counter has the value that the steps so far give it.
 """
 
 import random
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import zswap
 from zswap import Error, PoolLimitError, Status
@@ -21,8 +29,26 @@ pytestmark = pytest.mark.slow
 
 AREAS = (0, 1, 255)
 NR_PAGES = {0: None, 1: 20000, 255: None}
-# Few enough to meet again, on all edges: runs of 64, shards of 16384, the area's end, the last offset there is.
-OFFSETS = [*range(6), 62, 63, 64, 65, 127, 128, 16383, 16384, 16385, 19999, 20000, 32768, 1 << 30, 1 << 46, (1 << 47) - 1]
+# Few enough to meet again, on all edges: runs of 64, shards of 16384, the area's end, the last
+# offset there is.
+OFFSETS = [
+    *range(6),
+    62,
+    63,
+    64,
+    65,
+    127,
+    128,
+    16383,
+    16384,
+    16385,
+    19999,
+    20000,
+    32768,
+    1 << 30,
+    1 << 46,
+    (1 << 47) - 1,
+]
 
 offsets = st.sampled_from(OFFSETS)
 areas = st.sampled_from(AREAS)
@@ -57,7 +83,13 @@ class Model(RuleBasedStateMachine):
     @initialize()
     def start(self):
         """Make both."""
-        self.z = zswap.ZSwap(self.compressor, self.zpool, self.page_size, max_pool_bytes="64MiB", checksum=self.checksum)
+        self.z = zswap.ZSwap(
+            self.compressor,
+            self.zpool,
+            self.page_size,
+            max_pool_bytes="64MiB",
+            checksum=self.checksum,
+        )
         self.held = {}  # (area, offset) -> page
         self.same = set()  # those of them that are held as one word
         self.online = {0}
@@ -91,12 +123,16 @@ class Model(RuleBasedStateMachine):
 
     def is_same(self, page):
         """Whether a page is held as one word."""
-        return self.z.parameters["same_filled_pages_enabled"] and page == page[:8] * (self.page_size // 8)
+        return self.z.parameters["same_filled_pages_enabled"] and page == page[:8] * (
+            self.page_size // 8
+        )
 
     def stored(self, area, offset, page, status):
         """Check the status of one store, and follow it."""
         key, status = (area, offset), Status(status)
-        if self.z.parameters["enabled"] and (area not in self.online or offset >= (NR_PAGES[area] or 1 << 47)):
+        if self.z.parameters["enabled"] and (
+            area not in self.online or offset >= (NR_PAGES[area] or 1 << 47)
+        ):
             assert status == Status.NO_AREA
             assert key not in self.held
             self.events["reject_area"] += 1
@@ -138,7 +174,12 @@ class Model(RuleBasedStateMachine):
 
     # ---- single pages ----
 
-    @rule(area=areas, offset=offsets, recipe=recipes, buffer=st.sampled_from([bytes, bytearray, np.frombuffer]))
+    @rule(
+        area=areas,
+        offset=offsets,
+        recipe=recipes,
+        buffer=st.sampled_from([bytes, bytearray, np.frombuffer]),
+    )
     def store(self, area, offset, recipe, buffer):
         """Store."""
         page = page_of(recipe, self.page_size)
@@ -151,12 +192,18 @@ class Model(RuleBasedStateMachine):
             status = Status.POOL_LIMIT if limit else Status.ACCEPT_THRESHOLD
         except Error:
             on = self.z.parameters
-            status = Status.COMPRESS_POOR if on["enabled"] and on["non_same_filled_pages_enabled"] else Status.DISABLED
+            status = (
+                Status.COMPRESS_POOR
+                if on["enabled"] and on["non_same_filled_pages_enabled"]
+                else Status.DISABLED
+            )
         except ValueError:
             status = Status.NO_AREA
         else:
             size = self.z.compressed_sizes([offset], swap_type=area)[0]
-            status = {0: Status.SAME_FILLED, self.page_size: Status.INCOMPRESSIBLE}.get(size, Status.STORED)
+            status = {0: Status.SAME_FILLED, self.page_size: Status.INCOMPRESSIBLE}.get(
+                size, Status.STORED
+            )
         self.stored(area, offset, page, status)
 
     @rule(area=areas, offset=offsets, into=st.booleans())
@@ -176,13 +223,19 @@ class Model(RuleBasedStateMachine):
 
     # ---- batches ----
 
-    @rule(area=areas, batch=st.lists(st.tuples(offsets, recipes), max_size=8), threads=st.integers(1, 3))
+    @rule(
+        area=areas,
+        batch=st.lists(st.tuples(offsets, recipes), max_size=8),
+        threads=st.integers(1, 3),
+    )
     def store_many(self, area, batch, threads):
         """Store a batch; with more than one thread each offset only once."""
         if threads > 1:
             batch = list(dict(batch).items())
         pages = [page_of(recipe, self.page_size) for _, recipe in batch]
-        status = self.z.store_many([o for o, _ in batch], b"".join(pages), swap_type=area, threads=threads)
+        status = self.z.store_many(
+            [o for o, _ in batch], b"".join(pages), swap_type=area, threads=threads
+        )
         for (offset, _), page, code in zip(batch, pages, status, strict=True):
             self.stored(area, offset, page, code)
 
@@ -200,7 +253,9 @@ class Model(RuleBasedStateMachine):
     @rule(area=areas, batch=st.lists(offsets, max_size=8))
     def invalidate_many(self, area, batch):
         """Invalidate a batch."""
-        assert self.z.invalidate_many(batch, swap_type=area) == sum(self.gone((area, o)) for o in batch)
+        assert self.z.invalidate_many(batch, swap_type=area) == sum(
+            self.gone((area, o)) for o in batch
+        )
 
     @rule(area=areas, edges=st.tuples(offsets, offsets), more=st.integers(0, 1))
     def invalidate_range(self, area, edges, more):
@@ -292,7 +347,12 @@ class Model(RuleBasedStateMachine):
 
     @rule(
         value=st.sampled_from(
-            [("compressor", "nope"), ("zpool", "zsmalloc:99"), ("max_pool_bytes", -1), ("enabled", "maybe")]
+            [
+                ("compressor", "nope"),
+                ("zpool", "zsmalloc:99"),
+                ("max_pool_bytes", -1),
+                ("enabled", "maybe"),
+            ]
         )
     )
     def bad_parameter(self, value):
@@ -332,7 +392,9 @@ class Model(RuleBasedStateMachine):
             self.events["loads"] += len(ours)
             self.events["load_misses"] += len(OFFSETS) - len(ours)
             taken = z.compressed_sizes(ours, swap_type=area)
-            assert [o for o, n in zip(ours, taken, strict=True) if n == 0] == [o for o in ours if (area, o) in self.same]
+            assert [o for o, n in zip(ours, taken, strict=True) if n == 0] == [
+                o for o in ours if (area, o) in self.same
+            ]
             sizes += int(taken.sum())
             raw += int((taken == self.page_size).sum())
         z.parameters["exclusive_loads"] = exclusive
@@ -346,7 +408,13 @@ class Model(RuleBasedStateMachine):
         assert s.stored_incompressible_pages == raw
         assert s.compressed_bytes == sizes
         assert {name: getattr(s, name) for name in self.events} == self.events
-        assert s.reject_compress_fail == s.reject_alloc_fail == s.reject_kmemcache_fail == s.decompress_fail == 0
+        assert (
+            s.reject_compress_fail
+            == s.reject_alloc_fail
+            == s.reject_kmemcache_fail
+            == s.decompress_fail
+            == 0
+        )
         pools = z.pools()
         assert [p.current for p in pools] == [True] + [False] * (len(pools) - 1)
         assert sum(p.stored_pages for p in pools) == len(self.held) - len(self.same)
@@ -354,14 +422,21 @@ class Model(RuleBasedStateMachine):
 
 
 PAIRS = [(c.name, "zsmalloc") for c in zswap.compressors() if c.available]
-PAIRS += [("test-model-zlib", "zsmalloc"), ("lz4", "zsmalloc:4"), ("lz4", "zsmalloc-kernel"), ("zstd", "zsmalloc:1")]
+PAIRS += [
+    ("test-model-zlib", "zsmalloc"),
+    ("lz4", "zsmalloc:4"),
+    ("lz4", "zsmalloc-kernel"),
+    ("zstd", "zsmalloc:1"),
+]
 PAIRS += [("lz4", "z3fold"), ("lz4", "zbud")]
 
 
 @pytest.fixture(autouse=True)
 def python_compressor():
     """A compressor in Python, for the machines to switch to."""
-    zswap.register_compressor("test-model-zlib", lambda data: zlib.compress(data, 1), zlib.decompress)
+    zswap.register_compressor(
+        "test-model-zlib", lambda data: zlib.compress(data, 1), zlib.decompress
+    )
     yield
     zswap.unregister_compressor("test-model-zlib")
 

@@ -11,7 +11,9 @@ from zswap.memory import online_node
 from zswap_core.binding import Engine
 
 PAGE = 4096
-NODES = [int(p.name.removeprefix("node")) for p in Path("/sys/devices/system/node").glob("node[0-9]*")] or [0]
+NODES = [
+    int(p.name.removeprefix("node")) for p in Path("/sys/devices/system/node").glob("node[0-9]*")
+] or [0]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,9 @@ def policies():
         text = Path("/proc/self/numa_maps").read_text()
     except OSError as error:
         pytest.skip(f"the kernel does not tell policies: {error}")
-    return {int(a, 16): nodes for a, nodes in re.findall(r"^([0-9a-f]+) bind:(\S+)", text, re.MULTILINE)}
+    return {
+        int(a, 16): nodes for a, nodes in re.findall(r"^([0-9a-f]+) bind:(\S+)", text, re.MULTILINE)
+    }
 
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc-kernel", "zbud", "z3fold"])
@@ -41,8 +45,13 @@ def test_pages_are_found(engine, make_page, zpool):
     z.store_many(range(3000), b"".join(make_page(n, incompressible=0.4) for n in range(3000)))
     nodes = z.numa_pages()
     assert set(nodes) <= set(NODES)
-    # Every page that the limit counts has been written to, but for the last of a zspage, which may not have been.
-    assert z.stats().pool_total_size // PAGE * 0.95 <= sum(nodes.values()) <= z.stats().pool_total_size // PAGE
+    # Every page that the limit counts has been written to, but for the last of a zspage, which may
+    # not have been.
+    assert (
+        z.stats().pool_total_size // PAGE * 0.95
+        <= sum(nodes.values())
+        <= z.stats().pool_total_size // PAGE
+    )
     z.clear()
     z.compact()
     assert sum(z.numa_pages().values()) <= z.stats().pool_total_size // PAGE
@@ -52,7 +61,9 @@ def test_all_pools_count(engine, make_page):
     z = engine()
     for number, compressor in enumerate(("lz4", "zstd:1", "lz4:9")):
         z.compressor = compressor
-        z.store_many(range(number * 500, number * 500 + 500), b"".join(make_page(n) for n in range(500)))
+        z.store_many(
+            range(number * 500, number * 500 + 500), b"".join(make_page(n) for n in range(500))
+        )
     assert sum(z.numa_pages().values()) >= z.stats().pool_total_size // PAGE * 0.95
 
 

@@ -1,4 +1,5 @@
-"""Files that are written: what is there is replaced whole or kept, what is no file stays what it is, nothing is left over."""
+"""Files that are written: what is there is replaced whole or kept, what is no file stays what it
+is, nothing is left over."""
 
 import errno
 import os
@@ -67,7 +68,7 @@ def raised(error):
     raise error
 
 
-# ---- regular files ----------------------------------------------------------------------------------------------------
+# ---- regular files -------------------------------------------------------------------------------
 
 
 def test_new_file(folder):
@@ -162,7 +163,7 @@ def test_what_comes_meanwhile_and_is_a_file_is_replaced(folder):
     assert (names(folder), Path("new").read_bytes()) == (["new"], b"ours")
 
 
-# ---- what is no regular file ------------------------------------------------------------------------------------------
+# ---- what is no regular file ---------------------------------------------------------------------
 
 
 def test_devices_are_written_into(folder):
@@ -171,7 +172,11 @@ def test_devices_are_written_into(folder):
     for path in ("/dev/null", "link"):
         write(path, b"x", private=True)
     after = os.stat("/dev/null")
-    assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
+    assert (after.st_ino, after.st_mode, after.st_uid) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_uid,
+    )
 
 
 def test_a_pipe_is_written_into(folder, thread):
@@ -221,7 +226,7 @@ def test_a_reader_that_has_gone(folder):
     os.close(writing_to)
 
 
-# ---- what cannot be written -------------------------------------------------------------------------------------------
+# ---- what cannot be written ----------------------------------------------------------------------
 
 REFUSED = {
     "directory": ("folder", "Is a directory"),
@@ -262,7 +267,9 @@ def test_check_takes_what_can_be_written(folder):
 
 
 def test_a_full_disk(folder):
-    with pytest.raises(OutputFailed, match=r"^cannot write /dev/full: No space left on device; free some space"):
+    with pytest.raises(
+        OutputFailed, match=r"^cannot write /dev/full: No space left on device; free some space"
+    ):
         write("/dev/full", b"x")
 
 
@@ -284,25 +291,33 @@ def in_private_mounts(commands):
     probe = subprocess.run(["unshare", "-m", "true"], capture_output=True)
     if probe.returncode:
         pytest.skip("mount namespaces need root")
-    done = subprocess.run(["unshare", "-m", "bash", "-ec", commands], capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-ec", commands], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_small_file_system(tmp_path):
     said = in_private_mounts(f"""
-        cd {tmp_path}; mkdir small; mount -t tmpfs -o size=64k none small; head -c 1M /dev/zero > pages; cd small
+        cd {tmp_path}; mkdir small; mount -t tmpfs -o size=64k none small
+        head -c 1M /dev/zero > pages; cd small
         echo old > old; set +e
-        for name in old new; do {sys.executable} -m zswap capture --file ../pages -o $name 2>&1; echo "exit $?"; done
+        for name in old new
+        do {sys.executable} -m zswap capture --file ../pages -o $name 2>&1; echo "exit $?"; done
         ls -A; cat old
     """)
-    told = "zswap: cannot write {}: No space left on device; free some space, or name a file elsewhere\nexit 1\n"
+    told = (
+        "zswap: cannot write {}: No space left on device; free some space, or name a file "
+        "elsewhere\nexit 1\n"
+    )
     assert said == told.format("old") + told.format("new") + "old\nold\n"
 
 
 def test_a_file_that_is_mounted_is_written_over(tmp_path):
     said = in_private_mounts(f"""
-        cd {tmp_path}; head -c 100k /dev/zero > old; chmod 644 old; touch target; mount --bind old target
+        cd {tmp_path}; head -c 100k /dev/zero > old; chmod 644 old
+        touch target; mount --bind old target
         head -c 8k /dev/urandom > pages
         {sys.executable} -m zswap capture --file pages -o target 2>/dev/null
         cmp pages target; cmp pages old; stat -c %a target; ls -A
@@ -344,12 +359,13 @@ def test_a_folder_that_may_not_be_written_to(python, tmp_path):
     assert (folder / "mine").read_bytes() == b"new"
     for line, name in zip(said[1:], ("theirs", "new"), strict=True):
         assert line.startswith(
-            f"{name} OutputError cannot write {folder}/{name}: Permission denied; name a file in a folder"
+            f"{name} OutputError cannot write {folder}/{name}: Permission denied; name a file in a "
+            "folder"
         )
     assert names(folder) == ["mine", "theirs"]
 
 
-# ---- signals ----------------------------------------------------------------------------------------------------------
+# ---- signals -------------------------------------------------------------------------------------
 
 STOPPED = """
 import os, signal, sys, time
@@ -377,19 +393,29 @@ except BaseException as error:
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGXCPU"])
 def test_a_signal_leaves_nothing_behind(tmp_path, way, number):
     with subprocess.Popen(
-        [sys.executable, "-c", STOPPED, way], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
+        [sys.executable, "-c", STOPPED, way],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
     ) as process:
         assert process.stdout.readline() == f"{1 if way == 'named' else 0}\n"
         process.send_signal(getattr(signal, number))
         said, _ = process.communicate(timeout=60)
     assert names(tmp_path) == []
     code = 128 + getattr(signal, number)
-    assert said.split() == (["KeyboardInterrupt"] if number == "SIGINT" else ["SystemExit", str(code)])
+    assert said.split() == (
+        ["KeyboardInterrupt"] if number == "SIGINT" else ["SystemExit", str(code)]
+    )
 
 
 def test_not_even_sigkill_leaves_something_behind(tmp_path):
     with subprocess.Popen(
-        [sys.executable, "-c", STOPPED, "unnamed"], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
+        [sys.executable, "-c", STOPPED, "unnamed"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
     ) as process:
         if process.stdout.readline() != "0\n":
             process.kill()

@@ -26,7 +26,10 @@ def installed():
         distribution = metadata.distribution("zswap")
     except metadata.PackageNotFoundError:
         pytest.skip("zswap is not installed")
-    if Path(zswap.__file__).resolve() != Path(distribution.locate_file("zswap/__init__.py")).resolve():
+    if (
+        Path(zswap.__file__).resolve()
+        != Path(distribution.locate_file("zswap/__init__.py")).resolve()
+    ):
         pytest.skip(f"the zswap in use is not the installed one but {zswap.__file__}")
     return distribution
 
@@ -41,11 +44,20 @@ def test_version(installed):
 
 
 def test_what_plug_ins_need_is_there(names):
-    assert {"zswap_core/include/zswap/abi.h", "zswap_core/abi.pxd", "zswap_core/__init__.py"} <= names
+    assert {
+        "zswap_core/include/zswap/abi.h",
+        "zswap_core/abi.pxd",
+        "zswap_core/__init__.py",
+    } <= names
 
 
 def test_type_information_is_there(names):
-    assert {"zswap/py.typed", "zswap_core/py.typed", "zswap_core/binding.pyi", "zswap_core/compressors/base.pyi"} <= names
+    assert {
+        "zswap/py.typed",
+        "zswap_core/py.typed",
+        "zswap_core/binding.pyi",
+        "zswap_core/compressors/base.pyi",
+    } <= names
 
 
 def test_nothing_else_is_there(names):
@@ -58,7 +70,10 @@ def test_nothing_else_is_there(names):
 
 
 def test_every_source_was_compiled(names):
-    sources = {path.relative_to(SOURCES).with_suffix("").as_posix() for path in (SOURCES / "zswap_core").rglob("*.pyx")}
+    sources = {
+        path.relative_to(SOURCES).with_suffix("").as_posix()
+        for path in (SOURCES / "zswap_core").rglob("*.pyx")
+    }
     if not sources:
         pytest.skip("the sources are not here")
     assert {name.partition(".")[0] for name in names if name.endswith(".so")} == sources
@@ -83,34 +98,52 @@ def test_plain_install_is_small(installed):
 
 def test_import_is_lean(tmp_path):
     """The library alone brings in neither the command line's packages nor the plots'."""
-    code = "import sys, zswap; print(sorted({'click', 'rich', 'matplotlib', 'Cython', 'zswap.analyze'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    code = (
+        "import sys, zswap; print(sorted({'click', 'rich', 'matplotlib', 'Cython', "
+        "'zswap.analyze'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 
-# ---- compiling it ---------------------------------------------------------------------------------------------------
+# ---- compiling it --------------------------------------------------------------------------------
 
 # What setup.py would have the compiler told, a line; nothing is compiled.
 FLAGS = """
 import os, sys, Cython.Build, setuptools
 Cython.Build.cythonize = lambda extensions, **options: extensions
-setuptools.setup = lambda ext_modules, **options: print(*sorted({" ".join(e.extra_compile_args) for e in ext_modules}), sep="\\n")
+setuptools.setup = lambda ext_modules,
+**options: print(*sorted({" ".join(e.extra_compile_args) for e in ext_modules}), sep="\\n")
 exec(compile(open("setup.py").read(), "setup.py", "exec"))
 """
 
 
 @pytest.fixture
 def flags():
-    """The compiler's flags under an environment: those of a module of the engine.  Others differ in the first, -O1, alone."""
+    """The compiler's flags under an environment: those of a module of the engine.  Others differ in
+    the first, -O1, alone."""
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
     if not (SOURCES / "setup.py").exists():
         pytest.skip("the sources are not here")
 
     def run(**environment):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("ZSWAP_") and name != "CFLAGS"}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("ZSWAP_") and name != "CFLAGS"
+        }
         command = [sys.executable, "-c", FLAGS]
-        done = subprocess.run(command, cwd=SOURCES, env={**env, **environment}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command,
+            cwd=SOURCES,
+            env={**env, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         seldom, often = (line.split() for line in done.stdout.splitlines())
         assert (seldom[0], often[0]) == ("-O1", "-O3")
         assert seldom[1:] == often[1:]
@@ -133,10 +166,12 @@ def test_the_users_flags_have_the_last_word(flags):
 
 def test_debugging_brings_debug_information(flags):
     for switch in ("DEBUG", "SANITIZE"):
-        assert [flag for flag in flags(**{f"ZSWAP_{switch}": "1"}) if flag.startswith("-g")][-1] == "-g"
+        assert [flag for flag in flags(**{f"ZSWAP_{switch}": "1"}) if flag.startswith("-g")][
+            -1
+        ] == "-g"
 
 
-# ---- compiling against it -------------------------------------------------------------------------------------------
+# ---- compiling against it ------------------------------------------------------------------------
 
 
 def test_include_directory():
@@ -148,7 +183,14 @@ def test_header_stands_alone(tmp_path, compiler, language):
     """In C and in C++, with nothing included before it and every warning on."""
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler}")
-    flags = ["-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-std=c11" if language == "c" else "-std=c++11"]
+    flags = [
+        "-fsyntax-only",
+        "-Wall",
+        "-Wextra",
+        "-Wpedantic",
+        "-Werror",
+        "-std=c11" if language == "c" else "-std=c++11",
+    ]
     source = tmp_path / "plug_in"
     source.write_text("#include <zswap/abi.h>\nextern zsw_compressor_ops table;\n")
     done = subprocess.run(
@@ -163,7 +205,14 @@ def test_header_stands_alone(tmp_path, compiler, language):
 def test_cython_finds_the_declarations(tmp_path):
     pytest.importorskip("Cython")
     source = tmp_path / "plug_in.pyx"
-    source.write_text("from zswap_core.abi cimport zsw_compressor_ops\ncdef zsw_compressor_ops table\n")
-    env = {**os.environ, "PYTHONPATH": str(Path(zswap_core.__file__).parents[1])}  # Cython asks no editable install's finder
-    subprocess.run([sys.executable, "-m", "cython", "-3", source.name], cwd=tmp_path, env=env, check=True)
+    source.write_text(
+        "from zswap_core.abi cimport zsw_compressor_ops\ncdef zsw_compressor_ops table\n"
+    )
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(Path(zswap_core.__file__).parents[1]),
+    }  # Cython asks no editable install's finder
+    subprocess.run(
+        [sys.executable, "-m", "cython", "-3", source.name], cwd=tmp_path, env=env, check=True
+    )
     assert "zswap/abi.h" in source.with_suffix(".c").read_text()

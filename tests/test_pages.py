@@ -18,13 +18,15 @@ from zswap.pages import SourceError, open_core, open_files, open_process, pagema
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
 
-# A process whose memory is known: `reserved` bytes of address space of which 4 pages in 1024 are touched, then one mapping
-# each of zeros that were written, random bytes, text, and pages only ever read (they are the kernel's zero page).
+# A process whose memory is known: `reserved` bytes of address space of which 4 pages in 1024 are
+# touched, then one mapping each of zeros that were written, random bytes, text, and pages only ever
+# read (they are the kernel's zero page).
 CHILD = r"""
 import mmap, os, sys
 size, reserved = int(sys.argv[1]), int(sys.argv[2])
 flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
-area = lambda: mmap.mmap(-1, size, flags=flags)  # nothing goes through buffers that malloc would keep
+# nothing goes through buffers that malloc would keep
+area = lambda: mmap.mmap(-1, size, flags=flags)
 zeros, random, text, shared = area(), area(), area(), mmap.mmap(-1, size)
 for at in range(0, size, mmap.PAGESIZE):
     zeros[at] = 0
@@ -48,12 +50,15 @@ sys.stdin.read()
 
 @pytest.fixture
 def child():
-    """Starts a process of known memory: returns a function from (bytes a kind, bytes reserved) to the process."""
+    """Starts a process of known memory: returns a function from (bytes a kind, bytes reserved) to
+    the process."""
     started = []
 
     def start(size=4 * MIB, reserved=MIB):
         process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(size), str(reserved)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", CHILD, str(size), str(reserved)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         started.append(process)
         assert process.stdout.readline() == b"ready\n"
@@ -66,13 +71,14 @@ def child():
         process.stdout.close()
 
 
-# A process with one mapping of each kind, half of it written (all ones); it prints where each lies, if it could be made.
+# A process with one mapping of each kind, half of it written (all ones); it prints where each lies,
+# if it could be made.
 KINDS = r"""
 import ctypes, fcntl, json, mmap, os, platform, struct, sys
 size, folder = 1 << 20, sys.argv[1]
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 PRIVATE, ANONYMOUS, SHARED, DROPPABLE, HUGETLB = 2, 0x20, 1, 8, 0x40000
@@ -129,7 +135,10 @@ sys.stdin.read()
 def kinds(tmp_path):
     """A process with mappings of many kinds, and where they lie."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KINDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KINDS, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     yield process, json.loads(process.stdout.readline())
     process.communicate()
@@ -143,11 +152,12 @@ def count_kinds(data):
     return int(zero.sum()), int(random.sum()), int(text.sum())
 
 
-# ---- sampling ---------------------------------------------------------------------------------------------------------
+# ---- sampling ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("total", "wanted"), [(0, None), (1, 1), (100, None), (100, 100), (100, 500), (100, 7), (10**7, 5000)]
+    ("total", "wanted"),
+    [(0, None), (1, 1), (100, None), (100, 100), (100, 500), (100, 7), (10**7, 5000)],
 )
 def test_sample_is_ascending_and_without_duplicates(total, wanted):
     chunks = list(sample(total, wanted, seed=3, chunk=64))
@@ -166,12 +176,14 @@ def test_sample_follows_the_seed():
 
 
 def test_sample_is_uniform():
-    drawn = np.bincount(np.concatenate([c for seed in range(2000) for c in sample(20, 5, seed)]), minlength=20)
+    drawn = np.bincount(
+        np.concatenate([c for seed in range(2000) for c in sample(20, 5, seed)]), minlength=20
+    )
     # Each of 20 pages is expected 500 times; the standard deviation is below 20.
     assert abs(drawn - 500).max() < 90
 
 
-# ---- processes --------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 def test_process_pages_are_found_and_read(child):
@@ -194,7 +206,8 @@ def test_present_pages_are_what_the_kernel_counts(child):
     with open(f"/proc/{process.pid}/status") as status:
         rss = next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
     with open_process(process.pid) as source:
-        # The kernel counts by batches for each CPU, and the zero page and the vdso are no anonymous memory.
+        # The kernel counts by batches for each CPU, and the zero page and the vdso are no anonymous
+        # memory.
         assert abs(source.nbytes - rss) < 0.02 * rss + 64 * PAGE
         assert source.mapping_pages().sum() == len(source)
 
@@ -249,7 +262,10 @@ def test_pagemap_words_are_told_apart(monkeypatch, held):
 def pages_within(source, at, size):
     """Pages of a source that lie in a range of addresses."""
     ends = source._offsets + source._counts * PAGE
-    return int((np.minimum(ends, at + size) - np.maximum(source._offsets, at)).clip(min=0).sum()) // PAGE
+    return (
+        int((np.minimum(ends, at + size) - np.maximum(source._offsets, at)).clip(min=0).sum())
+        // PAGE
+    )
 
 
 #: Of each kind: whether what was written counts, and otherwise why not.
@@ -299,9 +315,12 @@ def stay():
     sys.stdin.read()
     import os; os._exit(0)
 threading.Thread(target=stay).start()
-ctypes.CDLL(None).syscall({'x86_64': 60}.get(__import__('platform').machine(), 93), 0)  # exit, of this thread only
+# exit, of this thread only
+ctypes.CDLL(None).syscall({'x86_64': 60}.get(__import__('platform').machine(), 93), 0)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout.readline() == b"ready\n"
         while not pages.process._status(f"/proc/{process.pid}")[b"State"].startswith(b"Z"):
@@ -333,7 +352,9 @@ def test_pages_that_went_away_are_not_brought_back(kinds):
     process, made = kinds
     with open_process(process.pid) as source:
         reader = source._reader
-        at = made["memfd"] + (1 << 19)  # never touched there: reading would bring the page of the file in
+        at = made["memfd"] + (
+            1 << 19
+        )  # never touched there: reading would bring the page of the file in
         before = Path(f"/proc/{process.pid}/statm").read_text()
         source._offsets = np.array([at])
         source._counts = np.array([4])
@@ -350,7 +371,9 @@ def test_reader_that_hangs_is_left_behind(child, monkeypatch):
     with open_process(process.pid) as source:
         reader = source._reader._child
         reader.send_signal(signal.SIGSTOP)
-        with pytest.raises(SourceError, match=f"process {process.pid} cannot be read: it waits") as caught:
+        with pytest.raises(
+            SourceError, match=f"process {process.pid} cannot be read: it waits"
+        ) as caught:
             source.read(np.arange(1))
         assert "\n" not in str(caught.value)
         assert reader.poll() is not None
@@ -396,7 +419,8 @@ def test_vanished_pages_are_left_out_and_counted(child):
         # Claim pages behind the end of the address space of the process: nothing is there.
         source = pages.process.ProcessPages(
             reader=real._reader, kind="process", title="t", paths=real.paths, path_index=[0, 0, 0],
-            offsets=[first, 0x1000, first], counts=[count, 3, count], mapping_index=[0, 1, 0], mappings=["a", "gone"],
+            offsets=[first, 0x1000, first], counts=[count, 3, count], mapping_index=[0, 1, 0],
+            mappings=["a", "gone"],
             page_size=PAGE, pid=process.pid,
         )  # fmt: skip
         data, kept = source.read(np.arange(len(source)))
@@ -422,25 +446,36 @@ def test_largest_process_skips_ourselves_and_the_unreadable(child):
     assert listed[process.pid].rss_anon > PAGE
     assert "python" in listed[process.pid].name
     gone = pages.Process(2**22 + 1, "gone", 10**12)
-    assert pages.largest_process([gone, listed[os.getpid()], listed[process.pid]]).pid == process.pid
+    assert (
+        pages.largest_process([gone, listed[os.getpid()], listed[process.pid]]).pid == process.pid
+    )
     with pytest.raises(SourceError, match="--pid"):
         pages.largest_process([gone])
 
 
-def area_line(permissions="rw-p", device="00:00", inode=0, name="", flags="rd wr mr mw me ac sd", start=PAGE):
-    return f"{start:x}-{start + PAGE:x} {permissions} 00000000 {device} {inode} {name}\0 {flags} \x000\n".encode()
+def area_line(
+    permissions="rw-p", device="00:00", inode=0, name="", flags="rd wr mr mw me ac sd", start=PAGE
+):
+    line = f"{start:x}-{start + PAGE:x} {permissions} 00000000 {device} {inode} {name}"
+    return f"{line}\0 {flags} \x000\n".encode()
 
 
 def test_mappings_are_parsed():
-    line = b"7f0000000000-7f0000021000 rw-p 00000000 00:00 0                          [heap]\0 rd wr \x003\n"
+    line = (
+        b"7f0000000000-7f0000021000 rw-p 00000000 00:00 0                          "
+        b"[heap]\0 rd wr \x003\n"
+    )
     areas = pagemap.parse_areas(line, frozenset())
     assert (areas.ends - areas.starts).tolist() == [0x21000]
     assert (areas.names, areas.held.tolist()) == (["[heap]"], [3])
     for name, shown in [
-        ("", "[anon]"), ("/tmp/a file (deleted)", "/tmp/a file (deleted)"), ("/tmp/\x1b[31m", "/tmp/?[31m"),
+        ("", "[anon]"), ("/tmp/a file (deleted)", "/tmp/a file (deleted)"),
+        ("/tmp/\x1b[31m", "/tmp/?[31m"),
     ]:  # fmt: skip
         assert pagemap.parse_areas(area_line(name=name), frozenset()).names == [shown]
-    assert not pagemap.parse_areas(area_line(start=0xFFFFFFFFFF600000), frozenset()).names  # [vsyscall]
+    assert not pagemap.parse_areas(
+        area_line(start=0xFFFFFFFFFF600000), frozenset()
+    ).names  # [vsyscall]
 
 
 @pytest.mark.parametrize(
@@ -485,7 +520,7 @@ nonsense
     assert pagemap.local_devices(ours, theirs) == {b"00:06", b"00:17", b"00:2c", b"00:3c", internal}
 
 
-# ---- files ------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def numbered(count, first=0):
@@ -514,12 +549,18 @@ def test_last_page_is_filled_up_with_zeros_and_that_is_told(tmp_path):
     (tmp_path / "odd").write_bytes(numbered(2, 1).tobytes() + b"rest")
     (tmp_path / "tiny").write_bytes(b"x")
     with open_files([tmp_path / "odd", tmp_path / "tiny"]) as source:
-        assert source.notes == [f"The last pages of 2 files are filled up with zeros ({2 * PAGE - 5:,} bytes)."]
+        assert source.notes == [
+            f"The last pages of 2 files are filled up with zeros ({2 * PAGE - 5:,} bytes)."
+        ]
         data = source.read(np.arange(4))[0]
-        assert data.tobytes() == numbered(2, 1).tobytes() + b"rest".ljust(PAGE, b"\0") + b"x".ljust(PAGE, b"\0")
+        assert data.tobytes() == numbered(2, 1).tobytes() + b"rest".ljust(PAGE, b"\0") + b"x".ljust(
+            PAGE, b"\0"
+        )
         assert source.read(np.array([2]))[0].tobytes() == b"rest".ljust(PAGE, b"\0")
     with open_files([tmp_path / "tiny"]) as source:
-        assert source.notes == [f"The last page of {tmp_path}/tiny is filled up with zeros ({PAGE - 1:,} bytes)."]
+        assert source.notes == [
+            f"The last page of {tmp_path}/tiny is filled up with zeros ({PAGE - 1:,} bytes)."
+        ]
     assert (tmp_path / "odd").stat().st_size == 2 * PAGE + 4
 
 
@@ -554,11 +595,21 @@ def test_capture_writes_what_is_read(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
 
 
-# ---- core dumps -------------------------------------------------------------------------------------------------------
+# ---- core dumps ----------------------------------------------------------------------------------
 
 
 def make_core(
-    path, segments, *, order="<", wide=True, files=(), command=b"", kind=4, cut=None, phentsize=None, extended=False
+    path,
+    segments,
+    *,
+    order="<",
+    wide=True,
+    files=(),
+    command=b"",
+    kind=4,
+    cut=None,
+    phentsize=None,
+    extended=False,
 ):
     """Write an ELF core dump.
 
@@ -569,7 +620,12 @@ def make_core(
     word = "Q" if wide else "I"
 
     def note(number, data):
-        return struct.pack(order + "III", 5, len(data), number) + b"CORE\0\0\0\0" + data + bytes(-len(data) % 4)
+        return (
+            struct.pack(order + "III", 5, len(data), number)
+            + b"CORE\0\0\0\0"
+            + data
+            + bytes(-len(data) % 4)
+        )
 
     notes = b""
     if command:
@@ -604,7 +660,20 @@ def make_core(
     section_at = table + count * phdr.size
     number = 0xFFFF if extended else count
     core = ehdr.pack(
-        ident, kind, 62, 1, 0, table, section_at if extended else 0, 0, ehdr.size, phentsize or phdr.size, number, 64, 1, 0
+        ident,
+        kind,
+        62,
+        1,
+        0,
+        table,
+        section_at if extended else 0,
+        0,
+        ehdr.size,
+        phentsize or phdr.size,
+        number,
+        64,
+        1,
+        0,
     )
     core += b"".join(headers)
     if extended:
@@ -622,12 +691,17 @@ def test_core_is_read(tmp_path, order, wide):
         (base + 32 * PAGE, numbered(2, 4).tobytes(), 4 * PAGE),
     ]
     files = [(base + 32 * PAGE, base + 40 * PAGE, "/lib/libx.so")]
-    make_core(core, segments, order=order, wide=wide, files=files, command=b"some program --with args")
+    make_core(
+        core, segments, order=order, wide=wide, files=files, command=b"some program --with args"
+    )
     with open_core(core) as source:
         assert len(source) == 5
         assert (source.read(np.arange(5))[0] == numbered(5, 1)).all()
         assert source.command == "some program --with args"
-        assert dict(zip(source.mappings, source.mapping_pages().tolist(), strict=True)) == {"[anon]": 3, "/lib/libx.so": 2}
+        assert dict(zip(source.mappings, source.mapping_pages().tolist(), strict=True)) == {
+            "[anon]": 3,
+            "/lib/libx.so": 2,
+        }
 
 
 def test_core_with_more_segments_than_16_bits_hold_is_read(tmp_path):
@@ -679,7 +753,14 @@ def test_damaged_core_is_refused(tmp_path, change, said):
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"\x7fELF", b"MZ" + bytes(200), b"\x7fELF\x07\x01\x01" + bytes(200), b"\x28\xb5\x2f\xfd" * 99]
+    "head",
+    [
+        b"",
+        b"\x7fELF",
+        b"MZ" + bytes(200),
+        b"\x7fELF\x07\x01\x01" + bytes(200),
+        b"\x28\xb5\x2f\xfd" * 99,
+    ],
 )
 def test_what_is_no_core_is_refused(tmp_path, head):
     (tmp_path / "core").write_bytes(head)
@@ -689,7 +770,12 @@ def test_what_is_no_core_is_refused(tmp_path, head):
 
 def test_every_byte_of_the_headers_may_be_damaged(tmp_path):
     core = tmp_path / "core"
-    make_core(core, [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE)], files=[(PAGE, 3 * PAGE, "/lib/x")], command=b"x")
+    make_core(
+        core,
+        [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE)],
+        files=[(PAGE, 3 * PAGE, "/lib/x")],
+        command=b"x",
+    )
     good = core.read_bytes()
     for at in range(64 + 2 * 56 + 300):
         for value in (0x00, 0xFF, good[at] ^ 0x40):
@@ -703,10 +789,18 @@ def test_every_byte_of_the_headers_may_be_damaged(tmp_path):
 
 def test_bytes_that_several_segments_name_are_read_once(tmp_path):
     core = tmp_path / "core"
-    make_core(core, [(PAGE, numbered(2, 1).tobytes(), 2 * PAGE), (16 * PAGE, numbered(2, 3).tobytes(), 2 * PAGE)])
+    make_core(
+        core,
+        [
+            (PAGE, numbered(2, 1).tobytes(), 2 * PAGE),
+            (16 * PAGE, numbered(2, 3).tobytes(), 2 * PAGE),
+        ],
+    )
     data = bytearray(core.read_bytes())
     first = struct.unpack_from("<Q", data, 64 + 8)[0]
-    struct.pack_into("<Q", data, 64 + 56 + 8, first)  # the second says that it lies where the first does
+    struct.pack_into(
+        "<Q", data, 64 + 56 + 8, first
+    )  # the second says that it lies where the first does
     core.write_bytes(data)
     with open_core(core) as source:
         assert source.read(np.arange(len(source)))[0].tobytes() == numbered(2, 1).tobytes()
@@ -715,11 +809,14 @@ def test_bytes_that_several_segments_name_are_read_once(tmp_path):
 
 
 def hostile_core(path, entries, headers, size, table=64, sections=0):
-    """A core of `entries` program headers, of which these are written, in a file of `size` bytes that are holes else."""
+    """A core of `entries` program headers, of which these are written, in a file of `size` bytes
+    that are holes else."""
     with open(path, "wb") as file:
         file.write(b"\x7fELF\x02\x01\x01" + bytes(9))
         count = min(entries, 0xFFFF)
-        file.write(struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, table, sections, 0, 64, 56, count, 64, 0, 0))
+        file.write(
+            struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, table, sections, 0, 64, 56, count, 64, 0, 0)
+        )
         file.seek(table)
         for type_, offset, address, nbytes in headers:
             file.write(struct.pack("<IIQQQQQQ", type_, 4, offset, address, 0, nbytes, nbytes, PAGE))
@@ -738,7 +835,10 @@ def test_table_of_a_core_is_bounded(tmp_path):
 
 def test_notes_of_a_core_are_bounded_in_all(tmp_path, monkeypatch):
     monkeypatch.setattr(pages.cores, "_MOST_NOTES", 1000)
-    at, each = 1 << 20, 16 << 10  # holes: more than a thousand notes of 12 bytes each, without names and contents
+    at, each = (
+        1 << 20,
+        16 << 10,
+    )  # holes: more than a thousand notes of 12 bytes each, without names and contents
     headers = [(4, at, 0, each), (4, at + each, 0, each), (1, at + 3 * each, PAGE, PAGE)]
     hostile_core(tmp_path / "core", 3, headers, at + 3 * each + PAGE)
     late = struct.pack("<III", 0, 136, 3) + bytes(40 + 16) + b"late".ljust(80, b"\0")

@@ -1,4 +1,5 @@
-"""Pools: switches under load, old pools that stay readable, the last entry that frees one, and recompression."""
+"""Pools: switches under load, old pools that stay readable, the last entry that frees one, and
+recompression."""
 
 import random
 import zlib
@@ -9,7 +10,13 @@ from hooks.parts import Codec
 from zswap import CompressorNotFound, Status
 
 PAGE = 4096
-PAIRS = [("lz4", "zsmalloc"), ("zstd", "zsmalloc:4"), ("deflate", "z3fold"), ("lz4", "zbud"), ("lz4", "zsmalloc-kernel")]
+PAIRS = [
+    ("lz4", "zsmalloc"),
+    ("zstd", "zsmalloc:4"),
+    ("deflate", "z3fold"),
+    ("lz4", "zbud"),
+    ("lz4", "zsmalloc-kernel"),
+]
 
 
 def noise(seed):
@@ -20,7 +27,8 @@ VOCABULARY = ["".join(random.Random(n).choices("etaoinshrdlu", k=n % 7 + 3)) for
 
 
 def words(seed, share=0.7):
-    """A page of which so much is words, which every compressor shrinks, the denser the more; the rest is noise."""
+    """A page of which so much is words, which every compressor shrinks, the denser the more; the
+    rest is noise."""
     text = " ".join(random.Random(seed).choices(VOCABULARY, k=PAGE // 3)).encode()
     return (noise(seed)[: int(PAGE * (1 - share))] + text)[:PAGE]
 
@@ -39,7 +47,7 @@ def switch(z, pair):
     z.compressor, z.zpool = pair
 
 
-# ---- switches ------------------------------------------------------------------------------------------------------------
+# ---- switches ------------------------------------------------------------------------------------
 
 
 def test_old_pools_stay_readable(make, until):
@@ -48,7 +56,9 @@ def test_old_pools_stay_readable(make, until):
         switch(z, pair)
         for o in range(10):
             z.store(100 * k + o, words(100 * k + o))
-    until(lambda: of(z) == dict.fromkeys(PAIRS, 10))  # pools in between, made by changing one thing at a time, go
+    until(
+        lambda: of(z) == dict.fromkeys(PAIRS, 10)
+    )  # pools in between, made by changing one thing at a time, go
     pools = z.pools()
     assert [p.current for p in pools] == [True, False, False, False, False]
     assert (pools[0].compressor.partition(":")[0], pools[0].zpool) == PAIRS[-1]
@@ -223,7 +233,7 @@ def test_close_with_pools_that_wait(make, codec, gate, thread, until):
     closing.join()
 
 
-# ---- recompression -------------------------------------------------------------------------------------------------------
+# ---- recompression -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -370,7 +380,9 @@ def test_a_page_that_is_being_read_is_kept(make, codec, gate, thread):
 
 
 @pytest.mark.parametrize("what", ["store", "invalidate", "reuse", "shrink", "switch"])
-def test_a_page_that_changes_while_it_is_recompressed(make, memory_store, codec, gate, thread, what):
+def test_a_page_that_changes_while_it_is_recompressed(
+    make, memory_store, codec, gate, thread, what
+):
     held = gate()
     name = codec(lambda page: held() or zlib.compress(page), zlib.decompress)
     store = memory_store()

@@ -1,4 +1,5 @@
-"""What happens to the process: forks in the midst of each kind of call, SIGKILL in a writeback, the interpreter's end."""
+"""What happens to the process: forks in the midst of each kind of call, SIGKILL in a writeback, the
+interpreter's end."""
 
 import os
 import signal
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 PAGE = 4096
 
-# Pages 0 to 9 are compressed; a thread is held up in a call, in C by the codec or in Python by the store.
+# Pages 0 to 9 are compressed; a thread is held up in a call, in C by the codec or in Python by the
+# store.
 PRELUDE = """
 import os, signal, sys, threading, time, zswap
 from hooks.parts import Codec
@@ -88,7 +90,10 @@ if phase == "close":
 pid = os.fork()
 if not pid:
     signal.alarm(30)
-    for refused in [lambda: z.load(1), lambda: z.store_many([1], pages[1]), lambda: z.shrink(1), lambda: z.stats(), z.compact]:
+    for refused in [
+        lambda: z.load(1), lambda: z.store_many([1], pages[1]), lambda: z.shrink(1),
+        z.stats, z.compact,
+    ]:
         try:
             refused()
         except ValueError as error:
@@ -125,15 +130,33 @@ print("done")
 
 @pytest.mark.usefixtures("whole_fork")
 @pytest.mark.parametrize(
-    "phase", ["store", "load", "pick", "write", "read", "discard", "through", "recompress", "switch", "close"]
+    "phase",
+    [
+        "store",
+        "load",
+        "pick",
+        "write",
+        "read",
+        "discard",
+        "through",
+        "recompress",
+        "switch",
+        "close",
+    ],
 )
 def test_fork_in_the_midst(python, phase, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(FORK)
-    assert python(f"import sys\nsys.argv = ['', {phase!r}]\nexec(open({str(program)!r}).read())").strip() == "done"
+    assert (
+        python(
+            f"import sys\nsys.argv = ['', {phase!r}]\nexec(open({str(program)!r}).read())"
+        ).strip()
+        == "done"
+    )
 
 
-# A process that writes back until it is killed: before the first page of a batch, or between two batches.
+# A process that writes back until it is killed: before the first page of a batch, or between two
+# batches.
 KILLED = (
     PRELUDE
     + """
@@ -158,9 +181,13 @@ def test_killed_in_a_writeback(tmp_path, make_page, when):
     path = tmp_path / "swap"
     environment = {**os.environ, "PYTHONPATH": hooks.PATH}
     command = [sys.executable, "-c", KILLED, str(path), when]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "writing\n"
-        with pytest.raises(zswap.BackingError, match=rf"another SwapFile \(process {process.pid}\) uses it"):
+        with pytest.raises(
+            zswap.BackingError, match=rf"another SwapFile \(process {process.pid}\) uses it"
+        ):
             SwapFile(path)  # it lives
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -189,8 +216,9 @@ ENDS = (
     + """
 import atexit, random
 kind, how = sys.argv[1:3]
-z = zswap.ZSwap("zstd:1", max_pool_bytes="2MiB", shrinker_interval=0.001,
-                backing=zswap.SwapFile("swap", 4000 * 4096) if kind == "file" else Store() if kind == "object" else None)
+store = (zswap.SwapFile("swap", 4000 * 4096) if kind == "file" else
+         Store() if kind == "object" else None)
+z = zswap.ZSwap("zstd:1", max_pool_bytes="2MiB", shrinker_interval=0.001, backing=store)
 class Engine(zswap.ZSwap): pass
 lost = Engine()                         # nobody closes it
 lost.self = lost
@@ -221,12 +249,15 @@ if how == "atexit":
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"), [("none", "end"), ("file", "end"), ("object", "end"), ("object", "exit"), ("object", "atexit")]
+    ("kind", "how"),
+    [("none", "end"), ("file", "end"), ("object", "end"), ("object", "exit"), ("object", "atexit")],
 )
 def test_the_interpreter_ends_amid_calls(tmp_path, kind, how):
     environment = {**os.environ, "PYTHONPATH": hooks.PATH}
     command = [sys.executable, "-X", "faulthandler", "-c", ENDS, kind, how]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "Fatal" not in done.stderr
     assert "Traceback" not in done.stderr
@@ -244,9 +275,15 @@ else:
 
 def test_a_second_interpreter_is_told(python):
     if sys.version_info >= (3, 13):
-        run = f"import _interpreters as sub\ni = sub.create('legacy')\nfailed = sub.run_string(i, {INSIDE!r})\nassert not failed"
+        run = (
+            "import _interpreters as sub\ni = sub.create('legacy')\nfailed = sub.run_string(i, "
+            f"{INSIDE!r})\nassert not failed"
+        )
     else:
         run = f"import _xxsubinterpreters as sub\ni = sub.create()\nsub.run_string(i, {INSIDE!r})"
-    out = python(f"import sys, zswap\n{run}\nsub.destroy(i)\nz = zswap.ZSwap()\nz[1] = bytes(4096)\nz.close()")
+    out = python(
+        f"import sys, zswap\n{run}\nsub.destroy(i)\nz = zswap.ZSwap()\nz[1] = "
+        "bytes(4096)\nz.close()"
+    )
     assert out.startswith("told: "), out
     assert "interpreter" in out

@@ -100,7 +100,11 @@ def test_types_names_and_help_follow_the_conventions(z):
     for name, family in scrape(Collector(z)).items():
         assert name.startswith("zswap_")
         assert family.documentation.endswith(".")
-        assert family.type == "histogram" if name.endswith("_seconds") else family.type in ("counter", "gauge")
+        assert (
+            family.type == "histogram"
+            if name.endswith("_seconds")
+            else family.type in ("counter", "gauge")
+        )
         assert all(s.name.endswith("_total") == (family.type == "counter") for s in family.samples)
         assert "size" not in name.removesuffix("_bytes") or name.endswith("_bytes")
     text = generate_latest(registry := CollectorRegistry()).decode()
@@ -115,14 +119,19 @@ def test_latencies_are_histograms(z):
         z[offset] = os.urandom(PAGE)
     z.load_many(range(15))
     families, latency = scrape(Collector(z, labels={"engine": "a"})), z.latency()
-    for name, kind, calls in (("zswap_store_seconds", "store", 20), ("zswap_load_seconds", "load", 15)):
+    for name, kind, calls in (
+        ("zswap_store_seconds", "store", 20),
+        ("zswap_load_seconds", "load", 15),
+    ):
         samples = families[name].samples
         buckets = [(float(s.labels["le"]), s.value) for s in samples if s.name == f"{name}_bucket"]
         assert buckets[-1] == (float("inf"), calls)
         assert [count for _, count in buckets] == sorted(count for _, count in buckets)
         for end, count in buckets:
             assert count == sum(
-                n for n, start in zip(latency[kind].counts, zswap.Latency.bounds, strict=False) if start < end * 1e9
+                n
+                for n, start in zip(latency[kind].counts, zswap.Latency.bounds, strict=False)
+                if start < end * 1e9
             )
         assert {s.name.removeprefix(name): s.value for s in samples if "le" not in s.labels} == {
             "_count": calls,
@@ -168,7 +177,9 @@ def test_several_engines_by_label(z):
         with pytest.raises(ValueError, match="needs"):
             collector.add(other, labels={"engine": "c"})
     assert values(scrape(collector), "zswap_stored_pages") == [0]
-    collector.add(zswap_again := zswap.ZSwap(max_pool_bytes="1MiB"), labels={"engine": 'b"\n', "node": "1"})
+    collector.add(
+        zswap_again := zswap.ZSwap(max_pool_bytes="1MiB"), labels={"engine": 'b"\n', "node": "1"}
+    )
     zswap_again.close()
 
 

@@ -1,7 +1,8 @@
-"""Real anonymous pages, of Python and of another runtime, through every compressor and back, bit for bit.
+"""Real anonymous pages, of Python and of another runtime, through every compressor and back, bit
+for bit.
 
-20 000 pages, of which compressors other than lz4 and zstd see a quarter except in one test; 100 000 and all of them with
-ZSWAP_LONG=1.
+20 000 pages, of which compressors other than lz4 and zstd see a quarter except in one test; 100 000
+and all of them with ZSWAP_LONG=1.
 """
 
 import os
@@ -34,7 +35,8 @@ keep = []
 while len(keep) < {MEGABYTES} * 4:
     keep.append({{"id": len(keep), "text": " ".join(rng.choices(words, k=700)),
                  "numbers": [rng.random() for _ in range(1500)], "raw": rng.randbytes(30000),
-                 "nested": json.loads(json.dumps({{w: rng.random() for w in words[:900]}})), "zeros": bytearray(50000)}})
+                 "nested": json.loads(json.dumps({{w: rng.random() for w in words[:900]}})),
+                 "zeros": bytearray(50000)}})
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -61,7 +63,9 @@ my @keep;
 while (@keep < {MEGABYTES} * 6) {{
   my %h = map {{ ("key$_" => rand()) }} 0 .. 900;
   my @l = map {{ int(rand(1e9)) }} 0 .. 1500;
-  push @keep, {{id => scalar(@keep), text => join(' ', map {{ "token" . int(rand(5000)) }} 0 .. 700), h => \\%h, l => \\@l}};
+  push @keep, {{id => scalar(@keep),
+    text => join(' ', map {{ "token" . int(rand(5000)) }} 0 .. 700),
+    h => \\%h, l => \\@l}};
 }}
 print "ready\\n";
 <STDIN>;
@@ -70,14 +74,18 @@ print "ready\\n";
 
 def other_runtime():
     """The command of a program in another language, by name; the first that is installed."""
-    for name, command in {"node": ["node", "--max-old-space-size=8000", "-e", NODE], "perl": ["perl", "-e", PERL]}.items():
+    for name, command in {
+        "node": ["node", "--max-old-space-size=8000", "-e", NODE],
+        "perl": ["perl", "-e", PERL],
+    }.items():
         if shutil.which(name):
             return name, command
     return None, None
 
 
 def anonymous_pages(pid, wanted):
-    """Up to `wanted` present pages of a process's private writable memory, spread over all of it: an array of them."""
+    """Up to `wanted` present pages of a process's private writable memory, spread over all of it:
+    an array of them."""
     runs = []
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/pagemap", "rb", 0) as pagemap:
         for line in maps:
@@ -87,7 +95,9 @@ def anonymous_pages(pid, wanted):
             start, end = (int(n, 16) for n in where.split("-"))
             for at in range(start, end, PAGE << 15):
                 count = min(1 << 15, (end - at) // PAGE)
-                entries = np.frombuffer(os.pread(pagemap.fileno(), 8 * count, at // PAGE * 8), np.uint64)
+                entries = np.frombuffer(
+                    os.pread(pagemap.fileno(), 8 * count, at // PAGE * 8), np.uint64
+                )
                 present = np.flatnonzero(entries >> np.uint64(63))
                 runs.append(at + present.astype(np.int64) * PAGE)
     addresses = np.concatenate(runs)
@@ -152,7 +162,9 @@ def same(z, offsets, pages, threads):
         part = out[: len(pages[start : start + BATCH])]
         part[:] = 0xA5
         z.load_many(offsets[start : start + BATCH], part, threads=threads)
-        assert np.array_equal(part, pages[start : start + BATCH]), f"wrong page in the batch from {start}"
+        assert np.array_equal(part, pages[start : start + BATCH]), (
+            f"wrong page in the batch from {start}"
+        )
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
@@ -164,14 +176,22 @@ def test_batches(engine, pages, compressor, threads):
     offsets = offsets_of(pages)
     held = []
     for start in range(0, len(pages), BATCH):
-        held.append(z.store_many(offsets[start : start + BATCH], pages[start : start + BATCH], threads=threads))
+        held.append(
+            z.store_many(
+                offsets[start : start + BATCH], pages[start : start + BATCH], threads=threads
+            )
+        )
         assert held[-1].min() >= 0
     same(z, offsets, pages, threads)
     held = np.concatenate(held)
     s = z.stats()
     assert s.stored_pages == len(z) == len(pages)
     words = pages.view(np.uint64)
-    assert s.same_filled_pages == (held == Status.SAME_FILLED).sum() == (words == words[:, :1]).all(axis=1).sum()
+    assert (
+        s.same_filled_pages
+        == (held == Status.SAME_FILLED).sum()
+        == (words == words[:, :1]).all(axis=1).sum()
+    )
     assert s.stored_incompressible_pages == (held == Status.INCOMPRESSIBLE).sum()
     assert s.compressed_bytes == np.maximum(z.compressed_sizes(offsets), 0).sum()
     assert list(z) == sorted(offsets.tolist())
@@ -224,7 +244,8 @@ def test_single_calls_from_two_threads(engine, pages, compressor):
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
 def test_four_threads_at_random(engine, pages, compressor):
-    # Each thread has every fourth offset and knows what it left there; shards, size classes and workers are everybody's.
+    # Each thread has every fourth offset and knows what it left there; shards, size classes and
+    # workers are everybody's.
     z = engine(compressor, page_size=PAGE, max_pool_bytes="4GiB")
     pages = share(pages, compressor)
     oracles, wrong = [{} for _ in range(4)], []
@@ -243,11 +264,17 @@ def test_four_threads_at_random(engine, pages, compressor):
                         z.store(offset, pages[n])
                 oracle.update(zip(offsets.tolist(), which.tolist(), strict=True))
             elif what == 2:
-                assert z.invalidate_many(offsets[:30]) == sum(oracle.pop(o, None) is not None for o in offsets[:30].tolist())
+                assert z.invalidate_many(offsets[:30]) == sum(
+                    oracle.pop(o, None) is not None for o in offsets[:30].tolist()
+                )
             status = np.empty(100, np.int8)
             out = z.load_many(offsets, status=status)
             for offset, code, page in zip(offsets.tolist(), status.tolist(), out, strict=True):
-                right = np.array_equal(page, pages[oracle[offset]]) if offset in oracle else code == Status.ABSENT
+                right = (
+                    np.array_equal(page, pages[oracle[offset]])
+                    if offset in oracle
+                    else code == Status.ABSENT
+                )
                 if not right:
                     wrong.append((offset, code))
 
@@ -268,7 +295,9 @@ def test_four_threads_at_random(engine, pages, compressor):
     assert all(z.load(offset) == pages[n].tobytes() for offset, n in held.items())
 
 
-@pytest.mark.parametrize("zpool", ["zsmalloc:1", "zsmalloc:4", "zsmalloc-kernel", "z3fold"])  # zbud holds no raw pages
+@pytest.mark.parametrize(
+    "zpool", ["zsmalloc:1", "zsmalloc:4", "zsmalloc-kernel", "z3fold"]
+)  # zbud holds no raw pages
 def test_every_zpool(engine, pages, zpool):
     z = engine("lz4", zpool, page_size=PAGE, max_pool_bytes="4GiB")
     offsets = np.arange(len(pages))
@@ -280,7 +309,8 @@ def test_every_zpool(engine, pages, zpool):
 
 
 def test_pages_name_themselves_after_all_that(engine, pages):
-    # What a page says of itself in its first bytes is where it was stored: none was mixed up with another.
+    # What a page says of itself in its first bytes is where it was stored: none was mixed up with
+    # another.
     z = engine("zstd:1", page_size=PAGE, max_pool_bytes="4GiB")
     marked = pages[:BATCH].copy()
     for n, page in enumerate(marked):

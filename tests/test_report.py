@@ -26,9 +26,12 @@ pytestmark = pytest.mark.skipif(PAGE != 4096, reason="figures are for pages of 4
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory):
-    """A file of 400 pages: a quarter zeros, a quarter random, the rest text; for a kernel that has everything."""
+    """A file of 400 pages: a quarter zeros, a quarter random, the rest text; for a kernel that has
+    everything."""
     rng = np.random.default_rng(0)
-    text = b"".join(b"%d green bottles hanging on the wall\n" % i for i in range(200 * PAGE // 30))[: 200 * PAGE]
+    text = b"".join(b"%d green bottles hanging on the wall\n" % i for i in range(200 * PAGE // 30))[
+        : 200 * PAGE
+    ]
     path = tmp_path_factory.mktemp("memory") / "memory.bin"
     path.write_bytes(bytes(100 * PAGE) + rng.bytes(100 * PAGE) + text)
     with open_files([path]) as source:
@@ -45,7 +48,9 @@ def printed(analysis, width, **options):
 def test_full_tables_fit_the_terminal(analysis, width):
     text = printed(analysis, width, everything=True, maps=True)
     for line in text.splitlines():
-        assert len(line.rstrip()) <= width or line.startswith("  "), line  # commands are not broken up
+        assert len(line.rstrip()) <= width or line.startswith("  "), (
+            line
+        )  # commands are not broken up
     tables = text.split("\n\n")[1:4]
     assert not any("…" in table.partition("Mapping")[0] for table in tables)
     for result in analysis.compressors:
@@ -61,7 +66,7 @@ def test_full_tables_name_the_estimates(analysis):
     assert "zramctl" in text
 
 
-# ---- one screen, for every kernel -------------------------------------------------------------------------------------
+# ---- one screen, for every kernel ----------------------------------------------------------------
 
 # name -> (payload of every page, store ns, load ns)
 USUAL = {
@@ -74,7 +79,11 @@ USUAL = {
     DEFLATE_KERNEL: (1240, 170_000, 22_000),
 }
 PARAMETERS = {"enabled": "N", "compressor": "lzo", "max_pool_percent": "20"}
-ZRAM = {"zram": "present", "zram_compressors": frozenset({"lzo-rle", "lz4"}), "zram_default": "lzo-rle"}
+ZRAM = {
+    "zram": "present",
+    "zram_compressors": frozenset({"lzo-rle", "lz4"}),
+    "zram_default": "lzo-rle",
+}
 USED = ZramDevice("zram0", ("lzo-rle", "lz4"), "lzo-rle", 1 << 30)
 KERNELS = {
     "nothing": Kernel(release="6.8.0"),
@@ -87,26 +96,63 @@ KERNELS = {
         swaps=DISK,
     ),
     "before 6.3": Kernel(
-        release="5.15.0", zswap={**PARAMETERS, "zpool": "zbud"}, crypto=frozenset({"lzo", "zstd"}), chain=4, swaps=DISK
+        release="5.15.0",
+        zswap={**PARAMETERS, "zpool": "zbud"},
+        crypto=frozenset({"lzo", "zstd"}),
+        chain=4,
+        swaps=DISK,
     ),
     "zram alone": Kernel(release="6.18.0", **ZRAM),
-    "both, no disk": Kernel(release="6.18.0", zswap=PARAMETERS, crypto=frozenset({"lzo", "deflate"}), **ZRAM),
-    "both, disk": Kernel(release="6.18.0", zswap=PARAMETERS, crypto=frozenset({"lzo", "lz4", "zstd"}), swaps=DISK, **ZRAM),
+    "both, no disk": Kernel(
+        release="6.18.0", zswap=PARAMETERS, crypto=frozenset({"lzo", "deflate"}), **ZRAM
+    ),
+    "both, disk": Kernel(
+        release="6.18.0",
+        zswap=PARAMETERS,
+        crypto=frozenset({"lzo", "lz4", "zstd"}),
+        swaps=DISK,
+        **ZRAM,
+    ),
     "little disk": Kernel(
-        release="6.18.0", zswap=PARAMETERS, crypto=frozenset({"zstd"}), swaps=(Swap("/swap", 2 << 20, 1 << 20),)
+        release="6.18.0",
+        zswap=PARAMETERS,
+        crypto=frozenset({"zstd"}),
+        swaps=(Swap("/swap", 2 << 20, 1 << 20),),
     ),
     "container": Kernel(
-        release="6.8.0", zswap=PARAMETERS, crypto=frozenset({"lzo"}), modules_seen=False, access="read-only"
+        release="6.8.0",
+        zswap=PARAMETERS,
+        crypto=frozenset({"lzo"}),
+        modules_seen=False,
+        access="read-only",
     ),
-    "not root": Kernel(release="6.18.0", zswap=PARAMETERS, crypto=frozenset({"zstd"}), swaps=DISK, access="not root"),
+    "not root": Kernel(
+        release="6.18.0",
+        zswap=PARAMETERS,
+        crypto=frozenset({"zstd"}),
+        swaps=DISK,
+        access="not root",
+    ),
     "zram not loaded": Kernel(release="6.12.0", zram="loadable", zram_compressors=None),
     "zram in use": Kernel(
-        release="6.18.0", **ZRAM, zram_devices=(USED,), swaps=(Swap("/dev/zram0", 1 << 30, 5 << 20),), zramctl=False
+        release="6.18.0",
+        **ZRAM,
+        zram_devices=(USED,),
+        swaps=(Swap("/dev/zram0", 1 << 30, 5 << 20),),
+        zramctl=False,
     ),
     "set so": Kernel(
-        release="6.18.0", zswap={**PARAMETERS, "compressor": "zstd", "enabled": "Y"}, crypto=frozenset({"zstd"}), swaps=DISK
+        release="6.18.0",
+        zswap={**PARAMETERS, "compressor": "zstd", "enabled": "Y"},
+        crypto=frozenset({"zstd"}),
+        swaps=DISK,
     ),
-    "842": Kernel(release="6.18.0", zswap={**PARAMETERS, "compressor": "842"}, crypto=frozenset({"842"}), swaps=DISK),
+    "842": Kernel(
+        release="6.18.0",
+        zswap={**PARAMETERS, "compressor": "842"},
+        crypto=frozenset({"842"}),
+        swaps=DISK,
+    ),
 }
 EVERYTHING = Kernel(
     release="6.18.0",
@@ -140,7 +186,13 @@ def on_kernel(analysis, kernel, rows=None, pages=100_000):
     results, estimates = measured(tuple((rows or USUAL).items()), pages, zpools)
     advice = advise(results, estimates, kernel, 1 << 34)
     return replace(
-        analysis, compressors=results, estimates=estimates, advice=advice, total_pages=pages, zero_pages=0, without_zeros=[]
+        analysis,
+        compressors=results,
+        estimates=estimates,
+        advice=advice,
+        total_pages=pages,
+        zero_pages=0,
+        without_zeros=[],
     )
 
 
@@ -179,9 +231,13 @@ def text_for(analysis, name, **options):
         ("before 6.3", "Before Linux 6.3 zsmalloc writes nothing back"),
         (
             "zram alone",
-            "lzo-rle, the default of zram, is in no library and was not measured; lzo comes within about a point of it.",
+            "lzo-rle, the default of zram, is in no library and was not measured; lzo comes within "
+            "about a point of it.",
         ),
-        ("zram alone", "A kernel with CONFIG_ZRAM_BACKEND_ZSTD would save more: zram with zstd (saves 6"),
+        (
+            "zram alone",
+            "A kernel with CONFIG_ZRAM_BACKEND_ZSTD would save more: zram with zstd (saves 6",
+        ),
         ("both, no disk", "zramctl -f -a lz4"),
         ("both, no disk", "Or zswap with lzo (saves"),
         ("both, disk", "Worth it: zswap with zstd"),
@@ -229,7 +285,10 @@ def test_lzo_that_was_not_measured_names_its_library(analysis):
     for name in ("both, no disk", "both, disk"):
         lines = report.advice_lines(on_kernel(analysis, KERNELS[name], rows))
         assert sum("liblzo2" in line for line in lines) == 1
-    assert not any("liblzo2" in line for line in report.advice_lines(on_kernel(analysis, KERNELS["not root"], rows)))
+    assert not any(
+        "liblzo2" in line
+        for line in report.advice_lines(on_kernel(analysis, KERNELS["not root"], rows))
+    )
 
 
 def test_little_memory_is_nothing_to_set_a_kernel_for(analysis):
@@ -248,7 +307,7 @@ def test_a_demonstration_says_that_it_is_one(analysis):
     assert report.analysis_json(found)["target"]["demonstration"]
 
 
-# ---- names, JSON, extremes --------------------------------------------------------------------------------------------
+# ---- names, JSON, extremes -----------------------------------------------------------------------
 
 
 def test_names_are_printed_as_they_are(analysis):
@@ -292,7 +351,11 @@ def constructed(sizes, **times):
     """An analysis as if every page had had this payload: name -> payload."""
     results = [
         CompressorResult(
-            name, 50, np.bincount([size] * 50, minlength=PAGE + 1), Timing(9, 9, 9), Timing(*times.get("load", (9, 9, 9)))
+            name,
+            50,
+            np.bincount([size] * 50, minlength=PAGE + 1),
+            Timing(9, 9, 9),
+            Timing(*times.get("load", (9, 9, 9))),
         )
         for name, size in sizes.items()
     ]

@@ -9,7 +9,16 @@ import pytest
 from hooks.parts import fill, scan
 
 SIZES = [4096, 16384, 65536]
-WORDS = [0, 1, 0xFF, 0xFFFFFFFFFFFFFFFF, 0x0102030405060708, 0x0101010101010101, 0x8000000000000000, 0x0000000100000001]
+WORDS = [
+    0,
+    1,
+    0xFF,
+    0xFFFFFFFFFFFFFFFF,
+    0x0102030405060708,
+    0x0101010101010101,
+    0x8000000000000000,
+    0x0000000100000001,
+]
 
 
 def moved(page, shift):
@@ -33,7 +42,11 @@ def test_one_byte_makes_the_difference_wherever_it_is(size, shift):
     rng = random.Random(size)
     page = moved(struct.pack("=Q", 0x0102030405060708) * (size // 8), shift)
     # Both ends, the edges of vectors and of cache lines and of 4 KiB, and some at random.
-    places = {p + d for p in (0, 8, 16, 32, 64, 128, 512, 1024, 4096, size // 2, size) for d in range(-9, 10)}
+    places = {
+        p + d
+        for p in (0, 8, 16, 32, 64, 128, 512, 1024, 4096, size // 2, size)
+        for d in range(-9, 10)
+    }
     places |= {rng.randrange(size) for _ in range(200)}
     for place in sorted(p for p in places if 0 <= p < size):
         for bit in (0x01, 0x80):

@@ -63,13 +63,19 @@ def test_line_in_line_out(z, path):
     z[2] = bytes(PAGE)
     with z.serve_stats(path) as server, Client(path) as ask:
         answer = ask()
-        assert (answer["schema"], answer["version"], answer["zswap"]) == ("zswap.stats", 1, zswap.__version__)
+        assert (answer["schema"], answer["version"], answer["zswap"]) == (
+            "zswap.stats",
+            1,
+            zswap.__version__,
+        )
         assert answer["pid"] == os.getpid()
         assert answer["command"].startswith(sys.orig_argv[0])
         assert answer["stats"] == z.stats().to_dict()
         assert answer["pools"] == [pool.__dict__ for pool in z.pools()]
         assert answer["parameters"] == dict(z.parameters)
-        assert answer["latency"] == {kind: latency.to_dict() for kind, latency in z.latency().items()}
+        assert answer["latency"] == {
+            kind: latency.to_dict() for kind, latency in z.latency().items()
+        }
         z[3] = bytes(PAGE)
         later = ask(b"stats\r\n")
         assert later["stats"]["stored_pages"] == 3
@@ -94,10 +100,16 @@ def test_answers_come_after_the_client_has_said_all(z, path):
         assert ask.at_end()
 
 
-@pytest.mark.parametrize("request_line", [b"\n", b"quit\n", b"STATS\n", b"\xff\0\n", b"x" * 255 + b"\n"])
+@pytest.mark.parametrize(
+    "request_line", [b"\n", b"quit\n", b"STATS\n", b"\xff\0\n", b"x" * 255 + b"\n"]
+)
 def test_unknown_requests_get_an_error(z, path, request_line):
     with z.serve_stats(path), Client(path) as ask:
-        assert ask(request_line) == {"schema": "zswap.stats", "version": 1, "error": "unknown request; say 'stats'"}
+        assert ask(request_line) == {
+            "schema": "zswap.stats",
+            "version": 1,
+            "error": "unknown request; say 'stats'",
+        }
         assert "stats" in ask()
 
 
@@ -157,7 +169,7 @@ def test_many_clients_at_once(z, path):
     assert answers == 160 * [os.getpid()]
 
 
-# ---- the file ---------------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077])
@@ -270,7 +282,7 @@ def test_paths_of_every_kind(z, path, tmp_path):
     assert os.listdir() == []
 
 
-# ---- the end ----------------------------------------------------------------------------------------------------------
+# ---- the end -------------------------------------------------------------------------------------
 
 
 def test_close_ends_all_and_may_be_repeated(z, path):

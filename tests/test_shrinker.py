@@ -1,4 +1,5 @@
-"""The shrinker: what wakes it, how far it goes, when it gives up, and what it makes of memory pressure."""
+"""The shrinker: what wakes it, how far it goes, when it gives up, and what it makes of memory
+pressure."""
 
 import contextlib
 import errno
@@ -25,7 +26,8 @@ def store(memory_store):
 
 @pytest.fixture
 def settle(until):
-    """Wait until the maintenance thread has done what there is to do: it frees pools before it shrinks, and not meanwhile."""
+    """Wait until the maintenance thread has done what there is to do: it frees pools before it
+    shrinks, and not meanwhile."""
 
     def settle(z):
         now = z.compressor
@@ -43,7 +45,11 @@ def make(engine, store, settle):
     made = []
 
     def make(backing=store, **kwargs):
-        kwargs = {"max_pool_bytes": 1000 * PAGE, "shrinker_interval": NEVER, "shrinker_enabled": False} | kwargs
+        kwargs = {
+            "max_pool_bytes": 1000 * PAGE,
+            "shrinker_interval": NEVER,
+            "shrinker_enabled": False,
+        } | kwargs
         made.append(engine(backing=backing, **kwargs))
         return made[-1]
 
@@ -70,7 +76,8 @@ def check(z, count):
 
 
 def fail_batches(store, count):
-    """Let the store fail the first `count` calls of the shrinker; pages from 1000 on are written through."""
+    """Let the store fail the first `count` calls of the shrinker; pages from 1000 on are written
+    through."""
     left = [count]
 
     def hook(offsets):
@@ -81,7 +88,7 @@ def fail_batches(store, count):
     store.on_write = hook
 
 
-# ---- the limit -----------------------------------------------------------------------------------------------------------
+# ---- the limit -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threshold", [0, 50, 90])
@@ -97,7 +104,9 @@ def test_the_limit_wakes_it_and_it_works_down_to_the_threshold(make, store, unti
     assert s.pool_limit_hit == s.written_through_pages == 1
     # Batches are of 256 pages, so it may go too far by less than one.
     assert 1000 - accept <= s.written_back_pages < 1000 - accept + 256
-    assert sorted(o for o in store.pages if o != 1000) == list(range(s.written_back_pages))  # the coldest
+    assert sorted(o for o in store.pages if o != 1000) == list(
+        range(s.written_back_pages)
+    )  # the coldest
 
 
 def test_afterwards_pages_are_taken_in_again(make, until):
@@ -158,7 +167,7 @@ def test_an_area_that_gets_a_store_later(make, store, until):
     assert all(z.load(o, swap_type=1) == noise(o) for o in range(600))
 
 
-# ---- failures ------------------------------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------
 
 
 def test_it_gives_up_after_16_failures(make, store, settle):
@@ -309,22 +318,28 @@ def test_swapoff_while_it_works(make, store, gate, thread, until):
         until(lambda: not z._online(0))
         assert leaving.is_alive()
     leaving.join()
-    with contextlib.suppress(ValueError):  # perhaps the area had gone before it could be written through
+    with contextlib.suppress(
+        ValueError
+    ):  # perhaps the area had gone before it could be written through
         storing.join()
     assert store.pages == {}
     assert z.load(3, swap_type=1) == noise(3)
 
 
-# ---- memory pressure -----------------------------------------------------------------------------------------------------
+# ---- memory pressure -----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pressure(tmp_path, monkeypatch):
-    """Files in place of the system's: `pressure.psi(us)` and `pressure.usage(bytes)` write them; the limit is 1600 bytes."""
+    """Files in place of the system's: `pressure.psi(us)` and `pressure.usage(bytes)` write them;
+    the limit is 1600 bytes."""
 
     class Pressure:
         def psi(self, us):
-            self.write("psi", f"some avg10=0.00 avg60=0.00 avg300=0.00 total={us}\nfull avg10=0.00 total=0\n")
+            self.write(
+                "psi",
+                f"some avg10=0.00 avg60=0.00 avg300=0.00 total={us}\nfull avg10=0.00 total=0\n",
+            )
 
         def usage(self, used):
             self.write("usage", f"{used}\n")
@@ -379,7 +394,9 @@ def test_no_pressure_no_work(make, store, pressure, settle, until, monkeypatch, 
         monkeypatch.setattr(zswap.core, "pressure_files", lambda: (b"", b"", 0))
     z = make(shrinker_enabled=kind != "off")
     pressure.usage(1500 if kind == "at 15/16" else 1600)
-    if kind == "file pages":  # of those in use, the kernel drops the others when anybody wants memory
+    if (
+        kind == "file pages"
+    ):  # of those in use, the kernel drops the others when anybody wants memory
         pressure.write("memory.stat", "anon 900\nfile 700\nactive_file 600\ninactive_file 100\n")
     fill(z, 1001)  # to hit the limit is to look as well
     until(lambda: pool_pages(z) <= 900)
@@ -387,7 +404,9 @@ def test_no_pressure_no_work(make, store, pressure, settle, until, monkeypatch, 
     assert sorted(len(batch) for batch in store.writes) == [1, 256]
 
 
-@pytest.mark.parametrize("text", ["", "\n", "some", "some total=", "some total=x", "x" * 10000, None], ids=repr)
+@pytest.mark.parametrize(
+    "text", ["", "\n", "some", "some total=", "some total=x", "x" * 10000, None], ids=repr
+)
 def test_files_that_say_nothing(make, store, pressure, settle, tmp_path, until, text):
     z = make(shrinker_enabled=True)
     for name in ("psi", "usage"):

@@ -165,7 +165,8 @@ def test_threads_get_different_items():
 
 
 def test_the_table_of_chunks_grows():
-    # A chunk an item, so that many tables follow each other; all that was handed out stays where it was.
+    # A chunk an item, so that many tables follow each other; all that was handed out stays where it
+    # was.
     slab = Slab(CHUNK)
     places, before = {}, slab.bytes
     for count in (1, 100, 2, 101, 300, 900):

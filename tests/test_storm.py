@@ -1,7 +1,10 @@
-"""The storm: every public method from six threads on one engine, while others close it, take its areas off and on, switch its
-compressor, lower its limit, and its backing stores fail.  Nothing may crash, hang, or give a page that was never stored.
+"""The storm: every public method from six threads on one engine, while others close it, take its
+areas off and on, switch its compressor, lower its limit, and its backing stores fail.  Nothing may
+crash, hang, or give a page that was never stored.
 
-    python tests/test_storm.py [CALLS] [SEED]       four million calls by default, with a line of figures for each minute
+    python tests/test_storm.py [CALLS] [SEED]
+
+makes four million calls unless told, with a line of figures for each minute.
 """
 
 import os
@@ -23,7 +26,8 @@ PAGE = 4096
 THREADS = 6
 OFFSETS = 64
 TOLD = (
-    ValueError, KeyError, zswap.PoolLimitError, zswap.BackingError, zswap.PageCorruptError, zswap.Error, RuntimeError, MemoryError
+    ValueError, KeyError, zswap.PoolLimitError, zswap.BackingError, zswap.PageCorruptError,
+    zswap.Error, RuntimeError, MemoryError
 )  # fmt: skip
 
 
@@ -36,7 +40,11 @@ def page_for(offset, version):
     return (head + body).ljust(PAGE, b".")
 
 
-PAGES = {(offset, version): page_for(offset, version) for offset in range(OFFSETS) for version in range(24)}
+PAGES = {
+    (offset, version): page_for(offset, version)
+    for offset in range(OFFSETS)
+    for version in range(24)
+}
 KNOWN = {page: offset for (offset, _), page in PAGES.items()}
 
 
@@ -112,7 +120,11 @@ class Storm:
 
         def put_many():
             offsets = [some() for _ in range(8)]
-            z.store_many(offsets, b"".join(PAGES[o, rng.randrange(24)] for o in offsets), threads=rng.choice((1, 1, 1, 2)))
+            z.store_many(
+                offsets,
+                b"".join(PAGES[o, rng.randrange(24)] for o in offsets),
+                threads=rng.choice((1, 1, 1, 2)),
+            )
 
         def get_many():
             offsets = [some() for _ in range(8)]
@@ -138,22 +150,36 @@ class Storm:
         def limit():
             z.parameters["max_pool_bytes"] = rng.choice((1 << 16, 1 << 18, 1 << 20))
 
-        often = [put, get, fill, lambda: z.invalidate(some()), lambda: some() in z, lambda: z.get(some()), take]
+        often = [
+            put,
+            get,
+            fill,
+            lambda: z.invalidate(some()),
+            lambda: some() in z,
+            lambda: z.get(some()),
+            take,
+        ]
         also = [
-            put_many, get_many, lambda: z.invalidate_many([some(), some()]), lambda: len(z), lambda: z.compressed_sizes([some()]),
-            lambda: z.invalidate_range(some(), some()), lambda: z.setdefault(o := some(), PAGES[o, 0]), z.stats, z.pools, look,
+            put_many, get_many, lambda: z.invalidate_many([some(), some()]), lambda: len(z),
+            lambda: z.compressed_sizes([some()]),
+            lambda: z.invalidate_range(some(), some()),
+            lambda: z.setdefault(o := some(), PAGES[o, 0]), z.stats, z.pools, look,
             lambda: z.update({(o := some()): PAGES[o, 1]}),
             lambda: z.store(o := some(), PAGES[o, 3], swap_type=rng.randrange(1, 4)),
             lambda: z.load(some(), swap_type=rng.randrange(1, 4)),
         ]  # fmt: skip
         seldom = [
-            z.compact, lambda: z.shrink(16), lambda: z.shrink(4, idle_seconds=1), z.latency, z.numa_pages, z.popitem, z.clear,
-            lambda: z.recompress("zstd:1", max_pages=8), lambda: z.swapoff(rng.randrange(1, 4)), limit, drain, lambda: repr(z),
-            lambda: z.swapon(rng.randrange(1, 4), backing=self.backing(rng)), lambda: z.swapon(rng.randrange(1, 4)),
+            z.compact, lambda: z.shrink(16), lambda: z.shrink(4, idle_seconds=1), z.latency,
+            z.numa_pages, z.popitem, z.clear,
+            lambda: z.recompress("zstd:1", max_pages=8), lambda: z.swapoff(rng.randrange(1, 4)),
+            limit, drain, lambda: repr(z),
+            lambda: z.swapon(rng.randrange(1, 4), backing=self.backing(rng)),
+            lambda: z.swapon(rng.randrange(1, 4)),
             lambda: setattr(z, "compressor", rng.choice(("lz4", "zstd:1", "lz4hc:3"))),
             lambda: z.invalidate_area(rng.randrange(4)),
             lambda: setattr(z, "zpool", rng.choice(("zsmalloc", "zbud", "z3fold"))),
-            lambda: z.parameters.update(exclusive_loads=rng.random() < 0.3, latency=rng.random() < 0.3),
+            lambda: z.parameters.update(
+                exclusive_loads=rng.random() < 0.3, latency=rng.random() < 0.3),
             lambda: z == {1: b"x"}, lambda: z.closed,
         ]  # fmt: skip
         return often, also, seldom
@@ -184,16 +210,23 @@ class Storm:
             self.told += told
 
     def round(self, length):
-        """One engine, from its making to its end; somebody closes it after about `length` calls of his."""
+        """One engine, from its making to its end; somebody closes it after about `length` calls of
+        his."""
         rng, self.paths = self.rng, []
         z = zswap.ZSwap(
             rng.choice(("lz4", "zstd:1")), rng.choice(("zsmalloc", "zbud", "z3fold")),
-            max_pool_bytes=rng.choice((1 << 16, 1 << 20)), backing=self.backing(rng), shrinker_interval=0.01,
+            max_pool_bytes=rng.choice((1 << 16, 1 << 20)), backing=self.backing(rng),
+            shrinker_interval=0.01,
             checksum=rng.random() < 0.3, wipe_on_free=rng.random() < 0.3,
         )  # fmt: skip
         end, closer = threading.Lock(), rng.randrange(THREADS)
-        lasts = [rng.randrange(length // 2, length) if i == closer else 1 << 60 for i in range(THREADS)]
-        threads = [threading.Thread(target=self.work, args=(z, rng.random(), last, end), daemon=True) for last in lasts]
+        lasts = [
+            rng.randrange(length // 2, length) if i == closer else 1 << 60 for i in range(THREADS)
+        ]
+        threads = [
+            threading.Thread(target=self.work, args=(z, rng.random(), last, end), daemon=True)
+            for last in lasts
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -214,7 +247,11 @@ def storm(calls, seed, length=400, every=60.0, engines=0):
             it.round(length)
             if time.monotonic() - told > every:
                 told = time.monotonic()
-                print(f"{it.calls:,} calls, {it.ended:,} engines, {told - begun:.0f} s, {dict(it.told)}", flush=True)
+                print(
+                    f"{it.calls:,} calls, {it.ended:,} engines, {told - begun:.0f} s, "
+                    f"{dict(it.told)}",
+                    flush=True,
+                )
     return it
 
 
@@ -230,6 +267,13 @@ if __name__ == "__main__":
 
     faulthandler.enable()
     sys.setswitchinterval(1e-4)
-    blown = storm(int(sys.argv[1]) if len(sys.argv) > 1 else 4_000_000, int(sys.argv[2]) if len(sys.argv) > 2 else 1, 1000)
-    print(f"{blown.calls:,} calls, {blown.ended:,} engines: {blown.wrong[:3] or 'nothing wrong'}; {dict(blown.told)}")
+    blown = storm(
+        int(sys.argv[1]) if len(sys.argv) > 1 else 4_000_000,
+        int(sys.argv[2]) if len(sys.argv) > 2 else 1,
+        1000,
+    )
+    print(
+        f"{blown.calls:,} calls, {blown.ended:,} engines: {blown.wrong[:3] or 'nothing wrong'}; "
+        f"{dict(blown.told)}"
+    )
     sys.exit(bool(blown.wrong))

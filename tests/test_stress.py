@@ -1,9 +1,10 @@
 """Eight threads at everything at once.
 
-Each page says its offset, its writer and a version in every line.  A writer has offsets of its own and publishes which versions
-a reader may find: those between the last that was certainly stored before its load began and the last whose store had begun
-when its load ended.  So a reader tells not only a torn page and another's, but one that had been replaced before, and one that
-was lost.  All loops are bounded by counts.
+Each page says its offset, its writer and a version in every line.  A writer has offsets of its own
+and publishes which versions a reader may find: those between the last that was certainly stored
+before its load began and the last whose store had begun when its load ended.  So a reader tells not
+only a torn page and another's, but one that had been replaced before, and one that was lost.  All
+loops are bounded by counts.
 """
 
 import os
@@ -20,9 +21,15 @@ from zswap import Status, SwapFile
 PAGE = 4096
 WRITERS, READERS = 3, 2
 MINE = 48  # offsets of each writer
-STEPS = 500 * int(os.environ.get("ZSWAP_STRESS", "1"))  # of each writer; a larger number for a longer run
+STEPS = 500 * int(
+    os.environ.get("ZSWAP_STRESS", "1")
+)  # of each writer; a larger number for a longer run
 AVAILABLE = {info.name for info in zswap.compressors() if info.available}
-SPECS = [spec for spec in ("lz4", "zstd:1", "lz4:9", "deflate:1", "lzo") if spec.partition(":")[0] in AVAILABLE]
+SPECS = [
+    spec
+    for spec in ("lz4", "zstd:1", "lz4:9", "deflate:1", "lzo")
+    if spec.partition(":")[0] in AVAILABLE
+]
 ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold"]
 GONE = 0  # the version of no page
 
@@ -40,7 +47,8 @@ def page_of(offset, writer, version):
 
 
 class World:
-    """What the threads share: an engine, and of each offset the oldest and newest version that may be there."""
+    """What the threads share: an engine, and of each offset the oldest and newest version that may
+    be there."""
 
     def __init__(self, z):
         self.z = z
@@ -54,7 +62,9 @@ class World:
         """A page that was loaded while its version was in low..high; None for no page."""
         if page is None:
             # Also while one version takes another's place nobody may find nothing.
-            assert any(version % 11 == 0 for version in range(low, high + 1)), f"offset {offset}: lost, {low}..{high}"
+            assert any(version % 11 == 0 for version in range(low, high + 1)), (
+                f"offset {offset}: lost, {low}..{high}"
+            )
             return
         page = bytes(page)
         if page == page_of(offset, offset % WRITERS, 7):
@@ -100,7 +110,9 @@ class World:
                 status = np.zeros(len(batch), np.int8)
                 pages = self.z.load_many(batch, status=status, threads=rng.choice([1, 2]))
                 assert ((status >= 0) | (status == Status.ABSENT)).all()
-                pages = [page if code >= 0 else None for page, code in zip(pages, status, strict=True)]
+                pages = [
+                    page if code >= 0 else None for page, code in zip(pages, status, strict=True)
+                ]
             for o, page, low in zip(batch, pages, lows, strict=True):
                 self.check(o, page, low, self.highs[o])
             self.ops += len(batch)
@@ -116,24 +128,47 @@ def backing_of(kind, folder, memory_store):
     if kind == "path":
         SwapFile(folder / "swap", 1000 * PAGE).close()
         return folder / "swap"
-    return {"none": lambda: None, "file": lambda: SwapFile(folder / "swap", 1000 * PAGE), "object": memory_store}[kind]()
+    return {
+        "none": lambda: None,
+        "file": lambda: SwapFile(folder / "swap", 1000 * PAGE),
+        "object": memory_store,
+    }[kind]()
 
 
 @pytest.mark.parametrize("kind", ["none", "path", "file", "object"])
 def test_everything_at_once(engine, memory_store, tmp_path, thread, record_property, kind):
-    z = engine(max_pool_bytes="64MiB", backing=backing_of(kind, tmp_path, memory_store), shrinker_enabled=False)
+    z = engine(
+        max_pool_bytes="64MiB",
+        backing=backing_of(kind, tmp_path, memory_store),
+        shrinker_enabled=False,
+    )
     world, rng = World(z), random.Random(kind)
 
     def switch():
         z.compressor = rng.choice(SPECS)
         z.zpool = rng.choice(ZPOOLS)
 
-    look = [z.stats, z.pools, lambda: len(z), lambda: list(z), lambda: repr(z), lambda: z.latency(reset=True)]
-    move = [z.compact, lambda: z.shrink(40), lambda: z.shrink(5), lambda: z.recompress("zstd:3", max_pages=20)]
+    look = [
+        z.stats,
+        z.pools,
+        lambda: len(z),
+        lambda: list(z),
+        lambda: repr(z),
+        lambda: z.latency(reset=True),
+    ]
+    move = [
+        z.compact,
+        lambda: z.shrink(40),
+        lambda: z.shrink(5),
+        lambda: z.recompress("zstd:3", max_pages=20),
+    ]
     switches = [switch, lambda: z.parameters.update(latency=rng.random() < 0.5)]
     writers = [thread(world.write, k, random.Random(f"{kind} {k}")) for k in range(WRITERS)]
     others = [thread(world.read, random.Random(f"{kind} reader {k}")) for k in range(READERS)]
-    others += [thread(world.meddle, calls, random.Random(n)) for n, calls in enumerate([move, switches, look + move])]
+    others += [
+        thread(world.meddle, calls, random.Random(n))
+        for n, calls in enumerate([move, switches, look + move])
+    ]
     try:
         for t in writers:
             t.join()
@@ -148,7 +183,9 @@ def test_everything_at_once(engine, memory_store, tmp_path, thread, record_prope
     s = z.stats()
     assert s.stored_pages + s.backed_pages == sum(v % 11 != 0 for v in world.highs)
     assert s.decompress_fail == s.reject_compress_fail == s.backing_write_fail == 0
-    assert kind == "object" or s.backing_read_fail == 0  # it raises for a page that is dropped just then, which is no error
+    assert (
+        kind == "object" or s.backing_read_fail == 0
+    )  # it raises for a page that is dropped just then, which is no error
     assert kind == "none" or s.written_back_pages > 0
     z.clear()
     z._validate()
@@ -158,7 +195,11 @@ def test_everything_at_once(engine, memory_store, tmp_path, thread, record_prope
 
 @pytest.mark.parametrize("kind", ["none", "file", "object"])
 def test_close_in_the_midst(memory_store, tmp_path, thread, until, kind):
-    z = zswap.ZSwap(max_pool_bytes="64MiB", backing=backing_of(kind, tmp_path, memory_store), shrinker_enabled=False)
+    z = zswap.ZSwap(
+        max_pool_bytes="64MiB",
+        backing=backing_of(kind, tmp_path, memory_store),
+        shrinker_enabled=False,
+    )
     world = World(z)
 
     def forever(body, *args):
@@ -187,7 +228,8 @@ def test_close_in_the_midst(memory_store, tmp_path, thread, until, kind):
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "z3fold"])
 def test_readers_of_few_pages_beside_compaction(engine, thread, zpool):
-    """What is read is being moved: seven pages of eight go, the rest is moved together, and what comes next takes their place."""
+    """What is read is being moved: seven pages of eight go, the rest is moved together, and what
+    comes next takes their place."""
     z = engine("lz4", zpool, max_pool_bytes="64MiB")
     pages = [random.Random(i).randbytes(1500) + i.to_bytes(4, "little") * 649 for i in range(1200)]
     array = np.frombuffer(b"".join(pages), np.uint8).reshape(-1, PAGE)

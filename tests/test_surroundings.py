@@ -1,6 +1,8 @@
-"""Commands started as others start them: streams closed or full, no home, no folder, strange variables, signals.
+"""Commands started as others start them: streams closed or full, no home, no folder, strange
+variables, signals.
 
-Whatever it is, there is no traceback, the report is printed or its loss is an exit code, and a file is whole or not there.
+Whatever it is, there is no traceback, the report is printed or its loss is an exit code, and a file
+is whole or not there.
 """
 
 import itertools
@@ -19,7 +21,12 @@ from zswap import plot
 pytestmark = pytest.mark.slow
 
 FOLDER = str(Path(zswap.__file__).parents[1])
-PLAIN = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/", "PYTHONPATH": FOLDER, "LANG": "C.UTF-8"}
+PLAIN = {
+    "PATH": os.environ.get("PATH", os.defpath),
+    "HOME": "/",
+    "PYTHONPATH": FOLDER,
+    "LANG": "C.UTF-8",
+}
 COMMANDS = {
     "version": "--version",
     "help": "analyze --help",
@@ -35,7 +42,9 @@ CODES = {"top": 2, "usage": 2}
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "pages").write_bytes(b"".join(b"%d bottles " % number for number in range(20_000))[: 4096 * 32])
+    (tmp_path / "pages").write_bytes(
+        b"".join(b"%d bottles " % number for number in range(20_000))[: 4096 * 32]
+    )
     return tmp_path
 
 
@@ -61,12 +70,18 @@ def start(folder, command, around="{}", **environment):
 
 
 EACH = [(command, closed) for command in COMMANDS for closed in ("1", "2", "012")]
-ALL = [("capture", "".join(some)) for count in (1, 2) for some in itertools.combinations("012", count)]
+ALL = [
+    ("capture", "".join(some)) for count in (1, 2) for some in itertools.combinations("012", count)
+]
 
 
 @pytest.mark.parametrize(("command", "closed"), sorted({*EACH, *ALL}))
 def test_closed_streams(folder, command, closed):
-    done = start(folder, command, "{} " + " ".join({"0": "<&-", "1": ">&-", "2": "2>&-"}[number] for number in closed))
+    done = start(
+        folder,
+        command,
+        "{} " + " ".join({"0": "<&-", "1": ">&-", "2": "2>&-"}[number] for number in closed),
+    )
     lost = "1" in closed and command not in ("capture", *CODES)  # these print nothing there
     assert done.returncode == (1 if lost else CODES.get(command, 0))
     if "2" not in closed:
@@ -96,7 +111,9 @@ def test_how_it_is_started(folder, command, around, lost):
     if lost is None:
         assert done.returncode in (0, 1, 2)
     else:
-        assert done.returncode == (1 if lost and command in ("version", "analyze") else CODES.get(command, 0))
+        assert done.returncode == (
+            1 if lost and command in ("version", "analyze") else CODES.get(command, 0)
+        )
     if command == "capture" and done.returncode:
         assert not (folder / "out.bin").exists()
 
@@ -132,12 +149,14 @@ def test_variables(folder, name, value):
 
 
 def test_signs_that_an_encoding_lacks_are_written_otherwise(folder):
-    done = start(folder, "analyze --file pages --compressor lz4 --pages 20", PYTHONIOENCODING="ascii:strict")
+    done = start(
+        folder, "analyze --file pages --compressor lz4 --pages 20", PYTHONIOENCODING="ascii:strict"
+    )
     assert done.stdout.isascii()
     assert "+-" in done.stdout
 
 
-# ---- pictures ---------------------------------------------------------------------------------------------------------
+# ---- pictures ------------------------------------------------------------------------------------
 
 PLOT = "analyze --file pages --compressor lz4 --pages 20 --plot out.svg"
 
@@ -155,7 +174,9 @@ PLOT = "analyze --file pages --compressor lz4 --pages 20 --plot out.svg"
 def test_a_users_matplotlibrc_does_not_count(folder, settings, where):
     pytest.importorskip("matplotlib")
     (folder / "user").mkdir()
-    (folder / "matplotlibrc" if where == "here" else folder / "user" / "matplotlibrc").write_text(settings, "latin-1")
+    (folder / "matplotlibrc" if where == "here" else folder / "user" / "matplotlibrc").write_text(
+        settings, "latin-1"
+    )
     done = start(folder, PLOT, MPLCONFIGDIR=str(folder / "user"))
     assert (done.returncode, done.stderr) == (0, "drawn: out.svg\n")
     assert "pages" in done.stdout
@@ -197,7 +218,7 @@ def test_what_a_program_has_set_for_its_own_pictures_stays():
         assert matplotlib.rcParams["font.size"] == 33
 
 
-# ---- signals ----------------------------------------------------------------------------------------------------------
+# ---- signals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])

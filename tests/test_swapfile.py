@@ -67,7 +67,8 @@ def read(file, *offsets):
 
 
 def refused(code, path, *args, match=None, **kwargs):
-    """Opening fails with this errno and a message that names the file, and the file keeps every byte."""
+    """Opening fails with this errno and a message that names the file, and the file keeps every
+    byte."""
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(BackingError, match=match) as caught:
         SwapFile(path, *args, **kwargs)
@@ -80,7 +81,10 @@ def refused(code, path, *args, match=None, **kwargs):
 
 def python(code, *args, check=True, **env):
     """Run a program of its own."""
-    program = "import os, sys\nfrom zswap_core.backings import SwapFile\nfrom zswap_core.errors import BackingError\n"
+    program = (
+        "import os, sys\nfrom zswap_core.backings import SwapFile\nfrom zswap_core.errors "
+        "import BackingError\n"
+    )
     return subprocess.run(
         [sys.executable, "-c", program + textwrap.dedent(code), *map(str, args)],
         cwd=ROOT,
@@ -92,7 +96,7 @@ def python(code, *args, check=True, **env):
     )
 
 
-# ---- opening -------------------------------------------------------------------------------------------------------------
+# ---- opening -------------------------------------------------------------------------------------
 
 
 def test_new_file(folder):
@@ -108,7 +112,13 @@ def test_new_file(folder):
         assert not file.preallocated
         magic, version, page_size, nr_pages, id_, state, pid = HEADER.unpack_from(path.read_bytes())
         assert (magic, version) == (b"\x89zswap swap\r\n\x1a\n\0", 1)
-        assert (page_size, nr_pages, id_.hex(), state, pid) == (PAGE, 256, file.id, IN_USE, os.getpid())
+        assert (page_size, nr_pages, id_.hex(), state, pid) == (
+            PAGE,
+            256,
+            file.id,
+            IN_USE,
+            os.getpid(),
+        )
         assert repr(file).startswith(f"<SwapFile {str(path)!r}, 256 pages of 4096 bytes")
     assert HEADER.unpack_from(path.read_bytes())[5] == CLEAN
     assert "closed" in repr(file)
@@ -216,11 +226,13 @@ def test_closing_gives_the_space_back(folder):
     assert path.stat().st_size == (1 << 20) + PAGE
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [None, "64KiB"])
-@pytest.mark.parametrize("content", [b"x", b"\0" * 8192, b"\x89zswap swap\r\n\x1a", b"SWAPSPACE2" * 1000], ids=len)
+@pytest.mark.parametrize(
+    "content", [b"x", b"\0" * 8192, b"\x89zswap swap\r\n\x1a", b"SWAPSPACE2" * 1000], ids=len
+)
 def test_a_foreign_file_is_left_alone(path, content, size):
     path.write_bytes(content)
     path.chmod(0o600)
@@ -262,7 +274,9 @@ def test_a_file_that_others_may_open_is_refused(path, mode):
     SwapFile(path).close()
 
 
-@pytest.mark.parametrize("left", ["an empty file", "a swap file", "one left by a run that was killed"])
+@pytest.mark.parametrize(
+    "left", ["an empty file", "a swap file", "one left by a run that was killed"]
+)
 def test_whoever_had_the_file_open_before_sees_no_page(path, left):
     """A mode keeps nobody out who is in already."""
     secret = b"SECRET.." * (PAGE // 8)
@@ -332,7 +346,11 @@ def test_a_file_with_two_names_is_refused(path, empty):
 
 def test_a_file_is_not_handed_to_programs(path):
     with SwapFile(path, "64KiB"):
-        (number,) = [n for n in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{n}") == str(path)]
+        (number,) = [
+            n
+            for n in os.listdir("/proc/self/fd")
+            if os.path.realpath(f"/proc/self/fd/{n}") == str(path)
+        ]
         assert not os.get_inheritable(int(number))
 
 
@@ -349,7 +367,9 @@ def test_a_path_through_links_of_ones_own(tmp_path):
 
 
 def only_root(test):
-    return pytest.mark.root(pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")(test))
+    return pytest.mark.root(
+        pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")(test)
+    )
 
 
 @only_root
@@ -360,7 +380,9 @@ def test_a_path_through_a_link_of_another_user_is_refused(tmp_path, behind):
     os.chown(tmp_path / "theirs", 65534, -1, follow_symlinks=False)
     (tmp_path / "mine").symlink_to(tmp_path / "theirs")
     path = tmp_path / ("mine" if behind else "theirs") / "swap"
-    text = refused(errno.ELOOP, path, "64KiB", match="symbolic link of user 65534.*give a path without it")
+    text = refused(
+        errno.ELOOP, path, "64KiB", match="symbolic link of user 65534.*give a path without it"
+    )
     assert f"{tmp_path}/theirs is" in text
     assert not (tmp_path / "real" / "swap").exists()
     with SwapFile(tmp_path / "real" / "swap", "64KiB"):
@@ -382,7 +404,9 @@ def test_every_damaged_byte_of_the_header_is_found(path):
         for i in range(PAGE):
             content[i] ^= 1 << i % 8
             os.pwrite(raw.fileno(), content[i : i + 1], i)
-            with pytest.raises(BackingError, match="something else" if i < 16 else "header is damaged; .* rm ") as caught:
+            with pytest.raises(
+                BackingError, match="something else" if i < 16 else "header is damaged; .* rm "
+            ) as caught:
                 SwapFile(path, "8KiB")
             assert caught.value.errno == (errno.EEXIST if i < 16 else errno.EBADMSG), i
             assert path.read_bytes() == content
@@ -391,15 +415,24 @@ def test_every_damaged_byte_of_the_header_is_found(path):
     SwapFile(path).close()
 
 
-@pytest.mark.parametrize("length", [16, 100, 4095, PAGE, 2 * PAGE, 3 * PAGE - 1, 3 * PAGE + 1, 4 * PAGE])
+@pytest.mark.parametrize(
+    "length", [16, 100, 4095, PAGE, 2 * PAGE, 3 * PAGE - 1, 3 * PAGE + 1, 4 * PAGE]
+)
 def test_a_swap_file_of_wrong_length_is_refused(path, length):
     SwapFile(path, "8KiB").close()
     os.truncate(path, length)
-    refused(errno.EBADMSG, path, "8KiB", match="damaged" if length < PAGE else f"is {length} bytes long.*{3 * PAGE}.*rm ")
+    refused(
+        errno.EBADMSG,
+        path,
+        "8KiB",
+        match="damaged" if length < PAGE else f"is {length} bytes long.*{3 * PAGE}.*rm ",
+    )
 
 
 def header(version=1, page_size=PAGE, nr_pages=2, state=CLEAN):
-    text = HEADER.pack(b"\x89zswap swap\r\n\x1a\n\0", version, page_size, nr_pages, b"i" * 16, state, 1)
+    text = HEADER.pack(
+        b"\x89zswap swap\r\n\x1a\n\0", version, page_size, nr_pages, b"i" * 16, state, 1
+    )
     text = text.ljust(PAGE - 4, b"\0")
     return text + zlib.crc32(text).to_bytes(4, "little")
 
@@ -441,7 +474,9 @@ def test_a_forged_huge_file_is_refused_clearly(path):
 def test_a_second_opener_in_this_process(path):
     with SwapFile(path, "64KiB") as file:
         file.write_pages([3], b"z" * PAGE)
-        refused(errno.EBUSY, path, "64KiB", match=rf"another SwapFile \(process {os.getpid()}\) uses it")
+        refused(
+            errno.EBUSY, path, "64KiB", match=rf"another SwapFile \(process {os.getpid()}\) uses it"
+        )
         assert read(file, 3) == b"z" * PAGE
     SwapFile(path).close()
 
@@ -490,12 +525,14 @@ def test_a_file_that_goes_away_while_it_is_being_opened_is_in_use(path, monkeypa
         return opened(name, flags, *mode, **options)
 
     monkeypatch.setattr(os, "open", gone)
-    with pytest.raises(BackingError, match="replaced while it was being opened; try again") as caught:
+    with pytest.raises(
+        BackingError, match="replaced while it was being opened; try again"
+    ) as caught:
         SwapFile(path, "64KiB")
     assert caught.value.errno == errno.EBUSY
 
 
-# ---- pages ---------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page_size", SIZES)
@@ -504,7 +541,9 @@ def test_against_a_dict(folder, direct, page_size):
     rnd = random.Random(page_size + direct)
     nr_pages = 600 if page_size == 4096 else 150
     oracle = {}
-    with SwapFile(folder / "swap", nr_pages * page_size, direct=direct, page_size=page_size) as file:
+    with SwapFile(
+        folder / "swap", nr_pages * page_size, direct=direct, page_size=page_size
+    ) as file:
         assert direct or not file.direct
         for step in range(100):
             n = rnd.choice([1, 1, 2, 7, 64, nr_pages // 2])
@@ -519,7 +558,9 @@ def test_against_a_dict(folder, direct, page_size):
                 for i, offset in enumerate(offsets):
                     struct.pack_into("<QQ", memory, i * page_size, step, offset)
                     oracle[offset] = bytes(memory[i * page_size : (i + 1) * page_size])
-                file.write_pages(np.array(offsets, rnd.choice([np.int64, np.uint64, np.uint16])), memory)
+                file.write_pages(
+                    np.array(offsets, rnd.choice([np.int64, np.uint64, np.uint16])), memory
+                )
             elif rnd.random() < 0.3:
                 file.discard_pages(offsets)
                 for offset in offsets:
@@ -567,12 +608,17 @@ def test_the_pages_lie_where_the_format_says(path):
 def test_the_last_offset_there_is():
     if not os.access("/dev/shm", os.W_OK):
         pytest.skip("no /dev/shm to write to")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, SwapFile(f"{name}/swap", 1 << 59) as file:
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as name,
+        SwapFile(f"{name}/swap", 1 << 59) as file,
+    ):
         last = (1 << 47) - 1
         assert file.nr_pages == last + 1
         file.write_pages([0, last - 1, last], b"a" * PAGE + b"b" * PAGE + b"c" * PAGE)
         assert read(file, 0, last - 1, last) == b"a" * PAGE + b"b" * PAGE + b"c" * PAGE
-        with pytest.raises(ValueError, match=r"offset 140737488355328 is out of range.*2\*\*47 - 1"):
+        with pytest.raises(
+            ValueError, match=r"offset 140737488355328 is out of range.*2\*\*47 - 1"
+        ):
             file.write_pages([last + 1], bytes(PAGE))
         file.discard_pages([last])
         assert read(file, last) == bytes(PAGE)
@@ -586,7 +632,11 @@ def test_an_offset_beyond_the_end_writes_nothing(path):
         file.discard_pages([16])
         assert read(file, 0) == bytes(PAGE)
         figures = file.stats()
-        assert (figures["write_failures"], figures["read_failures"], figures["discard_failures"]) == (1, 1, 1)
+        assert (
+            figures["write_failures"],
+            figures["read_failures"],
+            figures["discard_failures"],
+        ) == (1, 1, 1)
         assert figures["written_pages"] == figures["discarded_pages"] == 0
         assert path.stat().st_size == 17 * PAGE
 
@@ -662,7 +712,7 @@ def test_threads(folder, direct):
             list(threads.map(work, range(nr_threads)))
 
 
-# ---- lifetime ------------------------------------------------------------------------------------------------------------
+# ---- lifetime ------------------------------------------------------------------------------------
 
 
 def test_after_close(path):
@@ -707,7 +757,8 @@ def test_attach(path):
 
 
 def test_close_under_traffic(path):
-    """Calls under way end first, later ones fail; none touches the file that gets the descriptor next."""
+    """Calls under way end first, later ones fail; none touches the file that gets the descriptor
+    next."""
     for _ in range(10):
         file = SwapFile(path, "1MiB")
         started = threading.Barrier(4)
@@ -791,7 +842,8 @@ def test_a_forked_child_cannot_touch_the_pages(path):
                 try:
                     call([0], bytearray(4096))
                 except BackingError as error:
-                    failed.append(error.errno == errno.EPERM and "belongs to the parent" in str(error))
+                    told = "belongs to the parent" in str(error)
+                    failed.append(error.errno == errno.EPERM and told)
             file.discard_pages([0])
             file.close()
             os._exit(0 if failed == [True, True] else 1)
@@ -825,7 +877,7 @@ def test_a_forked_child_does_not_keep_a_closed_file_locked(path):
     assert python(code, path).stderr == ""
 
 
-# ---- failures of the system ----------------------------------------------------------------------------------------------
+# ---- failures of the system ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("get", [aligned, unaligned])
@@ -840,7 +892,11 @@ def test_a_file_cut_short_is_never_read_as_zeros(folder, direct, get):
             file.read_pages([200], memory)
         assert caught.value.errno == errno.EIO
         # Not even what a write would have made long enough again.
-        for call in (lambda: file.write_pages([255], b"y" * PAGE), lambda: read(file, 200), lambda: read(file, 0)):
+        for call in (
+            lambda: file.write_pages([255], b"y" * PAGE),
+            lambda: read(file, 200),
+            lambda: read(file, 0),
+        ):
             with pytest.raises(BackingError):
                 call()
         os.truncate(path, 257 * PAGE)
@@ -862,7 +918,9 @@ def test_disk_full(tmp_path):
         path = disk / "swap"
         with SwapFile(path, "4MiB") as file:
             file.write_pages(range(100), b"a" * 100 * PAGE)
-            with pytest.raises(BackingError, match="No space left on device; free space on its file system") as caught:
+            with pytest.raises(
+                BackingError, match="No space left on device; free space on its file system"
+            ) as caught:
                 file.write_pages(range(100, 400), b"b" * 300 * PAGE)
             assert caught.value.errno == errno.ENOSPC
             assert read(file, *range(100)) == b"a" * 100 * PAGE
@@ -873,7 +931,9 @@ def test_disk_full(tmp_path):
             file.write_pages(range(900, 1000), b"c" * 100 * PAGE)
             assert read(file, *range(900, 1000)) == b"c" * 100 * PAGE
         path.unlink()
-        text = refused(errno.ENOSPC, path, "4MiB", preallocate=True, match="free space, or give a smaller size")
+        text = refused(
+            errno.ENOSPC, path, "4MiB", preallocate=True, match="free space, or give a smaller size"
+        )
         assert str(4 * 1024 * 1024 + PAGE) in text
         assert not path.exists()
         # A file that was there stays, takes no space, and can be opened again.
@@ -984,13 +1044,17 @@ def test_failed_transfers_are_errors(path):
     with SwapFile(path, "1MiB") as file:
         memory = aligned(2 * PAGE)
         file.write_pages([0, 5], memory)
-        for i, code in enumerate((errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM), 1):
+        for i, code in enumerate(
+            (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM), 1
+        ):
             assert failure("FILE_WRITE", code, file.write_pages, [0, 5], memory) == code
             assert failure("FILE_READ", code, file.read_pages, [0, 5], memory) == code
             assert file.stats()["write_failures"] == file.stats()["read_failures"] == i
         if file.direct:  # too little moved for O_DIRECT to go on: an error, not an endless loop
             assert failure("FILE_READ_SHORT", 511, file.read_pages, [0], aligned(PAGE)) == errno.EIO
-            assert failure("FILE_WRITE_SHORT", 511, file.write_pages, [0], aligned(PAGE)) == errno.EIO
+            assert (
+                failure("FILE_WRITE_SHORT", 511, file.write_pages, [0], aligned(PAGE)) == errno.EIO
+            )
         file.write_pages([0, 5], memory)
         assert file.stats()["written_pages"] == 4
 
@@ -1004,15 +1068,25 @@ def test_a_file_whose_length_cannot_be_told_is_not_given_up(path):
 
 def test_failed_openings_leave_nothing_behind(path, monkeypatch):
     # The header that says "being made", the blocks, the header that says "in use".
-    for site, nth, code in (("FILE_WRITE", 1, errno.EIO), ("FILE_ALLOCATE", 1, errno.ENOSPC), ("FILE_WRITE", 2, errno.EIO)):
+    for site, nth, code in (
+        ("FILE_WRITE", 1, errno.EIO),
+        ("FILE_ALLOCATE", 1, errno.ENOSPC),
+        ("FILE_WRITE", 2, errno.EIO),
+    ):
         with fault(site, nth, error=code), pytest.raises(BackingError) as caught:
             SwapFile(path, "1MiB", preallocate=True)
         assert caught.value.errno == code
         assert not path.exists()
-    with fault("FILE_ALLOCATE", error=errno.EOPNOTSUPP), pytest.raises(BackingError, match="use preallocate=False"):
+    with (
+        fault("FILE_ALLOCATE", error=errno.EOPNOTSUPP),
+        pytest.raises(BackingError, match="use preallocate=False"),
+    ):
         SwapFile(path, "1MiB", preallocate=True)
     assert not path.exists()
-    with fault("FILE_BUFFERS"), pytest.raises(MemoryError, match="no memory for its bounce buffers"):
+    with (
+        fault("FILE_BUFFERS"),
+        pytest.raises(MemoryError, match="no memory for its bounce buffers"),
+    ):
         SwapFile(path, "1MiB")
     assert not path.exists()
     with fault("FILE_ALLOCATE", times=3, error=errno.EINTR):
@@ -1037,7 +1111,8 @@ def test_failed_openings_leave_nothing_behind(path, monkeypatch):
 def test_a_file_system_that_takes_the_flag_but_not_the_write(path):
     with SwapFile(path, "1MiB") as real:
         was_direct = real.direct
-    # The first write of the opening goes through the page cache, the second is the first direct one.
+    # The first write of the opening goes through the page cache, the second is the first direct
+    # one.
     with fault("FILE_WRITE", nth=2, error=errno.EINVAL) as failed:
         if not was_direct:
             pytest.skip("no O_DIRECT here")
@@ -1108,12 +1183,17 @@ def test_freed_pages_on_file_systems_of_every_kind(tmp_path, kind):
     with open(image, "wb") as file:
         file.truncate(320 << 20)
     try:
-        if os.geteuid() != 0 or subprocess.run([f"mkfs.{kind}", image], capture_output=True, check=False).returncode:
+        if (
+            os.geteuid() != 0
+            or subprocess.run([f"mkfs.{kind}", image], capture_output=True, check=False).returncode
+        ):
             pytest.skip(f"only root can mount, and mkfs.{kind} is needed")
     except FileNotFoundError:
         pytest.skip(f"there is no mkfs.{kind}")
     options = "loop,uid=0,umask=077" if kind == "vfat" else "loop"
-    if subprocess.run(["mount", "-o", options, image, disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-o", options, image, disk], capture_output=True, check=False
+    ).returncode:
         pytest.skip(f"this system mounts no {kind} here")
     try:
         for preallocate in (False, True):
@@ -1145,7 +1225,7 @@ def test_what_cannot_be_cleared_at_close_is_cut_off(path):
         assert (file.nr_pages, file.left_open) == (256, False)
 
 
-# ---- open_backing --------------------------------------------------------------------------------------------------------
+# ---- open_backing --------------------------------------------------------------------------------
 
 
 def test_open_backing_makes_a_file_of_half_the_free_space(folder):

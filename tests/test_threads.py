@@ -1,7 +1,9 @@
-"""Many threads: torn and wrong pages, pools that change under them, close, and readers whose page goes away.
+"""Many threads: torn and wrong pages, pools that change under them, close, and readers whose page
+goes away.
 
-A cookie page is made of its offset, its writer and a generation, and says so in every 32 bytes, so that a torn or wrong page
-is found out by looking at it alone.  All loops are bounded by counts; what waits for another thread has a deadline.
+A cookie page is made of its offset, its writer and a generation, and says so in every 32 bytes, so
+that a torn or wrong page is found out by looking at it alone.  All loops are bounded by counts;
+what waits for another thread has a deadline.
 """
 
 import contextlib
@@ -27,7 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eager_switches")]
 
 def cookie(offset, writer, generation):
     """A page of that name; a varying part of it does not compress."""
-    line = struct.pack("<QQQQ", offset, writer, generation, (offset * 7 + writer * 31 + generation) & 0xFFFFFFFF)
+    line = struct.pack(
+        "<QQQQ", offset, writer, generation, (offset * 7 + writer * 31 + generation) & 0xFFFFFFFF
+    )
     rng = random.Random((offset << 20) ^ (writer << 40) ^ generation)
     hard = rng.choice([0, 10, 60, 100, LINES - 1])
     body = bytearray(line * LINES)
@@ -45,7 +49,8 @@ def name_of(page):
 
 
 def together(*workers):
-    """Run functions in threads of their own, begun at once; raises what the first of them raised."""
+    """Run functions in threads of their own, begun at once; raises what the first of them
+    raised."""
     errors = []
     start = threading.Barrier(len(workers))
 
@@ -101,14 +106,19 @@ def at_rest(z):
     for area in (0, 1):
         z.invalidate_area(area)
     s = z.stats()
-    assert (s.stored_pages, s.same_filled_pages, s.compressed_bytes, s.stored_incompressible_pages) == (0, 0, 0, 0)
+    assert (
+        s.stored_pages,
+        s.same_filled_pages,
+        s.compressed_bytes,
+        s.stored_incompressible_pages,
+    ) == (0, 0, 0, 0)
     assert s.pool_total_size == s.idle_bytes
     assert s.decompress_fail == s.reject_compress_fail == s.reject_alloc_fail == 0
     until(lambda: len(z.pools()) == 1)
     z._validate()
 
 
-# ---- at random ---------------------------------------------------------------------------------------------------------
+# ---- at random -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kinds", ["", "compact", "switch", "switch compact"])
@@ -119,14 +129,20 @@ def test_disjoint_offsets_against_dicts(engine, kinds):
 
     def work(k):
         rng = random.Random(k)
-        mine = [n * 4 + k for n in range(120)] + [(k + 1) << 40]  # neighbours of the others', in the same runs
+        mine = [n * 4 + k for n in range(120)] + [
+            (k + 1) << 40
+        ]  # neighbours of the others', in the same runs
         held = {}
         try:
             for step in range(500):
                 what = rng.random()
                 offset = rng.choice(mine)
                 if what < 0.3:
-                    held[offset] = page = cookie(offset, k, step) if rng.random() < 0.85 else bytes([step % 256]) * PAGE
+                    held[offset] = page = (
+                        cookie(offset, k, step)
+                        if rng.random() < 0.85
+                        else bytes([step % 256]) * PAGE
+                    )
                     z.store(offset, page)
                 elif what < 0.6:
                     assert z.get(offset) == held.get(offset)
@@ -135,7 +151,9 @@ def test_disjoint_offsets_against_dicts(engine, kinds):
                 elif what < 0.87:
                     batch = rng.sample(mine, 20)
                     pages = [cookie(o, k, step) for o in batch]
-                    assert z.store_many(batch, b"".join(pages), threads=rng.choice([1, 2])).min() >= 0
+                    assert (
+                        z.store_many(batch, b"".join(pages), threads=rng.choice([1, 2])).min() >= 0
+                    )
                     held.update(zip(batch, pages, strict=True))
                 elif what < 0.97:
                     batch = rng.sample(mine, 30)
@@ -146,7 +164,9 @@ def test_disjoint_offsets_against_dicts(engine, kinds):
                         assert code < 0 or page.tobytes() == held[o]
                 else:
                     batch = rng.sample(mine, 20)
-                    assert z.invalidate_many(batch) == sum(held.pop(o, None) is not None for o in batch)
+                    assert z.invalidate_many(batch) == sum(
+                        held.pop(o, None) is not None for o in batch
+                    )
             for offset in mine:
                 assert z.get(offset) == held.get(offset)
         finally:
@@ -203,7 +223,8 @@ def test_shared_offsets(engine, kinds, exclusive):
 
 
 def test_a_reader_never_goes_back_in_time(engine):
-    # One writer an offset; a reader sees no generation older than one whose store had ended before its load began.
+    # One writer an offset; a reader sees no generation older than one whose store had ended before
+    # its load began.
     z = engine(max_pool_bytes="64MiB")
     offsets = [5, 6, 70, 20000]
     written = dict.fromkeys(offsets, 0)  # generations whose store has ended
@@ -256,7 +277,9 @@ def test_batches_of_the_same_pages_from_four_threads(engine):
             pages = z.load_many(offsets, status=status)
             for o in range(0, 400, 7):
                 assert status[o] in (Status.STORED, Status.INCOMPRESSIBLE, Status.ABSENT)
-                assert status[o] < 0 or pages[o].tobytes() in [s[o * PAGE : (o + 1) * PAGE] for s in sets]
+                assert status[o] < 0 or pages[o].tobytes() in [
+                    s[o * PAGE : (o + 1) * PAGE] for s in sets
+                ]
 
     def drop():
         for n in range(12):
@@ -268,15 +291,21 @@ def test_batches_of_the_same_pages_from_four_threads(engine):
     at_rest(z)
 
 
-@pytest.mark.parametrize(("width", "apart", "rounds"), [(2, 0, 40), (64, 0, 120), (64, 1 << 14, 40), (256, 1 << 14, 40)])
+@pytest.mark.parametrize(
+    ("width", "apart", "rounds"), [(2, 0, 40), (64, 0, 120), (64, 1 << 14, 40), (256, 1 << 14, 40)]
+)
 def test_crowds(engine, width, apart, rounds):
-    # Hundreds of thousands of calls on few pages, outside the GIL: they meet in every lock and every atomic of the short paths.
-    # One shard's lock would hide the lack of another's, so the two who store may do so in different ones.
+    # Hundreds of thousands of calls on few pages, outside the GIL: they meet in every lock and
+    # every atomic of the short paths. One shard's lock would hide the lack of another's, so the two
+    # who store may do so in different ones.
     z = engine(max_pool_bytes="64MiB")
     size = 256
     offsets = [np.arange(size) % width + k * apart for k in range(2)]
     sets = [
-        np.frombuffer(b"".join(cookie(o, k, 0) for o in offsets[k].tolist()), np.uint64).reshape(size, -1) for k in range(2)
+        np.frombuffer(b"".join(cookie(o, k, 0) for o in offsets[k].tolist()), np.uint64).reshape(
+            size, -1
+        )
+        for k in range(2)
     ]
 
     def store(k):
@@ -308,7 +337,9 @@ def test_areas_come_and_go(engine):
     def swap():
         for _ in range(60):
             z.swapon(1, nr_pages=50_000)
-            z.store_many(range(1000, 1020), b"".join(cookie(o, 9, 0) for o in range(1000, 1020)), swap_type=1)
+            z.store_many(
+                range(1000, 1020), b"".join(cookie(o, 9, 0) for o in range(1000, 1020)), swap_type=1
+            )
             z.swapoff(1)
         done.set()
 
@@ -329,7 +360,8 @@ def test_areas_come_and_go(engine):
 
 
 def test_the_limit_is_a_hard_cap(engine):
-    # A thread that has passed the check may still open one zspage, of 32 pages at the most; no more than that.
+    # A thread that has passed the check may still open one zspage, of 32 pages at the most; no more
+    # than that.
     pages = 60
     z = engine(max_pool_bytes=pages * PAGE, accept_threshold_percent=95)
     done = threading.Event()
@@ -371,7 +403,7 @@ def test_the_limit_is_exact_for_one_thread(engine, zpool):
         assert z.stats().pool_total_size <= 100 * PAGE
 
 
-# ---- readers that hold a page ---------------------------------------------------------------------------------------------
+# ---- readers that hold a page --------------------------------------------------------------------
 
 
 def held_up(engine, codec, **kwargs):
@@ -389,7 +421,10 @@ def meanwhile(z, c, action, readers=1):
     """Do something while `readers` loads of page 7 wait in the middle; returns what they got."""
     got = []
     c.hold_decompress = True
-    threads = [threading.Thread(target=lambda: got.append(z.load_many([7]).tobytes())) for _ in range(readers)]
+    threads = [
+        threading.Thread(target=lambda: got.append(z.load_many([7]).tobytes()))
+        for _ in range(readers)
+    ]
     try:
         for t in threads:
             t.start()
@@ -412,7 +447,16 @@ def grind(z, area=0):
 
 @pytest.mark.parametrize("readers", [1, 5])
 @pytest.mark.parametrize(
-    "what", ["invalidate", "overwrite", "same-filled", "range", "swapoff", "exclusive", "exclusive overwrite"]
+    "what",
+    [
+        "invalidate",
+        "overwrite",
+        "same-filled",
+        "range",
+        "swapoff",
+        "exclusive",
+        "exclusive overwrite",
+    ],
 )
 def test_a_reader_keeps_the_page_that_goes_away(engine, codec, what, readers):
     z, c = held_up(engine, codec)
@@ -446,8 +490,14 @@ def test_a_reader_keeps_the_page_that_goes_away(engine, codec, what, readers):
     if what == "swapoff":
         swapping.join()
         z.swapon(0)
-    # A load is exclusive by what the parameter was when it began: the readers' were not, this one is.
-    expected = {"overwrite": new, "exclusive overwrite": new, "same-filled": bytes(PAGE), "exclusive": OLD}.get(what)
+    # A load is exclusive by what the parameter was when it began: the readers' were not, this one
+    # is.
+    expected = {
+        "overwrite": new,
+        "exclusive overwrite": new,
+        "same-filled": bytes(PAGE),
+        "exclusive": OLD,
+    }.get(what)
     assert z.get(7) == expected
     assert (7 in z) == (what in ("overwrite", "same-filled"))
     z.parameters["exclusive_loads"] = False
@@ -517,7 +567,8 @@ def test_a_store_that_waits_keeps_its_pool(engine, codec):
 
 
 def test_a_call_on_a_worker_made_for_it_keeps_its_pool(engine, codec):
-    # All workers of the start are in calls, so the store that is held up has one that was made just now, at the list's head.
+    # All workers of the start are in calls, so the store that is held up has one that was made just
+    # now, at the list's head.
     blocking, held = Codec(), Codec()
     z = engine(codec(factory=blocking.capsule))
     page = cookie(1, 0, 0)[:3000].ljust(PAGE, b".")
@@ -549,7 +600,8 @@ def test_a_call_on_a_worker_made_for_it_keeps_its_pool(engine, codec):
 
 
 def test_the_last_store_to_begin_is_not_the_last_to_win(engine, codec):
-    # A store that waits in the compressor is published when it ends, over what came meanwhile; an offline area refuses it.
+    # A store that waits in the compressor is published when it ends, over what came meanwhile; an
+    # offline area refuses it.
     z, c = held_up(engine, codec)
     status = []
     swapping = threading.Thread(target=z.swapoff, args=(0,))
@@ -608,7 +660,7 @@ def test_more_calls_at_once_than_cpus(engine, codec):
     assert c.contexts == 0
 
 
-# ---- close -----------------------------------------------------------------------------------------------------------
+# ---- close ---------------------------------------------------------------------------------------
 
 
 def test_close_waits_for_a_batch(engine, codec):
@@ -636,7 +688,13 @@ def test_close_waits_for_a_batch(engine, codec):
     closer = threading.Thread(target=close)
     closer.start()
     until(lambda: z.closed)  # it has begun: nobody else gets in
-    for call in (lambda: z.load(0), lambda: z.store(0, bytes(PAGE)), z._page_count, z.stats, z.compact):
+    for call in (
+        lambda: z.load(0),
+        lambda: z.store(0, bytes(PAGE)),
+        z._page_count,
+        z.stats,
+        z.compact,
+    ):
         with pytest.raises(ValueError, match="closed"):
             call()
     assert not closed.is_set(), "the batch is still at it"
@@ -731,7 +789,8 @@ def test_settings_change_amid_stores(engine):
 
 
 def test_loads_look_ahead_amid_changes(engine):
-    # With so many entries batches of loads look ahead, at what others free, move and store meanwhile.
+    # With so many entries batches of loads look ahead, at what others free, move and store
+    # meanwhile.
     z = engine(max_pool_bytes="64MiB")
     many = np.arange(1 << 20, (1 << 20) + 80_000)
     z.store_many(many, bytes(PAGE * len(many)))
@@ -742,7 +801,9 @@ def test_loads_look_ahead_amid_changes(engine):
     def load():
         rng = np.random.default_rng(1)
         for _ in range(20):
-            offsets = rng.permutation(np.concatenate([rng.choice(kept, 500, replace=False), rng.integers(0, 80_000, 500)]))
+            offsets = rng.permutation(
+                np.concatenate([rng.choice(kept, 500, replace=False), rng.integers(0, 80_000, 500)])
+            )
             status = np.empty(len(offsets), np.int8)
             out = z.load_many(offsets, status=status, threads=2)
             for offset, code, page in zip(offsets.tolist(), status.tolist(), out, strict=True):

@@ -1,4 +1,5 @@
-"""`zswap top`: figures, layout, the live screen on a pseudo-terminal, and what it says when there is nothing to watch."""
+"""`zswap top`: figures, layout, the live screen on a pseudo-terminal, and what it says when there
+is nothing to watch."""
 
 import contextlib
 import io
@@ -49,7 +50,10 @@ def server(z, path):
 @pytest.fixture
 def now(server):
     with top.Connection("s") as connection:
-        return {**connection.snapshot(), "command": "python3 a_program.py"}  # not ours, which may name a test
+        return {
+            **connection.snapshot(),
+            "command": "python3 a_program.py",
+        }  # not ours, which may name a test
 
 
 def text_of(now, width, **options):
@@ -58,7 +62,7 @@ def text_of(now, width, **options):
     return console.file.getvalue()
 
 
-# ---- figures ----------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 def snapshot(uptime, exclusive=False, **stats):
@@ -77,7 +81,11 @@ def test_rates():
 
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_stores_follow_from_what_became_of_them(path, exclusive):
-    with zswap.ZSwap(max_pool_bytes="1MiB") as z, z.serve_stats(path), top.Connection(path) as connection:
+    with (
+        zswap.ZSwap(max_pool_bytes="1MiB") as z,
+        z.serve_stats(path),
+        top.Connection(path) as connection,
+    ):
         z.parameters["exclusive_loads"] = exclusive
         z[0] = bytes(PAGE)
         before = connection.snapshot()
@@ -88,10 +96,12 @@ def test_stores_follow_from_what_became_of_them(path, exclusive):
         z.invalidate_range(5, 10)
         after = connection.snapshot()
         assert after["stats"]["stores"] == 41
-        assert top.rates(before, after)["stores"] * (after["uptime"] - before["uptime"]) == pytest.approx(40)
+        assert top.rates(before, after)["stores"] * (
+            after["uptime"] - before["uptime"]
+        ) == pytest.approx(40)
 
 
-# ---- the layout -------------------------------------------------------------------------------------------------------
+# ---- the layout ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -99,12 +109,28 @@ def test_stores_follow_from_what_became_of_them(path, exclusive):
 def test_all_is_shown_at_every_width(now, width, live):
     text = text_of(now, width, live=live)
     assert max(map(len, text.splitlines())) <= width
-    for part in ("pid", "stored", "same-filled", "refused", "storing is off", "zstd:3", "lz4", "zsmalloc", "here"):
+    for part in (
+        "pid",
+        "stored",
+        "same-filled",
+        "refused",
+        "storing is off",
+        "zstd:3",
+        "lz4",
+        "zsmalloc",
+        "here",
+    ):
         assert part in text, part
     assert ("a second" in text) is live
     if width >= 80:
         assert "…" not in text.split("\n", 1)[1]
-        for pattern in (r"stored +50 +200\.0 KiB", r"stored [^\n]* 50\b", r"loaded +10\b", r"of 1\.0 MiB", "references"):
+        for pattern in (
+            r"stored +50 +200\.0 KiB",
+            r"stored [^\n]* 50\b",
+            r"loaded +10\b",
+            r"of 1\.0 MiB",
+            "references",
+        ):
             assert re.search(pattern, text), pattern
 
 
@@ -120,7 +146,9 @@ def test_latencies_are_shown_when_there_are_any(z, server, now):
         now = connection.snapshot()
     now["latency"]["load"].update(p50=950, p90=7_450, p99=1_230_000, max=2_500_000_000)
     text = text_of(now, 80)
-    assert re.search(r"latency +load +p50 +950 ns +p90 +7\.[45] µs +p99 +1\.2 ms +max +2\.5 s\n", text)
+    assert re.search(
+        r"latency +load +p50 +950 ns +p90 +7\.[45] µs +p99 +1\.2 ms +max +2\.5 s\n", text
+    )
     assert "store  " not in text
     z.compressor = "lz4"
     z.parameters["enabled"] = True
@@ -206,7 +234,7 @@ def test_an_engine_that_knows_more_or_less(now):
     assert "missed" in text_of(now, 80)
 
 
-# ---- the command ------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def test_piped_output_is_one_snapshot(server, capsys):
@@ -226,7 +254,9 @@ def test_json(server, z, capsys):
     assert answer["schema"] == "zswap.stats"
     assert answer["version"] == 1
     assert z.stats().to_dict().items() <= answer["stats"].items()
-    assert [pool["compressor"] for pool in answer["pools"]] == [pool.compressor for pool in z.pools()]
+    assert [pool["compressor"] for pool in answer["pools"]] == [
+        pool.compressor for pool in z.pools()
+    ]
 
 
 def refusal(capsys, *arguments):
@@ -296,14 +326,24 @@ GOOD = {
 }
 
 
-POOL = {"compressor": "lz4", "zpool": "zbud", "current": True, "stored_pages": 1, "total_size": 1, "references": 1}
+POOL = {
+    "compressor": "lz4",
+    "zpool": "zbud",
+    "current": True,
+    "stored_pages": 1,
+    "total_size": 1,
+    "references": 1,
+}
 LARGE = [10**300, 10**308, 10**400, 10**4000, -(10**300), -1, 2**64, 1e308, -1e308, 1e-320]
 
 
-@pytest.mark.parametrize("number", LARGE, ids=[f"{str(number)[:6]}" + f"({len(str(number))})" for number in LARGE])
+@pytest.mark.parametrize(
+    "number", LARGE, ids=[f"{str(number)[:6]}" + f"({len(str(number))})" for number in LARGE]
+)
 @pytest.mark.parametrize("options", [["--once"], ["--json"]])
 def test_numbers_that_no_counter_can_have(path, capsys, number, options):
-    """They are left out, or the whole is refused: what shows them divides, rounds and adds them up."""
+    """They are left out, or the whole is refused: what shows them divides, rounds and adds them
+    up."""
     with zswap.ZSwap(max_pool_bytes="1MiB") as z:
         names = z.stats().to_dict()
     latency = {"load": dict.fromkeys(("count", "total", "p50", "p90", "p99", "max"), number)}
@@ -318,7 +358,9 @@ def test_numbers_that_no_counter_can_have(path, capsys, number, options):
 
 @pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_json_does_not_have(path, capsys, name):
-    line = json.dumps(GOOD | {"stats": {"loads": 0, "stored_pages": 1}, "time": 1}).replace('"time": 1', f'"time": {name}')
+    line = json.dumps(GOOD | {"stats": {"loads": 0, "stored_pages": 1}, "time": 1}).replace(
+        '"time": 1', f'"time": {name}'
+    )
     line = line.replace('"loads": 0', f'"loads": {name}')
     with answering(path, line.encode() + b"\n"):
         assert main(["top", path, "--json"]) == 0
@@ -331,7 +373,10 @@ def test_long_names_and_many_of_them(path, capsys):
     name = "[bold]\x1b[2J\u202e\ud800" + "é" * 400
     pools = [POOL | {"compressor": name, "zpool": name} for _ in range(60)]
     latency = {f"{number}{name}": {"count": 1, "p50": 1} for number in range(60)}
-    with answering(path, json.dumps(GOOD | {"command": name, "pools": pools, "latency": latency}).encode() + b"\n"):
+    with answering(
+        path,
+        json.dumps(GOOD | {"command": name, "pools": pools, "latency": latency}).encode() + b"\n",
+    ):
         assert main(["top", path]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -354,8 +399,16 @@ def test_long_names_and_many_of_them(path, capsys):
         (json.dumps(GOOD | {"pid": 1e400}).encode() + b"\n", 2, "not zswap"),
         (json.dumps(GOOD | {"pid": 10**300}).encode() + b"\n", 2, "not zswap"),
         (json.dumps(GOOD | {"uptime": -1}).encode() + b"\n", 2, "not zswap"),
-        (json.dumps(GOOD | {"pools": [POOL | {"total_size": 10**300}]}).encode() + b"\n", 2, "not zswap"),
-        (json.dumps(GOOD | {"pools": [POOL | {"references": "1"}]}).encode() + b"\n", 2, "not zswap"),
+        (
+            json.dumps(GOOD | {"pools": [POOL | {"total_size": 10**300}]}).encode() + b"\n",
+            2,
+            "not zswap",
+        ),
+        (
+            json.dumps(GOOD | {"pools": [POOL | {"references": "1"}]}).encode() + b"\n",
+            2,
+            "not zswap",
+        ),
         (json.dumps(GOOD | {"version": "2" * 9999}).encode() + b"\n", 2, "not zswap"),
         (json.dumps(GOOD | {"error": "no \x1b memory"}).encode() + b"\n", 1, "no   memory"),
         (b'{"schema": ', 1, "no answer"),
@@ -374,11 +427,12 @@ def test_a_program_that_ends_instead_of_answering(path, capsys):
         assert refusal(capsys, path)[0] == 1
 
 
-# ---- the live screen --------------------------------------------------------------------------------------------------
+# ---- the live screen -----------------------------------------------------------------------------
 
 
 class Terminal:
-    """A pseudo-terminal in place of ours, and a thread that waits for words on it and then does something."""
+    """A pseudo-terminal in place of ours, and a thread that waits for words on it and then does
+    something."""
 
     def __init__(self, monkeypatch):
         self.master, self.slave = pty.openpty()
@@ -396,7 +450,8 @@ class Terminal:
             self.shown += os.read(self.master, 1 << 16)
 
     def run(self, *steps, **options):
-        """Run top while these steps are taken: a pattern to wait for, bytes to type, or a function to call."""
+        """Run top while these steps are taken: a pattern to wait for, bytes to type, or a function
+        to call."""
 
         def act():
             for step in steps:
@@ -406,7 +461,9 @@ class Terminal:
                     self.until(step.encode())
                 else:
                     os.write(self.master, step)
-            while b"\x1b[?1049l" not in self.shown[-1000:]:  # it leaves the screen, and nothing may wait for us to read
+            while (
+                b"\x1b[?1049l" not in self.shown[-1000:]
+            ):  # it leaves the screen, and nothing may wait for us to read
                 self.shown += os.read(self.master, 1 << 16)
 
         thread = threading.Thread(target=act)
@@ -417,9 +474,9 @@ class Terminal:
             thread.join()
 
     def restored(self):
-        return termios.tcgetattr(self.slave) == self.before and self.shown.rfind(b"\x1b[?25h") > self.shown.rfind(
-            b"\x1b[?25l"
-        )
+        return termios.tcgetattr(self.slave) == self.before and self.shown.rfind(
+            b"\x1b[?25h"
+        ) > self.shown.rfind(b"\x1b[?25l")
 
 
 @pytest.fixture
@@ -433,7 +490,9 @@ def terminal(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dumb", "unknown"])
-def test_a_terminal_that_cannot_move_its_cursor_gets_one_snapshot(server, terminal, monkeypatch, name):
+def test_a_terminal_that_cannot_move_its_cursor_gets_one_snapshot(
+    server, terminal, monkeypatch, name
+):
     monkeypatch.setenv("TERM", name)
     top.run("s", Console(file=terminal.out, force_terminal=True, width=80, height=50))
     terminal.until(rb"zswap top")
@@ -452,14 +511,18 @@ def test_live_until_q(server, z, terminal):
 
 
 def test_live_until_ctrl_c(server, terminal):
-    terminal.run("loaded", lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    terminal.run(
+        "loaded", lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    )
     assert terminal.restored()
 
 
 def test_live_until_terminated(server, terminal):
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
-        terminal.run("loaded", lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM))
+        terminal.run(
+            "loaded", lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        )
     assert caught.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == handler
     assert terminal.restored()
@@ -487,7 +550,19 @@ def test_a_program_that_does_not_answer_is_said_so(server, terminal, monkeypatch
     monkeypatch.setattr(top, "_TICK", 0.01)
     stopped = threading.Event()
     reply = type(server)._reply
-    monkeypatch.setattr(type(server), "_reply", lambda *args: (stopped.wait(), reply(*args))[1] if waiting else reply(*args))
+    monkeypatch.setattr(
+        type(server),
+        "_reply",
+        lambda *args: (stopped.wait(), reply(*args))[1] if waiting else reply(*args),
+    )
     waiting = []
-    terminal.run("loaded", lambda: waiting.append(1), "no answer for", stopped.set, waiting.clear, "connected", b"q")
+    terminal.run(
+        "loaded",
+        lambda: waiting.append(1),
+        "no answer for",
+        stopped.set,
+        waiting.clear,
+        "connected",
+        b"q",
+    )
     assert terminal.restored()

@@ -1,4 +1,5 @@
-"""validate() reports damage to every structure, one word at a time, and nothing once the word is right again."""
+"""validate() reports damage to every structure, one word at a time, and nothing once the word is
+right again."""
 
 import re
 from pathlib import Path
@@ -72,7 +73,11 @@ def z(request, make_page, memory_store):
     z.close()
 
 
-@pytest.mark.parametrize(("z", "name"), [(zpool, name) for zpool, names in WORDS.items() for name in names], indirect=["z"])
+@pytest.mark.parametrize(
+    ("z", "name"),
+    [(zpool, name) for zpool, names in WORDS.items() for name in names],
+    indirect=["z"],
+)
 def test_damage_is_reported(z, name):
     with Damage(z, name), pytest.raises(AssertionError, match=REPORTS.get(name, r"\(-\d+\)$")):
         z._validate()
@@ -85,7 +90,11 @@ def test_an_allocators_finding_names_the_allocator(z):
 
 
 def test_unknown_damage():
-    with zswap.ZSwap() as z, pytest.raises(LookupError, match="no 'nonsense'"), Damage(z, "nonsense"):
+    with (
+        zswap.ZSwap() as z,
+        pytest.raises(LookupError, match="no 'nonsense'"),
+        Damage(z, "nonsense"),
+    ):
         pass
 
 

@@ -22,7 +22,10 @@ pytestmark = [
         "VmFlags" not in Path("/proc/self/smaps").read_text(),
         reason="this kernel does not say what is kept out of core dumps",
     ),
-    pytest.mark.skipif("ZSWAP_SANITIZED" in os.environ, reason="the sanitizer's own memory is kept out too, and is endless"),
+    pytest.mark.skipif(
+        "ZSWAP_SANITIZED" in os.environ,
+        reason="the sanitizer's own memory is kept out too, and is endless",
+    ),
 ]
 
 PAGE = 4096
@@ -32,7 +35,8 @@ N = 400
 
 
 def marked_areas():
-    """Ranges of this process's memory that are kept out of core dumps: with `dontdump`, the engines' and no others'."""
+    """Ranges of this process's memory that are kept out of core dumps: with `dontdump`, the
+    engines' and no others'."""
     areas, area = [], None
     for line in Path("/proc/self/smaps").read_text().splitlines():
         word = line.split()[0]
@@ -44,7 +48,8 @@ def marked_areas():
 
 
 def count_in(word, areas, pid="self"):
-    """How often the word occurs there.  A page that cannot be read hides none of those behind it."""
+    """How often the word occurs there.  A page that cannot be read hides none of those behind
+    it."""
     found = 0
     with open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for start, end in areas:
@@ -68,11 +73,14 @@ def found(word=COOKIE):
 
 
 def pages_with(word, n, seed=0):
-    """Pages of every kind that hold the word, and compress to every length: from nearly nothing to not at all."""
+    """Pages of every kind that hold the word, and compress to every length: from nearly nothing to
+    not at all."""
     rng = random.Random(seed)
     pages = []
     for i in range(n):
-        noise = bytearray(rng.randbytes((0, 300, 1200, 2500, PAGE)[i % 5]).ljust(PAGE, bytes([i & 1])))
+        noise = bytearray(
+            rng.randbytes((0, 300, 1200, 2500, PAGE)[i % 5]).ljust(PAGE, bytes([i & 1]))
+        )
         for _ in range(3):
             at = rng.randrange(PAGE // 8 - 1) * 8
             noise[at : at + len(word)] = word
@@ -91,7 +99,8 @@ def wipe(request):
 
 
 class Case:
-    """An engine with pages that are to vanish at the even offsets, and pages that stay at the odd ones."""
+    """An engine with pages that are to vanish at the even offsets, and pages that stay at the odd
+    ones."""
 
     def __init__(self, engine, zpool, wipe, compressor="lz4", **kwargs):
         options = {"max_pool_bytes": "64MiB", "shrinker_enabled": False, **kwargs}
@@ -111,7 +120,8 @@ class Case:
         assert found(KEPT) >= N // 2
 
     def check(self):
-        """The pages that were to vanish have, or, when nothing wiped them, have not; and the others are whole."""
+        """The pages that were to vanish have, or, when nothing wiped them, have not; and the others
+        are whole."""
         if self.wipe:
             assert found() == 0
         else:
@@ -163,7 +173,8 @@ def test_exclusive_loads(engine, zpool, wipe):
 
 
 def test_compacted(engine, zpool, wipe):
-    """Compaction moves pages with the word, and their old places go too, whether they were freed or only moved up."""
+    """Compaction moves pages with the word, and their old places go too, whether they were freed or
+    only moved up."""
     case = Case(engine, zpool, wipe)
     for offset in range(0, 2 * N):
         if offset % 16 not in (0, 1):
@@ -228,9 +239,12 @@ def test_written_back(engine, wipe, tmp_path, shift):
 
 
 @pytest.mark.parametrize("preallocate", [False, True])
-@pytest.mark.parametrize("how", ["invalidated", "replaced", "replaced by a word", "loaded", "swapped off", "closed"])
+@pytest.mark.parametrize(
+    "how", ["invalidated", "replaced", "replaced by a word", "loaded", "swapped off", "closed"]
+)
 def test_the_swap_file(engine, wipe, tmp_path, preallocate, how):
-    """A freed or replaced page leaves the file; a replaced one only where it is asked for, since that takes a call more."""
+    """A freed or replaced page leaves the file; a replaced one only where it is asked for, since
+    that takes a call more."""
     path = tmp_path / "swap"
     file = zswap.SwapFile(path, "1MiB", preallocate=preallocate)
     z = engine(backing=file, wipe_on_free=wipe, shrinker_enabled=False)
@@ -261,7 +275,8 @@ def test_the_swap_file(engine, wipe, tmp_path, preallocate, how):
 
 
 def test_a_page_replaced_in_the_file_is_old_or_new_to_its_readers(engine, tmp_path):
-    """While the file forgets it, readers wait: the page is never missing, and never a hole's zeros."""
+    """While the file forgets it, readers wait: the page is never missing, and never a hole's
+    zeros."""
     z = engine(backing=tmp_path / "swap", wipe_on_free=True, shrinker_enabled=False)
     good = [pages_with(COOKIE, 1, 2)[0], pages_with(KEPT, 1, 2)[0]]
     wrong, over = [], threading.Event()
@@ -321,7 +336,8 @@ def test_same_filled(engine, wipe):
 
 @pytest.mark.parametrize("how", ["one by one", "range", "many", "taken out", "replaced"])
 def test_checksums(engine, wipe, how):
-    """A run's lie side by side, so four neighbours are a word to search for; its pages are freed, and the next run's are not."""
+    """A run's lie side by side, so four neighbours are a word to search for; its pages are freed,
+    and the next run's are not."""
     z = engine(wipe_on_free=wipe, dontdump=True, checksum=True)
     pages = pages_with(KEPT, 128)
     z.store_many(range(128), b"".join(pages))
@@ -369,7 +385,11 @@ def test_pages_of_64_KiB(engine, wipe):
     z = engine(page_size=65536, wipe_on_free=wipe, dontdump=True)
     rng = random.Random(0)
     for offset in range(40):
-        z[offset] = rng.randbytes(30000) + (COOKIE if offset % 2 == 0 else KEPT) * 4 + bytes(65536 - 30000 - 32)
+        z[offset] = (
+            rng.randbytes(30000)
+            + (COOKIE if offset % 2 == 0 else KEPT) * 4
+            + bytes(65536 - 30000 - 32)
+        )
     assert found() >= 20
     z.invalidate_many(range(0, 40, 2))
     assert (found() == 0) is wipe
@@ -386,14 +406,16 @@ def test_batches_on_threads(engine, wipe):
     case.check()
 
 
-# ---- the whole process ---------------------------------------------------------------------------------------------------
+# ---- the whole process ---------------------------------------------------------------------------
 
 PROGRAM = """
 import mmap, os, sys
 from zswap import ZSwap
 n, folder, zpool, on = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "True"
-z = ZSwap(zpool=zpool, backing=folder + "/swap", shrinker_enabled=False, wipe_on_free=on, dontdump=on)
-source, target = mmap.mmap(-1, n * 4096), mmap.mmap(-1, (n + 1) * 4096)    # shared memory: no place of zswap's
+z = ZSwap(zpool=zpool, backing=folder + "/swap", shrinker_enabled=False, wipe_on_free=on,
+          dontdump=on)
+# shared memory: no place of zswap's
+source, target = mmap.mmap(-1, n * 4096), mmap.mmap(-1, (n + 1) * 4096)
 with open(folder + "/pages", "rb", 0) as file:
     file.readinto(source)
 view = memoryview(target)[8:][: n * 4096]
@@ -418,7 +440,8 @@ step("freed")
 
 
 def search(pid, word):
-    """How often the word occurs in the process's private memory: what core dumps hold, and what they do not.
+    """How often the word occurs in the process's private memory: what core dumps hold, and what
+    they do not.
 
     Also the areas that are kept out, with what was found in each.
     """
@@ -442,7 +465,8 @@ def search(pid, word):
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_whole_process(tmp_path, zpool, on):
-    """With the options: a core dump holds nothing of a page, and once the pages are freed nothing is anywhere."""
+    """With the options: a core dump holds nothing of a page, and once the pages are freed nothing
+    is anywhere."""
     n = 200
     (tmp_path / "pages").write_bytes(b"".join(pages_with(COOKIE, n)))
     env = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parent.parent)}

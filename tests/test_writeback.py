@@ -1,6 +1,8 @@
-"""Writeback: which pages go, in what order, what is found afterwards, what a failure leaves, and every race around it.
+"""Writeback: which pages go, in what order, what is found afterwards, what a failure leaves, and
+every race around it.
 
-Races are forced: a hook of the backing store or of a compressor holds one thread up at the spot in question.
+Races are forced: a hook of the backing store or of a compressor holds one thread up at the spot in
+question.
 """
 
 import errno
@@ -27,7 +29,11 @@ def make(engine, memory_store):
     """Make an engine with a store and no shrinker of its own."""
 
     def make(backing=None, *args, **kwargs):
-        kwargs = {"max_pool_bytes": "64MiB", "shrinker_interval": 3600, "shrinker_enabled": False} | kwargs
+        kwargs = {
+            "max_pool_bytes": "64MiB",
+            "shrinker_interval": 3600,
+            "shrinker_enabled": False,
+        } | kwargs
         return engine(*args, backing=memory_store() if backing is None else backing, **kwargs)
 
     return make
@@ -66,7 +72,7 @@ def sizes(z, *offsets, swap_type=0):
     return "".join("m" if n >= 0 else "b" if n == -2 else "-" for n in taken)
 
 
-# ---- which pages go ------------------------------------------------------------------------------------------------------
+# ---- which pages go ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", [0, 1, 7, 20, 21, 1 << 60])
@@ -170,7 +176,12 @@ def test_idle_pages_only(make, store, fill, check):
 
 def test_every_kind_of_page_comes_back(make, store):
     z = make(store)
-    pages = {0: b"a" * 4095 + b"b", 1: noise(1), 2: bytes(4088) + b"12345678", (1 << 47) - 1: noise(2)[:2048] * 2}
+    pages = {
+        0: b"a" * 4095 + b"b",
+        1: noise(1),
+        2: bytes(4088) + b"12345678",
+        (1 << 47) - 1: noise(2)[:2048] * 2,
+    }
     for o, page in pages.items():
         z.store(o, page)
     assert z.shrink(10) == 4
@@ -197,7 +208,7 @@ def test_every_allocator_and_compressor(make, store, fill, check, compressor, zp
     check(z, *range(50))
 
 
-# ---- pages in the store --------------------------------------------------------------------------------------------------
+# ---- pages in the store --------------------------------------------------------------------------
 
 
 def test_a_backed_page_is_held(make, store, fill):
@@ -226,7 +237,9 @@ def test_a_load_leaves_the_page_in_the_store(make, store, fill, check):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_an_exclusive_load_frees_the_page_in_the_store_too(make, store, fill, check, make_page, batch):
+def test_an_exclusive_load_frees_the_page_in_the_store_too(
+    make, store, fill, check, make_page, batch
+):
     z = make(store)
     fill(z, 0, 1, 2)
     z.shrink(2)
@@ -382,7 +395,7 @@ def test_one_store_serves_one_area(make, store):
     z.swapon(2, backing=backing)
 
 
-# ---- pages that are written through --------------------------------------------------------------------------------------
+# ---- pages that are written through --------------------------------------------------------------
 
 
 def refusals():
@@ -396,7 +409,11 @@ def refusals():
     def poor(z):
         z.parameters["reject_compress_poor"] = True
 
-    return [("reject_disabled", disabled), ("pool_limit_hit", limit), ("reject_compress_poor", poor)]
+    return [
+        ("reject_disabled", disabled),
+        ("pool_limit_hit", limit),
+        ("reject_compress_poor", poor),
+    ]
 
 
 @pytest.mark.parametrize(("counter", "refuse"), refusals(), ids=[name for name, _ in refusals()])
@@ -413,7 +430,12 @@ def test_a_refused_page_goes_to_the_store(make, store, counter, refuse, before):
     assert sizes(z, 4) == "b"
     assert z.load(4) == noise(2)
     s = z.stats()
-    assert (getattr(s, counter), s.written_through_pages, s.backed_pages, s.stored_pages) == (1, 1, 1, 0)
+    assert (getattr(s, counter), s.written_through_pages, s.backed_pages, s.stored_pages) == (
+        1,
+        1,
+        1,
+        0,
+    )
     assert s.written_back_pages == (before == "store")
     assert z.store_many([5, 6], noise(5) + noise(6)).tolist() == [Status.WRITTEN_THROUGH] * 2
     assert z.load_many([4, 6, 5]).tobytes() == noise(2) + noise(6) + noise(5)
@@ -438,7 +460,12 @@ def test_a_refused_page_that_cannot_be_written_is_gone(make, store, fill, before
     assert sizes(z, 4) == "-"
     assert store.pages == {}
     s = z.stats()
-    assert (s.backing_write_fail, s.backed_pages, s.stored_pages, s.written_through_pages) == (1, 0, 0, 0)
+    assert (s.backing_write_fail, s.backed_pages, s.stored_pages, s.written_through_pages) == (
+        1,
+        0,
+        0,
+        0,
+    )
     assert z.store_many([4], noise(2)).tolist() == [Status.BACKING_FAIL]
     z._validate()
 
@@ -451,7 +478,7 @@ def test_an_offset_that_is_not_the_areas_is_not_written(make, store):
     assert store.writes == []
 
 
-# ---- failures ------------------------------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------
 
 
 def test_a_failed_write_keeps_every_page(make, store, fill, check):
@@ -465,7 +492,12 @@ def test_a_failed_write_keeps_every_page(make, store, fill, check):
     assert z.shrink(300) == 0
     assert len(store.writes) == 1  # it does not try the rest
     s = z.stats()
-    assert (s.reject_reclaim_fail, s.backing_write_fail, s.written_back_pages, s.backed_pages) == (256, 256, 0, 0)
+    assert (s.reject_reclaim_fail, s.backing_write_fail, s.written_back_pages, s.backed_pages) == (
+        256,
+        256,
+        0,
+        0,
+    )
     assert sizes(z, *range(300)) == "m" * 300
     # Half of it may have been written.
     assert store.discards == store.writes
@@ -536,7 +568,11 @@ def test_a_page_that_cannot_be_decompressed_stays(make, store, codec, fill, make
     assert z.shrink(4) == 3
     assert store.writes == [[0, 1, 3]]
     s = z.stats()
-    assert (s.decompress_fail, s.reject_reclaim_fail, s.backing_write_fail) == (2, 2, 0)  # once more for the fourth page
+    assert (s.decompress_fail, s.reject_reclaim_fail, s.backing_write_fail) == (
+        2,
+        2,
+        0,
+    )  # once more for the fourth page
     assert sizes(z, 0, 1, 2, 3) == "bbmb"
     with pytest.raises(PageCorruptError, match="the entry is kept"):
         z.load(2)
@@ -585,7 +621,7 @@ def test_a_full_disk_loses_nothing(python):
     assert python(FULL) == "done\n"
 
 
-# ---- the budget ----------------------------------------------------------------------------------------------------------
+# ---- the budget ----------------------------------------------------------------------------------
 
 
 def test_the_budget_is_counted_down(make, store, fill):
@@ -661,7 +697,7 @@ def test_the_rate_allows_more_as_time_goes_by(make, store, fill):
     assert z.shrink(550) <= 10 * (2 + time.monotonic() - began)
 
 
-# ---- swapoff -------------------------------------------------------------------------------------------------------------
+# ---- swapoff -------------------------------------------------------------------------------------
 
 
 def test_draining_gives_every_page_back(make, store, fill, make_page):
@@ -735,12 +771,13 @@ def test_swapoff_gives_the_store_back(make, tmp_path, fill):
     assert z.shrink(10) == 0
 
 
-# ---- races: while the write is under way ---------------------------------------------------------------------------------
+# ---- races: while the write is under way ---------------------------------------------------------
 
 
 @pytest.fixture
 def during(gate, thread):
-    """Run `shrink(n)` in a thread of its own, and something else while its write is stuck; returns what shrink did."""
+    """Run `shrink(n)` in a thread of its own, and something else while its write is stuck; returns
+    what shrink did."""
 
     def during(z, store, action, n=1):
         held = store.on_write = gate()
@@ -912,7 +949,9 @@ def test_close_during_the_write(make, store, fill, gate, thread, until):
         t.join()
 
 
-def test_a_page_written_through_while_an_older_one_is_being_written(make, store, fill, gate, thread, until):
+def test_a_page_written_through_while_an_older_one_is_being_written(
+    make, store, fill, gate, thread, until
+):
     z = make(store)
     fill(z, 0)
     held = store.on_write = gate()
@@ -928,7 +967,9 @@ def test_a_page_written_through_while_an_older_one_is_being_written(make, store,
     z._validate()
 
 
-def test_calls_wait_for_a_page_that_is_being_written_through(make, store, fill, gate, thread, until):
+def test_calls_wait_for_a_page_that_is_being_written_through(
+    make, store, fill, gate, thread, until
+):
     z = make(store)
     fill(z, 0, 1, 2)
     held = store.on_write = gate()
@@ -953,7 +994,9 @@ def test_calls_wait_for_a_page_that_is_being_written_through(make, store, fill, 
     assert store.pages == {}
 
 
-def test_a_refused_store_waits_for_a_page_that_is_being_discarded(make, store, fill, gate, thread, until):
+def test_a_refused_store_waits_for_a_page_that_is_being_discarded(
+    make, store, fill, gate, thread, until
+):
     z = make(store)
     fill(z, 0, 1)
     z.shrink(1)
@@ -970,7 +1013,9 @@ def test_a_refused_store_waits_for_a_page_that_is_being_discarded(make, store, f
     z._validate()
 
 
-def test_a_store_waits_for_what_an_exclusive_load_discards(make, store, fill, check, gate, thread, until, make_page):
+def test_a_store_waits_for_what_an_exclusive_load_discards(
+    make, store, fill, check, gate, thread, until, make_page
+):
     z = make(store)
     fill(z, 0, 1)
     assert z.shrink(1) == 1
@@ -990,7 +1035,9 @@ def test_a_store_waits_for_what_an_exclusive_load_discards(make, store, fill, ch
     z._validate()
 
 
-def test_a_refused_store_into_an_area_that_is_leaving(make, memory_store, store, fill, gate, thread, until):
+def test_a_refused_store_into_an_area_that_is_leaving(
+    make, memory_store, store, fill, gate, thread, until
+):
     z = make()
     z.swapon(1, backing=store)
     fill(z, 0, 1, swap_type=1)
@@ -999,7 +1046,9 @@ def test_a_refused_store_into_an_area_that_is_leaving(make, memory_store, store,
     with held:
         z.parameters["enabled"] = False
         storing = thread(lambda: z.store(1, noise(1), swap_type=1))
-        until(lambda: z.stats().reject_disabled == 1)  # then it has found the area, and waits for the writer
+        until(
+            lambda: z.stats().reject_disabled == 1
+        )  # then it has found the area, and waits for the writer
         leaving = thread(z.swapoff, 1)
         until(lambda: not z._online(1))
     shrinking.join()
@@ -1038,7 +1087,7 @@ def test_two_shrinks_at_once(make, store, fill, gate, thread, check):
     check(z, *range(20))
 
 
-# ---- races: while the page is being decompressed for the write -----------------------------------------------------------
+# ---- races: while the page is being decompressed for the write -----------------------------------
 
 
 @pytest.fixture
@@ -1063,7 +1112,9 @@ def half(seed):
     return noise(seed)[: PAGE // 2] * 2
 
 
-@pytest.mark.parametrize("what", ["store", "load", "invalidate", "reuse", "switch", "area", "compact"])
+@pytest.mark.parametrize(
+    "what", ["store", "load", "invalidate", "reuse", "switch", "area", "compact"]
+)
 def test_during_the_decompression(make, store, slow, gate, thread, what):
     z = make(store, slow.name)
     z.update({o: half(o) for o in range(4)})
@@ -1115,11 +1166,12 @@ def test_the_end_during_the_decompression(make, store, slow, gate, thread, until
         z._validate()
 
 
-# ---- races: while the store is being read --------------------------------------------------------------------------------
+# ---- races: while the store is being read --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "what", ["store", "store, write", "invalidate", "invalidate, store", "through", "exclusive", "other"]
+    "what",
+    ["store", "store, write", "invalidate", "invalidate, store", "through", "exclusive", "other"],
 )
 def test_during_the_read(make, store, fill, gate, thread, make_page, what):
     z = make(store)
@@ -1148,7 +1200,9 @@ def test_during_the_read(make, store, fill, gate, thread, make_page, what):
             z.parameters["exclusive_loads"] = True
             assert z.load(0) == make_page(0)
             expected = None
-        if what == "other":  # another page of the shard goes to the store: the reader cannot tell, and reads again
+        if (
+            what == "other"
+        ):  # another page of the shard goes to the store: the reader cannot tell, and reads again
             assert z.shrink(1) == 1
             expected, where = make_page(0), "b"
     if expected is None:
@@ -1206,7 +1260,8 @@ def test_close_during_the_read(make, store, fill, gate, thread, until, make_page
 
 
 def test_a_reader_that_is_overtaken_every_time_gets_its_page(make, store, fill, check):
-    """Whenever it reads, another page of the shard goes to the store, until it keeps the writers away."""
+    """Whenever it reads, another page of the shard goes to the store, until it keeps the writers
+    away."""
     z = make(store)
     fill(z, *range(100))
     z.shrink(1)
@@ -1216,7 +1271,7 @@ def test_a_reader_that_is_overtaken_every_time_gets_its_page(make, store, fill, 
     z._validate()
 
 
-# ---- calls back from the store -------------------------------------------------------------------------------------------
+# ---- calls back from the store -------------------------------------------------------------------
 
 
 def test_shrink_inside_the_write_does_nothing(make, store, fill):
@@ -1229,7 +1284,8 @@ def test_shrink_inside_the_write_does_nothing(make, store, fill):
 
 
 def test_a_refused_store_inside_the_write(make, store, fill, check):
-    """Another offset is written through; one that is being written cannot be: the older page would land later."""
+    """Another offset is written through; one that is being written cannot be: the older page would
+    land later."""
     z = make(store)
     fill(z, *range(10))
     errors = []

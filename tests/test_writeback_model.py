@@ -1,10 +1,12 @@
-"""Every public operation against a dict, with backing stores, with hypothesis choosing what happens.
+"""Every public operation against a dict, with backing stores, with hypothesis choosing what
+happens.
 
-The dict says what every page is; where it is, in memory or in a store, the engine may choose, but its counters must agree
-with it.  A store in memory fails now and then; a swap file does not.
+The dict says what every page is; where it is, in memory or in a store, the engine may choose, but
+its counters must agree with it.  A store in memory fails now and then; a swap file does not.
 
-There is a machine for each compressor, zpool and backing of area 0.  The profile "quick" runs some of them, such that each
-compressor, zpool and backing is among them; "ci" and "long" run all (HYPOTHESIS_PROFILE, see conftest.py).
+There is a machine for each compressor, zpool and backing of area 0.  The profile "quick" runs some
+of them, such that each compressor, zpool and backing is among them; "ci" and "long" run all
+(HYPOTHESIS_PROFILE, see conftest.py).
 """
 
 import errno
@@ -20,7 +22,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import zswap
 from zswap import Status, SwapFile
@@ -65,7 +74,12 @@ areas = st.sampled_from(AREAS)
 offsets = st.sampled_from(OFFSETS)
 # Most often a parameter is set to what it is at first.
 meddling = st.one_of(
-    st.tuples(st.just("recompress"), st.sampled_from(["zstd:3", "deflate:9"]), st.sampled_from([None, 2]), st.booleans()),
+    st.tuples(
+        st.just("recompress"),
+        st.sampled_from(["zstd:3", "deflate:9"]),
+        st.sampled_from([None, 2]),
+        st.booleans(),
+    ),
     st.just(("compact",)),
     st.tuples(st.just("switch"), st.sampled_from(["lz4", *COMPRESSORS]), st.sampled_from(ZPOOLS)),
     st.tuples(
@@ -73,7 +87,8 @@ meddling = st.one_of(
         st.sampled_from([True, True, True, False]),
     ),
     st.tuples(
-        st.sampled_from(["exclusive_loads", "reject_compress_poor", "latency"]), st.sampled_from([False, False, True])
+        st.sampled_from(["exclusive_loads", "reject_compress_poor", "latency"]),
+        st.sampled_from([False, False, True]),
     ),
     st.tuples(st.just("shrinker_interval"), st.sampled_from([3600, 86400.0])),
     st.tuples(st.just("writeback_rate"), st.sampled_from([None, 1 << 40])),
@@ -189,8 +204,11 @@ class Model(RuleBasedStateMachine):
             del self.held[area, offset]
 
     def reads(self, area, wanted):
-        """Count those of the pages, which are about to be loaded once each, that must come from a store that works."""
-        if area in self.end and not (area in self.stores and self.stores[area].failing in ("read", "all")):
+        """Count those of the pages, which are about to be loaded once each, that must come from a
+        store that works."""
+        if area in self.end and not (
+            area in self.stores and self.stores[area].failing in ("read", "all")
+        ):
             where = self.z.compressed_sizes(wanted, swap_type=area)
             self.counted["backing_loads"] += int((where == -2).sum())
 
@@ -206,7 +224,8 @@ class Model(RuleBasedStateMachine):
         return [area for area, end in self.end.items() if end == FILE_PAGES or area in self.stores]
 
     def settle(self, limit_set=False):
-        """After a hit of the limit, or a limit that was set, wait until the shrinker has done its work: it frees pools first."""
+        """After a hit of the limit, or a limit that was set, wait until the shrinker has done its
+        work: it frees pools first."""
         hits = self.z.stats().pool_limit_hit
         if hits == self.hits and not limit_set:
             return
@@ -222,17 +241,27 @@ class Model(RuleBasedStateMachine):
 
     # ---- pages ----
 
-    @rule(area=areas, batch=st.lists(st.tuples(offsets, recipes), min_size=4, max_size=12), threads=st.integers(1, 2))
+    @rule(
+        area=areas,
+        batch=st.lists(st.tuples(offsets, recipes), min_size=4, max_size=12),
+        threads=st.integers(1, 2),
+    )
     def store(self, area, batch, threads):
         """Store."""
         batch = list(dict(batch).items())
         pages = [page_of(recipe) for _, recipe in batch]
-        status = self.z.store_many([o for o, _ in batch], b"".join(pages), swap_type=area, threads=threads)
+        status = self.z.store_many(
+            [o for o, _ in batch], b"".join(pages), swap_type=area, threads=threads
+        )
         self.settle()
         for (offset, _), page, code in zip(batch, pages, status, strict=True):
             self.stored(area, offset, page, code)
 
-    @rule(area=areas, batch=st.lists(offsets, min_size=1, max_size=6, unique=True), threads=st.integers(1, 2))
+    @rule(
+        area=areas,
+        batch=st.lists(offsets, min_size=1, max_size=6, unique=True),
+        threads=st.integers(1, 2),
+    )
     def load(self, area, batch, threads):
         """Load."""
         status = np.full(len(batch), 99, np.int8)
@@ -280,7 +309,9 @@ class Model(RuleBasedStateMachine):
         else:
             through = self.z.stats().written_through_pages > before
             size = self.z.compressed_sizes([offset], swap_type=area)[0]
-            status = Status.WRITTEN_THROUGH if through else Status.STORED if size else Status.SAME_FILLED
+            status = (
+                Status.WRITTEN_THROUGH if through else Status.STORED if size else Status.SAME_FILLED
+            )
         self.settle()
         self.stored(area, offset, page, status)
 
@@ -289,9 +320,13 @@ class Model(RuleBasedStateMachine):
         """Invalidate."""
         if single:
             for offset in batch:
-                assert self.z.invalidate(offset, swap_type=area) == bool(self.dropped([(area, offset)]))
+                assert self.z.invalidate(offset, swap_type=area) == bool(
+                    self.dropped([(area, offset)])
+                )
         else:
-            assert self.z.invalidate_many(batch, swap_type=area) == self.dropped([(area, o) for o in batch])
+            assert self.z.invalidate_many(batch, swap_type=area) == self.dropped(
+                [(area, o) for o in batch]
+            )
 
     @rule(
         offset=offsets,
@@ -304,14 +339,20 @@ class Model(RuleBasedStateMachine):
         if what == "get":
             self.try_load(0, offset, lambda: z[offset])
         elif what == "pop":
-            if self.try_load(0, offset, lambda: z.pop(offset)) and not z.parameters["exclusive_loads"]:
+            if (
+                self.try_load(0, offset, lambda: z.pop(offset))
+                and not z.parameters["exclusive_loads"]
+            ):
                 self.dropped([(0, offset)])
             if (0, offset) not in self.held:
                 self.counted["load_misses"] += 1
                 assert z.pop(offset, "nothing") == "nothing"
         elif what == "popitem" and mine:
             first = min(mine)
-            if self.try_load(0, first, lambda: z.popitem()[1]) and not z.parameters["exclusive_loads"]:
+            if (
+                self.try_load(0, first, lambda: z.popitem()[1])
+                and not z.parameters["exclusive_loads"]
+            ):
                 self.dropped([(0, first)])
         elif what == "del":
             if offset in mine:
@@ -324,7 +365,9 @@ class Model(RuleBasedStateMachine):
             self.reads(0, sorted(mine))
             self.counted["loads"] += len(mine)
             expected = sorted(mine.items())
-            assert list(getattr(z, what)()) == (expected if what == "items" else [page for _, page in expected])
+            assert list(getattr(z, what)()) == (
+                expected if what == "items" else [page for _, page in expected]
+            )
             if z.parameters["exclusive_loads"]:
                 self.held = {key: page for key, page in self.held.items() if key[0] != 0}
         elif what == "clear" and not rare:
@@ -341,7 +384,9 @@ class Model(RuleBasedStateMachine):
     def invalidate_area(self, area, rare):
         """Invalidate an area, now and then."""
         if not rare:
-            assert self.z.invalidate_area(area) == self.dropped([key for key in self.held if key[0] == area])
+            assert self.z.invalidate_area(area) == self.dropped(
+                [key for key in self.held if key[0] == area]
+            )
 
     @rule(area=areas, start=offsets, length=st.sampled_from([0, 2, 60, 1 << 20]))
     def invalidate_range(self, area, start, length):
@@ -352,7 +397,11 @@ class Model(RuleBasedStateMachine):
 
     # ---- what moves them ----
 
-    @rule(count=st.sampled_from([1, 3, 100]), budget=st.sampled_from([None, 0, 2]), age=st.sampled_from([0, 0, 5, 10]))
+    @rule(
+        count=st.sampled_from([1, 3, 100]),
+        budget=st.sampled_from([None, 0, 2]),
+        age=st.sampled_from([0, 0, 5, 10]),
+    )
     def shrink(self, count, budget, age):
         """Write back, all pages or those that are idle."""
         z = self.z
@@ -367,7 +416,13 @@ class Model(RuleBasedStateMachine):
             assert z.parameters["writeback_limit"] == budget - done
             z.parameters["writeback_limit"] = None
         held = len(self.held) - z.stats().same_filled_pages
-        if count == 100 and budget is None and not age and not self.failing and set(self.end) == set(self.backed):
+        if (
+            count == 100
+            and budget is None
+            and not age
+            and not self.failing
+            and set(self.end) == set(self.backed)
+        ):
             assert z.stats().stored_pages == z.stats().same_filled_pages
             assert z.stats().backed_pages == held
 
@@ -389,7 +444,9 @@ class Model(RuleBasedStateMachine):
             backed = {o for (_, o), size in zip(keys, sizes, strict=True) if size == -2}
             if drain and not self.failing and not self.z.parameters["exclusive_loads"]:
                 self.counted["backing_loads"] += len(backed)
-                assert dict(self.z.swapoff(area, drain=True)) == {o: self.held[a, o] for a, o in keys}
+                assert dict(self.z.swapoff(area, drain=True)) == {
+                    o: self.held[a, o] for a, o in keys
+                }
                 self.counted["loads"] += len(keys)
             else:
                 self.z.swapoff(area)
@@ -468,7 +525,9 @@ class Model(RuleBasedStateMachine):
             self.z.compressor, self.z.zpool = values
         else:
             self.z.parameters[name] = values[0]
-            self.settle(limit_set=name in ("max_pool_bytes", "max_pool_percent", "accept_threshold_percent"))
+            self.settle(
+                limit_set=name in ("max_pool_bytes", "max_pool_percent", "accept_threshold_percent")
+            )
 
     @rule(rare=st.integers(0, 7))
     def reopen(self, rare):
@@ -523,7 +582,13 @@ class Model(RuleBasedStateMachine):
         assert s.pool_total_size >= s.compressed_bytes
         assert {name: getattr(s, name) for name in COUNTED} == self.counted
         assert s.checksum_fail == s.backing_checksum_fail == 0
-        assert s.decompress_fail == s.reject_alloc_fail == s.reject_compress_fail == s.reject_kmemcache_fail == 0
+        assert (
+            s.decompress_fail
+            == s.reject_alloc_fail
+            == s.reject_compress_fail
+            == s.reject_kmemcache_fail
+            == 0
+        )
 
 
 def run(machine):
@@ -535,13 +600,16 @@ def run(machine):
 @pytest.fixture(autouse=True)
 def python_compressor():
     """A compressor in Python."""
-    zswap.register_compressor("test-model-python", lambda data: zlib.compress(data, 1), zlib.decompress)
+    zswap.register_compressor(
+        "test-model-python", lambda data: zlib.compress(data, 1), zlib.decompress
+    )
     yield
     zswap.unregister_compressor("test-model-python")
 
 
 def combinations():
-    """The machines of this profile: all, or some with each compressor, zpool and backing among them."""
+    """The machines of this profile: all, or some with each compressor, zpool and backing among
+    them."""
     if os.environ.get("HYPOTHESIS_PROFILE", "quick") != "quick":
         return [(c, z, b) for c in COMPRESSORS for z in ZPOOLS for b in BACKINGS]
     turns = [[every[i % len(every)] for i in range(8)] for every in (COMPRESSORS, ZPOOLS, BACKINGS)]
@@ -551,6 +619,11 @@ def combinations():
 @pytest.mark.parametrize(("compressor", "zpool", "backing"), combinations())
 def test_machine(memory_store, compressor, zpool, backing):
     store_class = type("Store", (memory_store,), {"failing": None})
-    parts = {"store_class": store_class, "compressor": compressor, "zpool": zpool, "backing": backing}
+    parts = {
+        "store_class": store_class,
+        "compressor": compressor,
+        "zpool": zpool,
+        "backing": backing,
+    }
     parts["checksum"] = COMPRESSORS.index(compressor) % 2 == 0
     run(type("Machine", (Model,), parts))

@@ -1,4 +1,5 @@
-"""z3fold: the kernel's limits, layout, choice of place and compaction, contents against a dict, and the engine on top."""
+"""z3fold: the kernel's limits, layout, choice of place and compaction, contents against a dict, and
+the engine on top."""
 
 import errno
 import itertools
@@ -21,7 +22,13 @@ CHUNK = PAGE // 64
 HEADER = 2
 NCHUNKS = 62
 
-GEOMETRIES = [{}, {"page_size": 16384}, {"page_size": 65536}, {"kernel": True}, {"kernel": True, "page_size": 65536}]
+GEOMETRIES = [
+    {},
+    {"page_size": 16384},
+    {"page_size": 65536},
+    {"kernel": True},
+    {"kernel": True, "page_size": 65536},
+]
 LIMITS = list(zip(GEOMETRIES, (3904, 15616, 62464, 3896, 62456), strict=True))
 
 
@@ -74,7 +81,7 @@ def compact(zpool, *handles):
     return moved, freed
 
 
-# ---- limits and layout ---------------------------------------------------------------------------------------------------
+# ---- limits and layout ---------------------------------------------------------------------------
 
 
 def test_registry():
@@ -103,13 +110,17 @@ def test_limits(geometry, limit):
         assert zpool.total_pages == 0
 
 
-@pytest.mark.parametrize("bad", [{"page_size": 2048}, {"page_size": 131072}, {"page_size": 5000}], ids=name)
+@pytest.mark.parametrize(
+    "bad", [{"page_size": 2048}, {"page_size": 131072}, {"page_size": 5000}], ids=name
+)
 def test_bad_configuration(bad):
     with pytest.raises(OSError, match=r"\[Errno 22\]"):
         Zpool("z3fold", **bad)
 
 
-@pytest.mark.parametrize(("size", "chunks"), [(1, 1), (64, 1), (65, 2), (1984, 31), (3840, 60), (3841, 61), (3904, 61)])
+@pytest.mark.parametrize(
+    ("size", "chunks"), [(1, 1), (64, 1), (65, 2), (1984, 31), (3840, 60), (3841, 61), (3904, 61)]
+)
 def test_objects_are_whole_chunks(size, chunks):
     zpool = Zpool("z3fold")
     zpool.malloc(b"x" * size)
@@ -135,7 +146,11 @@ def test_a_headless_page_is_whole_and_alone():
 def test_the_kernel_prefix_takes_8_bytes():
     zpool = Zpool("z3fold", kernel=True)
     handles = [zpool.malloc(bytes([i]) * 57) for i in range(3)]
-    assert [zpool.address(h) % PAGE for h in handles] == [HEADER * CHUNK + 8, 62 * CHUNK + 8, 4 * CHUNK + 8]
+    assert [zpool.address(h) % PAGE for h in handles] == [
+        HEADER * CHUNK + 8,
+        62 * CHUNK + 8,
+        4 * CHUNK + 8,
+    ]
     assert zpool.stats()["object_bytes"] == 6 * CHUNK
     assert [zpool.read(h, 57) for h in handles] == [bytes([i]) * 57 for i in range(3)]
     headless = zpool.malloc(b"h" * 3897)
@@ -143,7 +158,7 @@ def test_the_kernel_prefix_takes_8_bytes():
     assert zpool.validate() == 0
 
 
-# ---- choice of page and place --------------------------------------------------------------------------------------------
+# ---- choice of page and place --------------------------------------------------------------------
 
 
 def test_first_then_last_then_middle():
@@ -234,7 +249,7 @@ def test_freeing_twice_is_noticed_and_harmless():
         assert zpool.validate() == -100
 
 
-# ---- compaction ----------------------------------------------------------------------------------------------------------
+# ---- compaction ----------------------------------------------------------------------------------
 
 
 def filled(zpool, *chunks):
@@ -283,7 +298,9 @@ def test_a_middle_object_slides_to_the_first(gap, moves):
     assert zpool.validate() == 0
 
 
-@pytest.mark.parametrize(("gap", "moves"), [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (17, 1), (30, 1)])
+@pytest.mark.parametrize(
+    ("gap", "moves"), [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (17, 1), (30, 1)]
+)
 def test_a_middle_object_slides_to_the_last(gap, moves):
     zpool = Zpool("z3fold")
     held = filled(zpool, 10, 62 - 10 - 15 - gap, 15)
@@ -393,7 +410,7 @@ def test_compaction_comes_to_an_end():
     assert zpool.compact_end() == 0
 
 
-# ---- eviction by pages ---------------------------------------------------------------------------------------------------
+# ---- eviction by pages ---------------------------------------------------------------------------
 
 
 def test_eviction_order():
@@ -444,7 +461,7 @@ def test_eviction_passes_over_pages_with_foreign_objects():
     assert pool.validate() == 0
 
 
-# ---- against a model and a dict ------------------------------------------------------------------------------------------
+# ---- against a model and a dict ------------------------------------------------------------------
 
 
 class Page:
@@ -493,7 +510,9 @@ class Model:
             self.rooms[page.room()].append(page)
 
     def find(self, chunks, other_than=None):
-        return next((p for room in self.rooms[chunks:] for p in reversed(room) if p is not other_than), None)
+        return next(
+            (p for room in self.rooms[chunks:] for p in reversed(room) if p is not other_than), None
+        )
 
     def malloc(self, chunks):
         page = self.find(chunks) or Page()
@@ -571,7 +590,9 @@ def test_every_object_is_where_the_policy_puts_it(seed):
                 real, start = where(zpool, handle)
                 assert pages[real] == id(page)
                 assert start == page.start_of(place)
-            assert used_pages(zpool) == len(pages) == len({id(page) for page, _, _ in held.values()})
+            assert (
+                used_pages(zpool) == len(pages) == len({id(page) for page, _, _ in held.values()})
+            )
     assert zpool.stats()["pages_compacted"] > 0
 
 
@@ -650,7 +671,9 @@ def test_threads(geometry):
 
     with ThreadPoolExecutor(4) as threads:
         running = [threads.submit(life, seed) for seed in range(4)]
-        while wait(running, timeout=0.01).not_done:  # a pause in which the others get at the pool's lock
+        while wait(
+            running, timeout=0.01
+        ).not_done:  # a pause in which the others get at the pool's lock
             assert zpool.validate() == 0
             zpool.stats()
             zpool.trim()
@@ -659,7 +682,7 @@ def test_threads(geometry):
     assert zpool.stats()["objects"] == zpool.total_pages == 0
 
 
-# ---- the engine on top of it ---------------------------------------------------------------------------------------------
+# ---- the engine on top of it ---------------------------------------------------------------------
 
 
 def library_pages(n):
@@ -688,7 +711,11 @@ def test_engine():
         assert (z.store_many(every, pages) >= 0).all()
         z._validate()
         stats = z.stats()
-        assert (stats.stored_pages, stats.stored_incompressible_pages, stats.same_filled_pages) == (1000, 60, 40)
+        assert (stats.stored_pages, stats.stored_incompressible_pages, stats.same_filled_pages) == (
+            1000,
+            60,
+            40,
+        )
         assert (z.load_many(every) == pages).all()
         gone = np.random.default_rng(7).random(len(pages)) < 0.6
         z.invalidate_many(every[gone])
@@ -749,10 +776,16 @@ def test_compaction_under_loads_and_stores():
             return 0
 
         with ThreadPoolExecutor(3) as threads:
-            running = [threads.submit(reader, 1), threads.submit(reader, 2), threads.submit(writer, 3)]
+            running = [
+                threads.submit(reader, 1),
+                threads.submit(reader, 2),
+                threads.submit(writer, 3),
+            ]
             try:
                 freed = rounds = 0
-                while rounds < 40 or (freed == 0 and rounds < 4000):  # in some, every object is in use
+                while rounds < 40 or (
+                    freed == 0 and rounds < 4000
+                ):  # in some, every object is in use
                     freed += z.compact()
                     rounds += 1
             finally:
@@ -782,12 +815,15 @@ def test_switching_between_the_allocators():
             z.zpool = zpool
             assert (z.store_many(every, pages) >= 0).all()
             assert (z.load_many(every) == pages).all()
-            assert next(p.stored_pages for p in z.pools() if p.current) == int((pages != pages[:, :1]).any(axis=1).sum())
+            assert next(p.stored_pages for p in z.pools() if p.current) == int(
+                (pages != pages[:, :1]).any(axis=1).sum()
+            )
         z._validate()
 
 
 def test_density():
-    """With zstd: at lz4's ratio of 2 for text, hardly a page takes a third object, and z3fold's larger header loses."""
+    """With zstd: at lz4's ratio of 2 for text, hardly a page takes a third object, and z3fold's
+    larger header loses."""
     pages = library_pages(1100)
     size = {}
     for zpool in ("zbud", "z3fold", "zsmalloc"):

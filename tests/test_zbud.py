@@ -1,4 +1,5 @@
-"""zbud: the kernel's limits, layout and choice of page, contents against a dict, and the engine on top of it."""
+"""zbud: the kernel's limits, layout and choice of page, contents against a dict, and the engine on
+top of it."""
 
 import errno
 import itertools
@@ -19,7 +20,13 @@ PAGE = 4096
 CHUNK = PAGE // 64
 NCHUNKS = 63
 
-GEOMETRIES = [{}, {"page_size": 16384}, {"page_size": 65536}, {"kernel": True}, {"kernel": True, "page_size": 65536}]
+GEOMETRIES = [
+    {},
+    {"page_size": 16384},
+    {"page_size": 65536},
+    {"kernel": True},
+    {"kernel": True, "page_size": 65536},
+]
 LIMITS = list(zip(GEOMETRIES, (3968, 15872, 63488, 3960, 63480), strict=True))
 
 
@@ -51,7 +58,7 @@ def used_pages(zpool):
     return stats["total_pages"] - stats["idle_pages"]
 
 
-# ---- limits and layout ---------------------------------------------------------------------------------------------------
+# ---- limits and layout ---------------------------------------------------------------------------
 
 
 def test_registry():
@@ -63,7 +70,12 @@ def test_limits(geometry, limit):
     zpool = Zpool("zbud", **geometry)
     page = geometry.get("page_size", PAGE)
     assert zpool.max_saving_size == limit
-    for size, code in ((0, errno.EINVAL), (limit + 1, errno.ENOSPC), (page, errno.ENOSPC), (1 << 31, errno.ENOSPC)):
+    for size, code in (
+        (0, errno.EINVAL),
+        (limit + 1, errno.ENOSPC),
+        (page, errno.ENOSPC),
+        (1 << 31, errno.ENOSPC),
+    ):
         with pytest.raises(OSError, match=r"\[Errno") as caught:
             zpool.malloc_many(uints([size]))
         assert caught.value.errno == code
@@ -76,14 +88,17 @@ def test_limits(geometry, limit):
     assert zpool.validate() == 0
 
 
-@pytest.mark.parametrize("bad", [{"page_size": 2048}, {"page_size": 131072}, {"page_size": 5000}], ids=name)
+@pytest.mark.parametrize(
+    "bad", [{"page_size": 2048}, {"page_size": 131072}, {"page_size": 5000}], ids=name
+)
 def test_bad_configuration(bad):
     with pytest.raises(OSError, match=r"\[Errno 22\]"):
         Zpool("zbud", **bad)
 
 
 @pytest.mark.parametrize(
-    ("size", "chunks"), [(1, 1), (64, 1), (65, 2), (128, 2), (1984, 31), (3904, 61), (3905, 62), (3968, 62)]
+    ("size", "chunks"),
+    [(1, 1), (64, 1), (65, 2), (128, 2), (1984, 31), (3904, 61), (3905, 62), (3968, 62)],
 )
 def test_objects_are_whole_chunks(size, chunks):
     zpool = Zpool("zbud")
@@ -184,7 +199,7 @@ def test_freeing_twice_is_noticed_and_harmless():
     assert zpool.validate() == -100
 
 
-# ---- eviction by pages ---------------------------------------------------------------------------------------------------
+# ---- eviction by pages ---------------------------------------------------------------------------
 
 
 def test_eviction_order():
@@ -207,7 +222,7 @@ def test_eviction_order():
     assert pool.total_pages == 0
 
 
-# ---- against a model and a dict ------------------------------------------------------------------------------------------
+# ---- against a model and a dict ------------------------------------------------------------------
 
 
 class Model:
@@ -220,7 +235,9 @@ class Model:
         return 0 if all(page) else NCHUNKS - sum(page)
 
     def malloc(self, chunks):
-        page = next((self.rooms[room].pop() for room in range(chunks, 64) if self.rooms[room]), [0, 0])
+        page = next(
+            (self.rooms[room].pop() for room in range(chunks, 64) if self.rooms[room]), [0, 0]
+        )
         place = 0 if page[0] == 0 else 1
         page[place] = chunks
         self.file(page)
@@ -257,7 +274,11 @@ def test_every_object_is_where_the_policy_puts_it(seed):
             assert zpool.validate() == 0
             pages = {where(zpool, handle)[0]: id(page) for handle, page, _ in held}
             assert all(pages[where(zpool, handle)[0]] == id(page) for handle, page, _ in held)
-            assert used_pages(zpool) == len(set(pages.values())) == len({id(page) for _, page, _ in held})
+            assert (
+                used_pages(zpool)
+                == len(set(pages.values()))
+                == len({id(page) for _, page, _ in held})
+            )
     assert zpool.validate() == 0
 
 
@@ -286,7 +307,11 @@ def test_random_life(geometry, seed):
         assert zpool.validate() == 0
         stats = zpool.stats()
         assert stats["objects"] == len(held)
-        assert sum(map(len, held.values())) <= stats["object_bytes"] <= used_pages(zpool) * page * 63 // 64
+        assert (
+            sum(map(len, held.values()))
+            <= stats["object_bytes"]
+            <= used_pages(zpool) * page * 63 // 64
+        )
         assert used_pages(zpool) <= len(held) <= 2 * used_pages(zpool)
     assert all(zpool.read(h, len(c)) == c for h, c in held.items())
     spans = sorted((zpool.address(h), zpool.address(h) + len(c)) for h, c in held.items())
@@ -330,7 +355,7 @@ def test_threads(geometry):
     assert zpool.stats()["objects"] == zpool.total_pages == 0
 
 
-# ---- the engine on top of it ---------------------------------------------------------------------------------------------
+# ---- the engine on top of it ---------------------------------------------------------------------
 
 
 def library_pages(n):

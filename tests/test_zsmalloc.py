@@ -1,4 +1,5 @@
-"""zsmalloc: geometry against the kernel's and a second computation, contents against a dict, memory against the system."""
+"""zsmalloc: geometry against the kernel's and a second computation, contents against a dict, memory
+against the system."""
 
 import errno
 import itertools
@@ -37,7 +38,7 @@ def uints(values):
     return array("I", values)
 
 
-# ---- geometry ------------------------------------------------------------------------------------------------------------
+# ---- geometry ------------------------------------------------------------------------------------
 
 
 def kernel_classes(chain, page):
@@ -45,14 +46,19 @@ def kernel_classes(chain, page):
     classes = []
     sizes = sorted({min(page, 32 + i * (page >> 8)) for i in range(260)}, reverse=True)
     for size in sizes:
-        pages = 1 if size.bit_count() == 1 else min(range(1, chain + 1), key=lambda p: (p * page % size, p))
+        pages = (
+            1
+            if size.bit_count() == 1
+            else min(range(1, chain + 1), key=lambda p: (p * page % size, p))
+        )
         if not classes or classes[-1][1:] != (pages, pages * page // size):
             classes.append((size, pages, pages * page // size))
     return classes[::-1]
 
 
 def our_classes(chain, page):
-    """Ours: of all chains that waste at most 1/256 of their pages more than the best, the shortest."""
+    """Ours: of all chains that waste at most 1/256 of their pages more than the best, the
+    shortest."""
     classes = []
     for units in range(256, 0, -1):
         wasted = {p: (256 * p % units) / p for p in range(1, min(chain, units) + 1)}
@@ -71,23 +77,38 @@ def test_kernel_class_count(chain, count):
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])
 @pytest.mark.parametrize("chain", [1, 4, 5, 8, 16])
 def test_kernel_classes(chain, page_size):
-    assert Zpool(chain=chain, page_size=page_size, **KERNEL).classes() == kernel_classes(chain, page_size)
+    assert Zpool(chain=chain, page_size=page_size, **KERNEL).classes() == kernel_classes(
+        chain, page_size
+    )
 
 
 def test_kernel_tail_tables():
     def tail(chain):
-        return " ".join(f"{s}/{p}/{n}" for s, p, n in Zpool(chain=chain, **KERNEL).classes() if s >= 2048)
+        return " ".join(
+            f"{s}/{p}/{n}" for s, p, n in Zpool(chain=chain, **KERNEL).classes() if s >= 2048
+        )
 
     assert tail(4) == "2048/1/2 2336/4/7 2448/3/5 2720/2/3 3072/3/4 3264/4/5 4096/1/1"
     assert tail(8) == (
-        "2048/1/2 2176/8/15 2192/7/13 2224/6/11 2272/5/9 2336/4/7 2384/7/12 2448/3/5 2512/8/13 2560/5/8 2592/7/11 2720/2/3"
-        " 2864/7/10 2912/5/7 2976/8/11 3072/3/4 3184/7/9 3264/4/5 3408/5/6 3504/6/7 3584/7/8 3632/8/9 4096/1/1"
+        "2048/1/2 2176/8/15 2192/7/13 2224/6/11 2272/5/9 2336/4/7 2384/7/12 2448/3/5 2512/8/13 "
+        "2560/5/8 2592/7/11 2720/2/3"
+        " 2864/7/10 2912/5/7 2976/8/11 3072/3/4 3184/7/9 3264/4/5 3408/5/6 3504/6/7 3584/7/8 "
+        "3632/8/9 4096/1/1"
     )
 
 
 @pytest.mark.parametrize(
     ("size", "per_object"),
-    [(500, 512.0), (1000, 1024), (1365, 1424.7), (2048, 2184.5), (2500, 2520.6), (3000, 3072), (3400, 3413.3), (3625, 4096)],
+    [
+        (500, 512.0),
+        (1000, 1024),
+        (1365, 1424.7),
+        (2048, 2184.5),
+        (2500, 2520.6),
+        (3000, 3072),
+        (3400, 3413.3),
+        (3625, 4096),
+    ],
 )
 def test_kernel_cost_an_object(size, per_object):
     zpool = Zpool(**KERNEL)
@@ -129,7 +150,7 @@ def test_max_saving_size_is_the_limit(geometry):
         assert (zpool.total_pages < n) == saves
 
 
-# ---- objects -------------------------------------------------------------------------------------------------------------
+# ---- objects -------------------------------------------------------------------------------------
 
 
 @geometries
@@ -137,8 +158,24 @@ def test_round_trip(geometry):
     zpool = Zpool(**geometry)
     page = geometry.get("page_size", PAGE)
     rng = random.Random(7)
-    edges = [s + d for s, _, _ in zpool.classes()[::5] for d in (-9, -8, -7, -1, 0, 1) if 0 < s + d <= page]
-    sizes = [1, 2, 7, 8, 9, page - 8, page - 1, page, *edges, *(rng.randint(1, page) for _ in range(1000))]
+    edges = [
+        s + d
+        for s, _, _ in zpool.classes()[::5]
+        for d in (-9, -8, -7, -1, 0, 1)
+        if 0 < s + d <= page
+    ]
+    sizes = [
+        1,
+        2,
+        7,
+        8,
+        9,
+        page - 8,
+        page - 1,
+        page,
+        *edges,
+        *(rng.randint(1, page) for _ in range(1000)),
+    ]
     data = {}
     for size in sizes:
         content = rng.randbytes(size)
@@ -172,7 +209,13 @@ def test_limits(geometry):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"page_size": 2048}, {"page_size": 131072}, {"page_size": 5000}, {"chain": 33}, {"chain": 17, "kernel": True}],
+    [
+        {"page_size": 2048},
+        {"page_size": 131072},
+        {"page_size": 5000},
+        {"chain": 33},
+        {"chain": 17, "kernel": True},
+    ],
     ids=name,
 )
 def test_bad_configuration(bad):
@@ -237,7 +280,7 @@ def test_freeing_twice_is_noticed_and_harmless():
     assert zpool.validate() == -100
 
 
-# ---- against a dict ------------------------------------------------------------------------------------------------------
+# ---- against a dict ------------------------------------------------------------------------------
 
 
 @geometries
@@ -251,7 +294,9 @@ def test_random_life(geometry, seed):
     compacted = 0
     for step in range(60):
         for _ in range(rng.randint(1, 80)):
-            content = rng.randbytes(rng.choice(favourites) if rng.random() < 0.8 else rng.randint(1, page))
+            content = rng.randbytes(
+                rng.choice(favourites) if rng.random() < 0.8 else rng.randint(1, page)
+            )
             held[zpool.malloc(content)] = content
         if step % 3 == 2:
             share = rng.random()
@@ -282,7 +327,7 @@ def test_random_life(geometry, seed):
     assert compacted > 0
 
 
-# ---- compaction ----------------------------------------------------------------------------------------------------------
+# ---- compaction ----------------------------------------------------------------------------------
 
 
 def half_freed(zpool, seed=3, n=20000):
@@ -299,7 +344,9 @@ def wrong(zpool, handles, sizes, tags):
     return sum(zpool.wrong(handles[i : i + 1], sizes[i : i + 1], tag) for i, tag in enumerate(tags))
 
 
-@pytest.mark.parametrize("geometry", [{}, {"chain": 8}, KERNEL, {"kernel": True, "chain": 4}], ids=name)
+@pytest.mark.parametrize(
+    "geometry", [{}, {"chain": 8}, KERNEL, {"kernel": True, "chain": 4}], ids=name
+)
 def test_compaction_frees_what_it_can(geometry):
     zpool = Zpool(**geometry)
     handles, sizes, tags = half_freed(zpool)
@@ -314,7 +361,8 @@ def test_compaction_frees_what_it_can(geometry):
         used[k] += 1
         zspages[k].add(handle >> 12)
     predicted = sum(
-        (len(ids) * slots - n) // slots * pages for n, ids, (_, pages, slots) in zip(used, zspages, classes, strict=True)
+        (len(ids) * slots - n) // slots * pages
+        for n, ids, (_, pages, slots) in zip(used, zspages, classes, strict=True)
     )
     moves = zpool.compact_begin()
     moved = zpool.relocate_many(handles)
@@ -329,7 +377,8 @@ def test_compaction_frees_what_it_can(geometry):
     assert wrong(zpool, handles, sizes, tags) == 0
     assert zpool.stats()["idle_pages"] == 0
     assert zpool.validate() == 0
-    # What is left cannot be packed better: no class has a zspage to spare, and in ours hardly a page.
+    # What is left cannot be packed better: no class has a zspage to spare, and in ours hardly a
+    # page.
     minimum = sum(-(-n * slot // PAGE) for n, (slot, _, _) in zip(used, classes, strict=True))
     if not geometry.get("kernel"):
         assert zpool.total_pages <= minimum + 2 * len(classes)
@@ -377,7 +426,7 @@ def test_no_object_lands_on_a_page_being_emptied_while_there_is_room(geometry):
     assert zpool.validate() == 0
 
 
-# ---- memory --------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def resident(pages):
@@ -386,7 +435,9 @@ def resident(pages):
     with open("/proc/self/pagemap", "rb") as f:
         f.seek(first * 8)
         words = f.read((last - first + 1) * 8)
-    return sum(words[(page - first) * 8 + 7] >> 7 for page in pages if (page - first) * 8 < len(words))
+    return sum(
+        words[(page - first) * 8 + 7] >> 7 for page in pages if (page - first) * 8 < len(words)
+    )
 
 
 @pytest.mark.parametrize("geometry", [{}, KERNEL], ids=name)
@@ -454,7 +505,8 @@ def test_no_memory_leaves_everything_as_it_was(python):
                 except MemoryError:
                     break
             after = z.stats()
-            assert after["objects"] == before["objects"] and after["object_bytes"] == before["object_bytes"]
+            assert after["objects"] == before["objects"]
+            assert after["object_bytes"] == before["object_bytes"]
             failures += 1
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         try:
@@ -472,7 +524,7 @@ def test_no_memory_leaves_everything_as_it_was(python):
     assert python(code) == "failures 3\n"
 
 
-# ---- threads -------------------------------------------------------------------------------------------------------------
+# ---- threads -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("geometry", [{}, KERNEL], ids=name)

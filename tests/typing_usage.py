@@ -1,4 +1,5 @@
-"""What a typed program does with zswap.  Not run: `mypy --strict` reads it, and every line must mean what it says."""
+"""What a typed program does with zswap.  Not run: `mypy --strict` reads it, and every line must
+mean what it says."""
 
 from __future__ import annotations
 
@@ -17,8 +18,16 @@ from zswap import PoolInfo, Stats, Status, ZSwap
 def making() -> None:
     assert_type(ZSwap(), ZSwap)
     ZSwap("zstd:3", "zsmalloc", 16384)
-    ZSwap("lz4", max_pool_bytes="64MiB", accept_threshold_percent=80, same_filled_pages_enabled=False)
-    ZSwap(compressor="lz4hc", zpool="zsmalloc-kernel", page_size=65536, max_pool_percent=10, max_pool_bytes=1 << 20)
+    ZSwap(
+        "lz4", max_pool_bytes="64MiB", accept_threshold_percent=80, same_filled_pages_enabled=False
+    )
+    ZSwap(
+        compressor="lz4hc",
+        zpool="zsmalloc-kernel",
+        page_size=65536,
+        max_pool_percent=10,
+        max_pool_bytes=1 << 20,
+    )
     ZSwap(max_pool_bytes=1.5)  # type: ignore[arg-type]  # refused, as it should be
     ZSwap(compressor=3)  # type: ignore[arg-type]  # refused, as it should be
     with ZSwap() as z:
@@ -28,7 +37,9 @@ def making() -> None:
     z.close()
 
 
-def single_pages(z: ZSwap, page: bytes, room: bytearray, array: NDArray[np.uint8], mapped: mmap.mmap) -> None:
+def single_pages(
+    z: ZSwap, page: bytes, room: bytearray, array: NDArray[np.uint8], mapped: mmap.mmap
+) -> None:
     for buffer in (page, room, array, mapped, memoryview(page)):
         z.store(1, buffer)
     z.store(1, page, swap_type=2)

@@ -1,4 +1,5 @@
-"""The Linux kernel's compressed swap cache as a library: pages kept in RAM, compressed, and given back bit for bit."""
+"""The Linux kernel's compressed swap cache as a library: pages kept in RAM, compressed, and given
+back bit for bit."""
 
 from zswap.core import ZSwap
 from zswap.parameters import Parameters
@@ -14,7 +15,14 @@ from zswap_core.compressors.registry import (
     register_compressor,
     unregister_compressor,
 )
-from zswap_core.errors import BackingError, CompressorNotFound, Error, PageCorruptError, PoolLimitError, StoreError
+from zswap_core.errors import (
+    BackingError,
+    CompressorNotFound,
+    Error,
+    PageCorruptError,
+    PoolLimitError,
+    StoreError,
+)
 from zswap_core.status import Status
 
 __version__ = "0.1.0"

@@ -1,7 +1,9 @@
-"""The command line: ``zswap analyze``, ``zswap bench``, ``zswap capture``, ``zswap compressors``, ``zswap top``.
+"""The command line: ``zswap analyze``, ``zswap bench``, ``zswap capture``, ``zswap compressors``,
+``zswap top``.
 
-Exit codes: 0 done; 1 the work failed, or its result could not be written; 2 wrong usage, or a target that cannot be read;
-130 stopped by Ctrl-C, 143 by SIGTERM, 128 and its number by another signal.
+Exit codes: 0 done; 1 the work failed, or its result could not be written; 2 wrong usage, or a
+target that cannot be read; 130 stopped by Ctrl-C, 143 by SIGTERM, 128 and its number by another
+signal.
 """
 
 from __future__ import annotations
@@ -51,19 +53,26 @@ def _progress() -> Iterator[Callable[[int, int, str], object] | None]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_console(err=True), transient=True) as bar:
         task = bar.add_task("reading pages", total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
 
 
 def _say(text: str) -> None:
     click.echo(f"zswap: {text}", err=True)
 
 
-def _open_target(pids: tuple[str, ...], files: tuple[str, ...], cores: tuple[str, ...], more: tuple[str, ...]) -> PageSource:
-    """Open what was named, all of it as one target; the words without an option belong to the option that was given."""
+def _open_target(
+    pids: tuple[str, ...], files: tuple[str, ...], cores: tuple[str, ...], more: tuple[str, ...]
+) -> PageSource:
+    """Open what was named, all of it as one target; the words without an option belong to the
+    option that was given."""
     from zswap import pages
 
     if sum(map(bool, (pids, files, cores))) > 1:
-        raise click.UsageError("--pid, --file and --core exclude each other: name targets of one kind")
+        raise click.UsageError(
+            "--pid, --file and --core exclude each other: name targets of one kind"
+        )
     if files:
         return pages.open_files(_once((*files, *more)))
     if cores:
@@ -72,11 +81,16 @@ def _open_target(pids: tuple[str, ...], files: tuple[str, ...], cores: tuple[str
         for word in more:
             if not pids and not _is_number(word) and os.path.exists(word):
                 raise click.UsageError(
-                    f"unexpected {word!r}: say --file {word} to analyse a file, --core for a core dump, or --pid for a process"
+                    f"unexpected {word!r}: say --file {word} to analyse a file, --core for a core "
+                    "dump, or --pid for a process"
                 )
         return _open_all(pages.open_process, [_find_process(word) for word in (*pids, *more)])
     chosen = pages.largest_process()
-    click.echo(f"no target named; process {chosen.pid} has the most anonymous memory of those that may be read", err=True)
+    click.echo(
+        f"no target named; process {chosen.pid} has the most anonymous memory of those that may be "
+        "read",
+        err=True,
+    )
     return pages.open_process(chosen.pid)
 
 
@@ -100,18 +114,26 @@ def _find_process(word: str) -> int:
 
     if _is_number(word):
         if not 0 < int(word) < 1 << 31:
-            raise Refusal(f"no process {word}: their numbers are from 1 to /proc/sys/kernel/pid_max; see `ps`")
+            raise Refusal(
+                f"no process {word}: their numbers are from 1 to /proc/sys/kernel/pid_max; see `ps`"
+            )
         return int(word)
     found = pages.find_processes(word)
     if not found:
         raise Refusal(
-            f"no process with memory of its own is called {word!r}: see `ps` for those that run, and name one with --pid, or a"
+            f"no process with memory of its own is called {word!r}: see `ps` for those that run, "
+            "and name one with --pid, or a"
             " file with --file"
         )
     if len(found) > 1:
-        shown = ", ".join(f"{process.pid} ({format_bytes(process.rss_anon)})" for process in found[:_SHOWN])
+        shown = ", ".join(
+            f"{process.pid} ({format_bytes(process.rss_anon)})" for process in found[:_SHOWN]
+        )
         rest = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise Refusal(f"{len(found)} processes are called {word!r}: {shown}{rest}; name one, or several, with --pid")
+        raise Refusal(
+            f"{len(found)} processes are called {word!r}: {shown}{rest}; name one, or several, "
+            "with --pid"
+        )
     _say(f"{word} is process {found[0].pid}")
     return found[0].pid
 
@@ -145,7 +167,9 @@ def _check_compressors(specs: tuple[str, ...]) -> None:
         try:
             zswap.ZSwap(spec, max_pool_bytes=1 << 20).close()
         except (ValueError, zswap.Error) as error:
-            raise Refusal(f"cannot use compressor {spec!r}: {error}; see `zswap compressors`") from error
+            raise Refusal(
+                f"cannot use compressor {spec!r}: {error}; see `zswap compressors`"
+            ) from error
 
 
 def _check_zpools(names: tuple[str, ...]) -> None:
@@ -160,13 +184,33 @@ def _check_zpools(names: tuple[str, ...]) -> None:
 
 def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses the sample."),
         click.option(
-            "--core", "cores", metavar="PATH...", multiple=True, help="ELF core dumps (gcore PID, coredumpctl dump)."
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Chooses the sample.",
         ),
-        click.option("--file", "files", metavar="PATH...", multiple=True, help="Files, read as pages; several may follow."),
         click.option(
-            "--pid", "pids", metavar="N...", multiple=True, help="Running processes, by number or name; all as one."
+            "--core",
+            "cores",
+            metavar="PATH...",
+            multiple=True,
+            help="ELF core dumps (gcore PID, coredumpctl dump).",
+        ),
+        click.option(
+            "--file",
+            "files",
+            metavar="PATH...",
+            multiple=True,
+            help="Files, read as pages; several may follow.",
+        ),
+        click.option(
+            "--pid",
+            "pids",
+            metavar="N...",
+            multiple=True,
+            help="Running processes, by number or name; all as one.",
         ),
         click.argument("more", nargs=-1, metavar=""),
     ):
@@ -175,16 +219,21 @@ def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Commands(click.Group):
-    """Commands whose options are refused when one that takes a single value is given twice: which was meant?"""
+    """Commands whose options are refused when one that takes a single value is given twice: which
+    was meant?"""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
             inner = click.Context(command, info_name=name, parent=ctx, resilient_parsing=True)
             with contextlib.suppress(click.UsageError):  # it will be raised again where it belongs
                 given = command.make_parser(inner).parse_args(list(rest))[2]
                 for param in given:
-                    single = isinstance(param, click.Option) and not param.multiple and not param.is_flag
+                    single = (
+                        isinstance(param, click.Option) and not param.multiple and not param.is_flag
+                    )
                     if single and given.count(param) > 1:
                         twice = param.opts[-1]
                         break
@@ -203,13 +252,32 @@ def cli() -> None:
 @cli.command(short_help="Estimate what zswap would save.")
 @_target_options
 @click.option(
-    "--pages", callback=_page_count, metavar="N", default="20000", show_default=True, help="Pages to sample, or 'all'."
+    "--pages",
+    callback=_page_count,
+    metavar="N",
+    default="20000",
+    show_default=True,
+    help="Pages to sample, or 'all'.",
 )
 @click.option(
-    "--compressor", "compressors", metavar="SPEC", multiple=True, help="Try this one (lz4, zstd:3); may be repeated."
+    "--compressor",
+    "compressors",
+    metavar="SPEC",
+    multiple=True,
+    help="Try this one (lz4, zstd:3); may be repeated.",
 )
-@click.option("--zpool", "zpools", metavar="NAME", multiple=True, help="Try this allocator (zsmalloc, zsmalloc-kernel:4).")
-@click.option("--all-compressors", is_flag=True, help="Show all compressors and allocators, not only the best three.")
+@click.option(
+    "--zpool",
+    "zpools",
+    metavar="NAME",
+    multiple=True,
+    help="Try this allocator (zsmalloc, zsmalloc-kernel:4).",
+)
+@click.option(
+    "--all-compressors",
+    is_flag=True,
+    help="Show all compressors and allocators, not only the best three.",
+)
 @click.option("--maps", is_flag=True, help="Break the target down by mapping.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", metavar="PATH", help="Draw the report to a .png, .svg or .pdf.")
@@ -229,8 +297,8 @@ def analyze(
 ) -> None:
     """Estimate what zswap would save on a process, on files, or on a core dump.
 
-    Without a target it takes the process with the most anonymous memory, and where none holds 32 MiB a demonstration.
-    Nothing is stopped, swapped or changed.
+    Without a target it takes the process with the most anonymous memory, and where none holds 32
+    MiB a demonstration. Nothing is stopped, swapped or changed.
     """
     with _plain_errors():
         from dataclasses import replace
@@ -252,7 +320,8 @@ def analyze(
                 targets = pids
                 if demonstrating:
                     click.echo(
-                        f"no target named, and no process that may be read holds {demonstration.LEAST_BYTES >> 20} MiB:"
+                        "no target named, and no process that may be read holds "
+                        f"{demonstration.LEAST_BYTES >> 20} MiB:"
                         " measuring a demonstration",
                         err=True,
                     )
@@ -260,7 +329,12 @@ def analyze(
                 source = stack.enter_context(_open_target(targets, files, cores, more))
                 progress = stack.enter_context(_progress())
                 return measuring.analyze(
-                    source, compressors=compressors or None, zpools=zpools or None, pages=pages, seed=seed, progress=progress
+                    source,
+                    compressors=compressors or None,
+                    zpools=zpools or None,
+                    pages=pages,
+                    seed=seed,
+                    progress=progress,
                 )
 
         for left in range(4, -1, -1):
@@ -297,7 +371,11 @@ def analyze(
     help="Pages to sample at random, or 'all'.",
 )
 @click.option(
-    "-o", "--output", metavar="FILE", required=True, help="Where to write, readable by you alone; - for standard output."
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    help="Where to write, readable by you alone; - for standard output.",
 )
 def capture(
     pids: tuple[str, ...],
@@ -316,18 +394,24 @@ def capture(
         for path in (*files, *cores, *(more if files or cores else ())):
             with contextlib.suppress(OSError, ValueError):
                 if os.path.samefile(path, output):
-                    raise Refusal(f"{output} is the file whose pages are to be written; name another one")
+                    raise Refusal(
+                        f"{output} is the file whose pages are to be written; name another one"
+                    )
         with _open_target(pids, files, cores, more) as source, _progress() as progress:
             written, vanished = reading.capture(
                 source,
                 output,
                 pages=pages,
                 seed=seed,
-                progress=None if progress is None else lambda done, total: progress(done, total, "writing pages"),
+                progress=None
+                if progress is None
+                else lambda done, total: progress(done, total, "writing pages"),
             )
         lost = f" ({vanished:,} had vanished)" if vanished else ""
         click.echo(
-            f"{written:,} pages of {source.title}{lost}, {format_bytes(written * source.page_size)}: {output}", err=True
+            f"{written:,} pages of {source.title}{lost}, "
+            f"{format_bytes(written * source.page_size)}: {output}",
+            err=True,
         )
 
 
@@ -339,8 +423,9 @@ cli.add_command(bench)
 def compressors(as_json: bool) -> None:
     """List the compressors, their libraries, and where these were found.
 
-    Libraries are taken from installed wheels first and then from the system; with ZSWAP_LIBRARIES=system in the environment,
-    from the system first.  ZSWAP_LIBLZ4, ZSWAP_LIBZSTD, ZSWAP_LIBLZO2 and ZSWAP_LIBDEFLATE name a file each.
+    Libraries are taken from installed wheels first and then from the system; with
+    ZSWAP_LIBRARIES=system in the environment, from the system first.  ZSWAP_LIBLZ4, ZSWAP_LIBZSTD,
+    ZSWAP_LIBLZO2 and ZSWAP_LIBDEFLATE name a file each.
     """
     with _plain_errors():
         from zswap import report
@@ -361,10 +446,15 @@ def compressors(as_json: bool) -> None:
     show_default=True,
     help="Time between two looks.",
 )
-@click.option("--once", is_flag=True, help="Print one snapshot and end; so it is where the output is no terminal.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Print one snapshot and end; so it is where the output is no terminal.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one snapshot as JSON.")
 def top(path: str, interval: float, once: bool, as_json: bool) -> None:
-    """Show pools, ratio, rates, refusals and writeback of a program that called z.serve_stats(PATH).  q quits."""
+    """Show pools, ratio, rates, refusals and writeback of a program that called
+    z.serve_stats(PATH).  q quits."""
     from zswap import top as watching
 
     try:

@@ -1,6 +1,8 @@
-"""What to do with what was measured: which compressor for which aim, and what the running kernel can be told.
+"""What to do with what was measured: which compressor for which aim, and what the running kernel
+can be told.
 
-Nothing is advised that `zswap.kernel` did not find, and of nothing that was not measured is it said what it saves.
+Nothing is advised that `zswap.kernel` did not find, and of nothing that was not measured is it said
+what it saves.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from zswap.kernel import PARAMETERS, Kernel
 
 __all__ = ["DEFLATE_KERNEL", "UNMEASURABLE", "Advice", "Choice", "Setting", "advise", "kernel_name"]
 
-#: zlib as the kernel runs it: level 6, a window of 2 KiB.  Other libraries for the format are denser and much faster.
+#: zlib as the kernel runs it: level 6, a window of 2 KiB.  Other libraries for the format are
+#: denser and much faster.
 DEFLATE_KERNEL = "deflate-kernel"
 
-#: Which of the compressors measured does as the kernel's of that name does (its zstd is level 3, its lz4hc level 9).
+#: Which of the compressors measured does as the kernel's of that name does (its zstd is level 3,
+#: its lz4hc level 9).
 _STANDS_FOR = {
     "lz4": ("lz4", "lz4:1"),
     "lz4hc": ("lz4hc", "lz4hc:9"),
@@ -37,7 +41,8 @@ NEARLY_DENSEST = 0.90
 AS_DENSE = 0.005
 #: Another kernel is worth a word when it would save so much more of the target.
 WORTH_A_KERNEL = 0.03
-#: A page takes about so long from a fast disk: a kernel that is slower than that gains little before it is the last resort.
+#: A page takes about so long from a fast disk: a kernel that is slower than that gains little
+#: before it is the last resort.
 SLOW_NS = 100_000
 #: The kernel's default, and a bound above which the pool would crowd out what runs.
 DEFAULT_POOL_PERCENT, LARGEST_POOL_PERCENT = 20, 50
@@ -99,7 +104,8 @@ class Advice:
     worthwhile : bool
         Whether anything measured saves a tenth of the target.
     fastest, balanced, densest : str
-        Least time for a store and a load; the same among those that save nearly as much as the densest; most saved.
+        Least time for a store and a load; the same among those that save nearly as much as the
+        densest; most saved.
     zpool : str
         The allocator that this was judged by.
     kernel : Kernel
@@ -145,7 +151,8 @@ class Advice:
 def kernel_name(result: CompressorResult) -> str | None:
     """The kernel's compressor that a result stands for; None where it stands for none.
 
-    A library called through Python is another implementation, and its sizes and times say nothing of the kernel's.
+    A library called through Python is another implementation, and its sizes and times say nothing
+    of the kernel's.
     """
     for name, measured in _STANDS_FOR.items():
         if result.name in measured and (not result.through_python or result.name == DEFLATE_KERNEL):
@@ -176,11 +183,15 @@ class _Judge:
 
     def balanced(self, results: Sequence[CompressorResult]) -> CompressorResult:
         most = max(map(self.saved, results))
-        return self.quickest([r for r in results if self.saved(r) >= NEARLY_DENSEST * most] if most > 0 else results)
+        return self.quickest(
+            [r for r in results if self.saved(r) >= NEARLY_DENSEST * most] if most > 0 else results
+        )
 
     def for_kernel(self, results: Sequence[CompressorResult]) -> CompressorResult:
         """The balanced one, slow ones being the last resort."""
-        bearable = [r for r in results if r.store.median <= SLOW_NS and self.saved(r) >= WORTH_SAVING]
+        bearable = [
+            r for r in results if r.store.median <= SLOW_NS and self.saved(r) >= WORTH_SAVING
+        ]
         return self.balanced(bearable or results)
 
 
@@ -220,7 +231,8 @@ def advise(
     judges = {"zswap": _Judge(estimates, zswap_zpool), "zram": _Judge(estimates, zram_zpool)}
     judge = judges["zram"]
 
-    # What came through Python stands for no compressor but itself: it is chosen only where there is nothing else.
+    # What came through Python stands for no compressor but itself: it is chosen only where there is
+    # nothing else.
     own = [r for r in results if not r.through_python] or list(results)
     stand_ins = {name: r for r in results if (name := kernel_name(r)) is not None}
     best = {
@@ -299,8 +311,13 @@ def _choices(
     way: str,
     better: Setting | None,
 ) -> tuple[Choice, ...]:
-    """The best three: of what this kernel has where it has anything measured, else of all; its default is one of them."""
-    there = {name: r for name, r in stand_ins.items() if any(name in kernel.of(w) for w in ("zswap", "zram"))}
+    """The best three: of what this kernel has where it has anything measured, else of all; its
+    default is one of them."""
+    there = {
+        name: r
+        for name, r in stand_ins.items()
+        if any(name in kernel.of(w) for w in ("zswap", "zram"))
+    }
     pool = list(there.values()) or list(own)
 
     def names() -> Iterator[str]:
@@ -333,16 +350,20 @@ def _choices(
     return tuple(choice(name) for name in sorted(chosen, key=time))
 
 
-# ---- commands ---------------------------------------------------------------------------------------------------------
+# ---- commands ------------------------------------------------------------------------------------
 
 
-def _zswap_commands(kernel: Kernel, name: str, percent: int, target_bytes: int) -> tuple[tuple[str, ...], str]:
+def _zswap_commands(
+    kernel: Kernel, name: str, percent: int, target_bytes: int
+) -> tuple[tuple[str, ...], str]:
     """What sets zswap so, and what shows that it is."""
     assert kernel.zswap is not None
     wanted = {"compressor": name, "max_pool_percent": str(percent), "enabled": "Y"}
     if "zpool" in kernel.zswap and kernel.zsmalloc:
         wanted = {"zpool": "zsmalloc", **wanted}
-    changes = [f"echo {value} > {key}" for key, value in wanted.items() if kernel.zswap.get(key) != value]
+    changes = [
+        f"echo {value} > {key}" for key, value in wanted.items() if kernel.zswap.get(key) != value
+    ]
     commands = []
     if not kernel.disk_swaps:
         # mktemp makes a file that nobody else has open or can read.
@@ -358,23 +379,32 @@ def _zswap_commands(kernel: Kernel, name: str, percent: int, target_bytes: int) 
 def _zram_commands(
     kernel: Kernel, name: str, target_bytes: int, stand_ins: Mapping[str, CompressorResult]
 ) -> tuple[tuple[str, ...], str]:
-    """What makes a zram device for swap, or changes the one that is swap already, and what shows its compressor."""
+    """What makes a zram device for swap, or changes the one that is swap already, and what shows
+    its compressor."""
     commands = []
     if (kernel.zswap or {}).get("enabled") == "Y" and not kernel.disk_swaps:
-        commands.append(f"echo N > /{PARAMETERS}/enabled")  # else zswap would take the pages before zram
+        commands.append(
+            f"echo N > /{PARAMETERS}/enabled"
+        )  # else zswap would take the pages before zram
     swapped = {os.path.basename(swap.path) for swap in kernel.swaps if swap.zram}
     used = next((device for device in kernel.zram_devices if device.name in swapped), None)
     if used is not None:
         at, dev = f"/sys/block/{used.name}", f"/dev/{used.name}"
         if used.compressor != name and used.compressor in stand_ins:
-            commands.append(f"swapoff {dev} && echo 1 > {at}/reset && echo {name} > {at}/comp_algorithm &&")
-            commands.append(f"echo {used.size} > {at}/disksize && mkswap {dev} && swapon -p 100 {dev}")
+            commands.append(
+                f"swapoff {dev} && echo 1 > {at}/reset && echo {name} > {at}/comp_algorithm &&"
+            )
+            commands.append(
+                f"echo {used.size} > {at}/disksize && mkswap {dev} && swapon -p 100 {dev}"
+            )
         return tuple(commands), f"cat {at}/comp_algorithm {at}/mm_stat"
     if kernel.zram == "loadable":
         commands.append("modprobe zram")
     megabytes = -(-target_bytes >> 20)
     if kernel.zramctl:
-        commands.append(f"dev=$(zramctl -f -a {name} -s {megabytes}M) && mkswap $dev && swapon -p 100 $dev")
+        commands.append(
+            f"dev=$(zramctl -f -a {name} -s {megabytes}M) && mkswap $dev && swapon -p 100 $dev"
+        )
         return tuple(commands), "zramctl $dev"
     commands.append("n=$(cat /sys/class/zram-control/hot_add) && z=/sys/block/zram$n &&")
     commands.append(f"echo {name} > $z/comp_algorithm && echo {megabytes}M > $z/disksize &&")

@@ -1,7 +1,8 @@
 """Measure a sample of a target's pages, and put together all that is found out about it.
 
-Nothing here prints.  `analyze` reads pages from a `zswap.pages.PageSource`, compresses each once with each compressor, and
-has `zswap.estimate` work out for each allocator (zpool) what the whole target would take, and `zswap.advice` what to do.
+Nothing here prints.  `analyze` reads pages from a `zswap.pages.PageSource`, compresses each once
+with each compressor, and has `zswap.estimate` work out for each allocator (zpool) what the whole
+target would take, and `zswap.advice` what to do.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class MappingResult:
 
     @property
     def payload_ratio(self) -> float:
-        return self.sampled * self.page_size / self.payload_bytes if self.payload_bytes else math.inf
+        return (
+            self.sampled * self.page_size / self.payload_bytes if self.payload_bytes else math.inf
+        )
 
     @staticmethod
     def together(name: str, parts: Sequence[MappingResult]) -> MappingResult:
@@ -129,16 +132,20 @@ class Analysis:
         return next(e for e in self.estimates if (e.compressor, e.zpool) == (compressor, zpool))
 
 
-# ---- measuring --------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
 
 
 def default_compressors(kernel: Kernel | None = None) -> list[str]:
-    """Return those of `DEFAULT_COMPRESSORS` whose library is there, and the kernel's own deflate if this kernel has it.
+    """Return those of `DEFAULT_COMPRESSORS` whose library is there, and the kernel's own deflate if
+    this kernel has it.
 
-    What there is only as a Python package (lzo from lzallright) is a tenth denser and ten times slower than the C library:
-    nothing follows from it for a kernel, so it is measured only by request.
+    What there is only as a Python package (lzo from lzallright) is a tenth denser and ten times
+    slower than the C library: nothing follows from it for a kernel, so it is measured only by
+    request.
     """
-    there = {info.name for info in zswap.compressors() if info.available and info.origin != "python"}
+    there = {
+        info.name for info in zswap.compressors() if info.available and info.origin != "python"
+    }
     names = [name for name in DEFAULT_COMPRESSORS if name.partition(":")[0] in there]
     if kernel is not None and any("deflate" in kernel.of(way) for way in ("zswap", "zram")):
         names.append(DEFLATE_KERNEL)
@@ -185,16 +192,27 @@ def analyze(
         When a compressor or an allocator is unknown or not available.
     """
     kernel = read_kernel() if kernel is None else kernel
-    names = list(dict.fromkeys(compressors if compressors is not None else default_compressors(kernel)))
+    names = list(
+        dict.fromkeys(compressors if compressors is not None else default_compressors(kernel))
+    )
     if not names:
         raise zswap.CompressorNotFound("no compressor is available: pip install lz4 zstd")
-    if any(name.partition(":")[0] == "deflate" for name in names) and DEFLATE_KERNEL in default_compressors(kernel):
+    if any(
+        name.partition(":")[0] == "deflate" for name in names
+    ) and DEFLATE_KERNEL in default_compressors(kernel):
         names = list(dict.fromkeys([*names, DEFLATE_KERNEL]))
     size = source.page_size
-    usual = [kernel.zsmalloc_model if name == "zsmalloc-kernel" else name for name in zswap.zpools()]
-    models = [zpool_model(name, page_size=size) for name in dict.fromkeys(zpools if zpools is not None else usual)]
+    usual = [
+        kernel.zsmalloc_model if name == "zsmalloc-kernel" else name for name in zswap.zpools()
+    ]
+    models = [
+        zpool_model(name, page_size=size)
+        for name in dict.fromkeys(zpools if zpools is not None else usual)
+    ]
     measured = _measure(source, names, pages, seed, progress)
-    estimates = [estimate(result, model, len(source)) for result in measured.results for model in models]
+    estimates = [
+        estimate(result, model, len(source)) for result in measured.results for model in models
+    ]
     return Analysis(
         kind=source.kind,
         title=source.title,
@@ -219,12 +237,17 @@ def analyze(
         left_out=source.left_out,
         notes=source.notes,
         zero_pages=measured.zero_pages,
-        without_zeros=[] if source.kind == "process" else _without_zeros(measured, models, len(source)),
+        without_zeros=[]
+        if source.kind == "process"
+        else _without_zeros(measured, models, len(source)),
     )
 
 
-def _without_zeros(measured: _Measured, models: Sequence[ZpoolModel], population: int) -> list[Estimate]:
-    """Estimate for the pages that are not all zeros: in a dump, what was never touched is zeros too, and took no memory."""
+def _without_zeros(
+    measured: _Measured, models: Sequence[ZpoolModel], population: int
+) -> list[Estimate]:
+    """Estimate for the pages that are not all zeros: in a dump, what was never touched is zeros
+    too, and took no memory."""
     zeros, sampled = measured.zero_pages, measured.results[0].pages
     if not zeros or zeros == sampled:
         return []
@@ -232,7 +255,9 @@ def _without_zeros(measured: _Measured, models: Sequence[ZpoolModel], population
     results = []
     for result in measured.results:
         histogram = result.histogram.copy()
-        less = min(int(histogram[0]), round(zeros * result.pages / sampled))  # some were measured on a part of the sample
+        less = min(
+            int(histogram[0]), round(zeros * result.pages / sampled)
+        )  # some were measured on a part of the sample
         histogram[0] -= less
         if less < result.pages:
             results.append(replace(result, pages=result.pages - less, histogram=histogram))
@@ -247,12 +272,21 @@ class _Measured:
     zero_pages: int
 
 
-def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: int, progress: Progress | None) -> _Measured:
-    """Read the sample in chunks; compress each with every compressor for its sizes; then time a random part of it."""
+def _measure(
+    source: PageSource,
+    names: Sequence[str],
+    pages: int | None,
+    seed: int,
+    progress: Progress | None,
+) -> _Measured:
+    """Read the sample in chunks; compress each with every compressor for its sizes; then time a
+    random part of it."""
     size, total = source.page_size, len(source)
     wanted = total if pages is None else min(pages, total)
     # What is timed is chosen by its place in the sample, before anything is read.
-    places = np.sort(np.random.default_rng(seed + 1).choice(wanted, min(_TIMED_PAGES, wanted), replace=False))
+    places = np.sort(
+        np.random.default_rng(seed + 1).choice(wanted, min(_TIMED_PAGES, wanted), replace=False)
+    )
     timed = np.empty((places.size, size), np.uint8)
     slow_names = [name for name in names if name == DEFLATE_KERNEL]
     names = [name for name in names if name not in slow_names]
@@ -260,7 +294,9 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
     steps = (wanted + 2 * _REPEATS * places.size) * len(names) + slow_steps
     seen = kept_pages = timed_pages = zero_pages = done = 0
     histograms = np.zeros((len(names), size + 1), np.int64)
-    by_mapping = np.zeros((4, len(source.mappings)), np.int64)  # sampled, same-filled, raw, payload bytes
+    by_mapping = np.zeros(
+        (4, len(source.mappings)), np.int64
+    )  # sampled, same-filled, raw, payload bytes
     threads = min(4, len(os.sched_getaffinity(0)))
     engines = _Engines(names, size)
     try:
@@ -277,16 +313,24 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
                     histograms[number] += np.bincount(payload.sizes, minlength=size + 1)
                     if number == 0:
                         part = slice(payload.begin, payload.begin + payload.sizes.size)
-                        zero_pages += int(((payload.sizes == 0) & ~chunk[part, :8].any(axis=1)).sum())
+                        zero_pages += int(
+                            ((payload.sizes == 0) & ~chunk[part, :8].any(axis=1)).sum()
+                        )
                         mapping = source.mapping_of(kept[part])
-                        for row, weights in enumerate((None, payload.sizes == 0, payload.sizes == size, payload.sizes)):
-                            by_mapping[row] += np.bincount(mapping, weights, by_mapping.shape[1]).astype(np.int64)
+                        for row, weights in enumerate(
+                            (None, payload.sizes == 0, payload.sizes == size, payload.sizes)
+                        ):
+                            by_mapping[row] += np.bincount(
+                                mapping, weights, by_mapping.shape[1]
+                            ).astype(np.int64)
                     done += payload.sizes.size
                     if progress is not None:
                         progress(done, steps, f"compressing with {name}")
             done += (indexes.size - kept.size) * len(names)
         if not kept_pages:
-            raise SourceError(f"none of the {wanted} pages chosen in {source.title} could be read; try again")
+            raise SourceError(
+                f"none of the {wanted} pages chosen in {source.title} could be read; try again"
+            )
         timings = _time(engines, timed[:timed_pages], seed, done, steps - slow_steps, progress)
     finally:
         engines.close()
@@ -313,7 +357,8 @@ def _measure(source: PageSource, names: Sequence[str], pages: int | None, seed: 
 
 
 def _measure_slow(name: str, pages: npt.NDArray[np.uint8], seed: int) -> CompressorResult:
-    """Measure a part of the pages that were timed, chosen at random, with a compressor for which all would take too long."""
+    """Measure a part of the pages that were timed, chosen at random, with a compressor for which
+    all would take too long."""
     some = np.sort(np.random.default_rng(seed).permutation(len(pages))[:_SLOW_PAGES])
     pages = pages[some]
     engines = _Engines([name], pages.shape[1])
@@ -322,7 +367,9 @@ def _measure_slow(name: str, pages: npt.NDArray[np.uint8], seed: int) -> Compres
         ((store, load),) = _time(engines, pages, seed, 0, 0, None, repeats=1)
     finally:
         engines.close()
-    return CompressorResult(name, len(pages), np.bincount(sizes, minlength=pages.shape[1] + 1), store, load, True)
+    return CompressorResult(
+        name, len(pages), np.bincount(sizes, minlength=pages.shape[1] + 1), store, load, True
+    )
 
 
 @lru_cache
@@ -333,7 +380,9 @@ def _kernel_deflate() -> zswap.Compressor:
         stream = zlib.compressobj(6, zlib.DEFLATED, -11, 9)
         return stream.compress(data) + stream.flush()
 
-    return PythonCompressor(DEFLATE_KERNEL, compress, lambda data: zlib.decompress(data, -11), library="zlib")
+    return PythonCompressor(
+        DEFLATE_KERNEL, compress, lambda data: zlib.decompress(data, -11), library="zlib"
+    )
 
 
 @dataclass(frozen=True)
@@ -354,7 +403,13 @@ class _Engines:
             for name in names:
                 compressor = _kernel_deflate() if name == DEFLATE_KERNEL else name
                 self.all.append(
-                    zswap.ZSwap(compressor, "zsmalloc", page_size=page_size, max_pool_bytes=NO_LIMIT, shrinker_enabled=False)
+                    zswap.ZSwap(
+                        compressor,
+                        "zsmalloc",
+                        page_size=page_size,
+                        max_pool_bytes=NO_LIMIT,
+                        shrinker_enabled=False,
+                    )
                 )
         except BaseException:
             self.close()
@@ -364,7 +419,9 @@ class _Engines:
         for engine in self.all:
             engine.close()
 
-    def payloads(self, number: int, pages: npt.NDArray[np.uint8], threads: int) -> Iterator[_Payloads]:
+    def payloads(
+        self, number: int, pages: npt.NDArray[np.uint8], threads: int
+    ) -> Iterator[_Payloads]:
         engine = self.all[number]
         for begin in range(0, len(pages), _BATCH):
             part = pages[begin : begin + _BATCH]
@@ -386,7 +443,10 @@ class _Engines:
         if (status < 0).any():
             refused = status[status < 0]
             why = zswap.Status(int(refused[0])).name
-            raise zswap.Error(f"{self.names[number]}: {refused.size} of {status.size} pages were not stored ({why})")
+            raise zswap.Error(
+                f"{self.names[number]}: {refused.size} of {status.size} pages were not stored "
+                f"({why})"
+            )
 
 
 def _time(
@@ -401,10 +461,10 @@ def _time(
 ) -> list[tuple[Timing, Timing]]:
     """Time storing and loading page by page.
 
-    The compressors take turns, so that a slow moment of the machine hits all of them; of each page the median of all
-    rounds counts.  Everything has run before (the sizes were taken with the same engines), so nothing is timed cold.
-    Pages are stored and loaded in random order, as reclaim and faults would come, not in the order that prefetching
-    likes.
+    The compressors take turns, so that a slow moment of the machine hits all of them; of each page
+    the median of all rounds counts.  Everything has run before (the sizes were taken with the same
+    engines), so nothing is timed cold.  Pages are stored and loaded in random order, as reclaim and
+    faults would come, not in the order that prefetching likes.
     """
     if not len(pages):  # all that were to be timed have vanished
         nothing = Timing(math.nan, math.nan, math.nan)

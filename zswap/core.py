@@ -25,17 +25,20 @@ from zswap_core.locks import Lock
 if TYPE_CHECKING:
     from zswap.serve import StatsServer
 
-# Closed before the interpreter shuts down: from then on Python ends every thread that asks for the GIL, also one that is in a
-# backing store written in Python, and close() would wait for its call forever.
+# Closed before the interpreter shuts down: from then on Python ends every thread that asks for the
+# GIL, also one that is in a backing store written in Python, and close() would wait for its call
+# forever.
 _open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
 
 _NOTHING = object()  # a default that nobody gave
 
-FEWEST_PAGES = 4  # that a limit allows, unless it allows none: with fewer, rounding would decide what is refused
+# that a limit allows, unless it allows none: with fewer, rounding would decide what is refused
+FEWEST_PAGES = 4
 
 
 def _same_page(page: bytes | None, other: object) -> bool:
-    """Whether a page held, or None, is what some object is: as a buffer of bytes, or by its own ``==``."""
+    """Whether a page held, or None, is what some object is: as a buffer of bytes, or by its own
+    ``==``."""
     if page is None or other is None:
         return False
     try:
@@ -51,7 +54,8 @@ def _close_all() -> None:
 
 
 class _Items(ItemsView[int, bytes]):
-    """Items of an engine that others may change meanwhile: what has gone since its offset was read is passed over."""
+    """Items of an engine that others may change meanwhile: what has gone since its offset was read
+    is passed over."""
 
     _mapping: ZSwap
 
@@ -85,55 +89,65 @@ class _Values(ValuesView[bytes]):
 class ZSwap(Engine, MutableMapping[int, bytes]):
     """A compressed cache of pages, keyed by offset.
 
-    It is a mutable mapping from offsets of swap area 0 to pages, and a context manager.  Every method may be called from any
-    thread.  Pages may come and go during iteration: what is there all the time is seen, in order, and no error raised.  After
-    a fork the child's copy is closed.
+    It is a mutable mapping from offsets of swap area 0 to pages, and a context manager.  Every
+    method may be called from any thread.  Pages may come and go during iteration: what is there all
+    the time is seen, in order, and no error raised.  After a fork the child's copy is closed.
 
     Parameters
     ----------
     compressor : str or Compressor, default "lz4"
-        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.  Or one from `zswap.open_compressor`.
+        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.  Or one from
+        `zswap.open_compressor`.
     zpool : str, default "zsmalloc"
         The allocator; `zswap.zpools` lists them.
     page_size : int, default 4096
         4096, 16384 or 65536 bytes.
     max_pool_percent : int, default 20
-        How much of the memory (the machine's, or the cgroup's limit where that is less) the allocators may take.
+        How much of the memory (the machine's, or the cgroup's limit where that is less) the
+        allocators may take.
     max_pool_bytes : int or str, optional
-        The same in bytes, or as ``"512MiB"``; wins over the percentage.  At least four pages; 0 is no pool at all: only
-        same-filled pages are held, and others go to the backing store where there is one.
+        The same in bytes, or as ``"512MiB"``; wins over the percentage.  At least four pages; 0 is
+        no pool at all: only same-filled pages are held, and others go to the backing store where
+        there is one.
     accept_threshold_percent : int, default 90
-        After the limit was hit, pages are refused until the allocators are down to this share of the limit.
+        After the limit was hit, pages are refused until the allocators are down to this share of
+        the limit.
     same_filled_pages_enabled : bool, default True
         Hold a page whose 8-byte words are all equal as that one word.
     backing : path, SwapFile or object with write_pages and read_pages, optional
         Where area 0's coldest pages go when the limit was hit, and pages that are refused.
     encrypt : bool, optional
-        Encrypt the swap file that `backing` names, and those of areas that `swapon` adds later, with a key that only this
-        process ever has; see `SwapFile`.  By default as `backing` does; False says that files may hold pages in clear.
+        Encrypt the swap file that `backing` names, and those of areas that `swapon` adds later,
+        with a key that only this process ever has; see `SwapFile`.  By default as `backing` does;
+        False says that files may hold pages in clear.
     wipe_on_free : bool, default False
-        Overwrite what pages leave behind in zswap's memory when they are freed, replaced, moved or written back.
+        Overwrite what pages leave behind in zswap's memory when they are freed, replaced, moved or
+        written back.
     dontdump : bool, default False
         Keep the engine's memory out of core dumps (MADV_DONTDUMP).
     dontfork : bool, optional
-        Let a forked child, whose copy of the engine is closed, find zeros where pages are (MADV_WIPEONFORK).  By default where
-        the system can; with True it must.
+        Let a forked child, whose copy of the engine is closed, find zeros where pages are
+        (MADV_WIPEONFORK).  By default where the system can; with True it must.
     shrinker_enabled : bool, default True
         Also write back when memory is short: tasks stall on it, or the cgroup is near its limit.
     shrinker_interval : float, default 1.0
         Seconds between two looks of the shrinker; a store that hits the limit wakes it at once.
     numa_node : int, optional
-        Bind the pools' memory to this node.  By default each page comes from the node of the thread that stores.
+        Bind the pools' memory to this node.  By default each page comes from the node of the thread
+        that stores.
     dictionary : bytes-like, optional
-        What pages have in common, for the compressor zstd; `zswap.train_dictionary` makes one.  To go over to another one
-        later: ``z.compressor = zswap.open_compressor("zstd:3", dictionary=...)``.
+        What pages have in common, for the compressor zstd; `zswap.train_dictionary` makes one.  To
+        go over to another one later: ``z.compressor = zswap.open_compressor("zstd:3",
+        dictionary=...)``.
     latency : bool, default False
         Time every store and load, for `latency`.
     checksum : bool, default False
-        Keep four bytes of checksum with every page, and hold the page against it whenever it is decompressed, moved or read
-        from the backing store, so that damage done to the memory or to the backing store is a `PageCorruptError` and never a
-        wrong page.  That is for accidents: against somebody who writes to the swap file it takes `encrypt` as well, since such
-        a sum has no key.  A page that another thread changes while it is being stored may seem damaged as well.
+        Keep four bytes of checksum with every page, and hold the page against it whenever it is
+        decompressed, moved or read from the backing store, so that damage done to the memory or to
+        the backing store is a `PageCorruptError` and never a wrong page.  That is for accidents:
+        against somebody who writes to the swap file it takes `encrypt` as well, since such a sum
+        has no key.  A page that another thread changes while it is being stored may seem damaged as
+        well.
 
     Raises
     ------
@@ -142,10 +156,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     ValueError
         For any other argument out of range.
 
-    Notes
-    -----
-    The logger ``zswap`` is told once, at WARNING, when the pool reaches its limit, when pages are refused, and when a backing
-    store fails or works again; what a thread of the engine's own finds, by the next store, load, `shrink` or `stats`.
+    Notes ----- The logger ``zswap`` is told once, at WARNING, when the pool reaches its limit, when
+    pages are refused, and when a backing store fails or works again; what a thread of the engine's
+    own finds, by the next store, load, `shrink` or `stats`.
 
     Examples
     --------
@@ -159,9 +172,13 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     _plain = True  # whether the mapping's items are the engine's pages
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Where items are made otherwise, leave the methods that are built on them to collections.abc: right, though in steps."""
+        """Where items are made otherwise, leave the methods that are built on them to
+        collections.abc: right, though in steps."""
         super().__init_subclass__(**kwargs)
-        if any(getattr(cls, name) is not getattr(Engine, name) for name in ("__getitem__", "__setitem__", "__delitem__")):
+        if any(
+            getattr(cls, name) is not getattr(Engine, name)
+            for name in ("__getitem__", "__setitem__", "__delitem__")
+        ):
             cls._plain = False
             for name in ("pop", "popitem", "setdefault", "__eq__"):
                 if getattr(cls, name) is getattr(ZSwap, name):
@@ -193,7 +210,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         self._log = Log()
         self._bulk = Lock(reentrant=True)  # changes of many pages at once, one after another
         try:
-            self._protect(boolean(wipe_on_free), boolean(dontdump), None if dontfork is None else boolean(dontfork))
+            self._protect(
+                boolean(wipe_on_free),
+                boolean(dontdump),
+                None if dontfork is None else boolean(dontfork),
+            )
             self._node = -1 if numa_node is None else online_node(numa_node)
             self._parameters = Parameters(
                 self,
@@ -232,17 +253,25 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         cls = type(self)
         known = getattr(cls, name, None)
         settable = isinstance(known, property) and known.fset is not None
-        if name in READERS and not settable and (known is None or known is getattr(ZSwap, name, None)):
+        if (
+            name in READERS
+            and not settable
+            and (known is None or known is getattr(ZSwap, name, None))
+        ):
             wrong = True
         elif name.startswith("_") or settable:
             wrong = False
         elif known is not None:
-            wrong = callable(known) and not callable(value)  # a method, which may be replaced by another
+            wrong = callable(known) and not callable(
+                value
+            )  # a method, which may be replaced by another
         else:
             wrong = cls is ZSwap  # subclasses have attributes of their own
         if wrong:
             raise AttributeError(
-                not_an_attribute(f"a {cls.__name__} has", name, ".parameters[{!r}]", ("compressor", "zpool")),
+                not_an_attribute(
+                    f"a {cls.__name__} has", name, ".parameters[{!r}]", ("compressor", "zpool")
+                ),
                 name=name,
                 obj=self,
             )
@@ -252,11 +281,14 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def parameters(self) -> Parameters:
         """The parameters, as a mutable mapping; setting one takes effect at once."""
         if self._parameters is None:
-            raise ValueError(f"this {type(self).__name__} is not open: its __init__ was not called, or failed")
+            raise ValueError(
+                f"this {type(self).__name__} is not open: its __init__ was not called, or failed"
+            )
         return self._parameters
 
     def _apply(self, values: Any, key: str) -> None:
-        """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it that one is set at a time."""
+        """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it
+        that one is set at a time."""
         if key in ("compressor", "zpool"):
             self._use_pool(values["compressor"], *parse_zpool(values["zpool"]), self._node)
         elif key == "checksum":
@@ -282,7 +314,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             if pages < FEWEST_PAGES and limit > 0:
                 what = "max_pool_percent" if values["max_pool_bytes"] is None else "max_pool_bytes"
                 raise ValueError(
-                    f"{what} gives a limit of {limit} bytes, {pages} pages of {self.page_size}: too little to hold anything; "
+                    f"{what} gives a limit of {limit} bytes, {pages} pages of {self.page_size}: "
+                    "too little to hold anything; "
                     f"give at least {FEWEST_PAGES * self.page_size} bytes, or 0 for no pool at all"
                 )
             self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
@@ -301,7 +334,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
     @property
     def compressor(self) -> str:
-        """The current pool's compressor.  Setting it starts a new pool; pages held stay readable and move when stored anew."""
+        """The current pool's compressor.  Setting it starts a new pool; pages held stay readable
+        and move when stored anew."""
         return str(self.parameters["compressor"])
 
     @compressor.setter
@@ -331,12 +365,20 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def pools(self) -> list[PoolInfo]:
         """List the pools that exist, the current one first."""
         return [
-            PoolInfo(spec, format_zpool(name, chain, kernel), current, entries, pages * self.page_size, entries + current)
+            PoolInfo(
+                spec,
+                format_zpool(name, chain, kernel),
+                current,
+                entries,
+                pages * self.page_size,
+                entries + current,
+            )
             for spec, name, chain, kernel, current, entries, pages in self._pools()
         ]
 
     def latency(self, *, reset: bool = False) -> dict[str, Latency]:
-        """Tell how long stores and loads took, batches' pages included, while the parameter ``latency`` was on.
+        """Tell how long stores and loads took, batches' pages included, while the parameter
+        ``latency`` was on.
 
         Parameters
         ----------
@@ -346,12 +388,17 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Returns
         -------
         dict
-            `Latency` of ``"store"`` and of ``"load"``.  Refused stores and loads that found nothing are not in it.
+            `Latency` of ``"store"`` and of ``"load"``.  Refused stores and loads that found nothing
+            are not in it.
         """
-        return {name: Latency(*row) for name, row in zip(("store", "load"), self._latency(reset), strict=True)}
+        return {
+            name: Latency(*row)
+            for name, row in zip(("store", "load"), self._latency(reset), strict=True)
+        }
 
     def serve_stats(self, path: str | os.PathLike[str]) -> StatsServer:
-        """Serve the figures on a Unix socket at `path`, for ``zswap top``; see `zswap.serve.StatsServer`."""
+        """Serve the figures on a Unix socket at `path`, for ``zswap top``; see
+        `zswap.serve.StatsServer`."""
         from zswap.serve import StatsServer
 
         return StatsServer(self, path)
@@ -364,10 +411,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         swap_type : int
             The area.
         drain : bool, default False
-            Give the pages back: the result is an iterator over (offset, page), each page freed as it is given, and the
-            area goes offline at its end.  What is stored meanwhile is given too; towards the end, once all has been given
-            that there was, stores are refused.  If a page cannot be read, the error comes out of the iterator; that page
-            and those not yet given stay held and the area online.
+            Give the pages back: the result is an iterator over (offset, page), each page freed as
+            it is given, and the area goes offline at its end.  What is stored meanwhile is given
+            too; towards the end, once all has been given that there was, stores are refused.  If a
+            page cannot be read, the error comes out of the iterator; that page and those not yet
+            given stay held and the area online.
 
         Raises
         ------
@@ -394,7 +442,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             raise
 
     def _take_all(self, swap_type: int, most: int = 1 << 14) -> Iterator[tuple[int, bytes]]:
-        """Take pages until there are none, `most` of a shard before it looks which there are now."""
+        """Take pages until there are none, `most` of a shard before it looks which there are
+        now."""
         while self._page_count(swap_type):
             for number in self._shards(swap_type):
                 for offset in self._shard_offsets(number, swap_type, most):
@@ -415,9 +464,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     ) -> Recompressed:
         """Compress held pages anew where that makes them smaller, as zram does with its idle pages.
 
-        A result is kept only if it lands in a smaller size class.  The pages move to a pool of `compressor` and the current
-        allocator; stores go on using the current compressor.  `compact` afterwards gives back what the old pool has to spare.
-        It stops early when the pools reach the limit.
+        A result is kept only if it lands in a smaller size class.  The pages move to a pool of
+        `compressor` and the current allocator; stores go on using the current compressor.
+        `compact` afterwards gives back what the old pool has to spare.  It stops early when the
+        pools reach the limit.
 
         Parameters
         ----------
@@ -435,16 +485,20 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Returns
         -------
         Recompressed
-            How many pages moved, how many were tried and kept, and the bytes of those moved before and after.
+            How many pages moved, how many were tried and kept, and the bytes of those moved before
+            and after.
         """
         limit = (1 << 63) if max_pages is None else min(operator.index(max_pages), 1 << 63)
         if limit < 0:
             raise ValueError(f"max_pages is {max_pages}; it cannot be negative")
         opened, zpool = open_compressor(compressor, dictionary=dictionary), parse_zpool(self.zpool)
-        return Recompressed(*self._recompress(opened, *zpool, self._node, idle_seconds, incompressible, limit))
+        return Recompressed(
+            *self._recompress(opened, *zpool, self._node, idle_seconds, incompressible, limit)
+        )
 
     def pop(self, offset: int, default: Any = _NOTHING) -> Any:
-        """Give the page at `offset` of area 0 and free it; `default`, or KeyError, when there is none."""
+        """Give the page at `offset` of area 0 and free it; `default`, or KeyError, when there is
+        none."""
         try:
             return self._take(offset)
         except KeyError:
@@ -453,13 +507,15 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             return default
 
     def popitem(self) -> tuple[int, bytes]:
-        """Give the first page of area 0 with its offset, and free it; KeyError when there is none."""
+        """Give the first page of area 0 with its offset, and free it; KeyError when there is
+        none."""
         for item in self._take_all(0, 8):
             return item
         raise KeyError("popitem(): no page is held")
 
     def setdefault(self, offset: SupportsIndex, default: Any = None) -> Any:
-        """Give the page at `offset` of area 0, which stays held; where there is none, store `default` and give that."""
+        """Give the page at `offset` of area 0, which stays held; where there is none, store
+        `default` and give that."""
         offset = operator.index(offset)  # asked once
         while True:
             try:
@@ -471,8 +527,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def update(self, other: Any = (), /, **pages: Any) -> None:
         """Store pages in area 0, from a mapping of offsets to pages or from pairs of the two.
 
-        Each page is in place at once, not all of them together; but no `clear` and no update from another dict comes in
-        between where `other` is a dict.  When one is refused its exception is raised, and those before it stay stored.
+        Each page is in place at once, not all of them together; but no `clear` and no update from
+        another dict comes in between where `other` is a dict.  When one is refused its exception is
+        raised, and those before it stay stored.
         """
         if other is self:
             pairs: Iterable[tuple[SupportsIndex, Any]] = ()
@@ -547,7 +604,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 continue
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same mapping, or hold the same pages at the same offsets.  A closed one equals only itself."""
+        """Whether both are the same mapping, or hold the same pages at the same offsets.  A closed
+        one equals only itself."""
         if self is other:
             return True
         if not isinstance(other, Mapping):

@@ -36,14 +36,18 @@ def is_called_for() -> bool:
 def running() -> Iterator[int]:
     """Run the program; its pid while it holds its memory."""
     command = [sys.executable, "-I", "-S", __file__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             if process.stdout.readline() != b"ready\n":
                 from zswap.pages import SourceError
 
-                raise SourceError("the demonstration did not start; name a target with --pid, --file or --core")
+                raise SourceError(
+                    "the demonstration did not start; name a target with --pid, --file or --core"
+                )
             yield process.pid
         finally:
             process.stdin.close()
@@ -56,7 +60,8 @@ def _anonymous_bytes() -> int:
 
 
 def _fill(seed: int = 0) -> list[object]:
-    """Make objects until the process holds enough: near to a half records, a quarter text, the rest numbers."""
+    """Make objects until the process holds enough: near to a half records, a quarter text, the rest
+    numbers."""
     rng = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgk"
     words = ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(5000)]

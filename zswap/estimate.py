@@ -1,19 +1,23 @@
 """What an allocator takes for a whole target, worked out from a sample of it.
 
-The sample is drawn uniformly at random without replacement: ``n`` of ``N`` pages.  A page with a payload of ``s`` bytes
-costs ``c(s)`` bytes: its share of the allocator's pages plus its metadata.  The mean cost of the sample estimates that of
-the target without bias, with the variance ``(1 - n/N) * S**2 / n``, where ``S**2`` is the sample variance of ``c`` and
-``1 - n/N`` the finite population correction (W. G. Cochran, Sampling Techniques, 3rd ed., 1977, theorem 2.2 and equation
-2.20).  The interval is the mean -+ t standard errors, t being the quantile of Student's distribution (Cochran 2.24).  When
-all pages are read it is a point.  It says how far a sample may mislead; that the process goes on changing is not in it.
+The sample is drawn uniformly at random without replacement: ``n`` of ``N`` pages.  A page with a
+payload of ``s`` bytes costs ``c(s)`` bytes: its share of the allocator's pages plus its metadata.
+The mean cost of the sample estimates that of the target without bias, with the variance ``(1 - n/N)
+* S**2 / n``, where ``S**2`` is the sample variance of ``c`` and ``1 - n/N`` the finite population
+correction (W. G. Cochran, Sampling Techniques, 3rd ed., 1977, theorem 2.2 and equation 2.20).  The
+interval is the mean -+ t standard errors, t being the quantile of Student's distribution (Cochran
+2.24).  When all pages are read it is a point.  It says how far a sample may mislead; that the
+process goes on changing is not in it.
 
-An allocator hands memory out in zspages, so beside each object's share of one there is what the last zspage of each size
-class leaves unused.  A target is not charged with that: the pool's other pages fill those zspages, and what this target adds
-is its share.  It matters to who has nothing else in the pool, so it is told apart, as `Estimate.unused_bytes`.  It does not
-grow with the target, so it cannot be scaled from the sample: the number of objects that the whole target has in each class
-is drawn many times, given the sample (Poisson, smoothed over neighbouring classes so that a class the sample missed is not
-taken for empty), and the zspages are counted that the allocator would fill.  When all pages are read there is nothing to
-draw, and cost and unused bytes together are what the allocator itself would report.
+An allocator hands memory out in zspages, so beside each object's share of one there is what the
+last zspage of each size class leaves unused.  A target is not charged with that: the pool's other
+pages fill those zspages, and what this target adds is its share.  It matters to who has nothing
+else in the pool, so it is told apart, as `Estimate.unused_bytes`.  It does not grow with the
+target, so it cannot be scaled from the sample: the number of objects that the whole target has in
+each class is drawn many times, given the sample (Poisson, smoothed over neighbouring classes so
+that a class the sample missed is not taken for empty), and the zspages are counted that the
+allocator would fill.  When all pages are read there is nothing to draw, and cost and unused bytes
+together are what the allocator itself would report.
 """
 
 from __future__ import annotations
@@ -31,12 +35,22 @@ import zswap
 from zswap.zpools import parse_zpool
 from zswap_core.zpools.geometry import Trial
 
-__all__ = ["CompressorResult", "Estimate", "FedZpool", "SlotTable", "Timing", "ZpoolModel", "estimate", "zpool_model"]
+__all__ = [
+    "CompressorResult",
+    "Estimate",
+    "FedZpool",
+    "SlotTable",
+    "Timing",
+    "ZpoolModel",
+    "estimate",
+    "zpool_model",
+]
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-#: The kernel's metadata: struct zswap_entry of each page, and the 8-byte slab cell that a zsmalloc handle points to.
+#: The kernel's metadata: struct zswap_entry of each page, and the 8-byte slab cell that a zsmalloc
+#: handle points to.
 KERNEL_ENTRY_BYTES = 56
 KERNEL_HANDLE_BYTES = 8
 #: What zsmalloc puts in front of each object: the handle again, for compaction.
@@ -50,7 +64,8 @@ _DRAWS = 200  # of the number of objects in each class
 
 @dataclass(frozen=True)
 class Timing:
-    """Nanoseconds a page, over the pages that the compressor had to work on (all but the same-filled)."""
+    """Nanoseconds a page, over the pages that the compressor had to work on (all but the
+    same-filled)."""
 
     median: float
     p99: float
@@ -71,7 +86,8 @@ class CompressorResult:
         Number of pages by payload: 0 is same-filled, `page_size` is kept raw.
     store, load : Timing
     through_python : bool
-        Whether it was called through Python, so that its times are not those of the compressor alone.
+        Whether it was called through Python, so that its times are not those of the compressor
+        alone.
     """
 
     name: str
@@ -87,12 +103,14 @@ class CompressorResult:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of all payloads of the sample; a raw page counts whole, a same-filled one nothing."""
+        """Bytes of all payloads of the sample; a raw page counts whole, a same-filled one
+        nothing."""
         return int(self.histogram @ np.arange(self.histogram.size))
 
     @property
     def payload_ratio(self) -> float:
-        """Bytes of the sample over bytes of its payloads; infinite when every page is same-filled."""
+        """Bytes of the sample over bytes of its payloads; infinite when every page is
+        same-filled."""
         payload = self.payload_bytes
         return self.pages * self.page_size / payload if payload else math.inf
 
@@ -107,7 +125,8 @@ class CompressorResult:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the whole target would take and save with one compressor and one zpool; the interval holds at 95 %.
+    """What the whole target would take and save with one compressor and one zpool; the interval
+    holds at 95 %.
 
     Attributes
     ----------
@@ -119,7 +138,8 @@ class Estimate:
     memory_bytes : int
         Both together.
     unused_bytes, unused_high : int
-        What the last zspage of each size class leaves unused when nothing else is in the pool: expected, and at most (95 %).
+        What the last zspage of each size class leaves unused when nothing else is in the pool:
+        expected, and at most (95 %).
     saved_bytes, saved_low, saved_high : int
         Bytes of the target less `memory_bytes`; negative when it would take more.
     """
@@ -158,7 +178,7 @@ class Estimate:
         return self.target_bytes / self.memory_bytes if self.memory_bytes else math.inf
 
 
-# ---- allocators -------------------------------------------------------------------------------------------------------
+# ---- allocators ----------------------------------------------------------------------------------
 
 
 class ZpoolModel(Protocol):
@@ -176,10 +196,12 @@ class ZpoolModel(Protocol):
         """The largest payload that takes less than a whole allocator page."""
 
     def costs(self, histogram: Int64Array) -> FloatArray:
-        """Allocator bytes that one page takes among pages distributed as in `histogram`, by payload."""
+        """Allocator bytes that one page takes among pages distributed as in `histogram`, by
+        payload."""
 
     def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
-        """Allocator bytes beside those of `costs` that `population` pages take, given a sample: mean and variance."""
+        """Allocator bytes beside those of `costs` that `population` pages take, given a sample:
+        mean and variance."""
 
     def metadata_costs(self, page_size: int) -> FloatArray:
         """Metadata bytes of one page, by payload."""
@@ -195,11 +217,13 @@ class SlotTable:
     sizes, pages, objects : ndarray of int64
         Each class's slot size, pages in a zspage, slots in a zspage; ascending by size.
     header : int
-        Bytes that the allocator puts in front of an object; an object too large for that has them elsewhere.
+        Bytes that the allocator puts in front of an object; an object too large for that has them
+        elsewhere.
     page_metadata, object_metadata : float
         Metadata bytes of every page, and of every page with an object.
     whole : bool
-        Whether a zspage takes all of its pages from its first object on, as in the kernel; ours grow page by page.
+        Whether a zspage takes all of its pages from its first object on, as in the kernel; ours
+        grow page by page.
     """
 
     name: str
@@ -234,12 +258,18 @@ class SlotTable:
     def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
         page_size, measured = histogram.size - 1, int(histogram.sum())
         of_class = self._class_of(page_size)[1:]
-        counts = np.bincount(of_class, weights=histogram[1:], minlength=self.sizes.size).astype(np.int64)
+        counts = np.bincount(of_class, weights=histogram[1:], minlength=self.sizes.size).astype(
+            np.int64
+        )
         partial = np.append(counts[:-1], 0)  # raw pages are no neighbours of compressed ones
         neighbours = (np.convolve(partial, np.ones(5), "same") - partial) / 4
         unseen = (counts + neighbours) / 2 * (population - measured) / measured
-        drawn = counts + np.random.default_rng(0).poisson(unseen, (_DRAWS if population > measured else 1, counts.size))
-        left = self._pages_for(drawn, page_size) * page_size - drawn * (self.pages * page_size / self.objects)
+        drawn = counts + np.random.default_rng(0).poisson(
+            unseen, (_DRAWS if population > measured else 1, counts.size)
+        )
+        left = self._pages_for(drawn, page_size) * page_size - drawn * (
+            self.pages * page_size / self.objects
+        )
         total = left.sum(axis=1)
         return float(total.mean()), float(total.var())
 
@@ -258,10 +288,11 @@ class SlotTable:
 
 @dataclass(frozen=True)
 class FedZpool:
-    """Any other allocator: it is fed the payloads of the sample in random order, and its pages are scaled to the target.
+    """Any other allocator: it is fed the payloads of the sample in random order, and its pages are
+    scaled to the target.
 
-    What one object costs is not defined here, as neighbours share pages; for the interval each payload is charged in
-    proportion to its size, the linearised ratio estimator (Cochran 6.3).
+    What one object costs is not defined here, as neighbours share pages; for the interval each
+    payload is charged in proportion to its size, the linearised ratio estimator (Cochran 6.3).
     """
 
     name: str
@@ -295,9 +326,18 @@ class FedZpool:
 
 
 def kernel_zsmalloc(chain: int = 0, *, page_size: int = 4096) -> SlotTable:
-    """Model the Linux kernel's zsmalloc under zswap; `chain` is CONFIG_ZSMALLOC_CHAIN_SIZE, 0 for the default of 8."""
+    """Model the Linux kernel's zsmalloc under zswap; `chain` is CONFIG_ZSMALLOC_CHAIN_SIZE, 0 for
+    the default of 8."""
     name = f"zsmalloc-kernel:{chain}" if chain else "zsmalloc-kernel"
-    return _slot_table(name, chain or 8, True, page_size, KERNEL_OBJECT_HEADER, KERNEL_ENTRY_BYTES, KERNEL_HANDLE_BYTES)
+    return _slot_table(
+        name,
+        chain or 8,
+        True,
+        page_size,
+        KERNEL_OBJECT_HEADER,
+        KERNEL_ENTRY_BYTES,
+        KERNEL_HANDLE_BYTES,
+    )
 
 
 def zpool_model(name: str, *, page_size: int = 4096) -> ZpoolModel:
@@ -323,23 +363,36 @@ def zpool_model(name: str, *, page_size: int = 4096) -> ZpoolModel:
     def malloc_pages(sizes: Int64Array) -> int:
         return Trial(name, page_size=page_size).pages(sizes.astype(np.uint32))
 
-    return FedZpool(name, malloc_pages, Trial(name, page_size=page_size).max_saving_size, page, item)
+    return FedZpool(
+        name, malloc_pages, Trial(name, page_size=page_size).max_saving_size, page, item
+    )
 
 
 def _slot_table(
-    name: str, chain: int, kernel: bool, page_size: int, header: int, page_metadata: float, object_metadata: float
+    name: str,
+    chain: int,
+    kernel: bool,
+    page_size: int,
+    header: int,
+    page_metadata: float,
+    object_metadata: float,
 ) -> SlotTable:
-    table = np.array(Trial("zsmalloc", chain=chain, kernel=kernel, page_size=page_size).classes(), np.int64)
+    table = np.array(
+        Trial("zsmalloc", chain=chain, kernel=kernel, page_size=page_size).classes(), np.int64
+    )
     table = table[np.argsort(table[:, 0], kind="stable")]
-    return SlotTable(name, table[:, 0], table[:, 1], table[:, 2], header, page_metadata, object_metadata, kernel)
+    return SlotTable(
+        name, table[:, 0], table[:, 1], table[:, 2], header, page_metadata, object_metadata, kernel
+    )
 
 
 @lru_cache
 def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
-    """Bytes of metadata that this library adds for each page, and more for each page with an object: measured once.
+    """Bytes of metadata that this library adds for each page, and more for each page with an
+    object: measured once.
 
-    Same-filled and well compressible pages are stored at ascending offsets, and the growth is taken over the second half, so
-    that what the engine keeps anyway does not count.
+    Same-filled and well compressible pages are stored at ascending offsets, and the growth is taken
+    over the second half, so that what the engine keeps anyway does not count.
     """
     batch, batches = 1024, 8
     same = np.zeros((batch, page_size), np.uint8)
@@ -347,11 +400,15 @@ def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
     other[:, ::512] = 1
     growth = []
     for pages in (same, other):
-        with zswap.ZSwap("lz4", zpool, page_size=page_size, max_pool_bytes=NO_LIMIT, shrinker_enabled=False) as engine:
+        with zswap.ZSwap(
+            "lz4", zpool, page_size=page_size, max_pool_bytes=NO_LIMIT, shrinker_enabled=False
+        ) as engine:
             for number in range(2 * batches):
                 if number == batches:
                     before = engine.stats().metadata_bytes
-                engine.store_many(np.arange(number * batch, (number + 1) * batch, dtype=np.uint64), pages)
+                engine.store_many(
+                    np.arange(number * batch, (number + 1) * batch, dtype=np.uint64), pages
+                )
             growth.append((engine.stats().metadata_bytes - before) / (batch * batches))
     return growth[0], max(0.0, growth[1] - growth[0])
 
@@ -398,7 +455,8 @@ def estimate(result: CompressorResult, model: ZpoolModel, population: int) -> Es
 
 
 def _student_t95(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution, good to 2 % from 3 on (Abramowitz and Stegun 26.7.5)."""
+    """The 97.5 % quantile of Student's distribution, good to 2 % from 3 on (Abramowitz and Stegun
+    26.7.5)."""
     z, v = 1.959963984540054, max(freedom, 1)
     return (
         z

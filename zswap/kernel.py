@@ -1,6 +1,7 @@
 """What the running kernel has of zswap, zram and compressors, and what of it may be set from here.
 
-Only read: nothing is loaded, created or changed.  Every path is taken below `root`, so that tests can plant kernels.
+Only read: nothing is loaded, created or changed.  Every path is taken below `root`, so that tests
+can plant kernels.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class Kernel:
     zswap : dict or None
         Its parameters as in /sys; None where this kernel has no zswap (or does not show it).
     crypto : frozenset of str
-        Compressors that zswap can use: those of the crypto API that are registered or whose module can be loaded.
+        Compressors that zswap can use: those of the crypto API that are registered or whose module
+        can be loaded.
     modules_seen : bool
-        Whether it is known what else could be loaded; not so where /lib/modules is another system's, as in a container.
+        Whether it is known what else could be loaded; not so where /lib/modules is another
+        system's, as in a container.
     zsmalloc : bool
         Whether that allocator is there; only kernels before 6.18 have others to choose from.
     chain : int
@@ -140,7 +143,9 @@ def read_kernel(root: _Root = "/") -> Kernel:
         for line in _text(join(root, "proc/crypto")).splitlines()
         if line.partition(":")[0].strip() == "name"
     }
-    crypto = frozenset(name for name in COMPRESSORS if name in registered or modules.has(f"crypto/{name}.ko"))
+    crypto = frozenset(
+        name for name in COMPRESSORS if name in registered or modules.has(f"crypto/{name}.ko")
+    )
     zswap = _parameters(root)
     devices = tuple(_zram_devices(root))
     if devices or isdir(join(root, _ZRAM_CONTROL)) or modules.builtin("zram/zram.ko"):
@@ -168,7 +173,10 @@ def read_kernel(root: _Root = "/") -> Kernel:
         zram_compressors=zram_compressors,
         zram_default=zram_default,
         zram_devices=devices,
-        zramctl=any(shutil.which("zramctl", path=join(root, at)) for at in ("usr/sbin", "sbin", "usr/bin", "bin")),
+        zramctl=any(
+            shutil.which("zramctl", path=join(root, at))
+            for at in ("usr/sbin", "sbin", "usr/bin", "bin")
+        ),
         swaps=tuple(_swaps(root)),
         access=_access(root),
     )
@@ -191,12 +199,17 @@ def _config(root: _Root, release: str) -> dict[str, str]:
     """The kernel's configuration, where it can be read; values without their quotes."""
     text = ""
     try:
-        with gzip.open(join(root, "proc/config.gz"), "rt", encoding="utf-8", errors="replace") as file:
+        with gzip.open(
+            join(root, "proc/config.gz"), "rt", encoding="utf-8", errors="replace"
+        ) as file:
             text = file.read()
     except (OSError, EOFError):
         for path in (f"boot/config-{release}", f"lib/modules/{release}/config"):
             text = text or (_text(join(root, path)) if release else "")
-    return {name: value.strip('"') for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.MULTILINE)}
+    return {
+        name: value.strip('"')
+        for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.MULTILINE)
+    }
 
 
 class _Modules:
@@ -204,14 +217,19 @@ class _Modules:
 
     def __init__(self, root: _Root, release: str) -> None:
         folder = join(root, "lib/modules", release)
-        loads = exists(join(root, "proc/modules")) and _text(join(root, "proc/sys/kernel/modules_disabled")) != "1"
+        loads = (
+            exists(join(root, "proc/modules"))
+            and _text(join(root, "proc/sys/kernel/modules_disabled")) != "1"
+        )
         there = bool(release) and isdir(folder)
         #: A kernel that loads no modules has nothing that is not seen.
         self.seen = there or not loads
         self._builtin = _text(join(folder, "modules.builtin")).splitlines() if there else []
         self._files = []
         if there and loads:
-            listed = (line.partition(":")[0] for line in _text(join(folder, "modules.dep")).splitlines())
+            listed = (
+                line.partition(":")[0] for line in _text(join(folder, "modules.dep")).splitlines()
+            )
             self._files = [path for path in listed if exists(join(folder, path))]
 
     def builtin(self, name: str) -> bool:
@@ -239,7 +257,9 @@ def _parameters(root: _Root) -> dict[str, str] | None:
 
 def _zram_devices(root: _Root) -> Iterator[ZramDevice]:
     try:
-        names = sorted(name for name in os.listdir(join(root, "sys/block")) if re.fullmatch(r"zram\d+", name))
+        names = sorted(
+            name for name in os.listdir(join(root, "sys/block")) if re.fullmatch(r"zram\d+", name)
+        )
     except OSError:
         return
     for name in names:
@@ -251,7 +271,10 @@ def _zram_devices(root: _Root) -> Iterator[ZramDevice]:
 
 
 def _zram_compressors(
-    devices: tuple[ZramDevice, ...], config: dict[str, str], version: tuple[int, int], crypto: frozenset[str]
+    devices: tuple[ZramDevice, ...],
+    config: dict[str, str],
+    version: tuple[int, int],
+    crypto: frozenset[str],
 ) -> tuple[frozenset[str] | None, str | None]:
     """What zram can compress with, and what a new device takes; None where it cannot be known."""
     default = config.get("CONFIG_ZRAM_DEF_COMP")
@@ -261,7 +284,9 @@ def _zram_compressors(
             return frozenset(device.compressors), default or fresh or device.compressor
     if (0, 0) < version < (6, 12):  # it used the crypto API
         return crypto, default
-    backends = {name for name in COMPRESSORS if config.get(f"CONFIG_ZRAM_BACKEND_{name.upper()}") == "y"}
+    backends = {
+        name for name in COMPRESSORS if config.get(f"CONFIG_ZRAM_BACKEND_{name.upper()}") == "y"
+    }
     if backends:
         return frozenset(backends | ({"lzo-rle"} if "lzo" in backends else set())), default
     return None, default
@@ -275,7 +300,8 @@ def _swaps(root: _Root) -> Iterator[Swap]:
 
 
 def _access(root: _Root) -> str:
-    """Whether zswap's parameters, or zram's control file, may be written; judged by whichever is there."""
+    """Whether zswap's parameters, or zram's control file, may be written; judged by whichever is
+    there."""
     places = (join(PARAMETERS, "enabled"), join(_ZRAM_CONTROL, "hot_add"))
     if any(_mounted_read_only(root, "/" + place) for place in places if exists(join(root, place))):
         return "read-only"

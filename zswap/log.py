@@ -15,7 +15,8 @@ from zswap_core.status import Status
 logger = logging.getLogger("zswap")
 logger.addHandler(logging.NullHandler())  # silent, unless the program wants to hear it
 
-# What comes and goes is told of so many times, and then once a minute: a disk that is nearly full fails every other page.
+# What comes and goes is told of so many times, and then once a minute: a disk that is nearly full
+# fails every other page.
 OFTEN = 8
 SECONDS = 60.0
 
@@ -28,8 +29,9 @@ def _reason(status: int) -> str:
 class Log:
     """What one engine has said so far.
 
-    Everything is said once, until it changes.  A handler may call the engine back, or close it: nothing is held while it runs.
-    What a handler raises is dropped: a page that was stored is not to look refused because its news could not be written down.
+    Everything is said once, until it changes.  A handler may call the engine back, or close it:
+    nothing is held while it runs.  What a handler raises is dropped: a page that was stored is not
+    to look refused because its news could not be written down.
     """
 
     def __init__(self) -> None:
@@ -49,7 +51,8 @@ class Log:
         if not self._was_full:
             self._was_full = True
             self._say(
-                "the pool has reached its limit of %s: until it is down to the accept threshold, pages go to a backing store "
+                "the pool has reached its limit of %s: until it is down to the accept threshold, "
+                "pages go to a backing store "
                 "or are refused",
                 format_bytes(limit),
             )
@@ -61,7 +64,9 @@ class Log:
             if self._often(key):
                 self._failing.add(key)
                 why = store.last_error or os.strerror(code)
-                self._say("%s, of swap area %d, fails to %s pages: %s", store.name, swap_type, verb, why)
+                self._say(
+                    "%s, of swap area %d, fails to %s pages: %s", store.name, swap_type, verb, why
+                )
         elif key in self._failing:
             self._failing.discard(key)
             self._say("%s, of swap area %d, %ss pages again", store.name, swap_type, verb)
@@ -69,7 +74,9 @@ class Log:
     def refused(self, status: int, error: Exception) -> None:
         """Pages are refused."""
         reason = _reason(status)
-        if status != Status.BACKING_FAIL and reason not in self._refused:  # of the store itself it was told
+        if (
+            status != Status.BACKING_FAIL and reason not in self._refused
+        ):  # of the store itself it was told
             self._refused.add(reason)
             if self._often(reason):
                 self._say("pages are refused: %s", error)

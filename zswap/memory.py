@@ -13,7 +13,8 @@ from zswap_core.errors import Error
 __all__ = ["format_bytes", "online_node", "parse_bytes", "pressure_files", "total_ram"]
 
 
-# pathlib is not used here: importing it takes an eighth of the time that importing this package takes.
+# pathlib is not used here: importing it takes an eighth of the time that importing this package
+# takes.
 _Root = str | os.PathLike[str]
 _LONGEST_PATH = 512  # that the engine keeps; the pressure of a cgroup deeper down is not looked at
 
@@ -26,14 +27,16 @@ def _read(path: str) -> str:
         return ""
 
 
-# Where a kernel's cgroups of each version say what limits memory, and how much is used.  Above memory.high tasks are slowed
-# down and their memory reclaimed: to go by memory.max alone would be to live there.
+# Where a kernel's cgroups of each version say what limits memory, and how much is used.  Above
+# memory.high tasks are slowed down and their memory reclaimed: to go by memory.max alone would be
+# to live there.
 _V2 = ("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current")
 _V1 = ("sys/fs/cgroup/memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes")
 
 
 def _cgroups(root: _Root) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Folders of the cgroups that account for this process's memory, its own first; with the files of limits and of use."""
+    """Folders of the cgroups that account for this process's memory, its own first; with the files
+    of limits and of use."""
     for line in _read(join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -47,12 +50,15 @@ def _cgroups(root: _Root) -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 def _cgroup_limits(root: _Root) -> list[tuple[int, str]]:
-    """Memory limits in bytes of this process's cgroups and all above them, and the files that tell how much of each is used."""
+    """Memory limits in bytes of this process's cgroups and all above them, and the files that tell
+    how much of each is used."""
     found = []
     for folder, limits, usage in _cgroups(root):
         for name in limits:
             text = _read(join(folder, name))
-            if text.isdigit() and 0 < int(text) < 1 << 60:  # version 1 writes a huge number for "no limit"
+            if (
+                text.isdigit() and 0 < int(text) < 1 << 60
+            ):  # version 1 writes a huge number for "no limit"
                 found.append((int(text), join(folder, usage)))
     return found
 
@@ -63,19 +69,26 @@ def pressure_files(root: _Root = "/") -> tuple[bytes, bytes, int]:
     Returns
     -------
     tuple
-        The PSI file for this process (its cgroup's, else the machine's; empty where there is none), the file with the memory
-        use of the cgroup with the lowest limit (empty where none has a limit), and that limit in bytes (0: none).
+        The PSI file for this process (its cgroup's, else the machine's; empty where there is none),
+        the file with the memory use of the cgroup with the lowest limit (empty where none has a
+        limit), and that limit in bytes (0: none).
     """
-    places = [*(join(folder, "memory.pressure") for folder, *_ in _cgroups(root)), join(root, "proc/pressure/memory")]
+    places = [
+        *(join(folder, "memory.pressure") for folder, *_ in _cgroups(root)),
+        join(root, "proc/pressure/memory"),
+    ]
     psi = next((os.fsencode(path) for path in places if exists(path)), b"")
-    limit, usage = min(_cgroup_limits(root), key=lambda found: found[0], default=(0, ""))  # its own of two that are equal
+    limit, usage = min(
+        _cgroup_limits(root), key=lambda found: found[0], default=(0, "")
+    )  # its own of two that are equal
     return (psi if len(psi) < _LONGEST_PATH else b""), *(
         (os.fsencode(usage), limit) if len(usage) < _LONGEST_PATH else (b"", 0)
     )
 
 
 def total_ram(root: _Root = "/") -> int:
-    """Memory that this process may use, in bytes: the machine's, or the lowest limit of its cgroups where that is less.
+    """Memory that this process may use, in bytes: the machine's, or the lowest limit of its cgroups
+    where that is less.
 
     Raises
     ------
@@ -85,12 +98,16 @@ def total_ram(root: _Root = "/") -> int:
     match = re.search(r"^MemTotal:\s+(\d+) kB", _read(join(root, "proc/meminfo")), re.MULTILINE)
     total = int(match[1]) * 1024 if match else _physical_memory()
     if total <= 0:
-        raise Error(f"neither {join(root, 'proc/meminfo')} nor sysconf tells how much memory there is; give max_pool_bytes")
+        raise Error(
+            f"neither {join(root, 'proc/meminfo')} nor sysconf tells how much memory there is; "
+            "give max_pool_bytes"
+        )
     return min([total, *(limit for limit, _ in _cgroup_limits(root))])
 
 
 def _physical_memory() -> int:
-    """What the C library says where /proc has no meminfo, as in a service with ProcSubset=pid; 0 when that knows nothing."""
+    """What the C library says where /proc has no meminfo, as in a service with ProcSubset=pid; 0
+    when that knows nothing."""
     try:
         return max(os.sysconf("SC_PHYS_PAGES"), 0) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -107,6 +124,10 @@ def online_node(node: int, root: _Root = "/") -> int:
     """
     text = _read(join(root, "sys/devices/system/node/online")) or "0"
     spans = [part.split("-") for part in text.split(",")]
-    if isinstance(node, bool) or not isinstance(node, int) or not any(int(s[0]) <= node <= int(s[-1]) for s in spans):
+    if (
+        isinstance(node, bool)
+        or not isinstance(node, int)
+        or not any(int(s[0]) <= node <= int(s[-1]) for s in spans)
+    ):
         raise ValueError(f"numa_node {node!r} is not online; there are {text}")
     return node

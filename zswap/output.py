@@ -1,14 +1,15 @@
 """Writing a file so that nothing is lost, and nothing is left behind.
 
-A regular file is replaced at one stroke when the new one is complete; until then, and whenever that fails, the old one stays
-as it was.  The new one has no name while it is written, where the file system can do that (O_TMPFILE), so that not even
-SIGKILL leaves a piece of it behind.  Elsewhere it has a name that nobody can guess, and goes away with every exception,
-which `zswap.signals` makes of signals.
+A regular file is replaced at one stroke when the new one is complete; until then, and whenever that
+fails, the old one stays as it was.  The new one has no name while it is written, where the file
+system can do that (O_TMPFILE), so that not even SIGKILL leaves a piece of it behind.  Elsewhere it
+has a name that nobody can guess, and goes away with every exception, which `zswap.signals` makes of
+signals.
 
-What is no regular file (a device, a pipe, a terminal's end) is written into and stays what it is.  Symbolic links are
-followed, by the kernel first, as it may forbid that (protected_symlinks).  ``-``, ``/dev/stdout`` and ``/dev/fd/N`` are the
-open descriptors, at their positions.  A file that is mounted in its place, or lies in a folder in which nothing can be made,
-can only be written over.
+What is no regular file (a device, a pipe, a terminal's end) is written into and stays what it is.
+Symbolic links are followed, by the kernel first, as it may forbid that (protected_symlinks).
+``-``, ``/dev/stdout`` and ``/dev/fd/N`` are the open descriptors, at their positions.  A file that
+is mounted in its place, or lies in a folder in which nothing can be made, can only be written over.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 
 
 class OutputError(Error):
-    """A file that cannot be written; the message names it and the remedy.  What is there is as it was."""
+    """A file that cannot be written; the message names it and the remedy.  What is there is as it
+    was."""
 
 
 class OutputFailed(OutputError):
@@ -52,7 +54,8 @@ class _Descriptor(Exception):
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Find out whether a file can probably be written, before the work is done whose result it is to hold.
+    """Find out whether a file can probably be written, before the work is done whose result it is
+    to hold.
 
     Raises
     ------
@@ -67,7 +70,9 @@ def check(path: str | os.PathLike[str]) -> None:
         except FileNotFoundError:
             with contextlib.suppress(_Descriptor):
                 folder, name = _resolved(path, keep)
-                if not name or not os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
+                if not name or not os.access(
+                    ".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True
+                ):
                     raise OSError(errno.EACCES if name else errno.EISDIR, "") from None
             return
         if stat.S_ISDIR(mode):
@@ -78,20 +83,23 @@ def check(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[io.RawIOBase]:
-    """Open a file for writing bytes; it is there when the block ends, and not at all when that ends with an exception.
+    """Open a file for writing bytes; it is there when the block ends, and not at all when that ends
+    with an exception.
 
     Parameters
     ----------
     path : path-like
         ``-`` for standard output.
     private : bool
-        Whether the file must be readable by its owner alone, who is this user.  Else a new one has the permissions of any
-        new file, and a file that is replaced leaves its owner, group and permissions to the new one.
+        Whether the file must be readable by its owner alone, who is this user.  Else a new one has
+        the permissions of any new file, and a file that is replaced leaves its owner, group and
+        permissions to the new one.
 
     Yields
     ------
     file
-        A raw binary file.  A call of its ``write`` writes everything; a reader that has gone away is a BrokenPipeError.
+        A raw binary file.  A call of its ``write`` writes everything; a reader that has gone away
+        is a BrokenPipeError.
 
     Raises
     ------
@@ -140,7 +148,8 @@ class _File(io.FileIO):
 
 @dataclass
 class _Place:
-    """Where the file goes: a descriptor to write into, or a name in a folder, and what has it now."""
+    """Where the file goes: a descriptor to write into, or a name in a folder, and what has it
+    now."""
 
     into: int | None = None
     folder: int | None = None

@@ -32,7 +32,11 @@ def boolean(value: object) -> bool:
 def percent(value: object) -> int:
     """Read a whole number from 0 to 100."""
     number = int(value) if isinstance(value, str) and value.isdigit() else value
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number <= 100:
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, (int, np.integer))
+        or not 0 <= number <= 100
+    ):
         raise ValueError(f"{value!r} is no percentage; give a whole number from 0 to 100")
     return int(number)
 
@@ -44,7 +48,11 @@ def optional_bytes(value: object) -> int | None:
 
 def seconds(value: object) -> float:
     """Read a time in seconds, more than 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not 0 < value <= 86400:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or not 0 < value <= 86400
+    ):
         raise ValueError(f"{value!r} is no interval; give seconds, more than 0 and at most 86400")
     return float(value)
 
@@ -53,8 +61,14 @@ def optional_count(value: object) -> int | None:
     """Read a number of pages, or None for no limit."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is no number of pages; give a whole number, or None for no limit")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, np.integer))
+        or not 0 <= value < 1 << 62
+    ):
+        raise ValueError(
+            f"{value!r} is no number of pages; give a whole number, or None for no limit"
+        )
     return int(value)
 
 
@@ -93,28 +107,38 @@ READERS: dict[str, Callable[[object], Any]] = {
 
 
 def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ...]) -> str:
-    """Say that `owner` no such attribute, and what was meant: one of `attributes`, or a parameter, written as in `form`."""
+    """Say that `owner` no such attribute, and what was meant: one of `attributes`, or a parameter,
+    written as in `form`."""
     near = [name] if name in READERS else get_close_matches(name, [*attributes, *READERS], 1)
-    meant = f"; did you mean {near[0] if near[0] in attributes else form.format(near[0])}?" if near else ""
+    meant = (
+        f"; did you mean {near[0] if near[0] in attributes else form.format(near[0])}?"
+        if near
+        else ""
+    )
     return f"{owner} no attribute {name!r} to set{meant}"
 
 
 class Parameters(MutableMapping[str, Any]):
-    """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError and changes nothing.
+    """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError
+    and changes nothing.
 
-    ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``, ``same_filled_pages_enabled``,
-    ``non_same_filled_pages_enabled``, ``exclusive_loads`` and ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is
-    zram's: how many pages may still be written back, counted down as they are, None for no limit.  A load with
-    ``exclusive_loads`` frees the page, also in the backing store.  Ours are ``max_pool_bytes`` (None: the percentage counts),
-    ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them raw), ``latency`` (time stores and
-    loads, for `ZSwap.latency`), ``checksum`` (which does not change any more), ``shrinker_interval`` in seconds and
-    ``writeback_rate`` in pages a second (None: no limit).
+    ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``,
+    ``same_filled_pages_enabled``, ``non_same_filled_pages_enabled``, ``exclusive_loads`` and
+    ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is zram's: how many pages may still
+    be written back, counted down as they are, None for no limit.  A load with ``exclusive_loads``
+    frees the page, also in the backing store.  Ours are ``max_pool_bytes`` (None: the percentage
+    counts), ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them
+    raw), ``latency`` (time stores and loads, for `ZSwap.latency`), ``checksum`` (which does not
+    change any more), ``shrinker_interval`` in seconds and ``writeback_rate`` in pages a second
+    (None: no limit).
     """
 
     __slots__ = ("__weakref__", "_lock", "_ref", "_values")
 
     def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
-        self._ref = weakref.ref(engine)  # not a cycle: the last reference to an engine frees its memory
+        self._ref = weakref.ref(
+            engine
+        )  # not a cycle: the last reference to an engine frees its memory
         self._lock = Lock()  # one change at a time
         self._values = {key: READERS[key](value) for key, value in values.items()}
 
@@ -157,7 +181,9 @@ class Parameters(MutableMapping[str, Any]):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self.__slots__:
-            raise AttributeError(not_an_attribute("the parameters have", name, "parameters[{!r}]", ()))
+            raise AttributeError(
+                not_an_attribute("the parameters have", name, "parameters[{!r}]", ())
+            )
         super().__setattr__(name, value)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:

@@ -25,13 +25,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "PlotError", "check_path", "draw", "prepare", "save", "save_picture", "settings"]
+__all__ = [
+    "FORMATS",
+    "PlotError",
+    "check_path",
+    "draw",
+    "prepare",
+    "save",
+    "save_picture",
+    "settings",
+]
 
 #: File formats by the ending of the name.
 FORMATS = ("png", "svg", "pdf")
 
 _INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")  # Okabe and Ito: told apart by everybody
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#8a6d00",
+    "#56b4e9",
+)  # Okabe and Ito: told apart by everybody
 _BINS = 64
 
 
@@ -48,7 +64,9 @@ def check_path(path: str) -> None:
     OutputError
     """
     if _ending(path) not in FORMATS:
-        raise PlotError(f"cannot draw {path}: its name must end in {', '.join('.' + f for f in FORMATS)}")
+        raise PlotError(
+            f"cannot draw {path}: its name must end in {', '.join('.' + f for f in FORMATS)}"
+        )
     _matplotlib()
     check(path)
 
@@ -93,7 +111,8 @@ def _ending(path: str) -> str:
 
 @contextlib.contextmanager
 def settings() -> Iterator[None]:
-    """Draw by our settings, not by those that the user has for his own pictures; names are text, not formulas."""
+    """Draw by our settings, not by those that the user has for his own pictures; names are text,
+    not formulas."""
     matplotlib = _matplotlib()
     ours = {
         "font.family": "sans-serif",
@@ -121,9 +140,9 @@ def _matplotlib() -> Any:
 def prepare(path: str) -> None:
     """Make sure, as a command does before it measures, that a picture can be made and written.
 
-    matplotlib is imported without what it would read then: a matplotlibrc (it begins in the working directory, whoever owns
-    that), and MPLBACKEND (which a notebook sets for its children).  For the process of a command only: the working directory
-    changes meanwhile.
+    matplotlib is imported without what it would read then: a matplotlibrc (it begins in the working
+    directory, whoever owns that), and MPLBACKEND (which a notebook sets for its children).  For the
+    process of a command only: the working directory changes meanwhile.
 
     Raises
     ------
@@ -183,7 +202,9 @@ def _drawn(analysis: Analysis) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(
-        figsize=(13, 6.2), facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.04)
+        figsize=(13, 6.2),
+        facecolor="white",
+        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.04),
     )
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
@@ -206,9 +227,11 @@ def _drawn(analysis: Analysis) -> Figure:
     )
     best = analysis.estimate(analysis.advice.balanced, analysis.advice.zpool)
     subtitle = (
-        f"{format_bytes(analysis.target_bytes)}, {analysis.sampled_pages:,} of {analysis.total_pages:,} pages measured, "
+        f"{format_bytes(analysis.target_bytes)}, {analysis.sampled_pages:,} of "
+        f"{analysis.total_pages:,} pages measured, "
         f"{100 * analysis.same_filled:.1f} % same-filled.  "
-        f"{best.compressor} would save {size_and_margin(best.saved_bytes, best.margin_bytes)} ({100 * best.saved:.0f} %)"
+        f"{best.compressor} would save {size_and_margin(best.saved_bytes, best.margin_bytes)} "
+        f"({100 * best.saved:.0f} %)"
     )
     figure.supxlabel(subtitle, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
     _label_points(figure, left, analysis, colours)
@@ -225,7 +248,10 @@ def _points(analysis: Analysis) -> list[tuple[CompressorResult, float, float, fl
     for result in analysis.compressors:
         e = analysis.estimate(result.name, analysis.advice.zpool)
         if math.isfinite(result.load.median) and math.isfinite(e.effective_ratio):
-            low, high = (e.target_bytes / max(e.target_bytes - saved, 1) for saved in (e.saved_low, e.saved_high))
+            low, high = (
+                e.target_bytes / max(e.target_bytes - saved, 1)
+                for saved in (e.saved_low, e.saved_high)
+            )
             points.append((result, result.load.median / 1000, e.effective_ratio, low, high))
     return points
 
@@ -236,7 +262,12 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     points = _points(analysis)
     for result, load, ratio, low, high in points:
         axes.plot(
-            [load, result.load.p99 / 1000], [ratio, ratio], color=colours[result.name], alpha=0.35, linewidth=2, zorder=2
+            [load, result.load.p99 / 1000],
+            [ratio, ratio],
+            color=colours[result.name],
+            alpha=0.35,
+            linewidth=2,
+            zorder=2,
         )
         axes.errorbar(
             load,
@@ -246,7 +277,15 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
             capsize=3,
             zorder=3,
         )
-        axes.plot(load, ratio, "o", markersize=10, color=colours[result.name], markeredgecolor="white", zorder=4)
+        axes.plot(
+            load,
+            ratio,
+            "o",
+            markersize=10,
+            color=colours[result.name],
+            markeredgecolor="white",
+            zorder=4,
+        )
     axes.set_xscale("log")
     if points:
         times = [load for _, load, *_ in points] + [r.load.p99 / 1000 for r, *_ in points]
@@ -257,13 +296,24 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("µs to load a page (median; the line reaches to the 99th percentile)", color=_INK, fontsize=11.5)
+    axes.set_xlabel(
+        "µs to load a page (median; the line reaches to the 99th percentile)",
+        color=_INK,
+        fontsize=11.5,
+    )
     axes.set_ylabel("effective ratio, allocator and metadata counted", color=_INK, fontsize=11.5)
-    axes.set_title(f"Density against speed ({analysis.advice.zpool})", loc="left", fontsize=13, color=_INK, pad=10)
+    axes.set_title(
+        f"Density against speed ({analysis.advice.zpool})",
+        loc="left",
+        fontsize=13,
+        color=_INK,
+        pad=10,
+    )
 
 
 def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:
-    """Put each name beside its point, where it covers neither another point, its lines, nor another name."""
+    """Put each name beside its point, where it covers neither another point, its lines, nor another
+    name."""
     points = _points(analysis)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -299,7 +349,8 @@ def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[
             mine = (box.x0 - 2, box.y0 - 1, box.x1 + 2, box.y1 + 1)
             badness = sum(_overlap(mine, other) for other in taken)
             badness += 10 * (
-                (box.x1 - box.x0) * (box.y1 - box.y0) - _overlap((box.x0, box.y0, box.x1, box.y1), frame.extents)
+                (box.x1 - box.x0) * (box.y1 - box.y0)
+                - _overlap((box.x0, box.y0, box.x1, box.y1), frame.extents)
             )
             if best is None or badness < best[0] - 1e-6:
                 if best is not None:
@@ -314,11 +365,14 @@ def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[
 
 
 def _overlap(a: Any, b: Any) -> float:
-    return float(max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1])))
+    return float(
+        max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    )
 
 
 def _shown_sizes(analysis: Analysis) -> list[CompressorResult]:
-    """At most three distributions fit one picture: those of the advice, one level of each, and the first measured."""
+    """At most three distributions fit one picture: those of the advice, one level of each, and the
+    first measured."""
     advice = analysis.advice
     names = (advice.fastest, advice.balanced, advice.densest, analysis.compressors[0].name)
     by_base: dict[str, str] = {}
@@ -337,13 +391,17 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
         bins = result.histogram[1:].reshape(_BINS, -1).sum(axis=1)
         share = 100 * bins / result.pages
         top = max(top, float(share.max()))
-        axes.stairs(share, edges, color=colours[result.name], linewidth=2, label=result.name, zorder=3)
+        axes.stairs(
+            share, edges, color=colours[result.name], linewidth=2, label=result.name, zorder=3
+        )
         axes.stairs(share, edges, color=colours[result.name], fill=True, alpha=0.10, zorder=2)
     top = top or 1.0
     slots = analysis.zpool_slots.get(analysis.advice.zpool)
     if slots is not None and slots.size > 1:
         saving = slots[:-1]
-        axes.vlines(saving, -0.055 * top, -0.015 * top, color=_FAINT, linewidth=0.9, clip_on=False, zorder=4)
+        axes.vlines(
+            saving, -0.055 * top, -0.015 * top, color=_FAINT, linewidth=0.9, clip_on=False, zorder=4
+        )
         axes.axvspan(float(saving[-1]), size, color="#b00020", alpha=0.07, linewidth=0, zorder=0)
         axes.annotate(
             f"over {int(saving[-1]):,} bytes:\na whole page, nothing saved",
@@ -360,8 +418,22 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     axes.set_ylim(-0.07 * top, top * 1.2)  # the names and the remark stand above the bars
     axes.xaxis.set_major_locator(MultipleLocator(size / 8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 0 else ""))
-    axes.set_xlabel("bytes of a compressed page (ticks: the allocator's size classes)", color=_INK, fontsize=11.5)
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value >= 0 else "")
+    )
+    axes.set_xlabel(
+        "bytes of a compressed page (ticks: the allocator's size classes)",
+        color=_INK,
+        fontsize=11.5,
+    )
     axes.set_ylabel(f"% of pages, in bins of {size // _BINS} bytes", color=_INK, fontsize=11.5)
-    axes.set_title("What pages compress to (same-filled pages left out)", loc="left", fontsize=13, color=_INK, pad=10)
-    axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=12, columnspacing=1.2, handlelength=1.2)
+    axes.set_title(
+        "What pages compress to (same-filled pages left out)",
+        loc="left",
+        fontsize=13,
+        color=_INK,
+        pad=10,
+    )
+    axes.legend(
+        loc="upper left", ncols=3, frameon=False, fontsize=12, columnspacing=1.2, handlelength=1.2
+    )

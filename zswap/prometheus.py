@@ -4,10 +4,12 @@ Needs prometheus-client: ``pip install 'zswap[prometheus]'``.
 
 from zswap_core.locks import Lock
 
-Counters and gauges carry the kernel's names behind ``zswap_``, sizes end in ``_bytes`` and counters in ``_total``.  Refused
-stores are one counter, ``zswap_rejects_total``, with a label ``reason``; each pool has gauges with the labels ``compressor``
-and ``zpool``.  The latencies of stores and loads are histograms, empty unless the engine's parameter ``latency`` is or was
-on.  Nothing is counted beside what the engine counts anyway: stores and loads cost what they cost without a collector.
+Counters and gauges carry the kernel's names behind ``zswap_``, sizes end in ``_bytes`` and counters
+in ``_total``.  Refused stores are one counter, ``zswap_rejects_total``, with a label ``reason``;
+each pool has gauges with the labels ``compressor`` and ``zpool``.  The latencies of stores and
+loads are histograms, empty unless the engine's parameter ``latency`` is or was on.  Nothing is
+counted beside what the engine counts anyway: stores and loads cost what they cost without a
+collector.
 """
 
 from __future__ import annotations
@@ -19,10 +21,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 try:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
     from prometheus_client.registry import Collector as BaseCollector
 except ImportError as error:
-    raise ImportError("zswap.prometheus needs prometheus-client: pip install 'zswap[prometheus]'") from error
+    raise ImportError(
+        "zswap.prometheus needs prometheus-client: pip install 'zswap[prometheus]'"
+    ) from error
 
 from zswap_core.locks import Lock
 
@@ -38,18 +47,38 @@ _GAUGES = (
     ("max_pool_bytes", "max_pool_bytes", "Limit on the memory of all allocators."),
     ("pool_total_size_bytes", "pool_total_size", "Memory of all allocators, whole pages counted."),
     ("idle_bytes", "idle_bytes", "Allocator memory kept for reuse without holding anything."),
-    ("metadata_bytes", "metadata_bytes", "Memory for entries, index, allocator bookkeeping and scratch."),
+    (
+        "metadata_bytes",
+        "metadata_bytes",
+        "Memory for entries, index, allocator bookkeeping and scratch.",
+    ),
     ("resident_bytes", "resident_bytes", "Memory taken in all: allocators and metadata."),
     ("stored_pages", "stored_pages", "Pages held in memory."),
     ("stored_bytes", "stored_bytes", "Size of the pages held in memory, before compression."),
-    ("compressed_bytes", "compressed_bytes", "Payload: sum of the compressed sizes of the pages held in memory."),
+    (
+        "compressed_bytes",
+        "compressed_bytes",
+        "Payload: sum of the compressed sizes of the pages held in memory.",
+    ),
     ("same_filled_pages", "same_filled_pages", "Pages held as one repeated word."),
-    ("stored_incompressible_pages", "stored_incompressible_pages", "Pages held raw because they did not compress."),
+    (
+        "stored_incompressible_pages",
+        "stored_incompressible_pages",
+        "Pages held raw because they did not compress.",
+    ),
     ("backed_pages", "backed_pages", "Pages in backing stores."),
     ("backed_areas", "backed_areas", "Swap areas that have a backing store."),
     ("encrypted_areas", "encrypted_areas", "Swap areas whose swap file is encrypted."),
-    ("compression_ratio", "compression_ratio", "Bytes of the held pages over all memory taken; 0 when nothing is held."),
-    ("payload_ratio", "payload_ratio", "Bytes of the pages compressed over their payload; 0 when there are none."),
+    (
+        "compression_ratio",
+        "compression_ratio",
+        "Bytes of the held pages over all memory taken; 0 when nothing is held.",
+    ),
+    (
+        "payload_ratio",
+        "payload_ratio",
+        "Bytes of the pages compressed over their payload; 0 when there are none.",
+    ),
 )
 _COUNTERS = (
     ("duplicate_entry", "duplicate_entry", "Stores that replaced a held page."),
@@ -57,13 +86,29 @@ _COUNTERS = (
     ("load_misses", "load_misses", "Loads that found nothing."),
     ("invalidates", "invalidates", "Pages invalidated."),
     ("decompress_fail", "decompress_fail", "Pages that could not be decompressed."),
-    ("written_back_pages", "written_back_pages", "Pages that went to a backing store because they were cold."),
-    ("written_through_pages", "written_through_pages", "Pages that went to a backing store because they were refused."),
+    (
+        "written_back_pages",
+        "written_back_pages",
+        "Pages that went to a backing store because they were cold.",
+    ),
+    (
+        "written_through_pages",
+        "written_through_pages",
+        "Pages that went to a backing store because they were refused.",
+    ),
     ("backing_loads", "backing_loads", "Pages read from a backing store."),
-    ("reject_reclaim_fail", "reject_reclaim_fail", "Pages that could not be written back and stay held."),
+    (
+        "reject_reclaim_fail",
+        "reject_reclaim_fail",
+        "Pages that could not be written back and stay held.",
+    ),
     ("backing_write_fail", "backing_write_fail", "Pages that a backing store failed to write."),
     ("backing_read_fail", "backing_read_fail", "Pages that a backing store failed to read."),
-    ("checksum_fail", "checksum_fail", "Pages in memory that were not what their checksum was made of."),
+    (
+        "checksum_fail",
+        "checksum_fail",
+        "Pages in memory that were not what their checksum was made of.",
+    ),
     ("backing_checksum_fail", "backing_checksum_fail", "Pages from a backing store that were not."),
     ("pages_compacted", "pages_compacted", "Allocator pages that compaction has freed."),
 )
@@ -81,7 +126,11 @@ _REASONS = (
 # Name behind "zswap_pool_", field of PoolInfo, help.
 _POOL_GAUGES = (
     ("current", "current", "Whether stores go to this pool: 1 or 0."),
-    ("stored_pages", "stored_pages", "Entries that live in this pool; same-filled pages live in none."),
+    (
+        "stored_pages",
+        "stored_pages",
+        "Entries that live in this pool; same-filled pages live in none.",
+    ),
     ("size_bytes", "total_size", "Memory of this pool's allocator."),
     ("references", "references", "What keeps this pool alive: its entries, and being current."),
 )
@@ -90,7 +139,9 @@ _HISTOGRAMS = (
     ("store_seconds", "store", "Time to store a page, while the parameter latency was on."),
     ("load_seconds", "load", "Time to load a page, while the parameter latency was on."),
 )
-_POWERS = range(8, 31, 2)  # of two, in nanoseconds: where the histograms' buckets end, from 256 ns to 1.07 s
+_POWERS = range(
+    8, 31, 2
+)  # of two, in nanoseconds: where the histograms' buckets end, from 256 ns to 1.07 s
 _OWN_LABELS = ("reason", "compressor", "zpool", "le")
 
 
@@ -111,15 +162,20 @@ class _Engine:
 
 
 def _buckets(latency: Latency) -> list[tuple[str, float]]:
-    """The cumulative counts that Prometheus wants; each of its buckets is some whole ones of ours."""
+    """The cumulative counts that Prometheus wants; each of its buckets is some whole ones of
+    ours."""
     ends = dict(zip(latency.bounds, itertools.accumulate(latency.counts, initial=0), strict=True))
-    return [*((repr(2**power / 1e9), float(ends[2**power])) for power in _POWERS), ("+Inf", float(latency.count))]
+    return [
+        *((repr(2**power / 1e9), float(ends[2**power])) for power in _POWERS),
+        ("+Inf", float(latency.count)),
+    ]
 
 
 class Collector(BaseCollector):
     """Shows engines to a Prometheus registry.  Nothing is read but when the registry collects.
 
-    An engine that was closed, or of which nothing else is left, has no samples any more; in a forked child none has any.
+    An engine that was closed, or of which nothing else is left, has no samples any more; in a
+    forked child none has any.
 
     Parameters
     ----------
@@ -133,7 +189,8 @@ class Collector(BaseCollector):
     ImportError
         On import of this module, when prometheus-client is missing.
     ValueError
-        For a label name that Prometheus does not take, or that is used here: reason, compressor, zpool, le.
+        For a label name that Prometheus does not take, or that is used here: reason, compressor,
+        zpool, le.
 
     Examples
     --------
@@ -152,14 +209,20 @@ class Collector(BaseCollector):
         self._engines: list[_Engine] = []
         self._names = tuple(sorted(labels or ()))
         for name in self._names:
-            if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__") or name in _OWN_LABELS:
+            if (
+                not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name)
+                or name.startswith("__")
+                or name in _OWN_LABELS
+            ):
                 raise ValueError(
-                    f"{name!r} cannot be an engine's label: letters, digits and _ can, but not {', '.join(_OWN_LABELS)}"
+                    f"{name!r} cannot be an engine's label: letters, digits and _ can, but not "
+                    f"{', '.join(_OWN_LABELS)}"
                 )
         self.add(z, labels=labels)
 
     def add(self, z: ZSwap, *, labels: Mapping[str, str] | None = None) -> None:
-        """Show one more engine.  (A registry takes each name from one collector only, so engines share one.)
+        """Show one more engine.  (A registry takes each name from one collector only, so engines
+        share one.)
 
         Parameters
         ----------
@@ -171,13 +234,19 @@ class Collector(BaseCollector):
         Raises
         ------
         ValueError
-            When the labels do not have the first engine's names, or another engine has their values.
+            When the labels do not have the first engine's names, or another engine has their
+            values.
         """
         mine = {name: str(value) for name, value in (labels or {}).items()}
         if tuple(sorted(mine)) != self._names:
-            raise ValueError(f"labels {sorted(mine)} given; every engine of a collector needs {list(self._names)}")
+            raise ValueError(
+                f"labels {sorted(mine)} given; every engine of a collector needs "
+                f"{list(self._names)}"
+            )
         with self._lock:
-            self._engines = [e for e in self._engines if (other := e.ref()) is not None and not other.closed]
+            self._engines = [
+                e for e in self._engines if (other := e.ref()) is not None and not other.closed
+            ]
             if any(e.labels == mine for e in self._engines):
                 raise ValueError(f"another engine has the labels {mine}; give each its own")
             self._engines.append(_Engine(z, mine))
@@ -192,18 +261,26 @@ class Collector(BaseCollector):
         rows = iter(families)
         with self._lock:
             readings = [(e, reading) for e in self._engines if (reading := e.read()) is not None]
-            for e, (stats, *_) in readings:  # while a pool is being freed, its part of this is missing for a moment
+            for e, (
+                stats,
+                *_,
+            ) in readings:  # while a pool is being freed, its part of this is missing for a moment
                 e.compacted = max(e.compacted, stats.pages_compacted)
         for (_, field, _), family in zip(_GAUGES + _COUNTERS, rows, strict=False):
             for e, (stats, *_) in readings:
-                family.add_metric(self._values(e), e.compacted if field == "pages_compacted" else getattr(stats, field))
+                family.add_metric(
+                    self._values(e),
+                    e.compacted if field == "pages_compacted" else getattr(stats, field),
+                )
         rejects = next(rows)
         for e, (stats, *_) in readings:
             for reason, field in _REASONS:
                 rejects.add_metric([*self._values(e), reason], getattr(stats, field))
         for (_, field, _), family in zip(_POOL_GAUGES, rows, strict=False):
             for e, (_, pools, _) in readings:
-                sums: dict[tuple[str, str], int] = {}  # pools alike in both names are one to Prometheus
+                sums: dict[
+                    tuple[str, str], int
+                ] = {}  # pools alike in both names are one to Prometheus
                 for pool in pools:
                     key = pool.compressor, pool.zpool
                     sums[key] = sums.get(key, 0) + getattr(pool, field)
@@ -211,7 +288,9 @@ class Collector(BaseCollector):
                     family.add_metric([*self._values(e), *key], value)
         for (_, kind, _), family in zip(_HISTOGRAMS, rows, strict=True):
             for e, (_, _, latencies) in readings:
-                family.add_metric(self._values(e), _buckets(latencies[kind]), latencies[kind].total / 1e9)
+                family.add_metric(
+                    self._values(e), _buckets(latencies[kind]), latencies[kind].total / 1e9
+                )
         yield from families
 
     def _values(self, e: _Engine) -> list[str]:
@@ -222,11 +301,21 @@ class Collector(BaseCollector):
         names = self._names
         return [
             *(GaugeMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _GAUGES),
-            *(CounterMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _COUNTERS),
-            CounterMetricFamily("zswap_rejects", "Stores refused, by reason.", labels=(*names, "reason")),
             *(
-                GaugeMetricFamily(f"zswap_pool_{name}", text, labels=(*names, "compressor", "zpool"))
+                CounterMetricFamily(f"zswap_{name}", text, labels=names)
+                for name, _, text in _COUNTERS
+            ),
+            CounterMetricFamily(
+                "zswap_rejects", "Stores refused, by reason.", labels=(*names, "reason")
+            ),
+            *(
+                GaugeMetricFamily(
+                    f"zswap_pool_{name}", text, labels=(*names, "compressor", "zpool")
+                )
                 for name, _, text in _POOL_GAUGES
             ),
-            *(HistogramMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _HISTOGRAMS),
+            *(
+                HistogramMetricFamily(f"zswap_{name}", text, labels=names)
+                for name, _, text in _HISTOGRAMS
+            ),
         ]

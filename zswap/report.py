@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from zswap.analyze import Analysis
     from zswap.estimate import CompressorResult, Estimate, Timing
 
-__all__ = ["JSON_VERSION", "analysis_json", "compressors_json", "print_analysis", "print_compressors", "size_and_margin"]
+__all__ = [
+    "JSON_VERSION",
+    "analysis_json",
+    "compressors_json",
+    "print_analysis",
+    "print_compressors",
+    "size_and_margin",
+]
 
 #: Raised when a key changes its meaning or goes away; new keys may come at any time.
 JSON_VERSION = 1
@@ -57,7 +64,7 @@ def _microseconds(timing: float) -> str:
     return f"{timing / 1000:.1f} µs"
 
 
-# ---- text -------------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------
 
 
 def _table(*columns: str, left: int = 1) -> Table:
@@ -65,14 +72,23 @@ def _table(*columns: str, left: int = 1) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False
+    )
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            column, justify="left" if number < left else "right", no_wrap=True, overflow="ellipsis"
+        )
     return table
 
 
 def print_analysis(
-    analysis: Analysis, console: Console, *, everything: bool = False, maps: bool = False, top: int = 12
+    analysis: Analysis,
+    console: Console,
+    *,
+    everything: bool = False,
+    maps: bool = False,
+    top: int = 12,
 ) -> None:
     """Print the report on a target.
 
@@ -89,7 +105,9 @@ def print_analysis(
     """
 
     def say(text: str = "", style: str | None = None) -> None:
-        whole = not console.is_terminal or text.startswith("  ")  # what is to be copied is not wrapped
+        whole = not console.is_terminal or text.startswith(
+            "  "
+        )  # what is to be copied is not wrapped
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=whole)
 
     say(_heading(analysis), "bold")
@@ -104,7 +122,10 @@ def print_analysis(
         console.print(_compressor_table(analysis))
         say()
         confidence = "" if analysis.sampled_pages == analysis.total_pages else "± 95 % confidence; "
-        say(f"Saved on the whole target ({confidence}its share of the allocator's pages and metadata counted)")
+        say(
+            f"Saved on the whole target ({confidence}its share of the allocator's pages and "
+            "metadata counted)"
+        )
         console.print(_estimate_table(analysis, console.width >= _WIDE))
         say()
         for line in _notes(analysis):
@@ -123,7 +144,9 @@ def print_analysis(
 
 
 def _heading(analysis: Analysis) -> str:
-    what = {"process": "of anonymous memory in RAM", "file": "", "core": "of memory in the dump"}[analysis.kind]
+    what = {"process": "of anonymous memory in RAM", "file": "", "core": "of memory in the dump"}[
+        analysis.kind
+    ]
     if analysis.demonstration:
         return f"{analysis.title}, {format_bytes(analysis.target_bytes)}"
     text = f"{analysis.title}: {format_bytes(analysis.target_bytes)} {what}".rstrip()
@@ -154,11 +177,16 @@ def _choice_table(analysis: Analysis) -> Table:
     table.columns[-1].justify = "left"
     table.padding = (0, 0, 0, 1)  # for 80 columns
     for choice in analysis.advice.choices:
-        ways = ", ".join(f"{way} (default)" if way in choice.default_of else way for way in choice.ways)
+        ways = ", ".join(
+            f"{way} (default)" if way in choice.default_of else way for way in choice.ways
+        )
         if choice.measured is None:
             table.add_row(choice.name, "not measured", "", "", "", ways)
             continue
-        e, r = analysis.estimate(choice.measured, analysis.advice.zpool), analysis.compressor(choice.measured)
+        e, r = (
+            analysis.estimate(choice.measured, analysis.advice.zpool),
+            analysis.compressor(choice.measured),
+        )
         table.add_row(
             choice.name,
             size_and_margin(e.saved_bytes, e.margin_bytes),
@@ -171,7 +199,9 @@ def _choice_table(analysis: Analysis) -> Table:
 
 
 def _compressor_table(analysis: Analysis) -> Table:
-    table = _table("\ncompressor", "payload\nratio", "store ns\nmedian", "\np99", "load ns\nmedian", "\np99")
+    table = _table(
+        "\ncompressor", "payload\nratio", "store ns\nmedian", "\np99", "load ns\nmedian", "\np99"
+    )
     for result in analysis.compressors:
         table.add_row(
             result.name,
@@ -210,11 +240,19 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
 
 def _notes(analysis: Analysis) -> Iterable[str]:
     names = [r.name for r in analysis.compressors]
-    if adapted := [r.name for r in analysis.compressors if r.through_python and r.name != DEFLATE_KERNEL]:
-        yield f"{', '.join(adapted)}: called through Python: slower than the C library, and not quite its sizes."
+    if adapted := [
+        r.name for r in analysis.compressors if r.through_python and r.name != DEFLATE_KERNEL
+    ]:
+        yield (
+            f"{', '.join(adapted)}: called through Python: slower than the C library, and not "
+            "quite its sizes."
+        )
     if DEFLATE_KERNEL in names:
         pages = analysis.compressor(DEFLATE_KERNEL).pages
-        yield f"{DEFLATE_KERNEL}: zlib as the kernel has it (level 6, 2 KiB window), on {pages:,} pages."
+        yield (
+            f"{DEFLATE_KERNEL}: zlib as the kernel has it (level 6, 2 KiB window), on {pages:,} "
+            "pages."
+        )
     if ours := [name for name in names if name.partition(":")[0] == "lref"]:
         yield f"{', '.join(ours)}: this library's own; no kernel has such a codec."
     zpools = {e.zpool for e in analysis.estimates}
@@ -223,28 +261,49 @@ def _notes(analysis: Analysis) -> Iterable[str]:
     if any(name.startswith("zsmalloc-kernel") for name in zpools):
         yield "zsmalloc-kernel: Linux zswap or zram, 8-byte handles, 64 bytes a page beside."
     if unused := max((e.unused_bytes for e in analysis.estimates), default=0):
-        yield f"A pool that holds nothing else takes up to {format_bytes(unused)} more: its last zspages are not full."
+        yield (
+            f"A pool that holds nothing else takes up to {format_bytes(unused)} more: its last "
+            "zspages are not full."
+        )
 
 
 def _zero_lines(analysis: Analysis, everything: bool) -> Iterable[str]:
-    """What remains of the savings when pages of zeros are taken for memory that was never touched."""
+    """What remains of the savings when pages of zeros are taken for memory that was never
+    touched."""
     if analysis.kind == "process" or analysis.zeros < _MANY_ZEROS:
         return
     what = "a dump" if analysis.kind == "core" else "an image of memory"
-    yield f"{_percent(analysis.zeros)} of the pages are all zeros; in {what} those never touched look so, and took no memory."
-    names = {r.name for r in analysis.compressors} if everything else {c.measured for c in analysis.advice.choices}
-    if rest := [e for e in analysis.without_zeros if e.zpool == analysis.advice.zpool and e.compressor in names]:
+    yield (
+        f"{_percent(analysis.zeros)} of the pages are all zeros; in {what} those never touched "
+        "look so, and took no memory."
+    )
+    names = (
+        {r.name for r in analysis.compressors}
+        if everything
+        else {c.measured for c in analysis.advice.choices}
+    )
+    if rest := [
+        e
+        for e in analysis.without_zeros
+        if e.zpool == analysis.advice.zpool and e.compressor in names
+    ]:
         saved = ", ".join(
-            f"{e.compressor} {_percent(e.saved)} (not {_percent(analysis.estimate(e.compressor, e.zpool).saved)})"
+            f"{e.compressor} {_percent(e.saved)} (not "
+            f"{_percent(analysis.estimate(e.compressor, e.zpool).saved)})"
             for e in rest
         )
-        yield f"Without them, {format_bytes(rest[0].target_bytes)}, {rest[0].zpool} saves with {saved}."
+        yield (
+            f"Without them, {format_bytes(rest[0].target_bytes)}, {rest[0].zpool} saves with "
+            f"{saved}."
+        )
 
 
 def _mapping_table(analysis: Analysis, top: int) -> Table:
     from rich.markup import escape
 
-    table = _table("\nmapping", "\nsize", "pages\nread", "same-\nfilled", "incom-\npressible", "payload\nratio")
+    table = _table(
+        "\nmapping", "\nsize", "pages\nread", "same-\nfilled", "incom-\npressible", "payload\nratio"
+    )
     shown = [m for m in analysis.mappings[:top] if m.sampled]
     rest = [m for m in analysis.mappings if m not in shown]
     if len(rest) == 1 and rest[0].sampled:
@@ -253,9 +312,16 @@ def _mapping_table(analysis: Analysis, top: int) -> Table:
         shown = [*shown, MappingResult.together(f"{len(rest)} smaller ones", rest)]
     for m in shown:
         n = max(m.sampled, 1)
-        share = [f"{m.sampled:,}", _percent(m.same_filled / n), _percent(m.raw / n), _ratio(m.payload_ratio)]
+        share = [
+            f"{m.sampled:,}",
+            _percent(m.same_filled / n),
+            _percent(m.raw / n),
+            _ratio(m.payload_ratio),
+        ]
         table.add_row(
-            escape(_short(m.name)), format_bytes(m.pages * m.page_size), *(share if m.sampled else ["0", "", "", ""])
+            escape(_short(m.name)),
+            format_bytes(m.pages * m.page_size),
+            *(share if m.sampled else ["0", "", "", ""]),
         )
     return table
 
@@ -284,7 +350,8 @@ def advice_lines(analysis: Analysis, *, everything: bool = False) -> list[str]:
     if not advice.worthwhile:
         best = analysis.estimate(advice.densest, advice.zpool)
         return [
-            f"Not worth it: {_gain(best)}; these pages hardly compress, and the processor time would be lost.",
+            f"Not worth it: {_gain(best)}; these pages hardly compress, and the processor time "
+            "would be lost.",
             "Leave zswap and zram off for this workload, or give it more RAM.",
         ]
     lines = [_verdict(analysis)]
@@ -292,7 +359,8 @@ def advice_lines(analysis: Analysis, *, everything: bool = False) -> list[str]:
         lines.append(_sentence(analysis))
     elif analysis.target_bytes < LEAST_BYTES and advice.first is not None:
         lines.append(
-            f"{format_bytes(analysis.target_bytes)} are little to set up a kernel for: analyze what fills the memory."
+            f"{format_bytes(analysis.target_bytes)} are little to set up a kernel for: analyze "
+            "what fills the memory."
         )
         return [*lines, *_remarks(analysis)]
     ways = [way for way in ("zswap", "zram") if advice.setting(way) is not None]
@@ -309,7 +377,11 @@ def advice_lines(analysis: Analysis, *, everything: bool = False) -> list[str]:
 
 
 def _gain(e: Estimate) -> str:
-    return f"{e.compressor} saves {100 * e.saved:.0f} %" if e.saved > 0 else f"even {e.compressor} saves nothing"
+    return (
+        f"{e.compressor} saves {100 * e.saved:.0f} %"
+        if e.saved > 0
+        else f"even {e.compressor} saves nothing"
+    )
 
 
 def _times(result: CompressorResult) -> str:
@@ -329,7 +401,10 @@ def _verdict(analysis: Analysis) -> str:
         return f"Worth it: {_praise(analysis, setting)}."
     kernel = analysis.advice.kernel
     if kernel.zswap is None and kernel.zram == "absent":
-        return "These pages compress, but this kernel has neither zswap nor zram (or does not show them here)."
+        return (
+            "These pages compress, but this kernel has neither zswap nor zram (or does not "
+            "show them here)."
+        )
     return "These pages compress, but not with what was measured of this kernel's compressors."
 
 
@@ -345,9 +420,15 @@ def _sentence(analysis: Analysis) -> str:
     if advice.fastest == advice.densest:
         return f"{head}take {praise(advice.fastest)}: nothing is faster, and nothing saves more."
     if advice.balanced == advice.densest:
-        return f"{head}for speed take {praise(advice.fastest)}; for most memory, and on balance, {praise(advice.densest)}."
+        return (
+            f"{head}for speed take {praise(advice.fastest)}; for most memory, and on balance, "
+            f"{praise(advice.densest)}."
+        )
     if advice.balanced == advice.fastest:
-        return f"{head}for speed, and on balance, take {praise(advice.fastest)}; for most memory {praise(advice.densest)}."
+        return (
+            f"{head}for speed, and on balance, take {praise(advice.fastest)}; for most memory "
+            f"{praise(advice.densest)}."
+        )
     return (
         f"{head}for speed take {praise(advice.fastest)}, for most memory {praise(advice.densest)},"
         f" on balance {praise(advice.balanced)}."
@@ -359,11 +440,16 @@ def _setting_lines(analysis: Analysis, setting: Setting) -> list[str]:
     advice = analysis.advice
     kernel = advice.kernel
     if not setting.commands:
-        used = next((d for d in kernel.zram_devices if d.compressor), None) if setting.way == "zram" else None
+        used = (
+            next((d for d in kernel.zram_devices if d.compressor), None)
+            if setting.way == "zram"
+            else None
+        )
         if used is None or used.compressor == setting.compressor:
             return [f"{setting.way} is set so already; what it holds:", "  " + _held(setting)]
         return [
-            f"zram is swap here already, with {used.compressor}, which was not measured; leave it, or try {setting.compressor}.",
+            f"zram is swap here already, with {used.compressor}, which was not measured; leave it, "
+            f"or try {setting.compressor}.",
             "  " + setting.check,
         ]
     who = {
@@ -378,14 +464,24 @@ def _setting_lines(analysis: Analysis, setting: Setting) -> list[str]:
         needs = f"{format_bytes(free)} of swap is free; " if free < analysis.target_bytes else ""
     else:
         needs = "swap on a disk, too: there is none; "
-    lines = [f"To set {setting.way} ({needs}{who}):", *("  " + command for command in setting.commands)]
-    lines.append(f"Then this must show {setting.compressor}" + (" and Y:" if setting.way == "zswap" else ":"))
+    lines = [
+        f"To set {setting.way} ({needs}{who}):",
+        *("  " + command for command in setting.commands),
+    ]
+    lines.append(
+        f"Then this must show {setting.compressor}" + (" and Y:" if setting.way == "zswap" else ":")
+    )
     lines.append("  " + setting.check)
     if setting.way == "zswap":
         lines.append(_pool_line(analysis))
-        zsmalloc_only_grows = "zpool" in (kernel.zswap or {}) and kernel.zsmalloc and (0, 0) < kernel.version < (6, 3)
+        zsmalloc_only_grows = (
+            "zpool" in (kernel.zswap or {}) and kernel.zsmalloc and (0, 0) < kernel.version < (6, 3)
+        )
         if zsmalloc_only_grows:
-            lines.append("Before Linux 6.3 zsmalloc writes nothing back: once the pool is full, new pages go to the disk.")
+            lines.append(
+                "Before Linux 6.3 zsmalloc writes nothing back: once the pool is full, new pages "
+                "go to the disk."
+            )
     return lines
 
 
@@ -399,7 +495,10 @@ def _pool_line(analysis: Analysis) -> str:
     assert needed is not None
     assert percent is not None
     assert advice.zswap_pool_bytes is not None
-    why = f"all of this target compressed: at most {format_bytes(advice.zswap_pool_bytes)}, {needed} % of RAM"
+    why = (
+        f"all of this target compressed: at most {format_bytes(advice.zswap_pool_bytes)}, "
+        f"{needed} % of RAM"
+    )
     if needed > LARGEST_POOL_PERCENT:
         why += "; more would crowd out what runs, so part of it goes to disk"
     elif needed < percent:
@@ -415,17 +514,29 @@ def _remarks(analysis: Analysis) -> Iterator[str]:
         family = "ZRAM_BACKEND" if better.way == "zram" and kernel.version >= (6, 12) else "CRYPTO"
         unseen = "" if kernel.modules_seen else "  Whether this one can load it does not show here."
         yield (
-            f"A kernel with CONFIG_{family}_{better.compressor.upper()} would save more: {_praise(analysis, better)}.{unseen}"
+            f"A kernel with CONFIG_{family}_{better.compressor.upper()} would save more: "
+            f"{_praise(analysis, better)}.{unseen}"
         )
     if kernel.zram != "absent" and kernel.zram_compressors is None:
-        yield "What zram compresses with shows once it is loaded: modprobe zram && cat /sys/block/zram0/comp_algorithm"
+        yield (
+            "What zram compresses with shows once it is loaded: modprobe zram && cat "
+            "/sys/block/zram0/comp_algorithm"
+        )
     lzo_measured = any(kernel_name(r) == "lzo" for r in analysis.compressors)
     to_measure = "it takes the system's liblzo2 (apt install liblzo2-2) to measure that"
-    ways = {name: [way for way in ("zswap", "zram") if name == kernel.default(way)] for name in UNMEASURABLE}
+    ways = {
+        name: [way for way in ("zswap", "zram") if name == kernel.default(way)]
+        for name in UNMEASURABLE
+    }
     for name in [name for name in UNMEASURABLE if ways[name]]:
-        text = f"{name}, the default of {' and '.join(ways[name])}, is in no library and was not measured"
+        text = (
+            f"{name}, the default of {' and '.join(ways[name])}, is in no library and was not "
+            "measured"
+        )
         if name == "lzo-rle":
-            text += "; lzo comes within about a point of it" + ("" if lzo_measured else f", but {to_measure}")
+            text += "; lzo comes within about a point of it" + (
+                "" if lzo_measured else f", but {to_measure}"
+            )
             lzo_measured = True
         yield text + "."
     if "lzo" in kernel.of("zswap") | kernel.of("zram") and not lzo_measured:
@@ -442,7 +553,11 @@ def print_compressors(console: Console) -> None:
         place = info.path or ""
         package = place.rpartition("/site-packages/")[2]
         if console.width < _WIDE:
-            package = os.path.basename(place) if package == place else package.partition("/")[0].partition(".")[0]
+            package = (
+                os.path.basename(place)
+                if package == place
+                else package.partition("/")[0].partition(".")[0]
+            )
         table.add_row(
             info.name,
             " ".join(filter(None, (info.library, info.version))) if info.available else "missing",
@@ -456,7 +571,7 @@ def print_compressors(console: Console) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-# ---- JSON -------------------------------------------------------------------------------------------------------------
+# ---- JSON ----------------------------------------------------------------------------------------
 
 
 def _number(value: float) -> float | None:
@@ -464,7 +579,11 @@ def _number(value: float) -> float | None:
 
 
 def _timing_json(timing: Timing) -> dict[str, float | None]:
-    return {"median": _number(timing.median), "p99": _number(timing.p99), "mean": _number(timing.mean)}
+    return {
+        "median": _number(timing.median),
+        "p99": _number(timing.p99),
+        "mean": _number(timing.mean),
+    }
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
@@ -480,43 +599,49 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         ``schema``, ``version`` (`JSON_VERSION`) and ``zswap`` (this library's version), then
 
         target
-            ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``, ``page_size``, ``pages`` and
-            ``bytes`` (what the estimates are for), ``swapped_pages``, ``shared_bytes``,
-            ``hole_pages`` (these three left out), ``pids`` (all of them, where there are several), ``left_out`` (bytes of
-            other memory left out, by why: ``locked``, ``hugetlb``, ``device``, ``droppable``, ``userfaultfd``, ``remote``),
-            ``notes`` (sentences on the pages),
-            ``demonstration`` (a program made on the spot).
+            ``kind`` (process, file, core), ``title``, ``pid``, ``command``, ``paths``,
+            ``page_size``, ``pages`` and ``bytes`` (what the estimates are for), ``swapped_pages``,
+            ``shared_bytes``, ``hole_pages`` (these three left out), ``pids`` (all of them, where
+            there are several), ``left_out`` (bytes of other memory left out, by why: ``locked``,
+            ``hugetlb``, ``device``, ``droppable``, ``userfaultfd``, ``remote``), ``notes``
+            (sentences on the pages), ``demonstration`` (a program made on the spot).
         sample
-            ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured), ``same_filled_pages``,
-            ``same_filled`` (a share; all shares are 0 to 1), ``zero_pages`` (those of them that are all zeros).
+            ``pages`` (measured), ``vanished_pages``, ``seed``, ``exact`` (all pages measured),
+            ``same_filled_pages``, ``same_filled`` (a share; all shares are 0 to 1), ``zero_pages``
+            (those of them that are all zeros).
         compressors
-            For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by this library),
-            ``through_python`` (the times are not the compressor's own), ``store_ns`` and ``load_ns`` with ``median``,
-            ``p99``, ``mean`` over pages not same-filled, and ``histogram``: pages of the sample in 64 (page_size / 64 bytes
-            each) bins of payload, same-filled pages not among them.
+            For each: ``name``, ``payload_bytes``, ``payload_ratio``, ``raw_pages`` (kept raw by
+            this library), ``through_python`` (the times are not the compressor's own), ``store_ns``
+            and ``load_ns`` with ``median``, ``p99``, ``mean`` over pages not same-filled, and
+            ``histogram``: pages of the sample in 64 (page_size / 64 bytes each) bins of payload,
+            same-filled pages not among them.
         estimates
-            For each compressor and zpool, for the whole target: ``compressor``, ``zpool``, ``incompressible`` (share
-            that takes a whole page), ``allocator_bytes``, ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``,
-            ``saved_bytes``, ``saved``, ``saved_bytes_95`` = [low, high], and ``target_bytes``.  The allocator's pages are the
-            target's share; ``unused_bytes`` more are taken while nothing else is in the pool.
+            For each compressor and zpool, for the whole target: ``compressor``, ``zpool``,
+            ``incompressible`` (share that takes a whole page), ``allocator_bytes``,
+            ``metadata_bytes``, ``memory_bytes`` (both), ``effective_ratio``, ``saved_bytes``,
+            ``saved``, ``saved_bytes_95`` = [low, high], and ``target_bytes``.  The allocator's
+            pages are the target's share; ``unused_bytes`` more are taken while nothing else is in
+            the pool.
         without_zero_pages
-            For files and core dumps the same estimates for the pages that are not all zeros, as those may never have been
-            touched; empty where there are none, or nothing else.
+            For files and core dumps the same estimates for the pages that are not all zeros, as
+            those may never have been touched; empty where there are none, or nothing else.
         mappings
-            For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``, ``same_filled_pages``,
-            ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
+            For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``,
+            ``same_filled_pages``, ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
         kernel
             What the running kernel has: ``release``, ``access`` (yes, not root, read-only),
-            ``zswap``: ``parameters`` (null: it has none), ``compressors``, ``modules_seen`` (whether more may be loadable),
-            ``zram``: ``state`` (present, loadable, absent), ``compressors`` (null: not known before it is loaded), ``default``;
-            ``swap_bytes`` on disks.
+            ``zswap``: ``parameters`` (null: it has none), ``compressors``, ``modules_seen``
+            (whether more may be loadable), ``zram``: ``state`` (present, loadable, absent),
+            ``compressors`` (null: not known before it is loaded), ``default``; ``swap_bytes`` on
+            disks.
         advice
-            ``worthwhile``, ``fastest``, ``balanced``, ``densest``, ``judged_by`` (a zpool), ``text`` (lines), and
-            ``first`` (zswap or zram, null: neither), ``choices``: ``name``, ``measured_as`` (null: it was not), ``ways``,
-            ``default_of``;
-            ``kernel`` (zswap) and ``zram``: ``compressor``, ``measured_as``, ``zpool``, ``saved``, ``commands``, ``check``;
-            ``kernel`` also ``max_pool_percent``, ``pool_percent_needed``, ``pool_bytes``, ``ram_bytes``;
-            ``better``: what another kernel would do better with, or null.
+            ``worthwhile``, ``fastest``, ``balanced``, ``densest``, ``judged_by`` (a zpool),
+            ``text`` (lines), and ``first`` (zswap or zram, null: neither), ``choices``: ``name``,
+            ``measured_as`` (null: it was not), ``ways``, ``default_of``; ``kernel`` (zswap) and
+            ``zram``: ``compressor``, ``measured_as``, ``zpool``, ``saved``, ``commands``,
+            ``check``; ``kernel`` also ``max_pool_percent``, ``pool_percent_needed``,
+            ``pool_bytes``, ``ram_bytes``; ``better``: what another kernel would do better with, or
+            null.
 
         A number that is not defined (a ratio over nothing) is null.
     """
@@ -590,7 +715,9 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             },
             "zram": {
                 "state": kernel.zram,
-                "compressors": None if kernel.zram_compressors is None else sorted(kernel.of("zram")),
+                "compressors": None
+                if kernel.zram_compressors is None
+                else sorted(kernel.of("zram")),
                 "default": kernel.zram_default,
             },
             "swap_bytes": sum(swap.size for swap in kernel.disk_swaps),
@@ -604,7 +731,12 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "text": advice_lines(analysis, everything=True),
             "first": advice.first,
             "choices": [
-                {"name": c.name, "measured_as": c.measured, "ways": list(c.ways), "default_of": list(c.default_of)}
+                {
+                    "name": c.name,
+                    "measured_as": c.measured,
+                    "ways": list(c.ways),
+                    "default_of": list(c.default_of),
+                }
                 for c in advice.choices
             ],
             "kernel": {
@@ -639,7 +771,10 @@ def _estimate_json(e: Estimate) -> dict[str, Any]:
 
 def _setting_json(analysis: Analysis, setting: Setting | None) -> dict[str, Any]:
     if setting is None:
-        return dict.fromkeys(("compressor", "measured_as", "zpool", "saved"), None) | {"commands": [], "check": None}
+        return dict.fromkeys(("compressor", "measured_as", "zpool", "saved"), None) | {
+            "commands": [],
+            "check": None,
+        }
     return {
         "compressor": setting.compressor,
         "measured_as": setting.measured,
@@ -656,9 +791,10 @@ def compressors_json() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``, ``library``, ``version``
-        (its), ``path``, ``origin`` (wheel, system, ...), ``levels`` = [lowest, default, highest] or null, ``dictionary``
-        (whether it takes one), and ``error`` where it is not available.
+        ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``,
+        ``library``, ``version`` (its), ``path``, ``origin`` (wheel, system, ...), ``levels`` =
+        [lowest, default, highest] or null, ``dictionary`` (whether it takes one), and ``error``
+        where it is not available.
     """
     compressors = [
         {
@@ -674,4 +810,9 @@ def compressors_json() -> dict[str, Any]:
         }
         for info in zswap.compressors()
     ]
-    return {"schema": "zswap.compressors", "version": JSON_VERSION, "zswap": zswap.__version__, "compressors": compressors}
+    return {
+        "schema": "zswap.compressors",
+        "version": JSON_VERSION,
+        "zswap": zswap.__version__,
+        "compressors": compressors,
+    }

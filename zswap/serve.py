@@ -1,22 +1,23 @@
 """A running engine's figures on a Unix socket, for ``zswap top`` and whoever else asks.
 
-The protocol, version 1: whoever connects to the stream socket sends lines; each line gets one line of JSON.  The line
-``stats`` gets an object with
+The protocol, version 1: whoever connects to the stream socket sends lines; each line gets one line
+of JSON.  The line ``stats`` gets an object with
 
 ``schema``, ``version``, ``zswap``
-    ``"zswap.stats"``; 1, raised when a key changes its meaning or goes away (new keys may come at any time); the library's
-    version.
+    ``"zswap.stats"``; 1, raised when a key changes its meaning or goes away (new keys may come at
+    any time); the library's version.
 ``pid``, ``command``, ``time``, ``uptime``
-    The program, its command line, seconds since the epoch, and seconds since it began to serve (by a clock that never
-    jumps).
+    The program, its command line, seconds since the epoch, and seconds since it began to serve (by
+    a clock that never jumps).
 ``stats``, ``pools``, ``parameters``
     What `ZSwap.stats` (``to_dict``), `ZSwap.pools` and `ZSwap.parameters` say.
 ``latency``
-    What `ZSwap.latency` says, an object with ``count``, ``total``, ``p50``, ``p90``, ``p99`` and ``max`` for each kind of
-    call, in nanoseconds; all 0 unless the parameter ``latency`` is on or was.
+    What `ZSwap.latency` says, an object with ``count``, ``total``, ``p50``, ``p90``, ``p99`` and
+    ``max`` for each kind of call, in nanoseconds; all 0 unless the parameter ``latency`` is on or
+    was.
 
-Any other line gets ``{"schema", "version", "error"}``.  A line may be 255 bytes long; a longer one gets an error and the
-end of the connection.  By hand: ``echo stats | socat - UNIX-CONNECT:PATH``.
+Any other line gets ``{"schema", "version", "error"}``.  A line may be 255 bytes long; a longer one
+gets an error and the end of the connection.  By hand: ``echo stats | socat - UNIX-CONNECT:PATH``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ atexit.register(_at_exit)
 
 
 class _Client:
-    """A connection: a piece of a request, or what it has not yet taken of an answer.  Never more than one of each."""
+    """A connection: a piece of a request, or what it has not yet taken of an answer.  Never more
+    than one of each."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -83,17 +85,18 @@ class _Client:
 class StatsServer:
     """Serves an engine's figures on a Unix socket; `ZSwap.serve_stats` makes one.
 
-    A daemon thread does the work: it wakes when a client asks, and twice a second to see whether the engine is closed.  It
-    stops when `close` is called, when the engine is closed or nobody has it any more, and when the program exits; its file
-    goes with it.  It does not keep the engine alive.  A forked child does not serve, and leaves the file alone.
+    A daemon thread does the work: it wakes when a client asks, and twice a second to see whether
+    the engine is closed.  It stops when `close` is called, when the engine is closed or nobody has
+    it any more, and when the program exits; its file goes with it.  It does not keep the engine
+    alive.  A forked child does not serve, and leaves the file alone.
 
     Parameters
     ----------
     engine : ZSwap
         The engine.
     path : path
-        Where the socket goes, readable and writable by this user alone.  A socket that a dead program of this user has left
-        there is replaced; nothing else is.
+        Where the socket goes, readable and writable by this user alone.  A socket that a dead
+        program of this user has left there is replaced; nothing else is.
 
     Attributes
     ----------
@@ -105,7 +108,8 @@ class StatsServer:
     FileExistsError
         When there is something else at the path.
     OSError
-        With errno EADDRINUSE when somebody serves there; for any other reason why the socket cannot be made.
+        With errno EADDRINUSE when somebody serves there; for any other reason why the socket cannot
+        be made.
     ValueError
         When the engine is closed, or the path does not fit into a socket's address.
 
@@ -127,7 +131,9 @@ class StatsServer:
         self._command = " ".join(sys.orig_argv)[:_COMMAND]
         self._stopping = False
         self._clients: dict[int, _Client] = {}
-        self._listener = _listen(os.fsdecode(path))  # as it was given: a relative path may fit where the absolute does not
+        self._listener = _listen(
+            os.fsdecode(path)
+        )  # as it was given: a relative path may fit where the absolute does not
         self._inode = _inode(self.path)
         self._waker, self._wake = socket.socketpair()
         self._wake.setblocking(False)
@@ -183,16 +189,21 @@ class StatsServer:
     def __repr__(self) -> str:
         return f"<StatsServer {'closed' if self.closed else self.path}>"
 
-    # ---- the thread ---------------------------------------------------------------------------------------------------
+    # ---- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            while not self._stopping and (engine := self._engine()) is not None and not engine.closed:
+            while (
+                not self._stopping and (engine := self._engine()) is not None and not engine.closed
+            ):
                 del engine  # not kept while waiting
                 for key, _ in self._selector.select(_LOOK):
                     if key.fileobj is self._listener:
                         self._accept()
-                    elif key.fileobj is not self._waker and (client := self._clients.get(key.fd)) is not None:
+                    elif (
+                        key.fileobj is not self._waker
+                        and (client := self._clients.get(key.fd)) is not None
+                    ):
                         self._work(client)
         finally:
             self._end()
@@ -219,7 +230,8 @@ class StatsServer:
         client.sock.close()
 
     def _work(self, client: _Client) -> None:
-        """Take what the client sends and give it what it asked for, as far as it goes without waiting."""
+        """Take what the client sends and give it what it asked for, as far as it goes without
+        waiting."""
         client.active = time.monotonic()
         try:
             if not client.answer:
@@ -238,7 +250,9 @@ class StatsServer:
             self._drop(client)
         else:
             # While it does not take its answer, nothing more is read from it.
-            self._selector.modify(client.sock, selectors.EVENT_WRITE if client.answer else selectors.EVENT_READ)
+            self._selector.modify(
+                client.sock, selectors.EVENT_WRITE if client.answer else selectors.EVENT_READ
+            )
 
     def _answer(self, client: _Client) -> None:
         while not self._stopping:
@@ -310,7 +324,7 @@ def _error(text: str) -> bytes:
     return _encode({"schema": SCHEMA, "version": PROTOCOL_VERSION, "error": text})
 
 
-# ---- the socket's file ------------------------------------------------------------------------------------------------
+# ---- the socket's file ---------------------------------------------------------------------------
 
 
 def _inode(path: str) -> tuple[int, int]:
@@ -321,17 +335,21 @@ def _inode(path: str) -> tuple[int, int]:
 def _listen(path: str) -> socket.socket:
     """Make a listening socket at `path`, mode 0600.
 
-    bind gives the file the mode that the socket itself has, less the umask (Linux: unix_bind).  Set before bind, the mode is
-    0600 from the first moment, and the umask of the other threads is left alone.
+    bind gives the file the mode that the socket itself has, less the umask (Linux: unix_bind).  Set
+    before bind, the mode is 0600 from the first moment, and the umask of the other threads is left
+    alone.
 
-    The socket is bound beside its place and linked there when it listens.  link never replaces anything, and a socket of
-    ours at which nobody listens is therefore one whose program is dead, not one that is just being made.
+    The socket is bound beside its place and linked there when it listens.  link never replaces
+    anything, and a socket of ours at which nobody listens is therefore one whose program is dead,
+    not one that is just being made.
     """
     beside = f"{path}.{secrets.token_hex(3)}"
     if "\0" in path:
         raise ValueError(f"the path {path!r} has a NUL character in it")
     if len(os.fsencode(beside)) > 107:
-        raise ValueError(f"the path {path!r} is too long for a socket: at most {107 - 7} bytes will do")
+        raise ValueError(
+            f"the path {path!r} is too long for a socket: at most {107 - 7} bytes will do"
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -339,7 +357,9 @@ def _listen(path: str) -> socket.socket:
         try:
             sock.bind(beside)
         except OSError as error:
-            raise type(error)(error.errno, f"cannot make a socket: {error.strerror}", path) from None
+            raise type(error)(
+                error.errno, f"cannot make a socket: {error.strerror}", path
+            ) from None
         try:
             sock.listen(_CLIENTS)
             try:
@@ -369,9 +389,15 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(errno.EEXIST, "there is something else at this path, which is not replaced", path)
+        raise FileExistsError(
+            errno.EEXIST, "there is something else at this path, which is not replaced", path
+        )
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise FileExistsError(errno.EEXIST, "there is a socket of somebody else at this path, which is not replaced", path)
+        raise FileExistsError(
+            errno.EEXIST,
+            "there is a socket of somebody else at this path, which is not replaced",
+            path,
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(path)
@@ -379,7 +405,8 @@ def _remove_stale(path: str) -> None:
         return
     if code != errno.ECONNREFUSED:
         raise _in_use(path)
-    # Between our look and now another program may have replaced it: what is taken away must be what was looked at.
+    # Between our look and now another program may have replaced it: what is taken away must be what
+    # was looked at.
     aside = f"{path}.{secrets.token_hex(3)}"
     try:
         os.rename(path, aside)

@@ -1,4 +1,5 @@
-"""What a command owes the shell that started it: streams that may be closed, one line for an error, an exit code."""
+"""What a command owes the shell that started it: streams that may be closed, one line for an error,
+an exit code."""
 
 from __future__ import annotations
 
@@ -60,7 +61,11 @@ def plain_errors() -> Iterator[None]:
         from zswap.plot import PlotError
 
         refused = (SourceError, PlotError, OutputError, CompressorNotFound)
-        kind = Refusal if isinstance(error, refused) and not isinstance(error, OutputFailed) else Failure
+        kind = (
+            Refusal
+            if isinstance(error, refused) and not isinstance(error, OutputFailed)
+            else Failure
+        )
         raise kind(str(error) or "not enough memory: ask for fewer pages with --pages") from error
 
 
@@ -95,8 +100,8 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     Returns
     -------
     int
-        The exit code: 0 done; 1 the work failed; 2 wrong usage, or a target that cannot be read; 128 and the signal's number
-        when a signal ended it (130 for Ctrl-C).
+        The exit code: 0 done; 1 the work failed; 2 wrong usage, or a target that cannot be read;
+        128 and the signal's number when a signal ended it (130 for Ctrl-C).
     """
     _forget_wrong_sizes()
     with _streams(), calm():
@@ -125,7 +130,9 @@ def _run(command: click.Command, arguments: list[str] | None, name: str) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt, SystemExit) as error:
         return _ended(error)
-    except BrokenPipeError:  # the reader of our output has gone: nothing more can be said (click and rich do alike)
+    except (
+        BrokenPipeError
+    ):  # the reader of our output has gone: nothing more can be said (click and rich do alike)
         return 1
     except OSError as error:
         say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
@@ -133,7 +140,10 @@ def _run(command: click.Command, arguments: list[str] | None, name: str) -> int:
     except Exception as error:
         if "ZSWAP_TRACEBACK" in os.environ:
             raise
-        say(f"{type(error).__name__}: {error}; this should not be: please report it, with what ZSWAP_TRACEBACK=1 adds")
+        say(
+            f"{type(error).__name__}: {error}; this should not be: please report it, with what "
+            "ZSWAP_TRACEBACK=1 adds"
+        )
         return 1
 
 
@@ -148,7 +158,7 @@ def _ended(error: BaseException) -> int:
     return error.code if isinstance(error.code, int) else 1 if error.code else 0
 
 
-# ---- surroundings -----------------------------------------------------------------------------------------------------
+# ---- surroundings --------------------------------------------------------------------------------
 
 
 def _forget_wrong_sizes() -> None:
@@ -161,7 +171,8 @@ def _forget_wrong_sizes() -> None:
 
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
-    """Keep warnings of the libraries below from being errors (PYTHONWARNINGS=error): they are not the user's."""
+    """Keep warnings of the libraries below from being errors (PYTHONWARNINGS=error): they are not
+    the user's."""
     with ExitStack() as stack:
         if any(option.startswith("e") for option in sys.warnoptions):
             stack.enter_context(warnings.catch_warnings())
@@ -183,9 +194,21 @@ def console(*, err: bool = False) -> Console:
     return made
 
 
-# ---- standard streams -------------------------------------------------------------------------------------------------
+# ---- standard streams ----------------------------------------------------------------------------
 
-_SIGNS = str.maketrans({"µ": "u", "±": "+-", "×": "x", "∞": "inf", "≤": "<=", "≥": ">=", "…": "...", "█": "#", "░": "-"})
+_SIGNS = str.maketrans(
+    {
+        "µ": "u",
+        "±": "+-",
+        "×": "x",
+        "∞": "inf",
+        "≤": "<=",
+        "≥": ">=",
+        "…": "...",
+        "█": "#",
+        "░": "-",
+    }
+)
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
@@ -199,7 +222,8 @@ codecs.register_error("zswap", _replaced)
 
 
 class _Stream(io.FileIO):
-    """A standard stream.  Where standard output fails, the error names it; where standard error does, nobody can be told."""
+    """A standard stream.  Where standard output fails, the error names it; where standard error
+    does, nobody can be told."""
 
     def __init__(self, fd: int, *, lenient: bool) -> None:
         super().__init__(fd, "w", closefd=False)
@@ -218,12 +242,13 @@ class _Stream(io.FileIO):
 
 @contextlib.contextmanager
 def _streams() -> Iterator[None]:
-    """Standard streams that can be closed, full, not to block, or lack characters; those of a test are left alone."""
+    """Standard streams that can be closed, full, not to block, or lack characters; those of a test
+    are left alone."""
     before = sys.stdin, sys.stdout, sys.stderr
     own = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
     with ExitStack() as keep:
-        # A closed descriptor would be the next file's: that a message goes there would be the end of it.  What is written
-        # to standard output, when it was closed, is an error all the same.
+        # A closed descriptor would be the next file's: that a message goes there would be the end
+        # of it.  What is written to standard output, when it was closed, is an error all the same.
         for fd, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
             try:
                 os.fstat(fd)
@@ -241,7 +266,9 @@ def _streams() -> Iterator[None]:
             yield
         finally:
             for stream in (sys.stdout, sys.stderr):
-                if isinstance(raw := getattr(getattr(stream, "buffer", None), "raw", None), _Stream):
+                if isinstance(
+                    raw := getattr(getattr(stream, "buffer", None), "raw", None), _Stream
+                ):
                     with contextlib.suppress(OSError, ValueError):
                         stream.flush()
                     raw.lenient = True
@@ -254,7 +281,9 @@ def _text(before: Any, fd: int, *, lenient: bool, keep: ExitStack) -> io.TextIOW
         keep.callback(os.close, fd)
     raw = _Stream(fd, lenient=lenient)
     encoding = getattr(before, "encoding", None) or "utf-8"
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "zswap", line_buffering=lenient or raw.isatty())
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding, "zswap", line_buffering=lenient or raw.isatty()
+    )
 
 
 def _flushed(code: int) -> int:

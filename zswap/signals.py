@@ -1,4 +1,5 @@
-"""Signals that would end a command end it as an exception, so that it gives everything back on its way out."""
+"""Signals that would end a command end it as an exception, so that it gives everything back on its
+way out."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import NoReturn
 
 __all__ = ["held", "raised"]
 
-#: What somebody may end a command with, and what would end it; SIGPIPE and SIGXFSZ are errors of the write already.
+#: What somebody may end a command with, and what would end it; SIGPIPE and SIGXFSZ are errors of
+#: the write already.
 _ENDING = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -31,7 +33,8 @@ _waiting: list[int] = []
 def raised() -> Iterator[None]:
     """Within, SIGINT is a KeyboardInterrupt and every other one a SystemExit of 128 and its number.
 
-    What the program was started to ignore (nohup) stays ignored, and what somebody else handles is his.
+    What the program was started to ignore (nohup) stays ignored, and what somebody else handles is
+    his.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -47,9 +50,11 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Within, these signals wait: a step that must not be left halfway.  Not for what may take long.
+    """Within, these signals wait: a step that must not be left halfway.  Not for what may take
+    long.
 
-    No mask would do: the libraries' threads have their own, and the interpreter hands what they take to the main thread.
+    No mask would do: the libraries' threads have their own, and the interpreter hands what they
+    take to the main thread.
     """
     global _holding
     _holding += 1

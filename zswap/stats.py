@@ -18,40 +18,49 @@ class Stats:
     page_size, max_pool_bytes : int
         The page size, and the limit that `pool_total_size` is held against, in bytes.
     stored_pages, same_filled_pages, stored_incompressible_pages : int
-        Pages held in memory; of these, held as one word; of these, held raw because they did not compress.
+        Pages held in memory; of these, held as one word; of these, held raw because they did not
+        compress.
     compressed_bytes : int
-        Payload: the sum of the compressed sizes (a raw page counts whole, a same-filled page nothing).
+        Payload: the sum of the compressed sizes (a raw page counts whole, a same-filled page
+        nothing).
     backed_pages : int
         Pages in backing stores.
     backed_areas, encrypted_areas : int
         Swap areas that have a backing store; of these, whose swap file is encrypted.
     pool_total_size, idle_bytes : int
-        Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without holding anything.
+        Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without
+        holding anything.
     metadata_bytes : int
-        Memory for entries, index, allocator bookkeeping, scratch and the buffers of writeback, in bytes; not what the
-        compressors' libraries work with.
+        Memory for entries, index, allocator bookkeeping, scratch and the buffers of writeback, in
+        bytes; not what the compressors' libraries work with.
     pages_compacted : int
         Allocator pages that compaction has freed.
     pool_limit_hit, reject_accept_threshold : int
-        Stores refused at the limit; stores refused after it, until the accept threshold was reached.
-    reject_disabled, reject_area, reject_compress_poor, reject_compress_fail, reject_alloc_fail, reject_kmemcache_fail : int
-        Stores refused because: storing is off; no such area or offset; the page does not compress and such pages are
-        refused; the compressor failed; no memory for the object; no memory for the entry or index.
+        Stores refused at the limit; stores refused after it, until the accept threshold was
+        reached.
+    reject_disabled, reject_area, reject_compress_poor, reject_compress_fail, reject_alloc_fail,
+    reject_kmemcache_fail : int
+        Stores refused because: storing is off; no such area or offset; the page does not compress
+        and such pages are refused; the compressor failed; no memory for the object; no memory for
+        the entry or index.
     decompress_fail : int
         Pages that could not be decompressed, whoever wanted them.
     duplicate_entry : int
         Stores that replaced a held page.
     loads, load_misses, invalidates : int
-        Pages loaded, loads that found nothing, pages invalidated (refused stores' stale copies included).
+        Pages loaded, loads that found nothing, pages invalidated (refused stores' stale copies
+        included).
     written_back_pages, written_through_pages, backing_loads : int
-        Pages that went to a backing store because they were cold, or because they were refused; pages read from one.
+        Pages that went to a backing store because they were cold, or because they were refused;
+        pages read from one.
     reject_reclaim_fail : int
-        Pages that could not be written back: the store failed, or the page could not be decompressed.  They stay held.
+        Pages that could not be written back: the store failed, or the page could not be
+        decompressed.  They stay held.
     backing_write_fail, backing_read_fail : int
         Pages that a backing store failed to write or to read.
     checksum_fail, backing_checksum_fail : int
-        Pages that were not what their checksum was made of: as they came from memory, whoever wanted them, or from a backing
-        store.  They stay held.
+        Pages that were not what their checksum was made of: as they came from memory, whoever
+        wanted them, or from a backing store.  They stay held.
     """
 
     page_size: int
@@ -117,29 +126,38 @@ class Stats:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.stored_pages} pages ({format_bytes(self.stored_bytes)}) in {format_bytes(self.resident_bytes)}: "
+            f"{self.stored_pages} pages ({format_bytes(self.stored_bytes)}) in "
+            f"{format_bytes(self.resident_bytes)}: "
             f"ratio {self.compression_ratio:.2f}",
-            f"  pool      {format_bytes(self.pool_total_size)} of {format_bytes(self.max_pool_bytes)} allowed, "
+            f"  pool      {format_bytes(self.pool_total_size)} of "
+            f"{format_bytes(self.max_pool_bytes)} allowed, "
             f"payload {format_bytes(self.compressed_bytes)} (ratio {self.payload_ratio:.2f})",
             f"  metadata  {format_bytes(self.metadata_bytes)}",
-            f"  pages     {self.same_filled_pages} same-filled, {self.stored_incompressible_pages} incompressible",
-            f"  calls     {self.loads} loads, {self.load_misses} misses, {self.duplicate_entry} replaced, "
+            f"  pages     {self.same_filled_pages} same-filled, {self.stored_incompressible_pages} "
+            "incompressible",
+            f"  calls     {self.loads} loads, {self.load_misses} misses, {self.duplicate_entry} "
+            "replaced, "
             f"{self.invalidates} invalidated",
         ]
         if self.backed_areas or self.written_back_pages or self.written_through_pages:
             lines.append(
-                f"  backing   {self.backed_pages} pages ({format_bytes(self.backed_pages * self.page_size)}) "
+                f"  backing   {self.backed_pages} pages "
+                f"({format_bytes(self.backed_pages * self.page_size)}) "
                 f"in {self.backed_areas} stores, {self.encrypted_areas} encrypted: "
-                f"{self.written_back_pages} written back, {self.written_through_pages} written through, "
+                f"{self.written_back_pages} written back, {self.written_through_pages} written "
+                "through, "
                 f"{self.backing_loads} read"
             )
         refusals = {
             name.removeprefix("reject_"): value
             for name, value in asdict(self).items()
-            if value and (name.startswith("reject_") or name == "pool_limit_hit" or name.endswith("_fail"))
+            if value
+            and (name.startswith("reject_") or name == "pool_limit_hit" or name.endswith("_fail"))
         }
         if refusals:
-            lines.append("  refused   " + ", ".join(f"{value} {name}" for name, value in refusals.items()))
+            lines.append(
+                "  refused   " + ", ".join(f"{value} {name}" for name, value in refusals.items())
+            )
         return "\n".join(lines)
 
 
@@ -190,8 +208,8 @@ class Recompressed(NamedTuple):
 class Latency:
     """How long the calls of one kind took, in nanoseconds.
 
-    Times are sorted into buckets that are a quarter of a power of two wide, and percentiles are read from those: they are off
-    by an eighth at most.
+    Times are sorted into buckets that are a quarter of a power of two wide, and percentiles are
+    read from those: they are off by an eighth at most.
 
     Attributes
     ----------
@@ -248,4 +266,6 @@ class Latency:
 
     def to_dict(self) -> dict[str, int]:
         """The figures without the buckets."""
-        return {name: getattr(self, name) for name in ("count", "total", "p50", "p90", "p99", "max")}
+        return {
+            name: getattr(self, name) for name in ("count", "total", "p50", "p90", "p99", "max")
+        }

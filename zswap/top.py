@@ -107,13 +107,16 @@ class Connection:
         except ConnectionRefusedError:
             self.socket.close()
             if not os.path.exists(path) or not _is_socket(path):
-                raise NotServed(f"{path} is no socket; give the path that z.serve_stats(path) was given") from None
+                raise NotServed(
+                    f"{path} is no socket; give the path that z.serve_stats(path) was given"
+                ) from None
             raise Ended(f"nobody serves at {path} any more: the program has ended") from None
         except (OSError, ValueError) as error:
             self.socket.close()
             why = getattr(error, "strerror", None) or str(error)
             raise NotServed(
-                f"cannot open {path or repr(path)}: {why}; give the path that z.serve_stats(path) was given"
+                f"cannot open {path or repr(path)}: {why}; give the path that z.serve_stats(path) "
+                "was given"
             ) from None
 
     def fileno(self) -> int:
@@ -176,7 +179,8 @@ def _is_socket(path: str) -> bool:
 
 
 def _checked(line: bytes, path: str) -> dict[str, Any]:
-    """An answer, its parts of the types and sizes they should have: who serves need not be who we think."""
+    """An answer, its parts of the types and sizes they should have: who serves need not be who we
+    think."""
     try:
         answer = json.loads(line, parse_constant=lambda name: None, parse_float=_finite)
         if answer["schema"] != SCHEMA:
@@ -184,7 +188,8 @@ def _checked(line: bytes, path: str) -> dict[str, Any]:
         version = answer["version"]
         if version != PROTOCOL_VERSION:
             raise NotServed(
-                f"{path} speaks version {_number(version)} of the protocol, and this zswap version {PROTOCOL_VERSION}"
+                f"{path} speaks version {_number(version)} of the protocol, and this zswap version "
+                f"{PROTOCOL_VERSION}"
             )
         if "error" in answer:
             raise Ended(f"{path} answers: {_text(answer['error'])}")
@@ -194,12 +199,16 @@ def _checked(line: bytes, path: str) -> dict[str, Any]:
             "pid": int(_number(answer["pid"])),
             "command": str(answer["command"]),
             "uptime": float(_number(answer["uptime"])),
-            "stats": stats | {"stores": _stores(stats, answer["parameters"].get("exclusive_loads") is True)},
+            "stats": stats
+            | {"stores": _stores(stats, answer["parameters"].get("exclusive_loads") is True)},
             "pools": [
                 {
                     **pool,
                     **{key: str(pool[key]) for key in ("compressor", "zpool")},
-                    **{key: int(_number(pool[key])) for key in ("stored_pages", "total_size", "references")},
+                    **{
+                        key: int(_number(pool[key]))
+                        for key in ("stored_pages", "total_size", "references")
+                    },
                     "current": bool(pool["current"]),
                 }
                 for pool in answer["pools"]
@@ -240,7 +249,7 @@ def _text(value: object) -> str:
     return text if len(text) <= _WORDS else text[:_WORDS] + "…"
 
 
-# ---- figures ----------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 def rates(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float] | None:
@@ -254,9 +263,10 @@ def rates(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float] | N
     Returns
     -------
     dict or None
-        Pages a second for each figure of the stats, and ``stores``: pages taken in.  The engine does not count these; they
-        follow from what is held, replaced and invalidated.  Pages that were written through in place of a held one are not
-        among them.  None when no time has passed.
+        Pages a second for each figure of the stats, and ``stores``: pages taken in.  The engine
+        does not count these; they follow from what is held, replaced and invalidated.  Pages that
+        were written through in place of a held one are not among them.  None when no time has
+        passed.
     """
     seconds = after["uptime"] - before["uptime"]
     if seconds <= 0:
@@ -269,7 +279,10 @@ def rates(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float] | N
 
 def _stores(stats: dict[str, Any], exclusive: bool) -> float:
     """Pages taken in, from what became of them: they are held, were replaced, or were freed."""
-    stores: float = sum(stats.get(key, 0) for key in ("stored_pages", "backed_pages", "duplicate_entry", "invalidates"))
+    stores: float = sum(
+        stats.get(key, 0)
+        for key in ("stored_pages", "backed_pages", "duplicate_entry", "invalidates")
+    )
     if exclusive:  # loads free their pages
         stores += stats.get("loads", 0) - stats.get("backing_loads", 0)
     return stores
@@ -291,7 +304,11 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return f"{days} d {hours:02}:{minutes:02}:{seconds:02}" if days else f"{hours}:{minutes:02}:{seconds:02}"
+    return (
+        f"{days} d {hours:02}:{minutes:02}:{seconds:02}"
+        if days
+        else f"{hours}:{minutes:02}:{seconds:02}"
+    )
 
 
 def _short_time(ns: float, ascii_only: bool) -> str:
@@ -301,14 +318,16 @@ def _short_time(ns: float, ascii_only: bool) -> str:
     return f"{ns / 1e9:.1f} s"
 
 
-# ---- the screen -------------------------------------------------------------------------------------------------------
+# ---- the screen ----------------------------------------------------------------------------------
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False
+    )
     for number, column in enumerate((title, *columns)):
         justify = "left" if number < left else "right"
         table.add_column(column, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
@@ -334,7 +353,11 @@ def _pages_table(now: dict[str, Any]) -> Table:
 
 
 def _events_table(
-    title: str, rows: tuple[tuple[str, str], ...], now: dict[str, Any], speed: dict[str, float] | None, live: bool
+    title: str,
+    rows: tuple[tuple[str, str], ...],
+    now: dict[str, Any],
+    speed: dict[str, float] | None,
+    live: bool,
 ) -> Table:
     table = _table(title, *(["a second"] if live else []), "in all")
     for label, key in rows:
@@ -342,7 +365,9 @@ def _events_table(
         cells = [_count(total)]
         if live:
             cells.insert(0, _rate(speed.get(key, 0)) if speed is not None else "")
-        table.add_row(label, *cells, style="dim" if not total and not (speed or {}).get(key) else None)
+        table.add_row(
+            label, *cells, style="dim" if not total and not (speed or {}).get(key) else None
+        )
     return table
 
 
@@ -359,7 +384,15 @@ def _refusals_table(now: dict[str, Any], speed: dict[str, float] | None, live: b
 def _pools_table(now: dict[str, Any], more: bool) -> Table:
     from rich.markup import escape
 
-    table = _table("compressor", "zpool", "stores", "pages", "size", *(("B/page", "references") if more else ()), left=3)
+    table = _table(
+        "compressor",
+        "zpool",
+        "stores",
+        "pages",
+        "size",
+        *(("B/page", "references") if more else ()),
+        left=3,
+    )
     for pool in now["pools"][:_ROWS]:
         pages, size = pool["stored_pages"], pool["total_size"]
         table.add_row(
@@ -379,7 +412,9 @@ def _pools_table(now: dict[str, Any], more: bool) -> Table:
 class _Screen:
     """All of it, laid out for the width there is."""
 
-    def __init__(self, now: dict[str, Any], speed: dict[str, float] | None, note: str, live: bool) -> None:
+    def __init__(
+        self, now: dict[str, Any], speed: dict[str, float] | None, note: str, live: bool
+    ) -> None:
         self.now, self.speed, self.note, self.live = now, speed, note, live
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -390,9 +425,14 @@ class _Screen:
         from rich.console import Group
 
         parts = Group(*self._parts(console, options, True))
-        return not self.live or len(console.render_lines(parts, options.update(height=None))) <= console.height
+        return (
+            not self.live
+            or len(console.render_lines(parts, options.update(height=None))) <= console.height
+        )
 
-    def _parts(self, console: Console, options: ConsoleOptions, spaced: bool) -> Iterator[RenderableType]:
+    def _parts(
+        self, console: Console, options: ConsoleOptions, spaced: bool
+    ) -> Iterator[RenderableType]:
         from rich.console import Group
         from rich.measure import Measurement
         from rich.table import Table
@@ -440,7 +480,9 @@ class _Screen:
         if len(command) > room:
             command = command[: room - 1] + "…"
         text = Text.assemble(
-            (start, "bold"), command.ljust(room if note else 0), (note, "bold" if "answer" in note else "dim")
+            (start, "bold"),
+            command.ljust(room if note else 0),
+            (note, "bold" if "answer" in note else "dim"),
         )
         text.no_wrap = True
         text.overflow = "crop"
@@ -453,11 +495,16 @@ class _Screen:
         pool, limit = stats.get("pool_total_size", 0), stats.get("max_pool_bytes", 0)
         share = _share(pool, limit)
         amount = f"  {format_bytes(pool)} of {format_bytes(limit)}, {100 * share:.0f} %"
-        yield Text.assemble(("pools   ", "bold"), _bar(share, max(width - 8 - max(len(amount), 32), 8), ascii_only), amount)
+        yield Text.assemble(
+            ("pools   ", "bold"),
+            _bar(share, max(width - 8 - max(len(amount), 32), 8), ascii_only),
+            amount,
+        )
         yield Text.assemble(
             ("memory  ", "bold"),
             f"{format_bytes(stats.get('resident_bytes', 0))} in all, "
-            f"metadata {format_bytes(stats.get('metadata_bytes', 0))}, idle {format_bytes(stats.get('idle_bytes', 0))}",
+            f"metadata {format_bytes(stats.get('metadata_bytes', 0))}, idle "
+            f"{format_bytes(stats.get('idle_bytes', 0))}",
         )
         yield Text.assemble(
             ("ratio   ", "bold"),
@@ -469,13 +516,20 @@ class _Screen:
         label = "latency "
         for kind, figures in list(self.now["latency"].items())[:_ROWS]:
             if figures.get("count"):
-                times = (f"{name} {_short_time(figures.get(name, 0), ascii_only):>8}" for name in _LATENCIES)
+                times = (
+                    f"{name} {_short_time(figures.get(name, 0), ascii_only):>8}"
+                    for name in _LATENCIES
+                )
                 yield Text.assemble((label, "bold"), f"{_text(kind):5}  ", "  ".join(times))
                 label = " " * 8
 
 
 def render(
-    now: dict[str, Any], speed: dict[str, float] | None = None, *, note: str = "", live: bool = False
+    now: dict[str, Any],
+    speed: dict[str, float] | None = None,
+    *,
+    note: str = "",
+    live: bool = False,
 ) -> RenderableType:
     """Lay out a snapshot.
 
@@ -497,12 +551,13 @@ def render(
     return _Screen(now, speed, note, live)
 
 
-# ---- the terminal -----------------------------------------------------------------------------------------------------
+# ---- the terminal --------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _keys(fd: int | None) -> Iterator[None]:
-    """Let single keys be read; Ctrl-Z comes as one, so that the screen can be left before stopping."""
+    """Let single keys be read; Ctrl-Z comes as one, so that the screen can be left before
+    stopping."""
     if fd is None:
         yield
         return
@@ -520,7 +575,8 @@ def _keys(fd: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, list[int]]]:
-    """Take these signals as input: a socket that wakes, and the numbers that came.  None interrupts a half-drawn screen."""
+    """Take these signals as input: a socket that wakes, and the numbers that came.  None interrupts
+    a half-drawn screen."""
     come: list[int] = []
     waker, wake = socket.socketpair()
     with waker, wake:
@@ -540,7 +596,8 @@ def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, list[int
 
 
 class _Watch:
-    """The live screen's loop: ask, take the answer, draw; meanwhile keys and the terminal's size."""
+    """The live screen's loop: ask, take the answer, draw; meanwhile keys and the terminal's
+    size."""
 
     def __init__(self, connection: Connection, interval: float, console: Console) -> None:
         self.connection, self.interval, self.console = connection, interval, console
@@ -553,7 +610,9 @@ class _Watch:
     def run(self) -> None:
         """Until q or Ctrl-C; SIGTERM and SIGHUP end the program."""
         while self._until_key() == _SUSPEND:
-            os.kill(0, signal.SIGTSTP)  # as the terminal would: the whole job; the next line runs when it is resumed
+            os.kill(
+                0, signal.SIGTSTP
+            )  # as the terminal would: the whole job; the next line runs when it is resumed
 
     def _draw(self) -> RenderableType:
         moment = time.monotonic()
@@ -567,11 +626,19 @@ class _Watch:
         from rich.live import Live
 
         screen = Live(
-            self._draw(), console=self.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            self._draw(),
+            console=self.console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         with (
             selectors.DefaultSelector() as selector,
-            _signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH) as (waker, come),
+            _signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH) as (
+                waker,
+                come,
+            ),
             _keys(self.keyboard),
             screen,
         ):
@@ -614,7 +681,9 @@ class _Watch:
         return True
 
 
-def run(path: str, console: Console, *, interval: float = 1.0, once: bool = False, as_json: bool = False) -> None:
+def run(
+    path: str, console: Console, *, interval: float = 1.0, once: bool = False, as_json: bool = False
+) -> None:
     """Show a program's figures: live on a terminal until q or Ctrl-C, once elsewhere.
 
     Parameters
@@ -640,7 +709,9 @@ def run(path: str, console: Console, *, interval: float = 1.0, once: bool = Fals
     with Connection(path) as connection:
         if as_json:
             console.file.write(json.dumps(connection.snapshot(), indent=2) + "\n")
-        elif once or console.is_dumb_terminal or not console.file.isatty():  # FORCE_COLOR makes a terminal of anything
+        elif (
+            once or console.is_dumb_terminal or not console.file.isatty()
+        ):  # FORCE_COLOR makes a terminal of anything
             console.print(render(connection.snapshot()), highlight=False)
         else:
             with contextlib.suppress(KeyboardInterrupt):

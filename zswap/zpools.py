@@ -1,4 +1,5 @@
-"""Allocators by name: ``"zsmalloc"``, ``"zsmalloc:16"`` (longest chain), ``"zsmalloc-kernel"`` (the kernel's geometry)."""
+"""Allocators by name: ``"zsmalloc"``, ``"zsmalloc:16"`` (longest chain), ``"zsmalloc-kernel"`` (the
+kernel's geometry)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ _KERNEL_CHAINS = (4, 16)
 
 
 def parse_zpool(spec: str) -> tuple[str, int, bool]:
-    """Split a zpool spec into allocator name, chain (0: the default) and whether it follows the kernel's geometry.
+    """Split a zpool spec into allocator name, chain (0: the default) and whether it follows the
+    kernel's geometry.
 
     Raises
     ------
@@ -27,7 +29,10 @@ def parse_zpool(spec: str) -> tuple[str, int, bool]:
         raise ValueError(f"zpool {spec!r}: {name} takes no chain, only zsmalloc does; say {name}")
     low, high = _KERNEL_CHAINS if kernel else (1, 32)
     if not (chain_text.isascii() and chain_text.isdigit() and low <= int(chain_text) <= high):
-        raise ValueError(f"zpool {spec!r}: the chain of {name} is a whole number from {low} to {high}, as in {name}:{low}")
+        raise ValueError(
+            f"zpool {spec!r}: the chain of {name} is a whole number from {low} to {high}, as in "
+            f"{name}:{low}"
+        )
     return base, int(chain_text), kernel
 
 

@@ -27,8 +27,10 @@ cdef extern from "zswap/abi.h" nogil:
         size_t (*bound)(void *state, size_t n) noexcept nogil
         int (*ctx_new)(void *state, void **ctx) noexcept nogil
         void (*ctx_free)(void *state, void *ctx) noexcept nogil
-        int64_t (*compress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil
-        int64_t (*decompress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil
+        int64_t (*compress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                            size_t cap) noexcept nogil
+        int64_t (*decompress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                              size_t cap) noexcept nogil
         void (*destroy)(void *state) noexcept nogil
 
     ctypedef struct zsw_compressor:
@@ -79,6 +81,8 @@ cdef extern from "zswap/abi.h" nogil:
         uint32_t struct_size
         const char *name
         uint32_t flags
-        int (*write_pages)(void *store, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept nogil
-        int (*read_pages)(void *store, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept nogil
+        int (*write_pages)(void *store, const uint64_t *offsets, const uint8_t *pages,
+                           size_t n) noexcept nogil
+        int (*read_pages)(void *store, const uint64_t *offsets, uint8_t *pages,
+                          size_t n) noexcept nogil
         void (*discard)(void *store, const uint64_t *offsets, size_t n) noexcept nogil

@@ -1,19 +1,21 @@
 # cython: language_level=3
 """Looking ahead in a batch of loads, so that its cache misses overlap.
 
-From offset to object there are eight addresses, each read from where the one before points.  With millions of pages every one
-is a cache miss and a page walk, and between two loads the locks keep the processor from starting the second.  So the addresses
-of some pages are followed first, one step for all of them before the next step for any: each step asks for what the next one
-reads, and by then it has come.  There is no lock and no atomic operation in it; it is for the caches' sake alone.
+From offset to object there are eight addresses, each read from where the one before points.  With
+millions of pages every one is a cache miss and a page walk, and between two loads the locks keep
+the processor from starting the second.  So the addresses of some pages are followed first, one step
+for all of them before the next step for any: each step asks for what the next one reads, and by
+then it has come.  There is no lock and no atomic operation in it; it is for the caches' sake alone.
 
-What is read here may change under the reader.  Every id is checked before it is followed, slabs keep their memory mapped, a
-shard and a pool live as long as a call that found them, and nothing comes of it but a prefetch.
+What is read here may change under the reader.  Every id is checked before it is followed, slabs
+keep their memory mapped, a shard and a pool live as long as a call that found them, and nothing
+comes of it but a prefetch.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entry cimport ENTRY_SAME, is_entry, word_handle, word_pool, zsw_entry
-from zswap_core.index cimport (area_shard, run_id_peek, run_peek, SHARD_PAGES, SHARD_SHIFT, slot_peek, zsw_area, zsw_run,
-                               zsw_shard)
+from zswap_core.index cimport (area_shard, run_id_peek, run_peek, SHARD_PAGES, SHARD_SHIFT,
+                               slot_peek, zsw_area, zsw_run, zsw_shard)
 from zswap_core.lookup cimport find_area, pool_at
 from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_prefetch, zsw_prefetch_write
 from zswap_core.slab cimport slab_peek
@@ -31,7 +33,8 @@ cdef void prefetch_object(zsw_engine *e, zsw_entry *entry) noexcept nogil:
         pool.ops.prefetch(pool.zpool, word_handle(word))
 
 
-cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t pages) noexcept nogil:
+cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets,
+                     uint32_t pages) noexcept nogil:
     """Prefetches what loading so many pages will touch; at most AHEAD_PAGES."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
     cdef zsw_shard *shard
@@ -43,13 +46,15 @@ cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint
         return
     for i in range(pages):
         shard = area_shard(&e.index, area, offsets[i] >> SHARD_SHIFT)
-        ids[i] = run_id_peek(&e.index, shard, offsets[i] & (SHARD_PAGES - 1)) if shard != NULL else NULL
+        ids[i] = run_id_peek(&e.index, shard, offsets[i] & (SHARD_PAGES
+                                                            - 1)) if shard != NULL else NULL
         zsw_prefetch(ids[i])
     for i in range(pages):
         runs[i] = run_peek(&e.index, zsw_peek_u32(ids[i])) if ids[i] != NULL else NULL
         zsw_prefetch(runs[i])
     for i in range(pages):
-        ids[i] = slot_peek(&e.index, runs[i], offsets[i] & (SHARD_PAGES - 1)) if runs[i] != NULL else NULL
+        ids[i] = slot_peek(&e.index, runs[i], offsets[i] & (SHARD_PAGES
+                                                            - 1)) if runs[i] != NULL else NULL
         zsw_prefetch(ids[i])
     for i in range(pages):
         id = zsw_peek_u32(ids[i]) if ids[i] != NULL else 0

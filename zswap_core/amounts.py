@@ -10,7 +10,8 @@ for _power, _letter in enumerate("kmgt", start=1):
 
 
 def parse_bytes(amount: "int | str") -> int:
-    """Read an amount of memory: an int, or text such as ``"512MiB"``, ``"1.5 GB"`` or ``"64k"`` (a bare letter is binary).
+    """Read an amount of memory: an int, or text such as ``"512MiB"``, ``"1.5 GB"`` or ``"64k"`` (a
+    bare letter is binary).
 
     Raises
     ------
@@ -20,17 +21,25 @@ def parse_bytes(amount: "int | str") -> int:
     if isinstance(amount, str):
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", amount)
         if match is None or match[2].lower() not in _UNITS:
-            raise ValueError(f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'")
+            raise ValueError(
+                f"{amount!r} is no amount of memory; write it as 536870912 or '512MiB'"
+            )
         unit = _UNITS[match[2].lower()]
         whole, _, part = match[1].partition(".")
         amount = int(whole + part) * unit // 10 ** len(part)
-    if isinstance(amount, bool) or not hasattr(amount, "__index__") or getattr(amount, "ndim", False):
+    if (
+        isinstance(amount, bool)
+        or not hasattr(amount, "__index__")
+        or getattr(amount, "ndim", False)
+    ):
         raise TypeError(f"an amount of memory is an int or a str, not {type(amount).__name__}")
     amount = operator.index(amount)  # type: ignore[arg-type]
     if amount < 0:
         raise ValueError(f"{amount} is no amount of memory: it is negative")
     if amount >= 1 << 63:
-        raise ValueError(f"{amount} is no amount of memory: it is more than there can be; give at most 2**63 - 1")
+        raise ValueError(
+            f"{amount} is no amount of memory: it is more than there can be; give at most 2**63 - 1"
+        )
     return amount
 
 

@@ -6,21 +6,21 @@ from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport (area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, shard_table,
-                               zsw_area, zsw_shard)
+from zswap_core.index cimport (area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open,
+                               AREA_SEALED, shard_table, zsw_area, zsw_shard)
 from zswap_core.invalidate cimport invalidate_area
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr,
-                            zsw_store_u32, zsw_unlock)
+from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32,
+                            zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock)
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport call_depth, wait_calls
 
 
-cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zsw_backing_ops *backing,
-                       void *store) noexcept nogil:
-    """Brings a swap area of `nr_pages` offsets online, with a backing store unless `backing` is NULL.  -EINVAL
-    when it is online already or the numbers are out of range."""
+cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
+                       const zsw_backing_ops *backing, void *store) noexcept nogil:
+    """Brings a swap area of `nr_pages` offsets online, with a backing store unless `backing` is
+    NULL.  -EINVAL when it is online already or the numbers are out of range."""
     cdef zsw_area *area
     cdef int rc = 0
     if type >= MAX_AREAS or nr_pages == 0 or nr_pages > <uint64_t> 1 << MAX_OFFSET_SHIFT:
@@ -34,7 +34,8 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
             free(area)
         else:
             zsw_store_ptr(<void **> &e.areas[type], area)
-    elif zsw_load_u32(&area.online) != AREA_OFFLINE:        # the calls that used its store have ended
+    # the calls that used its store have ended
+    elif zsw_load_u32(&area.online) != AREA_OFFLINE:
         rc = -EINVAL
     if rc == 0:
         zsw_poke_u64(&area.nr_pages, nr_pages)
@@ -51,8 +52,9 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages, const zs
 
 
 cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept nogil:
-    """Closes an area to new pages and frees all it held.  -EINVAL when it is not online, -EDEADLK from inside a call.  Calls in
-    flight may go on using the backing store: engine_swapoff_end, outside any call, waits for those."""
+    """Closes an area to new pages and frees all it held.  -EINVAL when it is not online, -EDEADLK
+    from inside a call.  Calls in flight may go on using the backing store: engine_swapoff_end,
+    outside any call, waits for those."""
     cdef zsw_area *area
     cdef int rc = -EINVAL
     if type >= MAX_AREAS:
@@ -68,8 +70,8 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
         rc = 0
     zsw_unlock(&e.areas_lock)
     if rc == 0:
-        # A store checks `online` under its shard's lock.  Taking area.grow here orders us with a shard that is being added:
-        # either we see it below, or its store sees the area offline.
+        # A store checks `online` under its shard's lock.  Taking area.grow here orders us with a
+        # shard that is being added: either we see it below, or its store sees the area offline.
         zsw_lock(&area.grow)
         zsw_unlock(&area.grow)
         invalidate_area(e, w, area, 0, <uint64_t> -1)
@@ -77,8 +79,9 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
 
 
 cdef int engine_seal(zsw_engine *e, uint32_t type, bint sealed) noexcept nogil:
-    """Closes an area to new pages while what it holds can still be loaded, or opens it again.  Once it is sealed, every store
-    that came before is to be seen.  -EINVAL when it is not online, or the like already."""
+    """Closes an area to new pages while what it holds can still be loaded, or opens it again.  Once
+    it is sealed, every store that came before is to be seen.  -EINVAL when it is not online, or the
+    like already."""
     cdef zsw_area *area
     cdef shard_table *table
     cdef zsw_shard *shard
@@ -94,7 +97,8 @@ cdef int engine_seal(zsw_engine *e, uint32_t type, bint sealed) noexcept nogil:
         rc = 0
     zsw_unlock(&e.areas_lock)
     if rc == 0 and sealed:
-        # As for swapoff: a store checks `online` under its shard's lock, and a shard is added under area.grow.
+        # As for swapoff: a store checks `online` under its shard's lock, and a shard is added under
+        # area.grow.
         zsw_lock(&area.grow)
         table = area.table
         for slot in range(table.mask + 1):
@@ -108,6 +112,7 @@ cdef int engine_seal(zsw_engine *e, uint32_t type, bint sealed) noexcept nogil:
 
 
 cdef void engine_swapoff_end(zsw_engine *e, uint32_t type) noexcept nogil:
-    """Waits for the calls that may still use an area's backing store; then the area can come online again."""
+    """Waits for the calls that may still use an area's backing store; then the area can come online
+    again."""
     wait_calls(e)
     zsw_store_u32(&e.areas[type].online, AREA_OFFLINE)

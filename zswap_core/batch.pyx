@@ -8,8 +8,9 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
 from zswap_core.load cimport engine_load_together, LOADS_TOGETHER
-from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s, zsw_peek_u32,
-                            zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s,
+                            zsw_peek_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
+                            zsw_unlock)
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.store cimport engine_store
@@ -47,7 +48,8 @@ cdef void note_failures(batch *b, zsw_worker *w, uint64_t first, uint32_t pages)
     w.error = 0
 
 
-cdef void note_times(batch *b, zsw_worker *w, uint64_t first, uint32_t pages, const uint64_t *took, bint recording) noexcept nogil:
+cdef void note_times(batch *b, zsw_worker *w, uint64_t first, uint32_t pages, const uint64_t *took,
+                     bint recording) noexcept nogil:
     """Tells whoever asked how long each of these pages took."""
     cdef uint32_t k
     for k in range(pages):
@@ -77,11 +79,12 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         while i < end:
             if b.timed == Timed.load_ns:
                 pages = LOADS_TOGETHER if end - i > LOADS_TOGETHER else <uint32_t> (end - i)
-                engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages + i * b.e.page_size, b.status + i,
-                                     took if timing else NULL)
+                engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages
+                                     + i * b.e.page_size, b.status + i, took if timing else NULL)
             else:
                 pages = 1
-                b.status[i] = <int8_t> engine_store(b.e, w, b.type, b.offsets[i], b.pages + i * b.e.page_size)
+                b.status[i] = <int8_t> engine_store(b.e, w, b.type, b.offsets[i], b.pages
+                                                    + i * b.e.page_size)
                 if timing:
                     after = zsw_now_ns()
                     took[0] = after - before
@@ -104,14 +107,16 @@ cdef void *batch_thread(void *arg) noexcept nogil:
 
 
 cdef int run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
-    """Runs the batch on this thread and on up to threads - 1 helpers.  Fewer helpers only make it slower.  Returns how a backing
-    store failed with the first of the pages that are BACKING_FAIL, -errno."""
+    """Runs the batch on this thread and on up to threads - 1 helpers.  Fewer helpers only make it
+    slower.  Returns how a backing store failed with the first of the pages that are BACKING_FAIL,
+    -errno."""
     cdef pthread_t helpers[MAX_THREADS]
     cdef int started = 0, i
     if threads > MAX_THREADS:
         threads = MAX_THREADS
     while started < threads - 1 and <uint64_t> (started + 1) * CHUNK < b.total:
-        if fault(Site.BATCH_THREAD) != 0 or zsw_thread_start(&helpers[started], batch_thread, b) != 0:
+        if fault(Site.BATCH_THREAD) != 0 or zsw_thread_start(&helpers[started], batch_thread,
+                                                             b) != 0:
             break
         started += 1
     run_batch(b, w)
@@ -120,8 +125,9 @@ cdef int run_threads(batch *b, zsw_worker *w, int threads) noexcept nogil:
     return b.error
 
 
-cdef int engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, const uint8_t *pages,
-                           uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+cdef int engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
+                           const uint8_t *pages, uint64_t count, int threads, int8_t *status,
+                           uint32_t *ns) noexcept nogil:
     cdef batch b
     memset(&b, 0, sizeof(b))
     b.e, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
@@ -129,8 +135,9 @@ cdef int engine_store_many(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
     return run_threads(&b, w, threads)
 
 
-cdef int engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint8_t *pages,
-                          uint64_t count, int threads, int8_t *status, uint32_t *ns) noexcept nogil:
+cdef int engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
+                          uint8_t *pages, uint64_t count, int threads, int8_t *status,
+                          uint32_t *ns) noexcept nogil:
     cdef batch b
     memset(&b, 0, sizeof(b))
     b.e, b.timed, b.offsets, b.pages, b.status, b.ns, b.total, b.type = (
@@ -138,8 +145,8 @@ cdef int engine_load_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uin
     return run_threads(&b, w, threads)
 
 
-cdef uint64_t engine_invalidate_many(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
-                                     uint64_t count) noexcept nogil:
+cdef uint64_t engine_invalidate_many(zsw_engine *e, zsw_worker *w, uint32_t type,
+                                     const uint64_t *offsets, uint64_t count) noexcept nogil:
     cdef uint64_t i, total = 0
     for i in range(count):
         total += engine_invalidate(e, w, type, offsets[i], offsets[i])

@@ -7,7 +7,9 @@ from zswap_core.compressors.base import Compressor
 
 class CodecLoop:
     count: int
-    def __init__(self, compressor: Compressor, pages: NDArray[np.uint8], page_size: int = 4096) -> None: ...
+    def __init__(
+        self, compressor: Compressor, pages: NDArray[np.uint8], page_size: int = 4096
+    ) -> None: ...
     def run(
         self,
         what: Literal["compress", "store", "load", "scan", "copy"],

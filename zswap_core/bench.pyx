@@ -1,7 +1,9 @@
 # cython: language_level=3
-"""What a store and a load cost at the very least: loops over the compressor's own functions, the scan, a copy, the index.
+"""What a store and a load cost at the very least: loops over the compressor's own functions, the
+scan, a copy, the index.
 
-The engine calls the same functions with the same context and room, so the difference is what the engine costs.
+The engine calls the same functions with the same context and room, so the difference is what the
+engine costs.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -11,9 +13,9 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport zsw_compressor
 from zswap_core.buffers cimport Items, items_of
 from zswap_core.compressors.base cimport Compressor
-from zswap_core.index cimport (area_bytes, area_destroy, area_init, area_lock_shard, area_shard, index_bytes, index_destroy,
-                               index_init, shard_find, shard_reserve, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_index,
-                               zsw_shard)
+from zswap_core.index cimport (area_bytes, area_destroy, area_init, area_lock_shard, area_shard,
+                               index_bytes, index_destroy, index_init, shard_find, shard_reserve,
+                               SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_index, zsw_shard)
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_now_ns, zsw_unlock, zsw_unmap
 from zswap_core.samefilled cimport same_fill, same_filled
 
@@ -27,14 +29,16 @@ cdef struct zsw_loop:
     zsw_compressor c
     size_t page_size
     size_t bound
-    uint8_t *packed                     # `bound` bytes for each page; filled from the front of each range
+    # `bound` bytes for each page; filled from the front of each range
+    uint8_t *packed
     uint64_t *at                        # where in it a page lies, or its word
     int64_t *length                     # compressed bytes, RAW or SAME
 
 
-cdef int64_t store_range(zsw_loop *loop, void *ctx, uint8_t *scratch, const uint8_t *pages, uint64_t first, uint64_t stop,
-                         bint whole, uint32_t *ns) noexcept nogil:
-    """Compress pages first .. stop - 1.  Whole: look for same-filled pages, keep what came out; else drop it."""
+cdef int64_t store_range(zsw_loop *loop, void *ctx, uint8_t *scratch, const uint8_t *pages,
+                         uint64_t first, uint64_t stop, bint whole, uint32_t *ns) noexcept nogil:
+    """Compress pages first .. stop - 1.  Whole: look for same-filled pages, keep what came out;
+    else drop it."""
     cdef uint64_t i, start = 0, end = first * loop.bound
     cdef const uint8_t *page
     cdef int64_t n = 0
@@ -63,8 +67,8 @@ cdef int64_t store_range(zsw_loop *loop, void *ctx, uint8_t *scratch, const uint
     return 0
 
 
-cdef int64_t load_range(zsw_loop *loop, void *ctx, const uint64_t *order, uint8_t *out, uint64_t first, uint64_t stop,
-                        uint32_t *ns) noexcept nogil:
+cdef int64_t load_range(zsw_loop *loop, void *ctx, const uint64_t *order, uint8_t *out,
+                        uint64_t first, uint64_t stop, uint32_t *ns) noexcept nogil:
     """Fill out[i] with page order[i], for i in first .. stop - 1."""
     cdef uint64_t i, page, start = 0
     cdef int64_t n
@@ -87,16 +91,19 @@ cdef int64_t load_range(zsw_loop *loop, void *ctx, const uint64_t *order, uint8_
     return 0
 
 
-cdef int64_t scan_range(zsw_loop *loop, const uint8_t *pages, uint64_t first, uint64_t stop) noexcept nogil:
-    """Look whether pages first .. stop - 1 are same-filled, and keep the words of those that are."""
+cdef int64_t scan_range(zsw_loop *loop, const uint8_t *pages, uint64_t first,
+                        uint64_t stop) noexcept nogil:
+    """Look whether pages first .. stop - 1 are same-filled, and keep the words of those that
+    are."""
     cdef uint64_t i
     for i in range(first, stop):
-        loop.length[i] = SAME if same_filled(pages + i * loop.page_size, loop.page_size, &loop.at[i]) else RAW
+        loop.length[i] = SAME if same_filled(pages + i * loop.page_size, loop.page_size,
+                                             &loop.at[i]) else RAW
     return 0
 
 
-cdef int64_t copy_range(zsw_loop *loop, const uint8_t *pages, const uint64_t *order, uint8_t *out, uint64_t first,
-                        uint64_t stop, uint32_t *ns) noexcept nogil:
+cdef int64_t copy_range(zsw_loop *loop, const uint8_t *pages, const uint64_t *order, uint8_t *out,
+                        uint64_t first, uint64_t stop, uint32_t *ns) noexcept nogil:
     """Fill out[i] with page order[i] as it is."""
     cdef uint64_t i, start = 0
     for i in range(first, stop):
@@ -109,7 +116,8 @@ cdef int64_t copy_range(zsw_loop *loop, const uint8_t *pages, const uint64_t *or
 
 
 cdef class CodecLoop:
-    """The loops over one set of pages.  Every method releases the GIL; threads may share the work by ranges."""
+    """The loops over one set of pages.  Every method releases the GIL; threads may share the work
+    by ranges."""
     cdef zsw_loop loop
     cdef Compressor compressor
     cdef Items pages
@@ -141,9 +149,10 @@ cdef class CodecLoop:
         Parameters
         ----------
         what : {"compress", "store", "load", "scan", "copy"}
-            compress: the codec alone, its output dropped.  store: with the scan for same-filled pages before and a copy to
-            where the page stays after it.  load: the codec alone, from where store put the pages; the fill alone for a
-            same-filled one.  scan: whether pages are same-filled.  copy: pages to `out` as they are.
+            compress: the codec alone, its output dropped.  store: with the scan for same-filled
+            pages before and a copy to where the page stays after it.  load: the codec alone, from
+            where store put the pages; the fill alone for a same-filled one.  scan: whether pages
+            are same-filled.  copy: pages to `out` as they are.
         out, order : buffers, for load and copy
             Room for all pages; which page comes at each place.
         ns : buffer of uint32, optional
@@ -156,7 +165,8 @@ cdef class CodecLoop:
         """
         cdef uint64_t last = self.count if stop is None else stop
         cdef const zsw_compressor *c = &self.loop.c
-        cdef bint loading = what == "load", whole = what == "store", copying = what == "copy", scanning = what == "scan"
+        cdef bint loading = what == "load", whole = what == "store"
+        cdef bint copying = what == "copy", scanning = what == "scan"
         cdef const uint8_t *pages = <const uint8_t *> self.pages.at
         cdef Items room, turns, spent
         cdef const uint64_t *turn = NULL
@@ -172,10 +182,12 @@ cdef class CodecLoop:
             raise ValueError(f"pages {first} to {last} of {self.count}: no such range")
         if loading or copying:
             if out is not None and order is not None:
-                room, turns = items_of(out, "out", 1, writable=True), items_of(order, "order", sizeof(uint64_t))
+                room = items_of(out, "out", 1, writable=True)
+                turns = items_of(order, "order", sizeof(uint64_t))
                 to, turn = <uint8_t *> room.at, <const uint64_t *> turns.at
             if to == NULL or <uint64_t> turns.count != self.count or room.count != self.pages.count:
-                raise ValueError(f"{what} needs `out` with room for all pages, and an `order` of all")
+                raise ValueError(f"{what} needs `out` with room for all pages, and an `order` of "
+                                 "all")
             for i in range(self.count):
                 if turn[i] >= self.count:
                     raise ValueError(f"there is no page {turn[i]}")
@@ -225,7 +237,8 @@ cdef class CodecLoop:
 
 
 cdef class IndexLoop:
-    """The index of one swap area that holds `offsets`, and the loop that looks pages up in it as a load does.
+    """The index of one swap area that holds `offsets`, and the loop that looks pages up in it as a
+    load does.
 
     Parameters
     ----------

@@ -1,12 +1,14 @@
 # cython: language_level=3
 """The binding: the only place where Python objects, buffers and exceptions meet the engine.
 
-Every method has one shape: check what can be checked and put raw pointers into a struct, let `Engine.call` run a function on
-it inside the engine, and turn what the struct then says into a value or an exception.  Only `Engine.call` enters and leaves, and
-what it runs knows no Python: so nothing can raise in between, and what a call reports is its own.
+Every method has one shape: check what can be checked and put raw pointers into a struct, let
+`Engine.call` run a function on it inside the engine, and turn what the struct then says into a
+value or an exception.  Only `Engine.call` enters and leaves, and what it runs knows no Python: so
+nothing can raise in between, and what a call reports is its own.
 
-A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one: giving the GIL away and
-getting it back costs more than the microsecond or two it would buy (docs/design.md has the figures).
+A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one:
+giving the GIL away and getting it back costs more than the microsecond or two it would buy
+(docs/design.md has the figures).
 """
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
@@ -17,8 +19,8 @@ from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
-                             ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
+from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config,
+                             ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
 from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon
 from zswap_core.backings.base cimport Backing
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
@@ -32,18 +34,25 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
 from zswap_core.index cimport index_protect, SHARD_PAGES, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
-from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram
+from zswap_core.latency cimport (
+    bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram,
+)
 from zswap_core.libraries.checksums cimport Checksum
-from zswap_core.load cimport engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page
+from zswap_core.load cimport (
+    engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page,
+)
 from zswap_core.lookup cimport area_at, find_area, pool_at
 from zswap_core.maintenance cimport maintenance_start
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP,
-                            ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32,
-                            zsw_poke_u64, zsw_unlikely, zsw_unmap)
+from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as,
+                            ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64,
+                            zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely,
+                            zsw_unmap)
 from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
 from zswap_core.slots cimport OCCUPIED
-from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.state cimport (
+    MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker,
+)
 from zswap_core.status cimport Status
 from zswap_core.store cimport store_page
 from zswap_core.wake cimport maintenance_wake
@@ -64,8 +73,8 @@ from zswap_core.status import Status as PyStatus
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
 COUNTER_NAMES = tuple([c.name for c in sorted(_Counter) if c.name != "COUNTERS"])
-FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads", "reject_compress_poor",
-         "latency")
+FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads",
+         "reject_compress_poor", "latency")
 LATENCY_BOUNDS = tuple([bucket_start(i) for i in range(LATENCY_BUCKETS + 1)])
 # Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
 cdef enum:
@@ -89,7 +98,7 @@ def zpool_names():
         names.append(ops.name.decode())
 
 
-# ---- arguments ------------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
 
 
 # Declared here for its second argument.
@@ -104,7 +113,8 @@ cdef object as_int(object value, str name):
     except TypeError:
         if hasattr(type(value), "__index__") and not hasattr(value, "ndim"):
             raise
-        hint = "; store_many, load_many and invalidate_many take many of them" if name == "offset" else ""
+        hint = ("; store_many, load_many and invalidate_many take many of them" if name == "offset"
+                else "")
         raise TypeError(f"{name} must be an int, not {type(value).__name__}{hint}") from None
 
 
@@ -115,7 +125,8 @@ cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
         offset = as_int(offset, "offset")
     value = PyLong_AsLongLongAndOverflow(offset, &beyond)
     if beyond or value < 0 or <uint64_t> value >= OFFSET_LIMIT:
-        raise ValueError(f"offset {offset} is out of range: a page number from 0 to 2**{MAX_OFFSET_SHIFT} - 1 is needed")
+        raise ValueError(f"offset {offset} is out of range: a page number from 0 to "
+                         f"2**{MAX_OFFSET_SHIFT} - 1 is needed")
     return <uint64_t> value
 
 
@@ -130,7 +141,8 @@ cdef uint32_t as_type(object swap_type) except? 0xffffffff:
     return <uint32_t> value
 
 
-cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable, Py_buffer *buffer) except -1:
+cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
+                    Py_buffer *buffer) except -1:
     """As take_buffer, and checked to be of `size` bytes."""
     cdef Py_ssize_t length
     take_buffer(obj, name, writable, buffer)
@@ -186,7 +198,8 @@ cdef View offsets_of(object offsets):
     view = view_of(array, "offsets", n * 8, False)
     at = <const uint64_t *> view.buffer.buf
     for i in range(n):
-        bits |= at[i]                       # the limit is a power of two; what was negative is beyond it
+        # the limit is a power of two; what was negative is beyond it
+        bits |= at[i]
     if bits >= OFFSET_LIMIT:
         for bad in (array.min(), array.max()):
             as_offset(int(bad))
@@ -206,34 +219,38 @@ cdef uint32_t idle_of(object seconds) except? 0xffffffff:
         return 0
     seconds = as_int(seconds, "idle_seconds")
     if not 0 < seconds <= ENTRY_AGE_MAX:
-        raise ValueError(f"idle_seconds is {seconds}; 1 to {<int> ENTRY_AGE_MAX} (45 days) is needed")
+        raise ValueError(f"idle_seconds is {seconds}; 1 to {<int> ENTRY_AGE_MAX} (45 days) is "
+                         "needed")
     return seconds
 
 
-# ---- results --------------------------------------------------------------------------------------------------------
+# ---- results -------------------------------------------------------------------------------------
 
 
 cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, Engine engine):
-    """The exception for one page that was refused: the one table from status to exception.  `rc` is what the backing store said,
-    where it failed."""
+    """The exception for one page that was refused: the one table from status to exception.  `rc` is
+    what the backing store said, where it failed."""
     where = f"page at offset {offset}" + (f" of swap area {swap_type}" if swap_type else "")
     if status == Status.ABSENT:
         return KeyError(offset)
     if status == Status.NO_AREA:
         return ValueError(f"{where}: no such swap area, or the offset lies beyond its end")
     if status == Status.CORRUPT:
-        error = PageCorruptError(f"{where} is damaged in memory: it does not decompress to what was stored; the entry is kept")
+        error = PageCorruptError(f"{where} is damaged in memory: it does not decompress to what "
+                                 "was stored; the entry is kept")
         error.__cause__ = engine.compressor_error()
         return error
     if status == Status.BACKING_CORRUPT:
         store = engine.stores[swap_type]
-        return PageCorruptError(f"{where} is damaged in the backing store{f', {store.name}' if store is not None else ''}: its "
+        of = f", {store.name}" if store is not None else ""
+        return PageCorruptError(f"{where} is damaged in the backing store{of}: its "
                                 "checksum is not that of what was written; it is kept there")
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
         limit = engine.e.params.max_pages * engine.e.page_size
         why = ("the pool is at its limit" if status == Status.POOL_LIMIT
                else "the pool was at its limit and is still above the accept threshold")
-        return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise max_pool_bytes")
+        return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise "
+                              "max_pool_bytes")
     if status == Status.BACKING_FAIL:
         return engine.backing_error(rc, f"{where}: the backing store failed", swap_type)
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
@@ -263,7 +280,7 @@ unborn.workers, unborn.worker_count = unborn_workers, 1
 unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
 
 
-# ---- what methods do inside a call -----------------------------------------------------------------------------------
+# ---- what methods do inside a call ---------------------------------------------------------------
 
 
 ctypedef void (*call_body)(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
@@ -285,7 +302,8 @@ cdef struct page_args:
     int error                   # what the backing store said, where it failed
 
 
-cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start, int status) noexcept nogil:
+cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start,
+                    int status) noexcept nogil:
     if status >= 0:
         latency_record(&w.latency, zsw_peek_u32(&e.latency_epoch), call, zsw_now_ns() - start)
 
@@ -354,7 +372,8 @@ cdef struct batch_args:
 
 cdef void store_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef batch_args *a = <batch_args *> args
-    a.error = engine_store_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status, a.ns)
+    a.error = engine_store_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status,
+                                a.ns)
 
 
 cdef void load_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -367,7 +386,8 @@ cdef struct look_args:
     uint64_t shard
     const uint64_t *offsets
     uint64_t count
-    uint64_t *numbers           # where to put shards or offsets, and how many of them there is room for
+    # where to put shards or offsets, and how many of them there is room for
+    uint64_t *numbers
     int32_t *sizes
     uint64_t found
 
@@ -410,7 +430,8 @@ cdef struct pool_args:
 
 cdef void use_pool(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef pool_args *a = <pool_args *> args
-    if zsw_load_ptr(<void **> &e.current) != NULL:          # the one that is current will be emptied some day
+    # the one that is current will be emptied some day
+    if zsw_load_ptr(<void **> &e.current) != NULL:
         a.thread = maintenance_start(e)
     if a.thread == 0:
         a.rc = engine_use_pool(e, a.compressor, a.ops, &a.config)
@@ -420,8 +441,8 @@ cdef void recompress_some(zsw_engine *e, zsw_worker *w, void *args) noexcept nog
     cdef pool_args *a = <pool_args *> args
     a.thread = maintenance_start(e)
     if a.thread == 0:
-        a.rc = engine_recompress(e, w, a.compressor, a.ops, &a.config, a.idle, a.incompressible, a.max_pages, SLICE // 8,
-                                 &a.next, &a.result)
+        a.rc = engine_recompress(e, w, a.compressor, a.ops, &a.config, a.idle, a.incompressible,
+                                 a.max_pages, SLICE // 8, &a.next, &a.result)
 
 
 cdef struct area_args:
@@ -455,7 +476,8 @@ cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef struct news_args:
     uint32_t news
     uint32_t times_full
-    uint32_t errors[2 * MAX_AREAS]      # what each area's store last said to writes, and to reads: 0 or an errno
+    # what each area's store last said to writes, and to reads: 0 or an errno
+    uint32_t errors[2 * MAX_AREAS]
 
 
 cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -537,7 +559,8 @@ cdef struct pools_args:
 
 cdef void list_pools(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef pools_args *a = <pools_args *> args
-    cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &e.current)       # once: it may change meanwhile
+    # once: it may change meanwhile
+    cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
     cdef zsw_pool *pool
     cdef pool_row *row
     cdef uint32_t i
@@ -557,7 +580,7 @@ cdef void list_pools(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
         a.count += 1
 
 
-# ---- the engine -----------------------------------------------------------------------------------------------------
+# ---- the engine ----------------------------------------------------------------------------------
 
 
 cdef class Held:
@@ -572,18 +595,22 @@ cdef class Handle:
 
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
-    cdef dict compressors           # id -> Held: all that pools may still use, whatever they think of being hashed or compared
+    # id -> Held: all that pools may still use, whatever they think of being hashed or compared
+    cdef dict compressors
     cdef Compressor compressor_     # the current one
     cdef Checksum checksum_         # None: no checksums
     cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
     cdef set opened                 # ids of those of the stores that we opened ourselves
-    cdef list stores                # by swap type: the area's Backing, or None.  As long as it ever gets: setting cannot fail
+    # by swap type: the area's Backing, or None.  As long as it ever gets: setting cannot fail
+    cdef list stores
     cdef int backed                 # how many of them there are
     cdef uint32_t heard             # of zsw_engine.news
     cdef uint32_t times_full        # what it was then
-    cdef set failing                # (swap type, 1 for reads), of the backing stores that did not work then
-    cdef object encrypt_            # whether swap files are encrypted where nobody says; None: nobody said so far
+    # (swap type, 1 for reads), of the backing stores that did not work then
+    cdef set failing
+    # whether swap files are encrypted where nobody says; None: nobody said so far
+    cdef object encrypt_
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -600,8 +627,10 @@ cdef class Engine(Handle):
         cdef zsw_engine *e = NULL
         cdef int rc
         if self.e != &unborn:
-            raise RuntimeError(f"this {type(self).__name__} has been initialised before; make a new one")
-        if isinstance(page_size, bool) or not isinstance(page_size, (int, np.integer)) or page_size not in (4096, 16384, 65536):
+            raise RuntimeError(f"this {type(self).__name__} has been initialised before; make a "
+                               "new one")
+        if (isinstance(page_size, bool) or not isinstance(page_size, (int, np.integer))
+                or page_size not in (4096, 16384, 65536)):
             raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
         rc = engine_create(page_size, &e)
         if rc != 0:
@@ -609,8 +638,8 @@ cdef class Engine(Handle):
         self.e = e
 
     def __del__(self):
-        # Before the collector clears `stores` and `compressors`, which calls in flight still use; and without the GIL, which
-        # those calls may be waiting for.
+        # Before the collector clears `stores` and `compressors`, which calls in flight still use;
+        # and without the GIL, which those calls may be waiting for.
         if self.e.closing == 0:
             self.close()
 
@@ -619,21 +648,24 @@ cdef class Engine(Handle):
         if self.e != &unborn:
             with nogil:
                 rc = engine_close(self.e)
-            if rc >= 0:                         # else the last reference went away inside one of its own calls: it stays
+            # else the last reference went away inside one of its own calls: it stays
+            if rc >= 0:
                 engine_free(self.e)
 
     cdef int call(self, call_body body, void *args, bint waits) except -1:
-        """Runs `body` inside a call of the engine, without the GIL if it may wait for anything.  The only place that enters and
-        leaves."""
+        """Runs `body` inside a call of the engine, without the GIL if it may wait for anything.
+        The only place that enters and leaves."""
         cdef int rc = 0
         cdef zsw_worker *w = engine_enter(self.e, &rc)
         if zsw_unlikely(w == NULL):
             if rc == -ENOMEM:
                 raise MemoryError("no memory for one more call")
             if self.e == &unborn:
-                raise ValueError(f"this {type(self).__name__} is not open: its __init__ was not called, or failed")
+                raise ValueError(f"this {type(self).__name__} is not open: its __init__ was not "
+                                 "called, or failed")
             if self.e.forked:
-                raise ValueError("this ZSwap belongs to the parent process; a forked child needs one of its own")
+                raise ValueError("this ZSwap belongs to the parent process; a forked child needs "
+                                 "one of its own")
             raise ValueError("the ZSwap is closed")
         if waits:
             with nogil:
@@ -645,13 +677,15 @@ cdef class Engine(Handle):
         return 0
 
     def close(self):
-        """Wait for calls in flight and free everything.  Closing twice is fine; anything else after it is a ValueError."""
+        """Wait for calls in flight and free everything.  Closing twice is fine; anything else after
+        it is a ValueError."""
         cdef Backing store
         cdef int rc, type
         with nogil:
             rc = engine_close(self.e)
         if rc == -EDEADLK:
-            raise RuntimeError("close() was called from inside a call of the same engine, which it would wait for")
+            raise RuntimeError("close() was called from inside a call of the same engine, which it "
+                               "would wait for")
         if rc == 0:                             # else another thread closed it, and does this
             failure = None
             for type in range(MAX_AREAS):
@@ -669,12 +703,14 @@ cdef class Engine(Handle):
                 raise failure
 
     def __reduce__(self):
-        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is memory of this process; in another "
-                        "process make one anew, and dict(z.items()) copies its pages")
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is memory "
+                        "of this process; in another " "process make one anew, and dict(z.items()) "
+                                                       "copies its pages")
 
     @property
     def closed(self):
-        """Whether close() was called (or this process was forked off the one that made the engine)."""
+        """Whether close() was called (or this process was forked off the one that made the
+        engine)."""
         return zsw_peek_u32(&self.e.closing) != 0
 
     @property
@@ -683,7 +719,8 @@ cdef class Engine(Handle):
         return self.e.page_size
 
     cdef int hear(self) except -1:
-        """After a call, outside of it: is there anything to tell?  Whoever is told may do what he likes."""
+        """After a call, outside of it: is there anything to tell?  Whoever is told may do what he
+        likes."""
         if zsw_unlikely(zsw_peek_u32(&self.e.news) != self.heard):
             self.tell()
         return 0
@@ -709,12 +746,14 @@ cdef class Engine(Handle):
         return 0
 
     def _news(self, filled, stores):
-        """The pool has become full; these backing stores fail, or work again: (store, swap type, reads, errno or 0)."""
+        """The pool has become full; these backing stores fail, or work again: (store, swap type,
+        reads, errno or 0)."""
 
     def _refused(self, status, error):
         """Pages were refused with this status; `error` is the exception for one of them."""
 
-    cdef int refusals(self, View codes, uint64_t n, const uint64_t *at, uint32_t swap_type) except -1:
+    cdef int refusals(self, View codes, uint64_t n, const uint64_t *at,
+                      uint32_t swap_type) except -1:
         """Tells of every kind of refusal in a batch of stores."""
         cdef const int8_t *done = <const int8_t *> codes.buffer.buf
         cdef uint64_t i, seen = 0
@@ -725,7 +764,8 @@ cdef class Engine(Handle):
         return 0
 
     cdef object compressor_error(self):
-        """The exception behind this thread's last failure of a compressor, where it is one in Python; told once."""
+        """The exception behind this thread's last failure of a compressor, where it is one in
+        Python; told once."""
         for held in list(self.compressors.values()):
             error = recall((<Held> held).compressor)
             if error is not None:
@@ -733,7 +773,8 @@ cdef class Engine(Handle):
         return None
 
     cdef Held hold(self, Compressor compressor):
-        """Keeps a compressor that is about to get a pool, until `release`, and for as long as pools use it."""
+        """Keeps a compressor that is about to get a pool, until `release`, and for as long as pools
+        use it."""
         cdef Held held = self.compressors.get(id(compressor))
         if held is None:
             held = Held.__new__(Held)
@@ -763,8 +804,8 @@ cdef class Engine(Handle):
     cdef object backing_error(self, int rc, str what, uint32_t swap_type):
         cdef Backing store = self.stores[swap_type]
         cause = recall(store) if store is not None else None
-        remedy = ("free space on its file system or make the swap file smaller" if -rc in (ENOSPC, EFBIG)
-                  else "look at the device and the system log")
+        remedy = ("free space on its file system or make the swap file smaller"
+                  if -rc in (ENOSPC, EFBIG) else "look at the device and the system log")
         error = BackingError(-rc, f"{what}: {cause or os.strerror(-rc)}; {remedy}")
         error.__cause__ = cause
         return error
@@ -784,10 +825,11 @@ cdef class Engine(Handle):
             self.opened.discard(id(store))
             store.close()
 
-    # ---- configuration: what zswap.ZSwap builds on ------------------------------------------------------------------
+    # ---- configuration: what zswap.ZSwap builds on -----------------------------------------------
 
     def _protect(self, bint wipe_on_free, bint no_dump, no_fork):
-        """To be said before there is a pool.  With `no_fork` None memory is kept from forked children where the system can."""
+        """To be said before there is a pool.  With `no_fork` None memory is kept from forked
+        children where the system can."""
         cdef uint32_t mapping = ZSW_MAP_NO_DUMP if no_dump else 0
         cdef void *page
         if no_fork is None or no_fork:
@@ -795,14 +837,15 @@ cdef class Engine(Handle):
             if page != NULL:
                 mapping |= ZSW_MAP_NO_FORK
             elif no_fork:
-                raise self.error("dontfork=True: the system cannot keep memory from forked children (Linux 4.14 or later does)")
+                raise self.error("dontfork=True: the system cannot keep memory from forked "
+                                 "children (Linux 4.14 or later does)")
             zsw_unmap(page, self.e.page_size)
         self.e.params.wipe_on_free = wipe_on_free
         self.e.params.mapping = self.e.entries.mapping = mapping
         index_protect(&self.e.index, wipe_on_free, mapping)
 
-    cdef int pool_arguments(self, pool_args *args, Compressor compressor, str zpool, int chain, bint kernel,
-                            int numa_node) except -1:
+    cdef int pool_arguments(self, pool_args *args, Compressor compressor, str zpool, int chain,
+                            bint kernel, int numa_node) except -1:
         memset(args, 0, sizeof(pool_args))
         args.compressor = &compressor.c
         args.ops = zpool_find(zpool.encode())
@@ -821,8 +864,8 @@ cdef class Engine(Handle):
         if args.rc == -ENOMEM:
             raise MemoryError("no memory for the pool")
         if args.rc != 0:
-            raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool {args.ops.name.decode()!r} "
-                             f"(error {-args.rc})")
+            raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool "
+                             f"{args.ops.name.decode()!r} " f"(error {-args.rc})")
         return 0
 
     def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
@@ -852,7 +895,8 @@ cdef class Engine(Handle):
         return 0
 
     cdef object check_node(self, int node):
-        """Binding happens deep in the allocator, where a refusal would look like a lack of memory: ask beforehand."""
+        """Binding happens deep in the allocator, where a refusal would look like a lack of memory:
+        ask beforehand."""
         cdef size_t size = self.e.page_size
         cdef void *page = zsw_map(size)
         cdef int rc = fault(Site.ARENA_BIND)
@@ -860,8 +904,9 @@ cdef class Engine(Handle):
             rc = zsw_bind_node(page, size, node) if page != NULL else -ENOMEM
         zsw_unmap(page, size)
         if rc != 0:
-            raise self.error(f"the system does not bind memory to NUMA node {node}: {os.strerror(-rc)}; "
-                             "leave numa_node out, or give the process CAP_SYS_NICE if it runs in a container")
+            raise self.error(f"the system does not bind memory to NUMA node {node}: "
+                             f"{os.strerror(-rc)}; " "leave numa_node out, or give the process "
+                                                     "CAP_SYS_NICE if it runs in a container")
 
     def _use_checksum(self, Checksum checksum):
         """Keep a checksum of each page.  Before there are any pages."""
@@ -871,7 +916,8 @@ cdef class Engine(Handle):
 
     @property
     def checksum(self):
-        """The function that makes the pages' checksums, and its library; None where none are kept."""
+        """The function that makes the pages' checksums, and its library; None where none are
+        kept."""
         return None if self.checksum_ is None else self.checksum_.name
 
     def _set_flag(self, str name, bint value):
@@ -912,19 +958,21 @@ cdef class Engine(Handle):
         swap_type : int
             The area's number, 0 to 255.  Area 0 is online from the start.
         nr_pages : int, optional
-            Offsets 0 to ``nr_pages - 1`` are the area's.  By default all that the backing store has, or without one any
-            offset up to ``2**47 - 1``.
+            Offsets 0 to ``nr_pages - 1`` are the area's.  By default all that the backing store
+            has, or without one any offset up to ``2**47 - 1``.
         backing : path, SwapFile or object with write_pages and read_pages, optional
             Where the coldest pages go, and those that are refused.
         encrypt : bool, optional
-            Encrypt the swap file, see `SwapFile`.  By default as the engine: it encrypts all once it was told to encrypt one,
-            be it here, when it was made, or by a SwapFile that does.  A backing that does not is then refused, unless
-            False says that it may hold pages in clear.
+            Encrypt the swap file, see `SwapFile`.  By default as the engine: it encrypts all once
+            it was told to encrypt one, be it here, when it was made, or by a SwapFile that does.  A
+            backing that does not is then refused, unless False says that it may hold pages in
+            clear.
 
         Raises
         ------
         ValueError
-            When the area is online already, a number is out of range, or the backing does not encrypt though it should.
+            When the area is online already, a number is out of range, or the backing does not
+            encrypt though it should.
         BackingError
             When the backing store cannot be opened, or another engine uses it.
         """
@@ -936,7 +984,8 @@ cdef class Engine(Handle):
         if encrypt is not None and not isinstance(encrypt, bool):
             raise TypeError(f"encrypt is {encrypt!r}; True, False or None is needed")
         if backing is not None:
-            store = open_backing(backing, self.e.page_size, encrypt=self.encrypt if encrypt is None else encrypt)
+            store = open_backing(backing, self.e.page_size, encrypt=self.encrypt if encrypt is None
+                                 else encrypt)
         elif encrypt:
             raise ValueError("encrypt=True needs a backing to encrypt")
         try:
@@ -984,17 +1033,20 @@ cdef class Engine(Handle):
         args.type = as_type(swap_type)
         self.call(swap_off, &args, True)
         if args.rc == -EDEADLK:
-            raise RuntimeError("swapoff() was called from inside a call of the same engine, which it would wait for")
+            raise RuntimeError("swapoff() was called from inside a call of the same engine, which "
+                               "it would wait for")
         if args.rc != 0:
             raise ValueError(f"swap area {args.type} is not online")
-        store = self.take_store(args.type)      # None also when close() was faster: then it is close()'s to drop
+        # None also when close() was faster: then it is close()'s to drop
+        store = self.take_store(args.type)
         with nogil:
             engine_swapoff_end(self.e, args.type)
         if store is not None:
             self.drop_store(store)
 
     def _seal(self, swap_type, bint sealed):
-        """Let an area take nothing in any more, though what it holds can be loaded; or let it again."""
+        """Let an area take nothing in any more, though what it holds can be loaded; or let it
+        again."""
         cdef area_args args
         args.type, args.sealed = as_type(swap_type), sealed
         self.call(seal, &args, True)
@@ -1015,13 +1067,14 @@ cdef class Engine(Handle):
         nr_pages : int
             How many at most.
         idle_seconds : int, optional
-            Only pages that were not accessed for so long; referenced or not, they get no second chance.
+            Only pages that were not accessed for so long; referenced or not, they get no second
+            chance.
 
         Returns
         -------
         int
-            Pages written back: 0 when no area has a backing store; fewer than asked for when there are no more, the store
-            fails (`reject_reclaim_fail`), or the budget is used up.
+            Pages written back: 0 when no area has a backing store; fewer than asked for when there
+            are no more, the store fails (`reject_reclaim_fail`), or the budget is used up.
         """
         cdef work_args args
         cdef uint64_t pages, done = 0
@@ -1040,12 +1093,13 @@ cdef class Engine(Handle):
                 return done
             PyErr_CheckSignals()
 
-    def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node, idle_seconds,
-                    bint incompressible, uint64_t max_pages):
+    def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node,
+                    idle_seconds, bint incompressible, uint64_t max_pages):
         cdef pool_args args
         cdef Held held
         self.pool_arguments(&args, compressor, zpool, chain, kernel, numa_node)
-        args.idle, args.incompressible, args.max_pages, args.next = idle_of(idle_seconds), incompressible, max_pages, 1
+        args.idle, args.incompressible = idle_of(idle_seconds), incompressible
+        args.max_pages, args.next = max_pages, 1
         held = self.hold(compressor)
         try:
             while args.next != 0:
@@ -1056,9 +1110,11 @@ cdef class Engine(Handle):
         finally:
             self.release(held)
         remember(None, None)
-        return args.result.moved, args.result.kept, args.result.bytes_before, args.result.bytes_after
+        return (args.result.moved, args.result.kept, args.result.bytes_before,
+                args.result.bytes_after)
 
-    def _set_writeback(self, uint32_t shrinker_enabled, uint64_t interval_ns, int64_t limit, uint64_t rate):
+    def _set_writeback(self, uint32_t shrinker_enabled, uint64_t interval_ns, int64_t limit,
+                       uint64_t rate):
         zsw_poke_u32(&self.e.params.shrinker_enabled, shrinker_enabled)
         zsw_poke_u64(&self.e.params.shrinker_interval_ns, interval_ns)
         zsw_poke_i64(&self.e.params.writeback_limit, limit)
@@ -1069,14 +1125,15 @@ cdef class Engine(Handle):
         return zsw_peek_i64(&self.e.params.writeback_limit)
 
     def _set_pressure(self, bytes psi_path, bytes usage_path, uint64_t usage_limit):
-        """Which files tell of memory pressure.  Before the first backing store only: the shrinker reads them."""
+        """Which files tell of memory pressure.  Before the first backing store only: the shrinker
+        reads them."""
         if max(len(psi_path), len(usage_path)) >= PATH_BYTES:
             raise ValueError("a path is too long")
         memcpy(self.e.psi_path, <const char *> psi_path, len(psi_path) + 1)
         memcpy(self.e.usage_path, <const char *> usage_path, len(usage_path) + 1)
         self.e.usage_limit = usage_limit
 
-    # ---- single pages -----------------------------------------------------------------------------------------------
+    # ---- single pages ----------------------------------------------------------------------------
 
     def store(self, offset, page, *, swap_type=0):
         """Hold a copy of a page, in place of what was held at that offset.
@@ -1097,7 +1154,8 @@ cdef class Engine(Handle):
         ValueError
             For a wrong length, a negative offset, an area that is not online, or a closed engine.
         Error
-            When the page is refused for another reason.  After any refusal nothing is held at `offset`.
+            When the page is refused for another reason.  After any refusal nothing is held at
+            `offset`.
         """
         self.store_as(offset, page, swap_type, False)
 
@@ -1147,8 +1205,8 @@ cdef class Engine(Handle):
         KeyError
             When nothing is held at `offset`.
         PageCorruptError
-            When the page does not decompress, or is not what its checksum was made of.  The entry is kept; the content of
-            `out` is undefined.
+            When the page does not decompress, or is not what its checksum was made of.  The entry
+            is kept; the content of `out` is undefined.
         """
         cdef page_args args
         cdef Py_buffer buffer
@@ -1164,7 +1222,8 @@ cdef class Engine(Handle):
         return out
 
     def _take(self, offset, *, swap_type=0):
-        """Load a page and free it: of several calls, also of loads with exclusive_loads, one gets it."""
+        """Load a page and free it: of several calls, also of loads with exclusive_loads, one gets
+        it."""
         return self.load_as(offset, swap_type, LoadAs.TAKE)
 
     def _read(self, offset, *, swap_type=0):
@@ -1185,7 +1244,8 @@ cdef class Engine(Handle):
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
             args.no_wait = False
             self.call(do_load, args, True)
-        error = error_for(args.status, args.error, args.offset, args.type, self) if args.status < 0 else None
+        error = error_for(args.status, args.error, args.offset, args.type,
+                          self) if args.status < 0 else None
         self.hear()
         if error is not None:
             raise error
@@ -1199,7 +1259,7 @@ cdef class Engine(Handle):
         self.call(invalidate_pages, &args, self.backed != 0)
         return args.pages != 0
 
-    # ---- the mapping over area 0; collections.abc supplies the rest --------------------------------------------------
+    # ---- the mapping over area 0; collections.abc supplies the rest ------------------------------
 
     def __getitem__(self, offset):
         return self.load(offset)
@@ -1224,17 +1284,19 @@ cdef class Engine(Handle):
     def __len__(self):
         return self._page_count()
 
-    # ---- batches ----------------------------------------------------------------------------------------------------
+    # ---- batches ---------------------------------------------------------------------------------
 
     def store_many(self, offsets, pages, *, swap_type=0, threads=1, ns=None, errors="status"):
         """Store many pages with one release of the GIL for 16384 of them.
 
-        In between signals are looked for: Ctrl-C leaves what was stored until then, and all other offsets as they were.
+        In between signals are looked for: Ctrl-C leaves what was stored until then, and all other
+        offsets as they were.
 
         Parameters
         ----------
         offsets : array_like of int, shape (n,)
-            Page numbers.  Where one occurs twice the later page wins with one thread, either with more.
+            Page numbers.  Where one occurs twice the later page wins with one thread, either with
+            more.
         pages : buffer of n * page_size bytes
             The pages, one after another.
         swap_type : int, optional
@@ -1244,14 +1306,16 @@ cdef class Engine(Handle):
         ns : ndarray of uint32, shape (n,), optional
             Filled with the nanoseconds each page took.
         errors : {"status", "raise"}, default "status"
-            What to do about pages that are not held afterwards, because the pool is at its limit, say.  "status" leaves it
-            to the result: a cache is full by design, and goes on.  Where no page may be lost, "raise" raises one `StoreError`
-            for all of them, once the whole batch was tried.
+            What to do about pages that are not held afterwards, because the pool is at its limit,
+            say.  "status" leaves it to the result: a cache is full by design, and goes on.  Where
+            no page may be lost, "raise" raises one `StoreError` for all of them, once the whole
+            batch was tried.
 
         Returns
         -------
         ndarray of int8, shape (n,)
-            A `zswap.Status` for each page: held where >= 0, and nothing is held at the offset where < 0.
+            A `zswap.Status` for each page: held where >= 0, and nothing is held at the offset where
+            < 0.
 
         Raises
         ------
@@ -1263,16 +1327,17 @@ cdef class Engine(Handle):
         return self._many(offsets, pages, swap_type, threads, ns, None, True, errors == "raise")
 
     cdef object store_error(self, int rc, const uint64_t *at, object codes, uint32_t swap_type):
-        """The exception for all pages of a batch that were refused; `rc` is how a backing store failed with the first of those
-        that it failed with."""
+        """The exception for all pages of a batch that were refused; `rc` is how a backing store
+        failed with the first of those that it failed with."""
         where = np.flatnonzero(codes < 0).tolist()
         offsets = [at[i] for i in where]
         reasons = [PyStatus(codes[i]) for i in where]
         first = error_for(reasons[0], rc, offsets[0], swap_type, self)
-        names = ", ".join([f"offset {offset}: {reason.name}" for offset, reason in zip(offsets[:5], reasons)])
+        names = ", ".join([f"offset {offset}: {reason.name}" for offset,
+                           reason in zip(offsets[:5], reasons)])
         more = f", and {len(where) - 5} more" if len(where) > 5 else ""
-        error = StoreError(f"{len(where)} of {len(codes)} pages are not held ({names}{more}); of the first: {first}",
-                           offsets, reasons, codes)
+        error = StoreError(f"{len(where)} of {len(codes)} pages are not held ({names}{more}); of "
+                           f"the first: {first}", offsets, reasons, codes)
         error.__cause__ = first
         return error
 
@@ -1288,8 +1353,8 @@ cdef class Engine(Handle):
         swap_type, threads, ns
             As for `store_many`.
         status : ndarray of int8, shape (n,), optional
-            Filled with a `zswap.Status` for each page.  With it nothing is raised for a page; what `out` holds for a page
-            with a negative status is undefined.
+            Filled with a `zswap.Status` for each page.  With it nothing is raised for a page; what
+            `out` holds for a page with a negative status is undefined.
 
         Returns
         -------
@@ -1298,7 +1363,8 @@ cdef class Engine(Handle):
         Raises
         ------
         KeyError
-            Without `status`: for the first of `offsets` at which nothing is held.  The other pages are loaded all the same.
+            Without `status`: for the first of `offsets` at which nothing is held.  The other pages
+            are loaded all the same.
         PageCorruptError
             Without `status`: for the first page that is damaged.
         """
@@ -1337,7 +1403,8 @@ cdef class Engine(Handle):
             begun += args.count
             if begun == n:
                 break
-            PyErr_CheckSignals()                # outside any call: a handler may well close the engine
+            # outside any call: a handler may well close the engine
+            PyErr_CheckSignals()
         with nogil:
             while i < n and done[i] >= 0:
                 i += 1
@@ -1363,7 +1430,8 @@ cdef class Engine(Handle):
         view = offsets_of(offsets)
         n = view.buffer.len // 8
         while True:
-            args.offsets, args.count = <const uint64_t *> view.buffer.buf + begun, min(n - begun, <uint64_t> SLICE)
+            args.offsets = <const uint64_t *> view.buffer.buf + begun
+            args.count = min(n - begun, <uint64_t> SLICE)
             self.call(invalidate_batch, &args, True)
             freed += args.found
             begun += args.count
@@ -1378,7 +1446,8 @@ cdef class Engine(Handle):
         stop = as_int(stop, "stop")
         if stop < 0 or stop > OFFSET_LIMIT:
             raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
-        args.last = stop                        # one too far; a range of none is one of the wrong way round, or closed
+        # one too far; a range of none is one of the wrong way round, or closed
+        args.last = stop
         if args.last > args.first:
             args.last -= 1
             self.call(invalidate_pages, &args, True)
@@ -1396,8 +1465,8 @@ cdef class Engine(Handle):
         Returns
         -------
         ndarray of int32, shape (n,)
-            Compressed bytes; 0 for a same-filled page, `page_size` for one kept raw, -1 where nothing is held, -2 for a page in
-            the backing store.
+            Compressed bytes; 0 for a same-filled page, `page_size` for one kept raw, -1 where
+            nothing is held, -2 for a page in the backing store.
         """
         cdef look_args args
         cdef View view, size_view
@@ -1410,7 +1479,7 @@ cdef class Engine(Handle):
         self.call(page_sizes, &args, True)
         return sizes
 
-    # ---- iteration --------------------------------------------------------------------------------------------------
+    # ---- iteration -------------------------------------------------------------------------------
 
     def _page_count(self, swap_type=0):
         cdef range_args args
@@ -1443,7 +1512,7 @@ cdef class Engine(Handle):
         self.call(shard_offsets, &args, False)
         return offsets[:args.found].tolist()
 
-    # ---- memory and figures -----------------------------------------------------------------------------------------
+    # ---- memory and figures ----------------------------------------------------------------------
 
     def compact(self):
         """Move pages together in every pool and give the memory freed back to the system.
@@ -1466,13 +1535,14 @@ cdef class Engine(Handle):
         self.hear()
         stores = [store for store in self.stores if store is not None]
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
-        result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages, pages_compacted=totals.pages_compacted,
-                      metadata_bytes=totals.metadata_bytes, backed_areas=len(stores),
-                      encrypted_areas=sum(map(encrypts, stores)))
+        result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages,
+                      pages_compacted=totals.pages_compacted, metadata_bytes=totals.metadata_bytes,
+                      backed_areas=len(stores), encrypted_areas=sum(map(encrypts, stores)))
         return result
 
     def _latency(self, bint reset):
-        """(counts of each bucket, sum, longest) of stores and of loads, in ns; then, if wanted, they begin anew."""
+        """(counts of each bucket, sum, longest) of stores and of loads, in ns; then, if wanted,
+        they begin anew."""
         cdef latency_args args
         cdef zsw_histogram *histogram
         cdef int call
@@ -1481,7 +1551,8 @@ cdef class Engine(Handle):
         result = []
         for call in range(<int> TIMED):
             histogram = &args.histograms[call]
-            result.append((tuple([histogram.counts[i] for i in range(LATENCY_BUCKETS)]), histogram.total, histogram.longest))
+            result.append((tuple([histogram.counts[i] for i in range(LATENCY_BUCKETS)]),
+                           histogram.total, histogram.longest))
         return result
 
     def numa_pages(self):
@@ -1492,8 +1563,8 @@ cdef class Engine(Handle):
         Returns
         -------
         dict of int to int
-            Node, and how many pages of the allocators lie there; nodes with none are left out.  Pages in the system's own
-            swap lie on no node.
+            Node, and how many pages of the allocators lie there; nodes with none are left out.
+            Pages in the system's own swap lie on no node.
 
         Raises
         ------
@@ -1507,24 +1578,29 @@ cdef class Engine(Handle):
         args.counts = <uint64_t *> view.buffer.buf
         self.call(count_nodes, &args, True)
         if args.rc != 0:
-            raise self.error(f"the system does not tell where memory lies: {os.strerror(-args.rc)} (move_pages)")
+            raise self.error(f"the system does not tell where memory lies: {os.strerror(-args.rc)} "
+                             "(move_pages)")
         return {node: int(pages) for node, pages in enumerate(found) if pages}
 
     def _pools(self):
-        """(compressor, zpool, chain, kernel, current, entries, total pages) of each pool, the current one first."""
+        """(compressor, zpool, chain, kernel, current, entries, total pages) of each pool, the
+        current one first."""
         cdef pools_args args
         cdef pool_row *row
         cdef Compressor compressor
         cdef uint32_t i
-        self.call(list_pools, &args, False)     # with the GIL: no compressor is let go of before its name is looked up
+        # with the GIL: no compressor is let go of before its name is looked up
+        self.call(list_pools, &args, False)
         rows = []
         for i in range(args.count):
             row = &args.rows[i]
             spec = "?"
             for held in list(self.compressors.values()):
                 compressor = (<Held> held).compressor
-                if compressor.c.ops == row.compressor.ops and compressor.c.state == row.compressor.state:
+                if (compressor.c.ops == row.compressor.ops
+                        and compressor.c.state == row.compressor.state):
                     spec = compressor.spec
-            rows.append((spec, row.name.decode(), row.chain, row.kernel, row.current, row.entries, row.pages))
+            rows.append((spec, row.name.decode(), row.chain, row.kernel, row.current, row.entries,
+                         row.pages))
         self.drop_compressors()
         return sorted(rows, key=lambda row: not row[4])

@@ -1,12 +1,12 @@
 # cython: language_level=3
 """Buffers and arrays of offsets, as callers give them.
 
-What is stored is bytes.  A buffer that holds references to Python objects is none: its bytes are addresses, which mean nothing
-once their objects are gone, and writing over them takes references that nobody counted.  So it is refused wherever a buffer
-is taken, by its format.
+What is stored is bytes.  A buffer that holds references to Python objects is none: its bytes are
+addresses, which mean nothing once their objects are gone, and writing over them takes references
+that nobody counted.  So it is refused wherever a buffer is taken, by its format.
 """
-from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
-                             PyObject_GetBuffer)
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release,
+                             PyObject_CheckBuffer, PyObject_GetBuffer)
 
 import sys
 
@@ -21,7 +21,8 @@ cdef bint is_array(object obj) noexcept:
 
 
 cdef bint names_objects(const char *format) noexcept:
-    """Whether a buffer's format (PEP 3118) has an item of the kind O.  Between colons there are the names of fields."""
+    """Whether a buffer's format (PEP 3118) has an item of the kind O.  Between colons there are the
+    names of fields."""
     cdef bint in_name = False
     while format != NULL and format[0]:
         if format[0] == c":":
@@ -38,24 +39,25 @@ cdef object no_buffer(object obj, str name):
         hint = f'; join them: b"".join({name}), or np.stack({name}) where they are arrays'
     elif isinstance(obj, str):
         hint = "; encode it first"
-    return TypeError(f"{name} must be a buffer, such as bytes, a bytearray, a memoryview or an array, "
-                     f"not {type(obj).__name__}{hint}")
+    return TypeError(f"{name} must be a buffer, such as bytes, a bytearray, a memoryview or an "
+                     "array, " f"not {type(obj).__name__}{hint}")
 
 
 cdef object of_objects(str name, object what):
-    return TypeError(f"{name} holds references to Python objects ({what}), not bytes: store what they refer to, "
-                     "for example by pickle.dumps")
+    return TypeError(f"{name} holds references to Python objects ({what}), not bytes: store what "
+                     "they refer to, " "for example by pickle.dumps")
 
 
 cdef int take_buffer(object obj, str name, bint writable, Py_buffer *buffer) except -1:
-    """The buffer of `obj`, checked to be C-contiguous, without references to objects and, where asked, writable.  To be
-    released."""
+    """The buffer of `obj`, checked to be C-contiguous, without references to objects and, where
+    asked, writable.  To be released."""
     cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
     if type(obj) is not bytes and type(obj) is not bytearray:
         if not PyObject_CheckBuffer(obj):
             raise no_buffer(obj, name)
         if is_array(obj):
-            # By its dtype, as it has no format for some that are plain, such as dates; and because this is faster.
+            # By its dtype, as it has no format for some that are plain, such as dates; and because
+            # this is faster.
             if obj.dtype.hasobject:
                 raise of_objects(name, obj.dtype)
         else:
@@ -100,10 +102,13 @@ cdef object integer_array(object offsets):
             raise TypeError(f"offsets must be integers, not {array.dtype}")
         return array
     if array.ndim == 0 and array.dtype.kind not in "iu":
-        raise TypeError(f"offsets must be a sequence or an array of integers, not {type(offsets).__name__}; "
-                        "list(offsets) makes one of what can be iterated over, or np.fromiter(offsets, np.uint64)")
+        raise TypeError("offsets must be a sequence or an array of integers, not "
+                        f"{type(offsets).__name__}; " "list(offsets) makes one of what can be "
+                                                      "iterated over, or np.fromiter(offsets, "
+                                                      "np.uint64)")
     raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}"
-                     + ("; for a single one give a list of it" if array.ndim == 0 else "; np.ravel(offsets) is"))
+                     + ("; for a single one give a list of it" if array.ndim == 0
+                        else "; np.ravel(offsets) is"))
 
 
 # A typed memoryview does as much, and brings 20,000 lines of C into each module that has one.
@@ -118,6 +123,7 @@ cdef Items items_of(object obj, str name, Py_ssize_t size, bint writable=False):
     take_buffer(obj, name, writable, &items.buffer)
     items.at = items.buffer.buf
     if items.buffer.itemsize != size:
-        raise ValueError(f"{name} has items of {items.buffer.itemsize} bytes; items of {size} are needed")
+        raise ValueError(f"{name} has items of {items.buffer.itemsize} bytes; items of {size} are "
+                         "needed")
     items.count = items.buffer.len // size
     return items

@@ -5,15 +5,17 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_cas_u32, zsw_cpu, zsw_fence_after_rmw, zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32,
-                            zsw_poke_u64, zsw_self, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_wipe)
+from zswap_core.os cimport (zsw_cas_u32, zsw_cpu, zsw_fence_after_rmw, zsw_load_u32, zsw_lock,
+                            zsw_now_s, zsw_peek_u32, zsw_poke_u64, zsw_self, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_wipe)
 from zswap_core.reap cimport reap, reap_is_due
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.worker cimport first_worker, flush_entries
 
 
 cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
-    """Begins a call: a worker of the caller's own until engine_leave.  NULL, with -EPIPE when the engine is closed, or -ENOMEM."""
+    """Begins a call: a worker of the caller's own until engine_leave.  NULL, with -EPIPE when the
+    engine is closed, or -ENOMEM."""
     cdef uint32_t at = zsw_cpu()
     cdef zsw_worker *w = e.workers[at if at < e.worker_count else at % e.worker_count]
     if zsw_unlikely(zsw_peek_u32(&w.busy) != 0 or not zsw_cas_u32(&w.busy, 0, 1)):
@@ -30,8 +32,9 @@ cdef zsw_worker *engine_enter(zsw_engine *e, int *rc) noexcept nogil:
         w.next = e.all_workers
         zsw_store_ptr(<void **> &e.all_workers, w)
         zsw_unlock(&e.areas_lock)
-    # busy is set before closing is read, and engine_close sets closing before it reads busy, each with a full fence between the
-    # two: one of them sees the other.  In the same way await_calls waits for this call, or this call finds what went before it.
+    # busy is set before closing is read, and engine_close sets closing before it reads busy, each
+    # with a full fence between the two: one of them sees the other.  In the same way await_calls
+    # waits for this call, or this call finds what went before it.
     zsw_fence_after_rmw()
     if zsw_unlikely(zsw_load_u32(&e.closing) != 0):
         zsw_store_u32(&w.busy, 0)
@@ -51,5 +54,6 @@ cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     if zsw_unlikely(reap_is_due(e, w)):
         reap(e, w)
     zsw_poke_u64(&w.owner, 0)
-    zsw_store_u32(&w.uses, w.uses + 1)          # like busy it says that the call has ended, with all it did
+    # like busy it says that the call has ended, with all it did
+    zsw_store_u32(&w.uses, w.uses + 1)
     zsw_store_u32(&w.busy, 0)

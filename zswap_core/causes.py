@@ -1,7 +1,8 @@
 """The exception behind a failure in a compressor or a backing store written in Python.
 
-It cannot pass through the compiled core, which knows result codes only.  So it waits here, for the thread it happened in, until
-the binding turns the code into an exception: what another thread's call met is never told.
+It cannot pass through the compiled core, which knows result codes only.  So it waits here, for the
+thread it happened in, until the binding turns the code into an exception: what another thread's
+call met is never told.
 """
 
 import threading

@@ -3,11 +3,15 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at
-from zswap_core.entry cimport ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool, zsw_entry
+from zswap_core.entry cimport (
+    ENTRY_REFS, ENTRY_SAME, word_handle, word_length, word_pack, word_pool, zsw_entry,
+)
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport zsw_shard
 from zswap_core.lookup cimport pool_at
-from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_unlock
+from zswap_core.os cimport (
+    zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_unlock,
+)
 from zswap_core.slab cimport slab_limit
 from zswap_core.slots cimport lock_entry
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -23,17 +27,20 @@ cdef void relocate_entry(zsw_engine *e, zsw_pool *pool, uint32_t id) noexcept no
         return
     if lock_entry(e, id, pos, &shard, &where) == NULL:
         return
-    word = zsw_peek_u64(&entry.word)            # while it is not ours another store may be filling it
-    # One reference is the index's own: there is no reader, and while we hold the lock none can come.
+    # while it is not ours another store may be filling it
+    word = zsw_peek_u64(&entry.word)
+    # One reference is the index's own: there is no reader, and while we hold the lock none can
+    # come.
     if word_pool(word) == pool.id and (zsw_load_u32(&entry.state) & (ENTRY_REFS | ENTRY_SAME)) == 1:
-        if fault(Site.ZPOOL_RELOCATE) == 0 and pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1:
+        if (fault(Site.ZPOOL_RELOCATE) == 0
+                and pool.ops.relocate(pool.zpool, word_handle(word), &handle) == 1):
             zsw_poke_u64(&entry.word, word_pack(handle, word_length(word), pool.id))
     zsw_unlock(&shard.lock)
 
 
 cdef uint64_t engine_compact(zsw_engine *e, zsw_worker *w) noexcept nogil:
-    """Moves objects out of sparsely filled memory in every pool, and clears the index of what is empty; returns the allocator
-    pages freed."""
+    """Moves objects out of sparsely filled memory in every pool, and clears the index of what is
+    empty; returns the allocator pages freed."""
     cdef uint64_t freed = 0
     cdef uint32_t i, id, limit
     cdef zsw_pool *pool

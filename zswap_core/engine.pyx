@@ -9,8 +9,8 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.flight cimport flights_destroy
 from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
-from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
-                            zsw_swap_u32, zsw_unlock)
+from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns,
+                            zsw_store_u32, zsw_swap_u32, zsw_unlock)
 from zswap_core.pool cimport destroy_pools
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
@@ -18,7 +18,8 @@ from zswap_core.worker cimport call_depth, first_worker, free_scratch, wait_call
 
 
 cdef extern from "<pthread.h>" nogil:
-    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
+                       void (*child)() noexcept nogil)
 
 cdef zsw_mutex all_lock             # guards the list; taken before any other lock
 cdef zsw_engine *all_engines = NULL
@@ -66,10 +67,12 @@ cdef void unlist_engine(zsw_engine *e) noexcept nogil:
 
 cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     """An engine with no pool and no area yet, whose limit admits nothing."""
-    cdef zsw_engine *e = <zsw_engine *> calloc(1, sizeof(zsw_engine)) if fault(Site.ENGINE) == 0 else NULL
+    cdef zsw_engine *e = NULL
     cdef zsw_worker *w
     cdef uint32_t cpus
     cdef int rc
+    if fault(Site.ENGINE) == 0:
+        e = <zsw_engine *> calloc(1, sizeof(zsw_engine))
     if e == NULL:
         return -ENOMEM
     e.page_size = page_size
@@ -80,7 +83,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     e.params.writeback_limit = -1
     e.latency_epoch = 1
     cpus = zsw_cpu_count()
-    e.workers = <zsw_worker **> calloc(cpus, sizeof(zsw_worker *)) if fault(Site.ENGINE) == 0 else NULL
+    e.workers = <zsw_worker **> calloc(cpus,
+                                       sizeof(zsw_worker *)) if fault(Site.ENGINE) == 0 else NULL
     rc = 0 if e.workers != NULL else -ENOMEM
     while rc == 0 and e.worker_count < cpus:
         w = <zsw_worker *> calloc(1, sizeof(zsw_worker)) if fault(Site.WORKER) == 0 else NULL
@@ -102,9 +106,9 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
 
 
 cdef int engine_close(zsw_engine *e) noexcept nogil:
-    """Refuses new calls, waits for those in flight and frees all memory but the engine's shell, its workers and areas: whoever
-    has just left a call, or waits for the end of others', may still look at those.  1 when another thread did so, or did so
-    before; -EDEADLK from inside a call."""
+    """Refuses new calls, waits for those in flight and frees all memory but the engine's shell, its
+    workers and areas: whoever has just left a call, or waits for the end of others', may still look
+    at those.  1 when another thread did so, or did so before; -EDEADLK from inside a call."""
     cdef uint32_t i
     cdef zsw_worker *w
     if call_depth(e) > 0 and not e.forked:

@@ -12,7 +12,8 @@ cdef uint32_t take_entry(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef bint only_spares(zsw_engine *e) noexcept nogil
 cdef void give_spares(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void free_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil
-cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids, uint32_t entries) noexcept nogil
+cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids,
+                      uint32_t entries) noexcept nogil
 
 
 cdef inline zsw_entry *entry_at(zsw_engine *e, uint32_t id) noexcept nogil:

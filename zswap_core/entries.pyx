@@ -4,7 +4,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.entry cimport entry_put, entry_same, word_handle, word_length, word_pool, zsw_entry
 from zswap_core.index cimport RUN_PAGES
-from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely
+from zswap_core.os cimport (
+    zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely,
+)
 from zswap_core.slab cimport slab_give, slab_take
 from zswap_core.state cimport SPARE_ENTRIES, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
@@ -39,12 +41,14 @@ cdef void give_spares(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 cdef inline void note_given(zsw_engine *e) noexcept nogil:
     # Without pages there is nothing to be ready for.
-    if zsw_unlikely(zsw_peek_u64(&e.entries.inuse) <= <uint64_t> e.worker_count * SPARE_ENTRIES) and only_spares(e):
+    if (zsw_unlikely(zsw_peek_u64(&e.entries.inuse) <= <uint64_t> e.worker_count * SPARE_ENTRIES)
+            and only_spares(e)):
         zsw_store_u32(&e.index.reap_due, 1)
 
 
 cdef inline void clear_entry(zsw_engine *e, zsw_entry *entry) noexcept nogil:
-    zsw_poke_u32(&entry.pos, 0)                 # a walk over all entries tells by this that it is free
+    # a walk over all entries tells by this that it is free
+    zsw_poke_u32(&entry.pos, 0)
     if zsw_unlikely(e.params.wipe_on_free):
         zsw_poke_u64(&entry.word, 0)
 
@@ -79,7 +83,8 @@ cdef void free_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
     give_entry(e, w, id)
 
 
-cdef void free_objects(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint64_t *handles, uint32_t objects) noexcept nogil:
+cdef void free_objects(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint64_t *handles,
+                       uint32_t objects) noexcept nogil:
     cdef uint32_t i
     if pool.ops.free_many != NULL:
         pool.ops.free_many(pool.zpool, handles, objects)
@@ -89,7 +94,8 @@ cdef void free_objects(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint6
     count_entry(e, w, pool, -<int64_t> objects)
 
 
-cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids, uint32_t entries) noexcept nogil:
+cdef void put_entries(zsw_engine *e, zsw_worker *w, const uint32_t *ids,
+                      uint32_t entries) noexcept nogil:
     """As put_entry for each of at most RUN_PAGES entries."""
     cdef uint64_t handles[RUN_PAGES]
     cdef uint32_t freed[RUN_PAGES]

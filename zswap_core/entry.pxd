@@ -1,14 +1,16 @@
 # cython: language_level=3
 """An entry: the 24 bytes the engine keeps for each stored page.
 
-Who may touch what: `word` is written before the entry is published and by compaction, both with the shard's lock or with no
-other owner; `prev`/`next` belong to the LRU lock; `pos` is written under the shard's lock; `state` is atomic.
+Who may touch what: `word` is written before the entry is published and by compaction, both with the
+shard's lock or with no other owner; `prev`/`next` belong to the LRU lock; `pos` is written under
+the shard's lock; `state` is atomic.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_load_u32, zsw_peek_u32, zsw_poke_u32
 
-# What an index slot holds is the id of an entry, or one of these.  The slabs never hand out ids so great.
+# What an index slot holds is the id of an entry, or one of these.  The slabs never hand out ids so
+# great.
 cdef extern from *:
     """
     #define ON_BACKING 0xffffffffu  /* the page is in the area's backing store */
@@ -17,7 +19,8 @@ cdef extern from *:
     const uint32_t ON_BACKING
     const uint32_t IN_TRANSIT
 
-# state, from bit 0: references (the index's own counts as one), flags, and the second of the last access.
+# state, from bit 0: references (the index's own counts as one), flags, and the second of the last
+# access.
 cdef enum:
     ENTRY_REFS = 0xff
     ENTRY_REFS_MAX = 0xfe
@@ -25,7 +28,8 @@ cdef enum:
     ENTRY_REFERENCED = 0x200        # loaded since the LRU last looked
     ENTRY_AGE_SHIFT = 10
     ENTRY_AGE_MASK = 0x3fffff       # seconds modulo 2^22, 48 days
-    ENTRY_AGE_MAX = 0x3bffff        # ages up to 45 days are told apart; the rest lies ahead of a clock that was read earlier
+    # ages up to 45 days are told apart; the rest lies ahead of a clock that was read earlier
+    ENTRY_AGE_MAX = 0x3bffff
 
 
 cdef struct zsw_entry:
@@ -58,7 +62,8 @@ cdef inline uint32_t state_new(bint same, uint64_t now) noexcept nogil:
 
 
 cdef inline bint entry_get(zsw_entry *entry, uint64_t now) noexcept nogil:
-    """Takes a reference and marks the entry accessed; False when all references are out.  Under the shard's lock."""
+    """Takes a reference and marks the entry accessed; False when all references are out.  Under the
+    shard's lock."""
     cdef uint32_t state, wanted
     while True:
         state = zsw_peek_u32(&entry.state)
@@ -73,7 +78,8 @@ cdef inline bint entry_get(zsw_entry *entry, uint64_t now) noexcept nogil:
 cdef inline bint entry_put(zsw_entry *entry) noexcept nogil:
     """Drops a reference; True when it was the last, so that the caller must free the entry."""
     cdef uint32_t state = zsw_load_u32(&entry.state)
-    if (state & ENTRY_REFS) == 1:           # only ours, hence not the index's: nobody can take another
+    # only ours, hence not the index's: nobody can take another
+    if (state & ENTRY_REFS) == 1:
         zsw_poke_u32(&entry.state, state - 1)
         return True
     return (zsw_add_u32(&entry.state, <uint32_t> -1) & ENTRY_REFS) == 0
@@ -84,8 +90,10 @@ cdef inline bint entry_same(const zsw_entry *entry) noexcept nogil:
 
 
 cdef inline void entry_touch(zsw_entry *entry, uint64_t now) noexcept nogil:
-    """Marks a same-filled entry accessed.  Nobody takes references to those, so a plain exchange under the shard's lock does."""
-    zsw_poke_u32(&entry.state, 1 | ENTRY_SAME | ENTRY_REFERENCED | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT)
+    """Marks a same-filled entry accessed.  Nobody takes references to those, so a plain exchange
+    under the shard's lock does."""
+    zsw_poke_u32(&entry.state, 1 | ENTRY_SAME | ENTRY_REFERENCED
+                 | (<uint32_t> now & ENTRY_AGE_MASK) << ENTRY_AGE_SHIFT)
 
 
 cdef inline bint is_entry(uint32_t id) noexcept nogil:
@@ -94,8 +102,10 @@ cdef inline bint is_entry(uint32_t id) noexcept nogil:
 
 
 cdef inline uint32_t entry_age(const zsw_entry *entry, uint64_t now) noexcept nogil:
-    """Seconds since the last access: 0 also where that came after `now` was read, by a call that began later."""
-    cdef uint32_t age = (<uint32_t> now - (zsw_peek_u32(&entry.state) >> ENTRY_AGE_SHIFT)) & ENTRY_AGE_MASK
+    """Seconds since the last access: 0 also where that came after `now` was read, by a call that
+    began later."""
+    cdef uint32_t age = (<uint32_t> now
+                         - (zsw_peek_u32(&entry.state) >> ENTRY_AGE_SHIFT)) & ENTRY_AGE_MASK
     return age if age <= ENTRY_AGE_MAX else 0
 
 

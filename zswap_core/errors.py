@@ -1,4 +1,5 @@
-"""The exceptions of zswap.  Wrong arguments are `ValueError` or `TypeError`, as everywhere in Python."""
+"""The exceptions of zswap.  Wrong arguments are `ValueError` or `TypeError`, as everywhere in
+Python."""
 
 from typing import Any
 
@@ -12,7 +13,8 @@ class PoolLimitError(Error):
 
 
 class StoreError(Error):
-    """Pages of a batch are not held, as ``store_many(..., errors="raise")`` reports them, all at once.
+    """Pages of a batch are not held, as ``store_many(..., errors="raise")`` reports them, all at
+    once.
 
     Attributes
     ----------
@@ -24,7 +26,13 @@ class StoreError(Error):
         What `store_many` would have returned: a status for every page of the batch.
     """
 
-    def __init__(self, message: str, offsets: "list[int] | None" = None, reasons: Any = None, status: Any = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        offsets: "list[int] | None" = None,
+        reasons: Any = None,
+        status: Any = None,
+    ) -> None:
         super().__init__(message)
         self.offsets = offsets or []
         self.reasons = reasons or []
@@ -36,7 +44,8 @@ class CompressorNotFound(Error, LookupError):
 
 
 class PageCorruptError(Error):
-    """A page is not what was stored, in memory or in the backing store.  Its entry is kept, and counted."""
+    """A page is not what was stored, in memory or in the backing store.  Its entry is kept, and
+    counted."""
 
 
 class BackingError(Error, OSError):

@@ -1,8 +1,9 @@
 # cython: language_level=3
 """Fault sites: the places that can fail, each with a name by which a test makes it fail.
 
-They are in every build, so that what tests run is what ships.  While no test has armed anything a site costs one load and a
-branch that is never taken.  tests/hooks/faults.pyx is the way to arm them.
+They are in every build, so that what tests run is what ships.  While no test has armed anything a
+site costs one load and a branch that is never taken.  tests/hooks/faults.pyx is the way to arm
+them.
 """
 from libc.stdint cimport uint32_t
 
@@ -15,7 +16,8 @@ cpdef enum Site:
     WORKER                  # one more worker
     SCRATCH                 # what a worker compresses into
     SLAB_TABLE              # a slab's table of chunks
-    SLAB_CHUNK              # a chunk of a slab: entries, shards, runs, arrays, descriptors of zspages
+    # a chunk of a slab: entries, shards, runs, arrays, descriptors of zspages
+    SLAB_CHUNK
     SLAB_RELEASE            # giving an empty chunk back
     AREA                    # a swap area
     AREA_TABLE              # its table of shards, the first and each larger one

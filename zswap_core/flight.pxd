@@ -25,7 +25,8 @@ cdef inline uint32_t flight_room(const zsw_engine *e) noexcept nogil:
     return min(<uint32_t> WRITEBACK_BATCH, <uint32_t> FLIGHT_BYTES // e.page_size)
 
 
-cdef inline bint flight_has(const zsw_flight *flight, const zsw_area *area, uint64_t offset) noexcept nogil:
+cdef inline bint flight_has(const zsw_flight *flight, const zsw_area *area,
+                            uint64_t offset) noexcept nogil:
     """Whether the page is one of the flight's."""
     cdef uint32_t i
     for i in range(flight.count):

@@ -1,11 +1,13 @@
 # cython: language_level=3
 """Flights: batches of pages on their way from the pools to the backing stores.
 
-A flight is loaded (its pages are decompressed), started (written) and landed (its entries give way to what the store has).
-While one is being written by a thread of its own, the pilot, the next is loaded: so writeback is as fast as the slower of the
-two, not as slow as both.  Only native stores have a pilot; one in Python is written by the caller, for it may call back.
+A flight is loaded (its pages are decompressed), started (written) and landed (its entries give way
+to what the store has).  While one is being written by a thread of its own, the pilot, the next is
+loaded: so writeback is as fast as the slower of the two, not as slow as both.  Only native stores
+have a pilot; one in Python is written by the caller, for it may call back.
 
-`turn` passes from the writer (who holds `writing`) to the pilot and back; whose turn it is may touch the flight aloft.
+`turn` passes from the writer (who holds `writing`) to the pilot and back; whose turn it is may
+touch the flight aloft.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -19,9 +21,12 @@ from zswap_core.index cimport zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
 from zswap_core.objects cimport read_object
 from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_map_as, zsw_store_ptr,
-                            zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe)
+                            zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
+                            zsw_unlock, zsw_unmap, zsw_wipe)
 from zswap_core.slots cimport change_lru, lock_entry
-from zswap_core.state cimport ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
+from zswap_core.state cimport (
+    ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback,
+)
 from zswap_core.stats cimport count, Counter
 
 cdef enum turns:
@@ -42,7 +47,8 @@ cdef int flights_init(zsw_engine *e) noexcept nogil:
         return -ENOMEM
     for i in range(2):
         if fault(Site.WRITEBACK_BUFFERS) == 0:
-            wb.flights[i].pages = <uint8_t *> zsw_map_as(<size_t> flight_room(e) * e.page_size, e.params.mapping)
+            wb.flights[i].pages = <uint8_t *> zsw_map_as(<size_t> flight_room(e) * e.page_size,
+                                                         e.params.mapping)
         if wb.flights[i].pages == NULL:
             flights_free(e, wb)
             return -ENOMEM
@@ -63,7 +69,7 @@ cdef void flights_destroy(zsw_engine *e) noexcept nogil:
     e.writeback = NULL
 
 
-# ---- who writes -----------------------------------------------------------------------------------------------------
+# ---- who writes ----------------------------------------------------------------------------------
 
 
 cdef void write_flight(zsw_engine *e, zsw_flight *flight) noexcept nogil:
@@ -77,8 +83,8 @@ cdef void write_flight(zsw_engine *e, zsw_flight *flight) noexcept nogil:
             end += 1
         rc = fault(Site.BACKING_WRITE)
         if rc == 0:
-            rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages + <size_t> first * e.page_size,
-                                          end - first)
+            rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages
+                                          + <size_t> first * e.page_size, end - first)
         for i in range(first, end):
             flight.rc[i] = rc
         first = end
@@ -105,7 +111,8 @@ cdef void call_pilot(zsw_engine *e) noexcept nogil:
     cdef zsw_writeback *wb = e.writeback
     if not wb.has_pilot:
         wb.turn = WRITERS
-        wb.has_pilot = fault(Site.WRITEBACK_THREAD) == 0 and zsw_thread_start(&wb.pilot, pilot, e) == 0
+        wb.has_pilot = (fault(Site.WRITEBACK_THREAD) == 0
+                        and zsw_thread_start(&wb.pilot, pilot, e) == 0)
 
 
 cdef void await_pilot(zsw_writeback *wb) noexcept nogil:
@@ -122,16 +129,18 @@ cdef void dismiss_pilot(zsw_engine *e) noexcept nogil:
         wb.has_pilot = 0
 
 
-# ---- a flight -------------------------------------------------------------------------------------------------------
+# ---- a flight ------------------------------------------------------------------------------------
 
 
 cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offset) noexcept nogil:
     """Whether the flight that is being written has this page."""
     cdef uint64_t at = offset % <uint64_t> (64 * ALOFT_WORDS)
-    return wb.aloft != NULL and wb.aloft_at[at >> 6] >> (at & 63) & 1 and flight_has(wb.aloft, area, offset)
+    return (wb.aloft != NULL and wb.aloft_at[at >> 6] >> (at & 63) & 1
+            and flight_has(wb.aloft, area, offset))
 
 
-cdef void wipe_pages(zsw_engine *e, zsw_flight *flight, uint32_t first, uint32_t end) noexcept nogil:
+cdef void wipe_pages(zsw_engine *e, zsw_flight *flight, uint32_t first,
+                     uint32_t end) noexcept nogil:
     if zsw_unlikely(e.params.wipe_on_free):
         zsw_wipe(flight.pages + <size_t> first * e.page_size, <size_t> (end - first) * e.page_size)
 
@@ -144,10 +153,12 @@ cdef void flight_end(zsw_engine *e, zsw_flight *flight) noexcept nogil:
 
 
 cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil:
-    """Decompresses the pages; those that cannot be stay where they are, and the flight is shorter."""
+    """Decompresses the pages; those that cannot be stay where they are, and the flight is
+    shorter."""
     cdef uint32_t i, n = 0
     for i in range(flight.count):
-        if read_object(e, w, flight.victims[i].word, flight.victims[i].sum, flight.pages + <size_t> n * e.page_size) < 0:
+        if read_object(e, w, flight.victims[i].word, flight.victims[i].sum, flight.pages
+                       + <size_t> n * e.page_size) < 0:
             count(w.counters, Counter.reject_reclaim_fail, 1)
             put_entry(e, w, flight.victims[i].id)
             continue
@@ -187,7 +198,8 @@ cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogi
     """The entry gives its place to the backing store, if it still has it."""
     cdef zsw_shard *shard
     cdef uint32_t where
-    cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)      # still the same: we hold a reference
+    # still the same: we hold a reference
+    cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)
     if slot != NULL:
         change_lru(e, victim.id, 0)
         slot[0] = ON_BACKING
@@ -200,8 +212,9 @@ cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogi
 
 
 cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
-    """Waits for the flight aloft; returns how many of its pages are in their stores now.  No other page is written to a store
-    meanwhile, so what has come to the slot of a page that changed is not in the store."""
+    """Waits for the flight aloft; returns how many of its pages are in their stores now.  No other
+    page is written to a store meanwhile, so what has come to the slot of a page that changed is not
+    in the store."""
     cdef zsw_writeback *wb = e.writeback
     cdef zsw_flight *flight = wb.aloft
     cdef zsw_area *area

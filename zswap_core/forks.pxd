@@ -4,7 +4,8 @@
 
 cdef struct zsw_fork_watch:
     zsw_fork_watch *next
-    # In the child, before fork() returns, in which only the thread that forked exists: nothing that could wait for another.
+    # In the child, before fork() returns, in which only the thread that forked exists: nothing that
+    # could wait for another.
     void (*in_child)(zsw_fork_watch *watch) noexcept nogil
 
 

@@ -1,13 +1,15 @@
 # cython: language_level=3
 """What must be done at once in a forked child: a list of those who want to know.
 
-Its lock is held while a fork is under way, so that the child finds the list whole and the lock its own.
+Its lock is held while a fork is under way, so that the child finds the list whole and the lock its
+own.
 """
 from zswap_core.os cimport zsw_lock, zsw_mutex, zsw_unlock
 
 
 cdef extern from "<pthread.h>" nogil:
-    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
+                       void (*child)() noexcept nogil)
 
 cdef zsw_mutex lock
 cdef zsw_fork_watch *watches = NULL

@@ -16,10 +16,12 @@ cdef enum:
     ARRAY_KINDS = 4                 # arrays of 4, 16, 64 and 256 ids
 
 
-# A shard that has lost its last page may be taken out of the table.  Whoever found it before still has its memory until the
-# call ends, and finds it empty; a store must not fill it any more, but look again.
+# A shard that has lost its last page may be taken out of the table.  Whoever found it before still
+# has its memory until the call ends, and finds it empty; a store must not fill it any more, but
+# look again.
 cdef struct zsw_shard:
-    zsw_mutex lock                  # guards all below it, and the runs, slots and entries found through it
+    # guards all below it, and the runs, slots and entries found through it
+    zsw_mutex lock
     uint32_t type                   # the area's swap type
     uint64_t number                 # offset >> SHARD_SHIFT
     uint64_t present[4]             # which of its 256 runs hold pages
@@ -27,9 +29,11 @@ cdef struct zsw_shard:
     uint32_t runs_kind
     uint32_t pages                  # held in this shard
     uint32_t id                     # its own, for the runs
-    # Pages of the shard that went to the backing store, ever: a reader of the store tells by it that a page went twice.
+    # Pages of the shard that went to the backing store, ever: a reader of the store tells by it
+    # that a page went twice.
     uint32_t writes
-    uint32_t next                   # 0: in the table.  Else out of it: the next such shard, or at the end its own id
+    # 0: in the table.  Else out of it: the next such shard, or at the end its own id
+    uint32_t next
 
 
 cdef struct zsw_run:
@@ -38,7 +42,8 @@ cdef struct zsw_run:
     uint32_t slots                  # array of entry ids, in order, packed
     uint8_t number                  # in its shard
     uint8_t slots_kind
-    uint32_t sums                   # its checksums, one for each of its 64 pages, held or not; 0: none are kept
+    # its checksums, one for each of its 64 pages, held or not; 0: none are kept
+    uint32_t sums
 
 
 cdef struct shard_table:
@@ -49,10 +54,12 @@ cdef struct shard_table:
     uint32_t slots[1]               # mask + 1 shard ids, open addressing, 0: free
 
 
-cdef inline uint64_t next_slot(const shard_table *table, uint64_t number, uint64_t slot, uint64_t *step) noexcept nogil:
-    """Where to look for a shard next; `step` is 0 at first.  Neighbours have neighbouring slots, `number & mask`, and meet nobody
-    there.  Those at equal distances may all have the same: they go on from one that every bit of their number has a part in, in
-    an order of their own, which comes to every slot (a linear congruential generator of full period)."""
+cdef inline uint64_t next_slot(const shard_table *table, uint64_t number, uint64_t slot,
+                               uint64_t *step) noexcept nogil:
+    """Where to look for a shard next; `step` is 0 at first.  Neighbours have neighbouring slots,
+    `number & mask`, and meet nobody there.  Those at equal distances may all have the same: they go
+    on from one that every bit of their number has a part in, in an order of their own, which comes
+    to every slot (a linear congruential generator of full period)."""
     if step[0] == 0:
         slot = number * <uint64_t> 0xd6e8feb86659fd93
         slot = (slot ^ slot >> 32) * <uint64_t> 0xd6e8feb86659fd93
@@ -64,7 +71,8 @@ cdef inline uint64_t next_slot(const shard_table *table, uint64_t number, uint64
 cdef enum area_state:
     AREA_OFFLINE
     AREA_ONLINE
-    AREA_LEAVING                    # takes nothing in any more; calls in flight may still use its backing store
+    # takes nothing in any more; calls in flight may still use its backing store
+    AREA_LEAVING
     AREA_SEALED                     # takes nothing in any more; what it holds can be loaded
 
 
@@ -73,7 +81,8 @@ cdef struct zsw_area:
     uint32_t type
     uint32_t online                 # an area_state
     uint64_t nr_pages               # offsets are below this
-    const zsw_backing_ops *backing  # NULL: none.  Set before `online` is, and stays while calls are in flight
+    # NULL: none.  Set before `online` is, and stays while calls are in flight
+    const zsw_backing_ops *backing
     void *store
     uint32_t write_error            # what its last write came to: 0 or an errno
     uint32_t read_error             # and its last read
@@ -93,15 +102,19 @@ cdef struct index_garbage:
 
 # Lock order: area.grow, then shard.lock, then garbage_lock or the slabs' own.
 cdef struct zsw_index:
-    uint32_t checksums              # whether runs have checksums; these three are set once, before there are any
+    # whether runs have checksums; these three are set once, before there are any
+    uint32_t checksums
     uint32_t wipe                   # those of freed pages
-    uint32_t mapping                # ZSW_MAP_ flags of all but the checksums, which have those of pages
+    # ZSW_MAP_ flags of all but the checksums, which have those of pages
+    uint32_t mapping
     zsw_slab shards
     zsw_slab runs
     zsw_slab arrays[ARRAY_KINDS]
     zsw_slab sums                   # for what is made of pages: see index_protect
-    uint32_t reap_due               # there is garbage, or there are so many empty shards that removing them pays
-    uint32_t emptied                # how often a shard has lost its last page since they were removed
+    # there is garbage, or there are so many empty shards that removing them pays
+    uint32_t reap_due
+    # how often a shard has lost its last page since they were removed
+    uint32_t emptied
     uint32_t reap_at                # so often makes it due
     zsw_mutex garbage_lock
     index_garbage unlinked          # since the last index_turn
@@ -120,16 +133,20 @@ cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
                           uint64_t *numbers, uint64_t capacity) noexcept nogil
 
-cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t *pos) noexcept nogil
-cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil
+cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where,
+                          uint32_t *pos) noexcept nogil
+cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard,
+                           uint32_t where) noexcept nogil
 cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil
 cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where) noexcept nogil
-cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil
+cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot,
+                       uint32_t *pos) noexcept nogil
 cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
-cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint64_t gone) noexcept nogil
-cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
-                            uint32_t *ids, uint32_t capacity) noexcept nogil
+cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number,
+                          uint64_t gone) noexcept nogil
+cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last,
+                            uint32_t *where, uint32_t *ids, uint32_t capacity) noexcept nogil
 cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil
 
 cdef void index_pruned(zsw_index *ix, uint64_t shards) noexcept nogil
@@ -138,16 +155,19 @@ cdef bint index_turn(zsw_index *ix) noexcept nogil
 cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil
 cdef uint64_t area_bytes(zsw_area *area) noexcept nogil
 
-# Checking at rest: begin, each area, end, which is due even after one that failed.  Negative numbers name what failed.
-# `visit` is shown each held page's offset and what its slot holds, in order within a shard; it may be NULL.
+# Checking at rest: begin, each area, end, which is due even after one that failed.  Negative
+# numbers name what failed.  `visit` is shown each held page's offset and what its slot holds, in
+# order within a shard; it may be NULL.
 cdef struct index_claims:
     uint64_t *shards
     uint64_t *runs
     uint64_t *arrays[ARRAY_KINDS]
     uint64_t *sums
 
-ctypedef int (*index_visit)(void *context, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil
+ctypedef int (*index_visit)(void *context, zsw_area *area, uint64_t offset, uint32_t id,
+                            uint32_t pos) noexcept nogil
 
 cdef int index_check_begin(zsw_index *ix, index_claims *claims) noexcept nogil
-cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit, void *context) noexcept nogil
+cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit,
+                    void *context) noexcept nogil
 cdef int index_check_end(zsw_index *ix, index_claims *claims) noexcept nogil

@@ -1,37 +1,41 @@
 # cython: language_level=3
 """The sharded interval index.
 
-An area maps offsets to entries in three steps: a hash table finds the shard of 64 MiB that an offset lies in; the shard knows
-by a bitmap which of its 256 runs exist; a run knows by a bitmap which of its 64 pages are held.  Behind each bitmap lies an
-array with one id for each set bit, in order, so the place of an id is the number of set bits before its own.  Arrays come in
-four sizes and grow fourfold, so a lone page costs about 150 bytes and a dense page 4.4.
+An area maps offsets to entries in three steps: a hash table finds the shard of 64 MiB that an
+offset lies in; the shard knows by a bitmap which of its 256 runs exist; a run knows by a bitmap
+which of its 64 pages are held.  Behind each bitmap lies an array with one id for each set bit, in
+order, so the place of an id is the number of set bits before its own.  Arrays come in four sizes
+and grow fourfold, so a lone page costs about 150 bytes and a dense page 4.4.
 
-Newer kernels moved from a red-black tree a shard to a radix tree for the same reason that there is no tree here: four
-dependent loads find any entry, however many there are, with nothing to rebalance, while ranges and order stay natural.
-docs/design.md has the comparison.
+Newer kernels moved from a red-black tree a shard to a radix tree for the same reason that there is
+no tree here: four dependent loads find any entry, however many there are, with nothing to
+rebalance, while ranges and order stay natural. docs/design.md has the comparison.
 
-Shards are added under `area.grow` and found without a lock: a table only ever gains shards, each published by one store of
-its id.  Empty shards are removed by building a table without them, which then takes the old one's place.  Both, the old table
-and the shards that are not in the new one, are garbage: calls in flight may still look at them, so they are kept until those
-have ended.  Who knows when that is calls index_turn, see reap.pyx.
+Shards are added under `area.grow` and found without a lock: a table only ever gains shards, each
+published by one store of its id.  Empty shards are removed by building a table without them, which
+then takes the old one's place.  Both, the old table and the shards that are not in the new one, are
+garbage: calls in flight may still look at them, so they are kept until those have ended.  Who knows
+when that is calls index_turn, see reap.pyx.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK,
-                            zsw_map_as, zsw_peek_u32, zsw_peek_u64, zsw_peek_u8, zsw_poke_u32, zsw_poke_u64, zsw_poke_u8,
-                            zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
-                              slab_give, slab_init, slab_peek, slab_take)
+from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock,
+                            ZSW_MAP_NO_FORK, zsw_map_as, zsw_peek_u32, zsw_peek_u64, zsw_peek_u8,
+                            zsw_poke_u32, zsw_poke_u64, zsw_poke_u8, zsw_popcount, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim,
+                              slab_check_end, slab_destroy, slab_give, slab_init, slab_peek,
+                              slab_take)
 
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
     REAP_AT = 64            # empty shards that are not worth removing
 
 
-# ---- set-up ---------------------------------------------------------------------------------------------------------
+# ---- set-up --------------------------------------------------------------------------------------
 
 
 cdef void index_init(zsw_index *ix) noexcept nogil:
@@ -46,8 +50,8 @@ cdef void index_init(zsw_index *ix) noexcept nogil:
 
 
 cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil:
-    """How memory with what is made of pages is to be mapped, and whether it is wiped.  A forked child keeps the rest: a call that
-    forks, in a compressor written in Python, goes on in both."""
+    """How memory with what is made of pages is to be mapped, and whether it is wiped.  A forked
+    child keeps the rest: a call that forks, in a compressor written in Python, goes on in both."""
     cdef int kind
     ix.wipe = wipe
     ix.mapping = ix.shards.mapping = ix.runs.mapping = pages & ~ZSW_MAP_NO_FORK
@@ -67,7 +71,7 @@ cdef void index_destroy(zsw_index *ix) noexcept nogil:
     slab_destroy(&ix.sums)
 
 
-# ---- arrays of ids --------------------------------------------------------------------------------------------------
+# ---- arrays of ids -------------------------------------------------------------------------------
 
 
 cdef inline uint32_t kind_capacity(uint32_t kind) noexcept nogil:
@@ -78,7 +82,8 @@ cdef inline uint32_t *array_at(const zsw_index *ix, uint32_t kind, uint32_t arra
     return <uint32_t *> slab_at(&ix.arrays[kind], array)
 
 
-cdef int array_resize(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t to, uint32_t count) noexcept nogil:
+cdef int array_resize(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t to,
+                      uint32_t count) noexcept nogil:
     """Moves `count` ids to an array of kind `to`."""
     cdef uint32_t fresh
     if slab_take(&ix.arrays[to], &fresh, 1) != 1:
@@ -92,7 +97,8 @@ cdef int array_resize(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t t
 
 cdef int array_insert(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t count, uint32_t rank,
                       uint32_t value) noexcept nogil:
-    """Puts `value` before place `rank` of an array of `count` ids; an array of none is allocated."""
+    """Puts `value` before place `rank` of an array of `count` ids; an array of none is
+    allocated."""
     cdef uint32_t *ids
     if count == 0:
         if slab_take(&ix.arrays[0], array, 1) != 1:
@@ -106,7 +112,8 @@ cdef int array_insert(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t c
     return 0
 
 
-cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t count, uint32_t rank) noexcept nogil:
+cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t count,
+                       uint32_t rank) noexcept nogil:
     """Takes the id at `rank` out of `count` ids; the last one frees the array."""
     cdef uint32_t *ids = array_at(ix, kind[0], array[0])
     memmove(ids + rank, ids + rank + 1, (count - rank - 1) * sizeof(uint32_t))
@@ -114,16 +121,19 @@ cdef void array_remove(zsw_index *ix, uint32_t *array, uint32_t *kind, uint32_t 
         slab_give(&ix.arrays[kind[0]], array, 1)
         array[0] = 0
     elif kind[0] and count - 1 <= kind_capacity(kind[0] - 1) // 2:
-        # Half of the smaller size, so that an insert does not grow it again; without memory the large one stays.
+        # Half of the smaller size, so that an insert does not grow it again; without memory the
+        # large one stays.
         array_resize(ix, array, kind, kind[0] - 1, count - 1)
 
 
-# ---- areas: number -> shard -----------------------------------------------------------------------------------------
+# ---- areas: number -> shard ----------------------------------------------------------------------
 
 
 cdef shard_table *table_new(uint64_t slots, uint32_t mapping) noexcept nogil:
     cdef size_t size = sizeof(shard_table) + slots * sizeof(uint32_t)
-    cdef shard_table *table = <shard_table *> zsw_map_as(size, mapping) if fault(Site.AREA_TABLE) == 0 else NULL
+    cdef shard_table *table = NULL
+    if fault(Site.AREA_TABLE) == 0:
+        table = <shard_table *> zsw_map_as(size, mapping)
     if table != NULL:
         table.mask = slots - 1
         table.map_bytes = size
@@ -173,7 +183,8 @@ cdef void table_put(shard_table *table, uint64_t number, uint32_t id) noexcept n
     table.count += 1
 
 
-cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shard **out) noexcept nogil:
+cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number,
+                        zsw_shard **out) noexcept nogil:
     """Finds or makes the shard of that number."""
     cdef shard_table *table
     cdef uint32_t id
@@ -183,7 +194,8 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shar
     shard = area_shard(ix, area, number)
     if shard == NULL:
         table = area.table
-        if table.count * 2 > table.mask and area_rebuild(ix, area) != 0 and table.count == table.mask:
+        if table.count * 2 > table.mask and area_rebuild(ix,
+                                                         area) != 0 and table.count == table.mask:
             rc = -ENOMEM                        # one slot must stay free, or a search would not end
         if rc == 0 and slab_take(&ix.shards, &id, 1) != 1:
             rc = -ENOMEM
@@ -200,7 +212,8 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number, zsw_shar
 
 
 cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil:
-    """Locks the shard of that number, which is made if there is none.  NULL when there is no memory for it."""
+    """Locks the shard of that number, which is made if there is none.  NULL when there is no memory
+    for it."""
     cdef zsw_shard *shard = area_shard(ix, area, number)
     while True:
         if zsw_unlikely(shard == NULL) and area_add_shard(ix, area, number, &shard) != 0:
@@ -208,15 +221,16 @@ cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) 
         zsw_lock(&shard.lock)
         if zsw_likely(zsw_peek_u32(&shard.next) == 0):
             return shard
-        # It was removed after we had found it.  Whoever does that holds area.grow until the table is without it.
+        # It was removed after we had found it.  Whoever does that holds area.grow until the table
+        # is without it.
         zsw_unlock(&shard.lock)
         shard = NULL
 
 
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
                           uint64_t *numbers, uint64_t capacity) noexcept nogil:
-    """Numbers of the shards in first..last (inclusive), unsorted; returns how many there are, though it writes no more than
-    `capacity`."""
+    """Numbers of the shards in first..last (inclusive), unsorted; returns how many there are,
+    though it writes no more than `capacity`."""
     cdef shard_table *table
     cdef uint64_t slot, count = 0, number
     cdef uint32_t id
@@ -234,7 +248,7 @@ cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, u
     return count
 
 
-# ---- removing empty shards ------------------------------------------------------------------------------------------
+# ---- removing empty shards -----------------------------------------------------------------------
 
 
 cdef void note_emptied(zsw_index *ix) noexcept nogil:
@@ -243,7 +257,8 @@ cdef void note_emptied(zsw_index *ix) noexcept nogil:
 
 
 cdef bint shard_unlink(zsw_shard *shard, uint32_t *list) noexcept nogil:
-    """Marks an empty shard as out of the table and puts it before others that are; False when it holds pages."""
+    """Marks an empty shard as out of the table and puts it before others that are; False when it
+    holds pages."""
     cdef bint empty
     if zsw_peek_u32(&shard.pages) != 0:
         return False
@@ -289,7 +304,8 @@ cdef void discard(zsw_index *ix, shard_table *table, uint32_t shards) noexcept n
 
 
 cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil:
-    """Gives the area a table of the size that its shards ask for, without the empty ones.  Under area.grow."""
+    """Gives the area a table of the size that its shards ask for, without the empty ones.  Under
+    area.grow."""
     cdef shard_table *table = area.table
     cdef shard_table *fresh
     cdef uint64_t slot, slots = TABLE_SLOTS, left = 0
@@ -316,7 +332,8 @@ cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil:
 
 
 cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil:
-    """Removes the empty shards if they are at least as many as the others; returns how many shards there are now."""
+    """Removes the empty shards if they are at least as many as the others; returns how many shards
+    there are now."""
     cdef shard_table *table
     cdef uint64_t slot, empty = 0, count
     cdef uint32_t id
@@ -352,8 +369,9 @@ cdef void free_shards(zsw_index *ix, uint32_t *first) noexcept nogil:
 
 
 cdef bint index_turn(zsw_index *ix) noexcept nogil:
-    """For whoever knows that the calls which may have seen the condemned garbage have ended.  Frees it and condemns what came
-    after; True when there is such, so that the calls of this moment have to end before the next turn."""
+    """For whoever knows that the calls which may have seen the condemned garbage have ended.  Frees
+    it and condemns what came after; True when there is such, so that the calls of this moment have
+    to end before the next turn."""
     cdef bint more
     zsw_lock(&ix.garbage_lock)
     free_tables(&ix.condemned.tables)
@@ -366,7 +384,7 @@ cdef bint index_turn(zsw_index *ix) noexcept nogil:
     return more
 
 
-# ---- shards: where (the offset's low 14 bits) -> entry id.  All under the shard's lock. -----------------------------
+# ---- shards: where (the offset's low 14 bits) -> entry id.  All under the shard's lock. ----------
 
 
 cdef inline uint32_t run_rank(const zsw_shard *shard, uint32_t run) noexcept nogil:
@@ -382,15 +400,18 @@ cdef inline uint32_t run_count(const zsw_shard *shard) noexcept nogil:
             + zsw_popcount(shard.present[2]) + zsw_popcount(shard.present[3]))
 
 
-cdef inline uint32_t shard_run(const zsw_index *ix, const zsw_shard *shard, uint32_t run) noexcept nogil:
+cdef inline uint32_t shard_run(const zsw_index *ix, const zsw_shard *shard,
+                               uint32_t run) noexcept nogil:
     """The id of run number `run`, or 0."""
     if not shard.present[run >> 6] >> (run & 63) & 1:
         return 0
     return array_at(ix, shard.runs_kind, shard.runs)[run_rank(shard, run)]
 
 
-cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t *pos) noexcept nogil:
-    """The slot that holds the entry id at `where`, and its name for the entry; NULL when there is none."""
+cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where,
+                          uint32_t *pos) noexcept nogil:
+    """The slot that holds the entry id at `where`, and its name for the entry; NULL when there is
+    none."""
     cdef uint32_t id = shard_run(ix, shard, where >> RUN_SHIFT)
     cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
     cdef zsw_run *run
@@ -403,7 +424,8 @@ cdef uint32_t *shard_find(const zsw_index *ix, zsw_shard *shard, uint32_t where,
     return array_at(ix, run.slots_kind, run.slots) + zsw_popcount(run.present & (bit - 1))
 
 
-cdef uint32_t *array_peek(const zsw_index *ix, uint32_t kind, uint32_t array, uint32_t rank) noexcept nogil:
+cdef uint32_t *array_peek(const zsw_index *ix, uint32_t kind, uint32_t array,
+                          uint32_t rank) noexcept nogil:
     cdef uint32_t *ids
     if kind >= ARRAY_KINDS or rank >= kind_capacity(kind):
         return NULL
@@ -411,13 +433,15 @@ cdef uint32_t *array_peek(const zsw_index *ix, uint32_t kind, uint32_t array, ui
     return ids + rank if ids != NULL else NULL
 
 
-cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard, uint32_t where) noexcept nogil:
-    """Where the id of the run that `where` lies in should be, or NULL.  Like the next two it is for readers without the shard's
-    lock: they find out as much as they can, and it may be anything."""
+cdef uint32_t *run_id_peek(const zsw_index *ix, const zsw_shard *shard,
+                           uint32_t where) noexcept nogil:
+    """Where the id of the run that `where` lies in should be, or NULL.  Like the next two it is for
+    readers without the shard's lock: they find out as much as they can, and it may be anything."""
     cdef uint32_t number = where >> RUN_SHIFT
     if not shard.present[number >> 6] >> (number & 63) & 1:
         return NULL
-    return array_peek(ix, zsw_peek_u32(&shard.runs_kind), zsw_peek_u32(&shard.runs), run_rank(shard, number))
+    return array_peek(ix, zsw_peek_u32(&shard.runs_kind), zsw_peek_u32(&shard.runs),
+                      run_rank(shard, number))
 
 
 cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil:
@@ -426,14 +450,18 @@ cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil:
 
 cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where) noexcept nogil:
     """The slot at `where` in its run, or NULL."""
-    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1)), present = zsw_peek_u64(&run.present)
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES
+                                                  - 1)), present = zsw_peek_u64(&run.present)
     if not present & bit:
         return NULL
-    return array_peek(ix, zsw_peek_u8(&run.slots_kind), zsw_peek_u32(&run.slots), zsw_popcount(present & (bit - 1)))
+    return array_peek(ix, zsw_peek_u8(&run.slots_kind), zsw_peek_u32(&run.slots),
+                      zsw_popcount(present & (bit - 1)))
 
 
-cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot, uint32_t *pos) noexcept nogil:
-    """As shard_find, but makes a slot, holding 0, where there is none.  On -ENOMEM nothing has changed."""
+cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot,
+                       uint32_t *pos) noexcept nogil:
+    """As shard_find, but makes a slot, holding 0, where there is none.  On -ENOMEM nothing has
+    changed."""
     cdef uint32_t number = where >> RUN_SHIFT, kind, id, rank
     cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
     cdef zsw_run *run
@@ -449,7 +477,8 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
         zsw_poke_u8(&run.slots_kind, 0)
         zsw_poke_u8(&run.number, <uint8_t> number)
         if ((ix.checksums and slab_take(&ix.sums, &run.sums, 1) != 1)
-                or array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard), run_rank(shard, number), id) != 0):
+            or array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard),
+                            run_rank(shard, number), id) != 0):
             free_run(ix, id)
             return -ENOMEM
         shard.present[number >> 6] |= <uint64_t> 1 << (number & 63)
@@ -471,7 +500,8 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
 
 
 cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil:
-    """Where the checksum of the page at `pos` is, in an index that keeps them.  It stays as long as the slot does."""
+    """Where the checksum of the page at `pos` is, in an index that keeps them.  It stays as long as
+    the slot does."""
     return sums_of(ix, <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)) + (pos & (RUN_PAGES - 1))
 
 
@@ -511,7 +541,8 @@ cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept 
     kind = run.slots_kind
     if zsw_unlikely(ix.wipe):
         wipe_sums(ix, run, bit)
-    array_remove(ix, &run.slots, &kind, zsw_popcount(run.present), zsw_popcount(run.present & (bit - 1)))
+    array_remove(ix, &run.slots, &kind, zsw_popcount(run.present),
+                 zsw_popcount(run.present & (bit - 1)))
     run.slots_kind = <uint8_t> kind
     run.present &= ~bit
     zsw_poke_u32(&shard.pages, shard.pages - 1)
@@ -521,8 +552,10 @@ cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept 
         note_emptied(ix)
 
 
-cdef void array_keep(zsw_index *ix, uint32_t *array, uint32_t *kind, uint64_t present, uint64_t kept) noexcept nogil:
-    """Of the ids that belong to the bits of `present`, in order, leaves those of `kept`; without any the array is freed."""
+cdef void array_keep(zsw_index *ix, uint32_t *array, uint32_t *kind, uint64_t present,
+                     uint64_t kept) noexcept nogil:
+    """Of the ids that belong to the bits of `present`, in order, leaves those of `kept`; without
+    any the array is freed."""
     cdef uint32_t *ids = array_at(ix, kind[0], array[0])
     cdef uint32_t to = kind[0], i = 0, count = 0
     if kept == 0:
@@ -541,7 +574,8 @@ cdef void array_keep(zsw_index *ix, uint32_t *array, uint32_t *kind, uint64_t pr
         array_resize(ix, array, kind, to, count)
 
 
-cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint64_t gone) noexcept nogil:
+cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number,
+                          uint64_t gone) noexcept nogil:
     """Removes the slots of run `number` whose bits are in `gone`; all must exist."""
     cdef uint32_t id = shard_run(ix, shard, number), kind
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
@@ -558,9 +592,10 @@ cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number, uint
         note_emptied(ix)
 
 
-cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last, uint32_t *where,
-                            uint32_t *ids, uint32_t capacity) noexcept nogil:
-    """The held pages in first..last (inclusive), in order, up to `capacity` of them: their places and entry ids."""
+cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last,
+                            uint32_t *where, uint32_t *ids, uint32_t capacity) noexcept nogil:
+    """The held pages in first..last (inclusive), in order, up to `capacity` of them: their places
+    and entry ids."""
     cdef uint32_t count = 0, run, lo, hi, bit
     cdef uint32_t id
     cdef uint32_t *slots
@@ -580,7 +615,8 @@ cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t firs
         r = <zsw_run *> slab_at(&ix.runs, id)
         slots = array_at(ix, r.slots_kind, r.slots)
         lo = first - (run << RUN_SHIFT) if first > run << RUN_SHIFT else 0
-        hi = last - (run << RUN_SHIFT) if last < (run << RUN_SHIFT | (RUN_PAGES - 1)) else RUN_PAGES - 1
+        hi = last - (run << RUN_SHIFT) if last < (run << RUN_SHIFT
+                                                  | (RUN_PAGES - 1)) else RUN_PAGES - 1
         left = r.present & (<uint64_t> -1 << lo) & (<uint64_t> -1 >> (63 - hi))
         while left and count < capacity:
             bit = zsw_ctz(left)
@@ -593,8 +629,8 @@ cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t firs
 
 
 cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil:
-    """The shard and place an entry's `pos` names, or NULL.  Without the shard's lock it is only a hint: the run may have gone
-    and come back elsewhere, so lock the shard and look again."""
+    """The shard and place an entry's `pos` names, or NULL.  Without the shard's lock it is only a
+    hint: the run may have gone and come back elsewhere, so lock the shard and look again."""
     # The place may have been read before the table of the slab that knows its run.
     cdef zsw_run *run = run_peek(ix, pos >> RUN_SHIFT) if pos != 0 else NULL
     cdef uint32_t shard = zsw_load_u32(&run.shard) if run != NULL else 0
@@ -604,7 +640,7 @@ cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) no
     return <zsw_shard *> slab_at(&ix.shards, shard)
 
 
-# ---- figures and checks ---------------------------------------------------------------------------------------------
+# ---- figures and checks --------------------------------------------------------------------------
 
 
 cdef uint64_t tables_bytes(const shard_table *table) noexcept nogil:
@@ -669,15 +705,16 @@ cdef int garbage_check(zsw_index *ix, index_claims *claims, uint32_t id) noexcep
     return 0
 
 
-cdef int array_check(zsw_index *ix, index_claims *claims, uint32_t kind, uint32_t array, uint32_t count) noexcept nogil:
+cdef int array_check(zsw_index *ix, index_claims *claims, uint32_t kind, uint32_t array,
+                     uint32_t count) noexcept nogil:
     """The array is its owner's alone and holds so many ids."""
     if kind >= ARRAY_KINDS or count > kind_capacity(kind):
         return -22
     return slab_check_claim(&ix.arrays[kind], claims.arrays[kind], array)
 
 
-cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard, uint32_t id, uint32_t number,
-                   index_visit visit, void *context) noexcept nogil:
+cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard,
+                   uint32_t id, uint32_t number, index_visit visit, void *context) noexcept nogil:
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
     cdef uint64_t left, offset
     cdef uint32_t rank = 0
@@ -691,7 +728,8 @@ cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shar
         rc = slab_check_claim(&ix.sums, claims.sums, run.sums)
     left = run.present if visit != NULL else 0
     while left and rc == 0:
-        offset = shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT | <uint64_t> zsw_ctz(left)
+        offset = (shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT
+                  | <uint64_t> zsw_ctz(left))
         rc = visit(context, area, offset, array_at(ix, run.slots_kind, run.slots)[rank],
                    id << RUN_SHIFT | <uint32_t> zsw_ctz(left))
         rank += 1
@@ -699,8 +737,8 @@ cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shar
     return rc
 
 
-cdef int shard_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard, index_visit visit,
-                     void *context) noexcept nogil:
+cdef int shard_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shard *shard,
+                     index_visit visit, void *context) noexcept nogil:
     cdef uint32_t number, pages = 0, id, runs = run_count(shard)
     cdef int rc
     if runs != 0:
@@ -720,7 +758,8 @@ cdef int shard_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_sh
     return 0 if pages == shard.pages else -24
 
 
-cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit, void *context) noexcept nogil:
+cdef int area_check(zsw_index *ix, index_claims *claims, zsw_area *area, index_visit visit,
+                    void *context) noexcept nogil:
     cdef shard_table *table = area.table
     cdef uint64_t slot, shards = 0
     cdef uint32_t id

@@ -4,10 +4,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at, put_entries
 from zswap_core.entry cimport IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase_run, shard_find,
-                               SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area, zsw_shard)
+from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase_run,
+                               shard_find, SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area,
+                               zsw_shard)
 from zswap_core.lookup cimport find_area
-from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_prefetch_write, zsw_sleep_ns, zsw_unlock
+from zswap_core.os cimport (
+    zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_prefetch_write, zsw_sleep_ns, zsw_unlock,
+)
 from zswap_core.slab cimport slab_at
 from zswap_core.slots cimport leave_lru, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
@@ -18,9 +21,10 @@ cdef enum:
     NOWHERE = SHARD_PAGES       # a place that no page has
 
 
-cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint32_t first,
-                               uint32_t last) noexcept nogil:
-    """Erases what the shard holds in first..last (inclusive), one run's worth at a time; returns how many pages that were."""
+cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                               uint32_t first, uint32_t last) noexcept nogil:
+    """Erases what the shard holds in first..last (inclusive), one run's worth at a time; returns
+    how many pages that were."""
     cdef uint32_t where[RUN_PAGES]
     cdef uint32_t ids[RUN_PAGES]
     cdef uint64_t offsets[RUN_PAGES]
@@ -73,15 +77,18 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
             return total
 
 
-cdef uint64_t invalidate_area(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t first, uint64_t last) noexcept nogil:
-    cdef uint64_t first_shard = first >> SHARD_SHIFT, last_shard = last >> SHARD_SHIFT, slot, total = 0
+cdef uint64_t invalidate_area(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t first,
+                              uint64_t last) noexcept nogil:
+    cdef uint64_t first_shard = first >> SHARD_SHIFT, last_shard = last >> SHARD_SHIFT
+    cdef uint64_t slot, total = 0
     cdef uint32_t id, lo, hi
     cdef shard_table *table
     cdef zsw_shard *shard
     if first_shard == last_shard:
         shard = area_shard(&e.index, area, first_shard)
         if shard != NULL:
-            total = invalidate_shard(e, w, area, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1))
+            total = invalidate_shard(e, w, area, shard, first & (SHARD_PAGES - 1),
+                                     last & (SHARD_PAGES - 1))
     else:
         # What is stored meanwhile may stay; what was there before is in this table.
         table = <shard_table *> zsw_load_ptr(<void **> &area.table)
@@ -99,7 +106,8 @@ cdef uint64_t invalidate_area(zsw_engine *e, zsw_worker *w, zsw_area *area, uint
     return total
 
 
-cdef uint64_t engine_invalidate(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t first, uint64_t last) noexcept nogil:
+cdef uint64_t engine_invalidate(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t first,
+                                uint64_t last) noexcept nogil:
     """Frees the pages at first..last (inclusive); returns how many were held."""
     cdef zsw_area *area = find_area(e, type, first)
     if area == NULL or last < first:

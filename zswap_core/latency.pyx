@@ -2,7 +2,9 @@
 """Latency histograms, recorded and summed."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from zswap_core.os cimport zsw_clz, zsw_load_u32, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32
+from zswap_core.os cimport (
+    zsw_clz, zsw_load_u32, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32,
+)
 
 
 cdef uint32_t bucket_of(uint64_t ns) noexcept nogil:
@@ -10,7 +12,8 @@ cdef uint32_t bucket_of(uint64_t ns) noexcept nogil:
     if ns < 4:
         return <uint32_t> ns
     power = 63 - <uint32_t> zsw_clz(ns)
-    return min((power - 1) * 4 + (<uint32_t> (ns >> (power - 2)) & 3), <uint32_t> LATENCY_BUCKETS - 1)
+    return min((power - 1) * 4 + (<uint32_t> (ns >> (power - 2)) & 3), <uint32_t> LATENCY_BUCKETS
+               - 1)
 
 
 cdef uint64_t bucket_start(uint32_t bucket) noexcept nogil:
@@ -29,7 +32,8 @@ cdef void empty(zsw_latency *latency) noexcept nogil:
         zsw_poke_u64(&h.longest, 0)
 
 
-cdef void latency_record(zsw_latency *latency, uint32_t epoch, Timed call, uint64_t ns) noexcept nogil:
+cdef void latency_record(zsw_latency *latency, uint32_t epoch, Timed call,
+                         uint64_t ns) noexcept nogil:
     cdef zsw_histogram *h = &latency.calls[<int> call]
     cdef uint32_t bucket = bucket_of(ns)
     if zsw_peek_u32(&latency.epoch) != epoch:
@@ -41,7 +45,8 @@ cdef void latency_record(zsw_latency *latency, uint32_t epoch, Timed call, uint6
         zsw_poke_u64(&h.longest, ns)
 
 
-cdef void latency_add(zsw_latency *latency, uint32_t epoch, Timed call, zsw_histogram *sum) noexcept nogil:
+cdef void latency_add(zsw_latency *latency, uint32_t epoch, Timed call,
+                      zsw_histogram *sum) noexcept nogil:
     """Adds what was recorded in this epoch."""
     cdef zsw_histogram *h = &latency.calls[<int> call]
     cdef uint32_t bucket

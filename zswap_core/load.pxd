@@ -8,14 +8,19 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 cdef enum:
     LENGTH_BACKED = -2
     LOAD_TAKE = 1               # free the page, and give it to this call alone
-    LOAD_NO_WAIT = 2            # rather than wait for a backing store or another call, WOULD_BLOCK: the caller holds the GIL
+    # rather than wait for a backing store or another call, WOULD_BLOCK: the caller holds the GIL
+    LOAD_NO_WAIT = 2
     LOADS_TOGETHER = AHEAD_PAGES        # pages held at a time by a batch
 
 
-cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil
-cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil
-cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil
-cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
-                               uint8_t *out, int8_t *status, uint64_t *took) noexcept nogil
+cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
+                     uint32_t how) noexcept nogil
+cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
+                     uint32_t how) noexcept nogil
+cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
+                   uint32_t how) noexcept nogil
+cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
+                               uint32_t pages, uint8_t *out, int8_t *status,
+                               uint64_t *took) noexcept nogil
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil

@@ -5,12 +5,13 @@ from libc.string cimport memset
 
 from zswap_core.ahead cimport AHEAD_FROM, look_ahead
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING, word_length, zsw_entry)
+from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING,
+                               word_length, zsw_entry)
 from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport check_sum, entry_sum, read_object
-from zswap_core.os cimport (zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u32, zsw_peek_u64, zsw_sleep_ns, zsw_unlikely,
-                            zsw_unlock)
+from zswap_core.os cimport (zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u32, zsw_peek_u64,
+                            zsw_sleep_ns, zsw_unlikely, zsw_unlock)
 from zswap_core.samefilled cimport same_fill
 from zswap_core.slots cimport erase_entry, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
@@ -30,19 +31,24 @@ cdef struct zsw_held:
     bint same                   # then it has no reference, and needs none
 
 
-cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
-    """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined.  `how` is LOAD_ flags."""
-    return load_page(e, w, type, offset, page, how | LOAD_TAKE if zsw_peek_u32(&e.params.exclusive_loads) else how)
+cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
+                     uint32_t how) noexcept nogil:
+    """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined.
+    `how` is LOAD_ flags."""
+    return load_page(e, w, type, offset, page, how | LOAD_TAKE
+                     if zsw_peek_u32(&e.params.exclusive_loads) else how)
 
 
-cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
+cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
+                     uint32_t how) noexcept nogil:
     """A load and an invalidation in one: of several calls one gets the page."""
     cdef int status = load_page(e, w, type, offset, page, how | LOAD_TAKE)
     count(w.counters, Counter.invalidates, status >= 0)
     return status
 
 
-cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
+cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
+                   uint32_t how) noexcept nogil:
     """As engine_load, whatever `exclusive_loads` says."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef zsw_shard *shard = NULL
@@ -76,8 +82,8 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
 
 
 cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) noexcept nogil:
-    """Takes what reading the entry's page needs, and a reference unless the page is same-filled.  False when all references are
-    out.  Under the shard's lock."""
+    """Takes what reading the entry's page needs, and a reference unless the page is same-filled.
+    False when all references are out.  Under the shard's lock."""
     cdef zsw_entry *entry = entry_at(e, id)
     held.id = id
     held.word = entry.word
@@ -89,8 +95,10 @@ cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) 
     return entry_get(entry, w.now)
 
 
-cdef int read_held(zsw_engine *e, zsw_worker *w, const zsw_held *held, uint8_t *page, bint take) noexcept nogil:
-    """Reads the page and drops the reference.  AGAIN: it was to be taken, and is not what is held there any more."""
+cdef int read_held(zsw_engine *e, zsw_worker *w, const zsw_held *held, uint8_t *page,
+                   bint take) noexcept nogil:
+    """Reads the page and drops the reference.  AGAIN: it was to be taken, and is not what is held
+    there any more."""
     cdef int status = Status.SAME_FILLED
     if held.same:
         if zsw_unlikely(check_sum(e, w, &held.word, sizeof(held.word), held.sum) < 0):
@@ -106,10 +114,10 @@ cdef int read_held(zsw_engine *e, zsw_worker *w, const zsw_held *held, uint8_t *
     return status
 
 
-cdef int take_same_filled(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset, const zsw_held *held,
-                          uint8_t *page) noexcept nogil:
-    """Nobody has references to a same-filled entry, and another store changes it where it is: so it is taken under the lock
-    that it was found under."""
+cdef int take_same_filled(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t offset,
+                          const zsw_held *held, uint8_t *page) noexcept nogil:
+    """Nobody has references to a same-filled entry, and another store changes it where it is: so it
+    is taken under the lock that it was found under."""
     cdef int status = check_sum(e, w, &held.word, sizeof(held.word), held.sum)
     if status >= 0:
         shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
@@ -136,9 +144,10 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
     return AGAIN
 
 
-cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t id,
-                     uint8_t *page, uint32_t how) noexcept nogil:
-    """Reads the page from the area's backing store.  Called with the shard locked, returns with it unlocked."""
+cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                     uint64_t offset, uint32_t id, uint8_t *page, uint32_t how) noexcept nogil:
+    """Reads the page from the area's backing store.  Called with the shard locked, returns with it
+    unlocked."""
     cdef uint32_t writes = shard.writes
     zsw_unlock(&shard.lock)
     if how & LOAD_NO_WAIT:
@@ -149,8 +158,8 @@ cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
     return read_backed(e, w, area, shard, offset, writes, page, how & LOAD_TAKE)
 
 
-cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
-                           uint8_t *page, uint32_t how) noexcept nogil:
+cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                           uint64_t offset, uint8_t *page, uint32_t how) noexcept nogil:
     cdef bint first = writing_begin(e)
     cdef uint32_t id
     cdef int status = AGAIN
@@ -165,9 +174,10 @@ cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sha
     return status
 
 
-cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
-                           zsw_held *held) noexcept nogil:
-    """Takes the first of the pages, as many as lie in one shard with their entries or nothing; returns how many."""
+cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
+                           uint32_t pages, zsw_held *held) noexcept nogil:
+    """Takes the first of the pages, as many as lie in one shard with their entries or nothing;
+    returns how many."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
     cdef uint64_t number = offsets[0] >> SHARD_SHIFT
     cdef zsw_shard *shard = area_shard(&e.index, area, number) if area != NULL else NULL
@@ -178,7 +188,8 @@ cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
     while taken < pages and offsets[taken] >> SHARD_SHIFT == number:
         id = find_entry(e, shard, offsets[taken])
         held[taken].id = 0
-        if id != 0 and (zsw_unlikely(not is_entry(id)) or zsw_unlikely(not hold_entry(e, w, id, &held[taken]))):
+        if id != 0 and (zsw_unlikely(not is_entry(id))
+                        or zsw_unlikely(not hold_entry(e, w, id, &held[taken]))):
             break
         taken += 1
     zsw_unlock(&shard.lock)
@@ -194,10 +205,11 @@ cdef uint64_t share(uint64_t *took, uint32_t pages, uint64_t since) noexcept nog
     return now
 
 
-cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets, uint32_t pages,
-                               uint8_t *out, int8_t *status, uint64_t *took) noexcept nogil:
-    """As engine_load for each of at most LOADS_TOGETHER pages.  `took`, unless it is NULL, gets the nanoseconds of each; what is
-    done for several at once they share."""
+cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
+                               uint32_t pages, uint8_t *out, int8_t *status,
+                               uint64_t *took) noexcept nogil:
+    """As engine_load for each of at most LOADS_TOGETHER pages.  `took`, unless it is NULL, gets the
+    nanoseconds of each; what is done for several at once they share."""
     cdef zsw_held held[LOADS_TOGETHER]
     cdef uint64_t at = 0
     cdef uint32_t i = 0, k, taken
@@ -213,7 +225,8 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
         taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)
                  else hold_entries(e, w, type, offsets + i, pages - i, held))
         if zsw_unlikely(taken == 0):
-            status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size, 0)
+            status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size,
+                                             0)
             i += 1
             if took != NULL:
                 at = share(&took[i - 1], 1, at)
@@ -224,7 +237,8 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
                 status[i] = Status.ABSENT
                 count(w.counters, Counter.load_misses, 1)
             else:
-                status[i] = <int8_t> read_held(e, w, &held[k], out + <size_t> i * e.page_size, False)
+                status[i] = <int8_t> read_held(e, w, &held[k], out + <size_t> i * e.page_size,
+                                               False)
                 count(w.counters, Counter.loads, status[i] >= 0)
             if took != NULL:
                 at = share(&took[i], 1, at)
@@ -236,10 +250,11 @@ cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcep
 
 
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
-    """Bytes that the page at `offset` was compressed to: 0 when same-filled, the page size when raw, -1 when absent,
-    LENGTH_BACKED when it is in the backing store."""
+    """Bytes that the page at `offset` was compressed to: 0 when same-filled, the page size when
+    raw, -1 when absent, LENGTH_BACKED when it is in the backing store."""
     cdef zsw_area *area = find_area(e, type, offset)
-    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef zsw_shard *shard = area_shard(&e.index, area,
+                                       offset >> SHARD_SHIFT) if area != NULL else NULL
     cdef zsw_entry *entry
     cdef uint32_t id
     cdef int64_t length = -1

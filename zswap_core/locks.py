@@ -1,7 +1,8 @@
 """Locks of the Python level.
 
-A thread of the parent may hold one at a fork, and in the child it will never let go.  So the child gets them all anew: what
-they guard is whole whenever a thread can be stopped, or else left as it was by one assignment.
+A thread of the parent may hold one at a fork, and in the child it will never let go.  So the child
+gets them all anew: what they guard is whole whenever a thread can be stopped, or else left as it
+was by one assignment.
 """
 
 import os
@@ -23,7 +24,12 @@ class Lock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._lock.release()
 
 

@@ -1,16 +1,19 @@
 # cython: language_level=3
-"""The maintenance thread, one an engine, started by the first switch of pools or the first backing store.
+"""The maintenance thread, one an engine, started by the first switch of pools or the first backing
+store.
 
-It sleeps on `work`, which is bumped when an emptied pool is to be freed or a store hit the limit, and wakes by itself every
-shrinker interval while there is a backing store.  It never waits for other calls, which may wait for a backing store.
+It sleeps on `work`, which is bumped when an emptied pool is to be freed or a store hit the limit,
+and wakes by itself every shrinker interval while there is a backing store.  It never waits for
+other calls, which may wait for a backing store.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.compact cimport engine_compact
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64, zsw_peek_u32,
-                            zsw_peek_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join, zsw_thread_start, zsw_unlock)
+from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns,
+                            zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_store_u32, zsw_swap_u32,
+                            zsw_thread_join, zsw_thread_start, zsw_unlock)
 from zswap_core.pool cimport pools_reach, retire_pools
 from zswap_core.pressure cimport under_pressure
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_worker
@@ -20,7 +23,8 @@ from zswap_core.writeback cimport engine_writeback
 cdef enum:
     MAX_FAILURES = 16           # batches in a row from which nothing could be written
     PRESSURE_SHARE = 32         # under memory pressure, one in so many pages goes at each look
-    PAUSE_MIN_NS = 100000       # before looking again whether the calls have ended that may use an emptied pool; doubles
+    # before looking again whether the calls have ended that may use an emptied pool; doubles
+    PAUSE_MIN_NS = 100000
     PAUSE_MAX_NS = 100000000
 
 cdef uint64_t FOREVER = <uint64_t> -1
@@ -59,8 +63,9 @@ cdef bint write_some(zsw_engine *e, uint64_t pages, uint64_t *written) noexcept 
 
 
 cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
-    """After the limit was hit: works down to the accept threshold.  Writing back frees objects here and there, so whenever as
-    much has gone as would make a sixteenth of the pool, what is left is moved together."""
+    """After the limit was hit: works down to the accept threshold.  Writing back frees objects here
+    and there, so whenever as much has gone as would make a sixteenth of the pool, what is left is
+    moved together."""
     cdef uint64_t written = 0, since = 0, batch = WRITEBACK_BATCH
     cdef int failures = 0, rc
     cdef zsw_worker *w
@@ -75,7 +80,8 @@ cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
         since += written
         if written == 0:
             failures += 1
-            batch = (batch + 1) // 2            # a store that is nearly full may yet have room for some of them
+            # a store that is nearly full may yet have room for some of them
+            batch = (batch + 1) // 2
             if failures == MAX_FAILURES or zsw_peek_i64(&e.params.writeback_limit) == 0:
                 return                          # the next interval, or the next hit, tries again
         else:

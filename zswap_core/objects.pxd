@@ -11,12 +11,16 @@ from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 
 
-cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page) noexcept nogil
-cdef int make_object(zsw_engine *e, zsw_pool *pool, const uint8_t *data, uint32_t length, uint64_t *word) noexcept nogil
-cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum, uint8_t *page) noexcept nogil
+cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
+                           const uint8_t *page) noexcept nogil
+cdef int make_object(zsw_engine *e, zsw_pool *pool, const uint8_t *data, uint32_t length,
+                     uint64_t *word) noexcept nogil
+cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
+                     uint8_t *page) noexcept nogil
 
 
-cdef inline int check_sum(zsw_engine *e, zsw_worker *w, const void *data, size_t size, uint32_t sum) noexcept nogil:
+cdef inline int check_sum(zsw_engine *e, zsw_worker *w, const void *data, size_t size,
+                          uint32_t sum) noexcept nogil:
     """Compares data with its checksum, if there are checksums.  Counts what is damaged."""
     if zsw_likely(checksum_of(&e.checksum, data, size) == sum):
         return Status.STORED
@@ -25,5 +29,6 @@ cdef inline int check_sum(zsw_engine *e, zsw_worker *w, const void *data, size_t
 
 
 cdef inline uint32_t entry_sum(zsw_engine *e, const zsw_entry *entry) noexcept nogil:
-    """The checksum of an entry's page; 0 without checksums, as checksum_of.  Under the shard's lock."""
+    """The checksum of an entry's page; 0 without checksums, as checksum_of.  Under the shard's
+    lock."""
     return sum_at(&e.index, entry.pos)[0] if zsw_unlikely(e.index.checksums != 0) else 0

@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""The Cython mirror of zswap/os.h and zswap/track.h: atomics, the mutex, memory, clocks, threads."""
+"""The Cython mirror of zswap/os.h and zswap/track.h: atomics, the mutex, memory, clocks,
+threads."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 

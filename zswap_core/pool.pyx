@@ -1,32 +1,37 @@
 # cython: language_level=3
 """Pools: made, made current, emptied and freed; and the limit on what they take together.
 
-A pool needs no reference a call.  Calls use pools only while their worker is busy, so once every worker that was busy has
-been given back, an empty pool that is not current has no user left.  The maintenance thread waits for that.
+A pool needs no reference a call.  Calls use pools only while their worker is busy, so once every
+worker that was busy has been given back, an empty pool that is not current has no user left.  The
+maintenance thread waits for that.
 """
 from libc.errno cimport EINVAL, ENOMEM, ENOSPC
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
-                             zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
+from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX,
+                             ZSW_PAGE_SIZE_MIN, zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
 from zswap_core.fault cimport fault, Site
 from zswap_core.lookup cimport pool_at
 from zswap_core.news cimport note_full
-from zswap_core.os cimport (zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64,
-                            zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock)
-from zswap_core.state cimport GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.os cimport (zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock,
+                            zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_ptr, zsw_store_u32,
+                            zsw_swap_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.state cimport (
+    GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker,
+)
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport await_calls, calls_ended, drop_contexts
 
 
-cdef int pool_create(const zsw_compressor *compressor, const zsw_zpool_ops *ops, const zsw_zpool_config *config,
-                     zsw_pool **out) noexcept nogil:
+cdef int pool_create(const zsw_compressor *compressor, const zsw_zpool_ops *ops,
+                     const zsw_zpool_config *config, zsw_pool **out) noexcept nogil:
     cdef zsw_pool *pool
     cdef int rc
-    if (compressor.ops.abi_version != ZSW_ABI_VERSION or compressor.ops.struct_size < sizeof(zsw_compressor_ops)
+    if (compressor.ops.abi_version != ZSW_ABI_VERSION
+        or compressor.ops.struct_size < sizeof(zsw_compressor_ops)
             or ops.abi_version != ZSW_ABI_VERSION or ops.struct_size < sizeof(zsw_zpool_ops)):
         return -EINVAL
     if (config.page_size < ZSW_PAGE_SIZE_MIN or config.page_size > ZSW_PAGE_SIZE_MAX
@@ -53,18 +58,19 @@ cdef void pool_destroy(zsw_pool *pool) noexcept nogil:
     free(pool)
 
 
-cdef bint pool_matches(const zsw_pool *pool, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
-                       const zsw_zpool_config *config) noexcept nogil:
-    return (pool.compressor.ops == compressor.ops and pool.compressor.state == compressor.state and pool.ops == ops
-            and pool.config.chain == config.chain and pool.config.kernel == config.kernel
-            and pool.config.numa_node == config.numa_node)
+cdef bint pool_matches(const zsw_pool *pool, const zsw_compressor *compressor,
+                       const zsw_zpool_ops *ops, const zsw_zpool_config *config) noexcept nogil:
+    return (pool.compressor.ops == compressor.ops and pool.compressor.state == compressor.state
+            and pool.ops == ops and pool.config.chain == config.chain
+            and pool.config.kernel == config.kernel and pool.config.numa_node == config.numa_node)
 
 
 cdef zsw_pool *find_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                          const zsw_zpool_config *config) noexcept nogil:
     cdef uint32_t i
     for i in range(e.pool_limit):
-        if e.pools[i] != NULL and e.pools[i].stage == POOL_LIVE and pool_matches(e.pools[i], compressor, ops, config):
+        if (e.pools[i] != NULL and e.pools[i].stage == POOL_LIVE
+                and pool_matches(e.pools[i], compressor, ops, config)):
             return e.pools[i]
     return NULL
 
@@ -97,8 +103,9 @@ cdef int open_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zp
 
 cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                          const zsw_zpool_config *config) noexcept nogil:
-    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On failure nothing changes.
-    With a second pool the maintenance thread must run, to free the first when it is empty."""
+    """Makes the pool of this compressor and zpool current, with a new one where there is none.  On
+    failure nothing changes.  With a second pool the maintenance thread must run, to free the first
+    when it is empty."""
     cdef zsw_pool *pool
     cdef int rc
     zsw_lock(&e.pools_lock)
@@ -111,7 +118,8 @@ cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const 
 
 cdef int pool_hold(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
                    const zsw_zpool_config *config, zsw_pool **out) noexcept nogil:
-    """As engine_use_pool, but the pool does not become current: it is only kept until pool_release, be it empty."""
+    """As engine_use_pool, but the pool does not become current: it is only kept until pool_release,
+    be it empty."""
     cdef int rc
     zsw_lock(&e.pools_lock)
     rc = open_pool(e, compressor, ops, config, out)
@@ -146,7 +154,8 @@ cdef bint find_empty(zsw_engine *e) noexcept nogil:
     zsw_lock(&e.pools_lock)
     for id in range(e.pool_limit):
         pool = e.pools[id]
-        if pool != NULL and pool != e.current and pool.holds == 0 and zsw_load_i64(&pool.entries) == 0:
+        if (pool != NULL and pool != e.current and pool.holds == 0
+                and zsw_load_i64(&pool.entries) == 0):
             pool.stage = POOL_EMPTY
             found = True
     zsw_unlock(&e.pools_lock)
@@ -154,8 +163,9 @@ cdef bint find_empty(zsw_engine *e) noexcept nogil:
 
 
 cdef void unlink_empty(zsw_engine *e) noexcept nogil:
-    """Hides the pools that are still empty.  A store that had taken one while it was current may have published meanwhile, and
-    what it had published before was perhaps not yet counted: such a pool drains, and its last entry wakes us again."""
+    """Hides the pools that are still empty.  A store that had taken one while it was current may
+    have published meanwhile, and what it had published before was perhaps not yet counted: such a
+    pool drains, and its last entry wakes us again."""
     cdef uint32_t id
     cdef zsw_pool *pool
     cdef zsw_zpool_stats stats
@@ -185,12 +195,14 @@ cdef void free_unlinked(zsw_engine *e) noexcept nogil:
         drop_contexts(e, pool)
         pool_destroy(pool)
         lock_pools(e)
-        e.pool_claimed[id] = 0                  # only now: a new pool of that id would have met the old one's contexts
+        # only now: a new pool of that id would have met the old one's contexts
+        e.pool_claimed[id] = 0
         unlock_pools(e)
 
 
 cdef void destroy_pools(zsw_engine *e) noexcept nogil:
-    """At the engine's end, when no call is in flight: frees all pools.  Whoever asks about compressors may do so yet."""
+    """At the engine's end, when no call is in flight: frees all pools.  Whoever asks about
+    compressors may do so yet."""
     cdef uint32_t id
     cdef zsw_pool *pool
     lock_pools(e)
@@ -206,9 +218,10 @@ cdef void destroy_pools(zsw_engine *e) noexcept nogil:
 
 
 cdef bint retire_pools(zsw_engine *e) noexcept nogil:
-    """Goes on with freeing the pools that are empty and not current: one grace period before they are unlinked, another for
-    those that walk all pools and may hold the pointer.  True when a grace period has yet to end: come back later, for a call
-    may last as long as its backing store pleases."""
+    """Goes on with freeing the pools that are empty and not current: one grace period before they
+    are unlinked, another for those that walk all pools and may hold the pointer.  True when a grace
+    period has yet to end: come back later, for a call may last as long as its backing store
+    pleases."""
     while not e.grace or calls_ended(e, GRACE_POOLS):
         if e.unlinked != NULL:
             free_unlinked(e)
@@ -250,23 +263,27 @@ cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil:
 
 
 cdef bint hit_limit(zsw_engine *e) noexcept nogil:
-    """Whether the pools are at the limit; if so, they shrink to the accept threshold from now on."""
+    """Whether the pools are at the limit; if so, they shrink to the accept threshold from now
+    on."""
     if zsw_likely(not pools_reach(e, zsw_peek_u64(&e.params.max_pages))):
         return False
     if zsw_swap_u32(&e.reached_full, 1) == 0:
-        zsw_store_u32(&e.limit_hit, 1)          # once: a shrinker that cannot write must not be kept awake
+        # once: a shrinker that cannot write must not be kept awake
+        zsw_store_u32(&e.limit_hit, 1)
         note_full(e)
         maintenance_wake(e)
     return True
 
 
-cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil:
-    """Sets the limit and the accept threshold, which hold at once: what is above them is written back without waiting for the
-    next store to find out."""
+cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages,
+                            uint64_t accept_pages) noexcept nogil:
+    """Sets the limit and the accept threshold, which hold at once: what is above them is written
+    back without waiting for the next store to find out."""
     zsw_poke_u64(&e.params.max_pages, max_pages)
     zsw_poke_u64(&e.params.accept_pages, accept_pages)
     hit_limit(e)
-    if zsw_load_u32(&e.reached_full):           # perhaps since before, and the threshold has come down
+    # perhaps since before, and the threshold has come down
+    if zsw_load_u32(&e.reached_full):
         zsw_store_u32(&e.limit_hit, 1)
         maintenance_wake(e)
 
@@ -292,7 +309,8 @@ cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noe
     for id in range(<uint32_t> MAX_POOLS):
         pool = e.pools[id]
         if pool == NULL:
-            used = used or e.pool_claimed[id] != 0          # it is being freed, and its compressor cannot be told any more
+            # it is being freed, and its compressor cannot be told any more
+            used = used or e.pool_claimed[id] != 0
         elif pool.compressor.ops == compressor.ops and pool.compressor.state == compressor.state:
             used = True
     unlock_pools(e)

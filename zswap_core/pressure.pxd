@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""Whether memory is short: what the kernel says of stalls, and how near the cgroup is to its limit."""
+"""Whether memory is short: what the kernel says of stalls, and how near the cgroup is to its
+limit."""
 from zswap_core.state cimport zsw_engine
 
 

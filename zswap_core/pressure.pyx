@@ -1,11 +1,12 @@
 # cython: language_level=3
 """Memory pressure.
 
-Two signs, either of which counts: tasks stalled on memory for more than a tenth of the time since the last look, by the
-`some ... total=` microseconds of a PSI file (/proc/pressure/memory or the cgroup's memory.pressure; Linux's
-Documentation/accounting/psi.rst has the format); or the cgroup uses more than 15/16 of its limit, the file pages not counted
-that its kernel would drop first (`inactive_file` of memory.stat: a cgroup that reads files is always full of them).  The
-binding says which files; reading one costs a few microseconds once an interval.
+Two signs, either of which counts: tasks stalled on memory for more than a tenth of the time since
+the last look, by the `some ... total=` microseconds of a PSI file (/proc/pressure/memory or the
+cgroup's memory.pressure; Linux's Documentation/accounting/psi.rst has the format); or the cgroup
+uses more than 15/16 of its limit, the file pages not counted that its kernel would drop first
+(`inactive_file` of memory.stat: a cgroup that reads files is always full of them).  The binding
+says which files; reading one costs a few microseconds once an interval.
 """
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport strtoull
@@ -41,7 +42,8 @@ cdef uint64_t near_limit(zsw_engine *e) noexcept nogil:
 
 
 cdef uint64_t droppable(zsw_engine *e) noexcept nogil:
-    """Bytes of the cgroup's use that its kernel takes back before anything that somebody would miss."""
+    """Bytes of the cgroup's use that its kernel takes back before anything that somebody would
+    miss."""
     cdef char path[PATH_BYTES + 16]
     cdef char *name
     cdef uint64_t number

@@ -13,6 +13,7 @@ cdef struct zsw_recompressed:
     uint64_t bytes_after
 
 
-cdef int engine_recompress(zsw_engine *e, zsw_worker *w, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
-                           const zsw_zpool_config *config, uint32_t idle, bint incompressible, uint64_t max_pages,
-                           uint64_t tries, uint32_t *next, zsw_recompressed *out) noexcept nogil
+cdef int engine_recompress(zsw_engine *e, zsw_worker *w, const zsw_compressor *compressor,
+                           const zsw_zpool_ops *ops, const zsw_zpool_config *config, uint32_t idle,
+                           bint incompressible, uint64_t max_pages, uint64_t tries, uint32_t *next,
+                           zsw_recompressed *out) noexcept nogil

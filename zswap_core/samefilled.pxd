@@ -1,18 +1,21 @@
 # cython: language_level=3
-"""Same-filled pages: every 8-byte word equal to the first.  Inline, because a store looks at every page."""
+"""Same-filled pages: every 8-byte word equal to the first.  Inline, because a store looks at every
+page."""
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 
 cdef inline bint same_filled(const uint8_t *page, size_t size, uint64_t *value) noexcept nogil:
-    """Whether the page is one word repeated, and that word.  `page` need not be aligned; `size` is a multiple of 8."""
+    """Whether the page is one word repeated, and that word.  `page` need not be aligned; `size` is
+    a multiple of 8."""
     cdef uint64_t first, last
     memcpy(&first, page, 8)
     memcpy(&last, page + size - 8, 8)
     # Most pages differ already here, which spares them the scan.
     if first != last:
         return False
-    # The page equals itself moved by one word exactly when all words are equal; memcmp is the widest scan the machine has.
+    # The page equals itself moved by one word exactly when all words are equal; memcmp is the
+    # widest scan the machine has.
     if memcmp(page, page + 8, size - 8) != 0:
         return False
     value[0] = first

@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""Fixed-size items named by 32-bit ids, in chunks that never move and go back to the system when they empty."""
+"""Fixed-size items named by 32-bit ids, in chunks that never move and go back to the system when
+they empty."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_load_ptr, zsw_mutex
@@ -14,8 +15,8 @@ cdef struct slab_chunk:
     uint32_t next
 
 
-# Where chunks lie, for readers without the lock; the chunks themselves follow in the same mapping.  When it is full one of
-# twice its size takes its place, by one store.
+# Where chunks lie, for readers without the lock; the chunks themselves follow in the same mapping.
+# When it is full one of twice its size takes its place, by one store.
 cdef struct slab_table:
     uint64_t capacity       # chunks there is room for
     size_t bytes            # of the mapping
@@ -25,14 +26,16 @@ cdef struct slab_table:
 
 # The lock is a leaf: nothing is locked under it.
 cdef struct zsw_slab:
-    slab_table *table       # an id is never older than the table that knows its chunk, so take the id first
+    # an id is never older than the table that knows its chunk, so take the id first
+    slab_table *table
     slab_chunk *chunks      # behind it
     size_t item_size
     uint32_t shift          # log2 of the items in a chunk
     uint32_t max_chunks
     uint32_t chunk_count    # chunks mapped so far
     uint32_t room           # head of the list of chunks with room and memory, 1 + chunk number
-    uint32_t cold           # head of the list of chunks whose memory went back, linked by `next` alone
+    # head of the list of chunks whose memory went back, linked by `next` alone
+    uint32_t cold
     uint32_t mapping        # ZSW_MAP_ flags; to be set before the first item is taken
     zsw_mutex lock
     # Written under the lock, looked at without.
@@ -54,23 +57,28 @@ cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil
 cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil
 cdef int slab_validate(zsw_slab *s) noexcept nogil
 
-# Checking at rest that each item is free or some one owner's: begin, claim each that is owned, end.  end() is due even after a
-# begin or a claim that failed.  Negative numbers name what failed.
+# Checking at rest that each item is free or some one owner's: begin, claim each that is owned, end.
+# end() is due even after a begin or a claim that failed.  Negative numbers name what failed.
 cdef int slab_check_begin(zsw_slab *s, uint64_t **claims) noexcept nogil
 cdef int slab_check_claim(const zsw_slab *s, uint64_t *claims, uint32_t id) noexcept nogil
 cdef int slab_check_end(const zsw_slab *s, uint64_t *claims) noexcept nogil
 
 
 cdef inline void *slab_at(const zsw_slab *s, uint32_t id) noexcept nogil:
-    """The item `id` names.  Any id that slab_take ever gave is safe to look at, even after it was given back."""
+    """The item `id` names.  Any id that slab_take ever gave is safe to look at, even after it was
+    given back."""
     cdef uint32_t mask = (<uint32_t> 1 << s.shift) - 1
     cdef slab_table *table = <slab_table *> zsw_load_ptr(<void **> &s.table)
     return table.bases[id >> s.shift] + <size_t> (id & mask) * s.item_size
 
 
 cdef inline void *slab_peek(const zsw_slab *s, uint32_t id) noexcept nogil:
-    """As slab_at for whatever number: NULL when no item is there.  For readers without a lock, who may have read anything."""
+    """As slab_at for whatever number: NULL when no item is there.  For readers without a lock, who
+    may have read anything."""
     cdef uint32_t number = id >> s.shift
     cdef slab_table *table = <slab_table *> zsw_load_ptr(<void **> &s.table)
-    cdef uint8_t *base = <uint8_t *> zsw_load_ptr(<void **> &table.bases[number]) if number < table.capacity else NULL
-    return base + <size_t> (id & ((<uint32_t> 1 << s.shift) - 1)) * s.item_size if base != NULL else NULL
+    cdef uint8_t *base = NULL
+    if number < table.capacity:
+        base = <uint8_t *> zsw_load_ptr(<void **> &table.bases[number])
+    return base + <size_t> (id & ((<uint32_t> 1 << s.shift)
+                                  - 1)) * s.item_size if base != NULL else NULL

@@ -1,22 +1,23 @@
 # cython: language_level=3
 """Slabs: where entries and index nodes live.
 
-An id is `chunk << shift | index`; id 0 is never handed out, so 0 can mean "none".  A chunk's freed items form a list through
-their own first four bytes.  When a chunk's last item comes back its memory goes to the system at once, unless it is the
-only chunk with room: that one is kept warm, so a slab keeps one chunk at most.  A chunk without memory serves again before
-a new one is mapped.
+An id is `chunk << shift | index`; id 0 is never handed out, so 0 can mean "none".  A chunk's freed
+items form a list through their own first four bytes.  When a chunk's last item comes back its
+memory goes to the system at once, unless it is the only chunk with room: that one is kept warm, so
+a slab keeps one chunk at most.  A chunk without memory serves again before a new one is mapped.
 
-A reader needs no lock: it goes by a table of where the chunks lie.  Such a table is only ever added to; when it is full its
-successor, a copy with more room, is published, and it stays for those who are still looking.  All old ones together are no
-larger than the one in use.
+A reader needs no lock: it goes by a table of where the chunks lie.  Such a table is only ever added
+to; when it is full its successor, a copy with more room, is published, and it stays for those who
+are still looking.  All old ones together are no larger than the one in use.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_as, ZSW_MAP_NO_FORK, zsw_poke_u32, zsw_poke_u64,
-                            zsw_popcount, zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_as, ZSW_MAP_NO_FORK,
+                            zsw_poke_u32, zsw_poke_u64, zsw_popcount, zsw_release, zsw_store_ptr,
+                            zsw_store_u32, zsw_unlock, zsw_unmap)
 
 cdef enum:
     CHUNK_BYTES = 64 << 10
@@ -35,7 +36,8 @@ cdef inline size_t chunk_bytes(const zsw_slab *s) noexcept nogil:
 
 
 cdef void slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil:
-    """Prepares an empty slab whose ids stay below `limit`.  `item_size` is at least 4 and at most CHUNK_BYTES."""
+    """Prepares an empty slab whose ids stay below `limit`.  `item_size` is at least 4 and at most
+    CHUNK_BYTES."""
     memset(s, 0, sizeof(zsw_slab))
     s.item_size = item_size
     while (item_size << (s.shift + 1)) <= <size_t> CHUNK_BYTES:
@@ -109,7 +111,8 @@ cdef uint32_t reserved(uint32_t number) noexcept nogil:
 
 
 cdef size_t touched_bytes(const zsw_slab *s, uint32_t number) noexcept nogil:
-    """What a chunk costs: items are handed out from its beginning on, so it is the system's pages up to the last of them."""
+    """What a chunk costs: items are handed out from its beginning on, so it is the system's pages
+    up to the last of them."""
     cdef uint32_t bump = s.chunks[number].bump
     return whole_pages(bump * s.item_size) if bump > reserved(number) else 0
 
@@ -154,7 +157,8 @@ cdef void cool_chunk(zsw_slab *s, uint32_t number) noexcept nogil:
 
 
 cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil:
-    """Hands out up to `count` items; returns how many: fewer only when there is no memory.  Their content is undefined."""
+    """Hands out up to `count` items; returns how many: fewer only when there is no memory.  Their
+    content is undefined."""
     cdef uint32_t got = 0, fresh = 0, number, index, size = <uint32_t> 1 << s.shift
     cdef slab_chunk *c
     zsw_lock(&s.lock)
@@ -222,9 +226,11 @@ cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil:
 
 
 cdef int slab_validate(zsw_slab *s) noexcept nogil:
-    """0 when the lists, the counts and the chunks agree; else a negative number naming the check.  At rest only."""
+    """0 when the lists, the counts and the chunks agree; else a negative number naming the check.
+    At rest only."""
     cdef uint64_t inuse = 0, touched = 0, bytes = 0
-    cdef uint32_t i, free, link, on_list = 0, with_room = 0, cold = 0, previous = 0, size = <uint32_t> 1 << s.shift
+    cdef uint32_t i, free, link, on_list = 0, with_room = 0, cold = 0, previous = 0
+    cdef uint32_t size = <uint32_t> 1 << s.shift
     cdef slab_chunk *c
     for i in range(s.chunk_count):
         c = &s.chunks[i]
@@ -256,7 +262,8 @@ cdef int slab_validate(zsw_slab *s) noexcept nogil:
     link = s.cold
     while link:
         cold += 1
-        if link > s.chunk_count or cold > s.chunk_count or s.chunks[link - 1].bump != reserved(link - 1):
+        if (link > s.chunk_count or cold > s.chunk_count
+                or s.chunks[link - 1].bump != reserved(link - 1)):
             return -6
         link = s.chunks[link - 1].next
     if on_list + cold != with_room:
@@ -294,7 +301,8 @@ cdef int slab_check_begin(zsw_slab *s, uint64_t **claims) noexcept nogil:
 
 
 cdef int slab_check_claim(const zsw_slab *s, uint64_t *claims, uint32_t id) noexcept nogil:
-    if id >> s.shift >= s.chunk_count or (id & ((<uint32_t> 1 << s.shift) - 1)) >= s.chunks[id >> s.shift].bump or id == 0:
+    if id >> s.shift >= s.chunk_count or (id & ((<uint32_t> 1 << s.shift)
+                                                - 1)) >= s.chunks[id >> s.shift].bump or id == 0:
         return -7
     if claims[id >> 6] >> (id & 63) & 1:
         return -8

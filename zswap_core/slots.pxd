@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""Slots of the index: locked to be filled, found again by an entry's place, and what changes in the LRU along with them."""
+"""Slots of the index: locked to be filled, found again by an entry's place, and what changes in the
+LRU along with them."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at
@@ -11,12 +12,14 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 
 cdef enum:
     TRANSIT_NS = 20000          # how long to sleep before looking again at a page in transit
-    OCCUPIED = -101             # no status: a page was to be stored where there is none, and there is one
+    # no status: a page was to be stored where there is none, and there is one
+    OCCUPIED = -101
 
 
-cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard, uint32_t **slot,
-                   uint32_t *pos) noexcept nogil
-cdef uint32_t *lock_entry(zsw_engine *e, uint32_t id, uint32_t pos, zsw_shard **shard, uint32_t *where) noexcept nogil
+cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
+                   uint32_t **slot, uint32_t *pos) noexcept nogil
+cdef uint32_t *lock_entry(zsw_engine *e, uint32_t id, uint32_t pos, zsw_shard **shard,
+                          uint32_t *where) noexcept nogil
 cdef bint erase_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil
 cdef void leave_lru(zsw_engine *e, const uint32_t *ids, uint32_t n) noexcept nogil
 
@@ -27,8 +30,8 @@ cdef inline bint in_lru(zsw_engine *e, uint32_t id) noexcept nogil:
 
 
 cdef inline void change_lru(zsw_engine *e, uint32_t old, uint32_t fresh) noexcept nogil:
-    """`fresh` takes the place of `old` in a slot: the one leaves the LRU, the other joins it at its new end, and 0 is neither.
-    Under the shard's lock."""
+    """`fresh` takes the place of `old` in a slot: the one leaves the LRU, the other joins it at its
+    new end, and 0 is neither. Under the shard's lock."""
     cdef bint leaves = in_lru(e, old), joins = in_lru(e, fresh)
     if leaves or joins:
         zsw_lock(&e.lru.lock)

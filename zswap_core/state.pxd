@@ -32,11 +32,13 @@ cdef enum:
 
 cdef enum pool_stage:
     POOL_LIVE
-    POOL_EMPTY                  # found empty while not current, and never current again: waits for the calls of that moment
+    # found empty while not current, and never current again: waits for the calls of that moment
+    POOL_EMPTY
     POOL_DRAINING               # one of those had still filled it
 
 
-# One compressor and one zpool with its memory.  One pool is current; the others live until their last entry goes.
+# One compressor and one zpool with its memory.  One pool is current; the others live until their
+# last entry goes.
 cdef struct zsw_pool:
     zsw_compressor compressor
     const zsw_zpool_ops *ops
@@ -51,11 +53,13 @@ cdef struct zsw_pool:
     uint32_t holds              # calls that fill it though it is not current; guarded by pools_lock
 
 
-# What one call in flight works with.  There is one for each CPU, taken by a try-lock and never waited for: when all are busy
-# another is made, so a fault in the middle of a store can itself call load.
+# What one call in flight works with.  There is one for each CPU, taken by a try-lock and never
+# waited for: when all are busy another is made, so a fault in the middle of a store can itself call
+# load.
 cdef struct zsw_worker:
     uint32_t busy
-    uint32_t uses                       # goes up when it is given back: tells a grace period that the call ended
+    # goes up when it is given back: tells a grace period that the call ended
+    uint32_t uses
     uint32_t awaited[GRACES]            # by which grace periods the call that has it is waited for,
     uint32_t awaited_uses[GRACES]       # that is the one that began when `uses` was this
     uint64_t owner                      # the thread whose call it is
@@ -67,7 +71,8 @@ cdef struct zsw_worker:
     uint32_t spare[SPARE_ENTRIES]
     zsw_pool *counted                   # the pool that `entries` below belongs to
     int64_t entries                     # change of counted.entries not yet made
-    int32_t error                       # how a backing store first failed in this call, -errno; 0: it did not
+    # how a backing store first failed in this call, -errno; 0: it did not
+    int32_t error
     zsw_worker *next
     void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
     int64_t counters[COUNTERS]
@@ -121,23 +126,26 @@ cdef struct zsw_writeback:
     uint64_t tokens                         # pages it allows now
 
 
-# Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, lru.lock, then the leaves (the index's
-# garbage_lock, slab locks, the allocators').
-# `writing` alone is held while pages are decompressed (into memory of our own) and while a backing store works, which may take
-# the GIL; so nobody waits for `writing` with the GIL held.  None of the others is held while memory of the caller's is touched,
-# while a page is compressed or decompressed, or while the GIL is taken.
+# Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, lru.lock, then the
+# leaves (the index's garbage_lock, slab locks, the allocators').  `writing` alone is held while
+# pages are decompressed (into memory of our own) and while a backing store works, which may take
+# the GIL; so nobody waits for `writing` with the GIL held.  None of the others is held while memory
+# of the caller's is touched, while a page is compressed or decompressed, or while the GIL is taken.
 cdef struct zsw_engine:
     zsw_params params
     uint32_t page_size
     uint32_t closing                    # no new call may enter
     uint32_t closed                     # all is freed but this
-    uint32_t forked                     # this is a forked child's copy: its locks may be held by threads that do not exist
-    uint32_t reached_full               # the limit was hit and the accept threshold not reached since
+    # this is a forked child's copy: its locks may be held by threads that do not exist
+    uint32_t forked
+    # the limit was hit and the accept threshold not reached since
+    uint32_t reached_full
     uint32_t news                       # goes up when there is something to tell, see news.pxd
     uint32_t times_full                 # how often `reached_full` was set
     uint32_t worker_count
     zsw_worker **workers                # one a CPU
-    zsw_worker *all_workers             # these, and those made when all were busy; only ever pushed to
+    # these, and those made when all were busy; only ever pushed to
+    zsw_worker *all_workers
     zsw_checksum checksum               # set once, before there are pages
     zsw_index index
     zsw_slab entries

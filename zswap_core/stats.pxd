@@ -1,8 +1,9 @@
 # cython: language_level=3
 """The counters: one list, one array a worker, summed when somebody asks.
 
-A worker is used by one thread at a time, so counting is a plain add; it is published with a relaxed store because stats()
-may read it meanwhile.  A gauge is the sum of what was added and taken away, by whichever worker.
+A worker is used by one thread at a time, so counting is a plain add; it is published with a relaxed
+store because stats() may read it meanwhile.  A gauge is the sum of what was added and taken away,
+by whichever worker.
 """
 from libc.stdint cimport int64_t
 

@@ -10,8 +10,11 @@ cpdef enum Status:
     DISABLED = -1           # the `enabled` parameter is off, or the one for pages of its kind
     NO_AREA = -2            # no such swap area, or the offset lies beyond its end
     POOL_LIMIT = -3         # the pool is at its limit
-    ACCEPT_THRESHOLD = -4   # the pool was at its limit and has not fallen to the accept threshold since
-    COMPRESS_POOR = -5      # would take a whole page, and `reject_compress_poor` is on; or the allocator has no room that large
+    # the pool was at its limit and has not fallen to the accept threshold since
+    ACCEPT_THRESHOLD = -4
+    # would take a whole page, and `reject_compress_poor` is on; or the allocator has no room that
+    # large
+    COMPRESS_POOR = -5
     COMPRESS_FAIL = -6      # the compressor failed
     ALLOC_FAIL = -7         # no memory for the page
     ENTRY_FAIL = -8         # no memory for its entry or the index
@@ -19,4 +22,5 @@ cpdef enum Status:
     CORRUPT = -10           # it does not decompress to what was stored; the entry is kept
     BACKING_FAIL = -11      # the backing store failed to write or read the page
     WOULD_BLOCK = -12       # must wait for others, and the caller holds the GIL: never seen outside
-    BACKING_CORRUPT = -13   # what the backing store gave back is not what was written there; it is kept
+    # what the backing store gave back is not what was written there; it is kept
+    BACKING_CORRUPT = -13

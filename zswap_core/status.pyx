@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The status codes, as Python sees them."""
 
-Status.__doc__ = """What became of one page of a batch: held where >= 0, refused or not found where negative.
+Status.__doc__ = """What became of a page of a batch: held where >= 0, refused or absent where < 0.
 
 Attributes
 ----------
@@ -22,7 +22,8 @@ POOL_LIMIT : -3
 ACCEPT_THRESHOLD : -4
     Refused: the pool was at its limit and has not fallen to the accept threshold since.
 COMPRESS_POOR : -5
-    Refused: it would take a whole page, and ``reject_compress_poor`` is on; or the allocator has no room that large.
+    Refused: it would take a whole page, and ``reject_compress_poor`` is on; or the allocator has no
+    room that large.
 COMPRESS_FAIL : -6
     Refused: the compressor failed.
 ALLOC_FAIL : -7

@@ -1,21 +1,23 @@
 # cython: language_level=3
 """Store: same-filled?  Room?  Compress, allocate, publish.
 
-Only the last step is seen by others: under the shard's lock the index slot changes from the old entry to the new one and both
-change places in the LRU.  The old entry loses the index's reference, and whoever drops the last reference frees it.
+Only the last step is seen by others: under the shard's lock the index slot changes from the old
+entry to the new one and both change places in the LRU.  The old entry loses the index's reference,
+and whoever drops the last reference frees it.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
-from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle, word_length, zsw_entry)
+from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle,
+                               word_length, zsw_entry)
 from zswap_core.index cimport shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport compress_page, make_object
-from zswap_core.os cimport (zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64, zsw_store_u32, zsw_unlikely,
-                            zsw_unlock)
+from zswap_core.os cimport (zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
+                            zsw_store_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
 from zswap_core.slots cimport change_lru, lock_slot, OCCUPIED
@@ -26,10 +28,11 @@ from zswap_core.transit cimport write_through
 from zswap_core.worker cimport count_entry, worker_scratch
 
 
-cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
-                            uint32_t *slot) noexcept nogil:
-    """For wipe_on_free: has the backing store forget the page that is about to be replaced, and returns its slot, which holds
-    nothing then.  The shard is locked before and after; in between others wait for the page."""
+cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                            uint64_t offset, uint32_t *slot) noexcept nogil:
+    """For wipe_on_free: has the backing store forget the page that is about to be replaced, and
+    returns its slot, which holds nothing then.  The shard is locked before and after; in between
+    others wait for the page."""
     cdef uint32_t pos
     slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
@@ -42,8 +45,8 @@ cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
     return slot
 
 
-cdef int open_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
-                   uint32_t **slot, uint32_t *pos) noexcept nogil:
+cdef int open_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent,
+                   zsw_shard **shard, uint32_t **slot, uint32_t *pos) noexcept nogil:
     """As lock_slot; what a slot says that the page is in the backing store can be overwritten."""
     cdef int rc = lock_slot(e, area, offset, absent, shard, slot, pos)
     if zsw_unlikely(e.params.wipe_on_free) and rc == Status.STORED and slot[0][0] == ON_BACKING:
@@ -51,9 +54,10 @@ cdef int open_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset
     return rc
 
 
-cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos, uint32_t id,
-                  uint32_t sum) noexcept nogil:
-    """Puts a complete entry into its slot and the LRU, in place of the old one if there is one, and unlocks the shard."""
+cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos,
+                  uint32_t id, uint32_t sum) noexcept nogil:
+    """Puts a complete entry into its slot and the LRU, in place of the old one if there is one, and
+    unlocks the shard."""
     cdef zsw_entry *entry = entry_at(e, id)
     cdef uint32_t old = slot[0]
     slot[0] = id
@@ -68,11 +72,14 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
         if is_entry(old):
             put_entry(e, w, old)
         else:
-            count(w.counters, Counter.backed_pages, -1)     # what the backing store has is stale and will be overwritten
+            # what the backing store has is stale and will be overwritten
+            count(w.counters, Counter.backed_pages, -1)
 
 
-cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page, uint64_t *word) noexcept nogil:
-    """Makes the page an object of the pool, compressed or, where that would take a whole allocator page, raw."""
+cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page,
+                   uint64_t *word) noexcept nogil:
+    """Makes the page an object of the pool, compressed or, where that would take a whole allocator
+    page, raw."""
     cdef int64_t length = compress_page(e, w, pool, page)
     if zsw_unlikely(length < 0):
         return <int> length
@@ -83,17 +90,19 @@ cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *
     return make_object(e, pool, page, e.page_size, word)
 
 
-cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, uint64_t value,
-                          bint absent) noexcept nogil:
+cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                          uint64_t value, bint absent) noexcept nogil:
     cdef zsw_shard *shard
     cdef zsw_entry *entry
     cdef uint32_t *slot
-    cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))       # the word is the page
+    # the word is the page
+    cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))
     cdef bint held
     cdef int rc = open_slot(e, w, area, offset, absent, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         return rc
-    # In place of another same-filled page only the value changes: under the shard's lock nobody else is looking at it.
+    # In place of another same-filled page only the value changes: under the shard's lock nobody
+    # else is looking at it.
     id = slot[0]
     held = is_entry(id) and entry_same(entry_at(e, id))
     if not held:
@@ -118,8 +127,8 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     return Status.SAME_FILLED
 
 
-cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page,
-                         bint absent) noexcept nogil:
+cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                         const uint8_t *page, bint absent) noexcept nogil:
     cdef zsw_pool *pool
     cdef zsw_entry *entry
     cdef zsw_shard *shard
@@ -172,15 +181,17 @@ cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
         count(w.counters, Counter.reject_kmemcache_fail, 1)
 
 
-cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, const uint8_t *page) noexcept nogil:
-    """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's backing store; where there is
-    none, or it fails, nothing is held at that offset any more."""
+cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
+                      const uint8_t *page) noexcept nogil:
+    """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's
+    backing store; where there is none, or it fails, nothing is held at that offset any more."""
     return store_page(e, w, type, offset, page, False)
 
 
-cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, const uint8_t *page,
-                    bint absent) noexcept nogil:
-    """As engine_store; with `absent` only where nothing is held, else what is there stays and the result is OCCUPIED."""
+cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
+                    const uint8_t *page, bint absent) noexcept nogil:
+    """As engine_store; with `absent` only where nothing is held, else what is there stays and the
+    result is OCCUPIED."""
     cdef zsw_area *area = find_area(e, type, offset)
     cdef uint64_t value
     cdef int status
@@ -188,7 +199,8 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
         status = Status.DISABLED
     elif zsw_unlikely(area == NULL):
         status = Status.NO_AREA
-    elif zsw_peek_u32(&e.params.same_filled_pages_enabled) and same_filled(page, e.page_size, &value):
+    elif (zsw_peek_u32(&e.params.same_filled_pages_enabled)
+            and same_filled(page, e.page_size, &value)):
         status = hold_same_filled(e, w, area, offset, value, absent)
     elif zsw_unlikely(not zsw_peek_u32(&e.params.non_same_filled_pages_enabled)):
         status = Status.DISABLED
@@ -199,7 +211,8 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
         if area == NULL or status == OCCUPIED:
             return status
         if area.backing != NULL and status != Status.NO_AREA and worker_scratch(e, w, e.page_size):
-            memcpy(w.scratch, page, e.page_size)        # no lock may be held while the caller's memory is touched
+            # no lock may be held while the caller's memory is touched
+            memcpy(w.scratch, page, e.page_size)
             return write_through(e, w, area, offset, w.scratch, absent)
         if not absent:
             invalidate_area(e, w, area, offset, offset)     # what it held is stale now

@@ -1,10 +1,11 @@
 # cython: language_level=3
 """Pages that go straight to a backing store, and pages that come back from it.
 
-While a page is written through or discarded its index slot says IN_TRANSIT, and every other call on that page waits.  Whoever
-writes to a store holds `writing`, so that of two writes to one offset the later is the one that lands: the entry of a page
-being written back may long have left the index.  A reader reads without a lock, and looks afterwards whether what it read was
-still the page: the slot still says ON_BACKING, and no page of the shard went to the store meanwhile.
+While a page is written through or discarded its index slot says IN_TRANSIT, and every other call on
+that page waits.  Whoever writes to a store holds `writing`, so that of two writes to one offset the
+later is the one that lands: the entry of a page being written back may long have left the index.  A
+reader reads without a lock, and looks afterwards whether what it read was still the page: the slot
+still says ON_BACKING, and no page of the shard went to the store meanwhile.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
@@ -23,7 +24,8 @@ from zswap_core.status cimport Status
 
 
 cdef bint writing_begin(zsw_engine *e) noexcept nogil:
-    """Becomes the writer; False when this thread is it already: a backing store in Python has called back."""
+    """Becomes the writer; False when this thread is it already: a backing store in Python has
+    called back."""
     if zsw_peek_u64(&e.writer) == zsw_self():
         return False
     zsw_lock(&e.writing)
@@ -39,13 +41,14 @@ cdef void writing_end(zsw_engine *e) noexcept nogil:
 cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept nogil:
     """Whether one of the flights of this thread, which is the writer, has this page."""
     cdef zsw_writeback *wb = e.writeback
-    return wb != NULL and (flight_has(&wb.flights[0], area, offset) or flight_has(&wb.flights[1], area, offset))
+    return wb != NULL and (flight_has(&wb.flights[0], area, offset)
+                           or flight_has(&wb.flights[1], area, offset))
 
 
-cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, zsw_shard **shard,
-                       bint absent) noexcept nogil:
-    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on.  With `absent` nothing may be
-    there."""
+cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                       zsw_shard **shard, bint absent) noexcept nogil:
+    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on.  With
+    `absent` nothing may be there."""
     cdef uint32_t *slot
     cdef uint32_t pos, old
     cdef int rc = lock_slot(e, area, offset, absent, shard, &slot, &pos)
@@ -62,9 +65,10 @@ cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     return Status.STORED
 
 
-cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, const uint8_t *page,
-                       bint absent) noexcept nogil:
-    """Writes a refused page to the area's backing store.  When that fails nothing is held at `offset`."""
+cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                       const uint8_t *page, bint absent) noexcept nogil:
+    """Writes a refused page to the area's backing store.  When that fails nothing is held at
+    `offset`."""
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t pos
@@ -72,13 +76,15 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     cdef int status, rc
     cdef bint first, lost
     first = writing_begin(e)
-    # In a callback from the very flight that has this offset, our page could not be made to land later than that one.
+    # In a callback from the very flight that has this offset, our page could not be made to land
+    # later than that one.
     lost = not first and in_flight(e, area, offset)
     status = begin_transit(e, w, area, offset, &shard, absent)
     if status < 0:
         if first:
             writing_end(e)
-        # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what is there.
+        # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what
+        # is there.
         return status
     rc = -EDEADLK if lost else fault(Site.BACKING_WRITE)
     if rc == 0:
@@ -109,10 +115,10 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     return status
 
 
-cdef int read_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset, uint32_t writes,
-                     uint8_t *page, bint take) noexcept nogil:
-    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it changed meanwhile.  With `take`
-    the store has it no more."""
+cdef int read_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                     uint64_t offset, uint32_t writes, uint8_t *page, bint take) noexcept nogil:
+    """Reads a page whose slot said ON_BACKING when the shard's count was `writes`.  AGAIN: it
+    changed meanwhile.  With `take` the store has it no more."""
     cdef int rc = fault(Site.BACKING_READ)
     cdef uint32_t *slot
     cdef uint32_t pos
@@ -146,9 +152,10 @@ cdef int read_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
     return Status.STORED
 
 
-cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, const uint64_t *offsets,
-                         uint32_t n) noexcept nogil:
-    """Lets the backing store forget pages of a shard whose slots we have put in transit, and erases the slots."""
+cdef void discard_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                         const uint64_t *offsets, uint32_t n) noexcept nogil:
+    """Lets the backing store forget pages of a shard whose slots we have put in transit, and erases
+    the slots."""
     cdef uint32_t i = n
     area.backing.discard(area.store, offsets, n)
     zsw_lock(&shard.lock)

@@ -2,16 +2,18 @@
 """Looking around an area: which shards, which offsets, how many pages."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from zswap_core.index cimport (area_shard, area_shards, RUN_PAGES, shard_collect, SHARD_PAGES, SHARD_SHIFT, shard_table,
-                               zsw_area, zsw_shard)
+from zswap_core.index cimport (area_shard, area_shards, RUN_PAGES, shard_collect, SHARD_PAGES,
+                               SHARD_SHIFT, shard_table, zsw_area, zsw_shard)
 from zswap_core.lookup cimport find_area
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_unlock
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport zsw_engine
 
 
-cdef uint64_t engine_shards(zsw_engine *e, uint32_t type, uint64_t *numbers, uint64_t capacity) noexcept nogil:
-    """Numbers of the area's shards, unsorted; returns how many there are, and writes up to `capacity`."""
+cdef uint64_t engine_shards(zsw_engine *e, uint32_t type, uint64_t *numbers,
+                            uint64_t capacity) noexcept nogil:
+    """Numbers of the area's shards, unsorted; returns how many there are, and writes up to
+    `capacity`."""
     cdef zsw_area *area = find_area(e, type, 0)
     return area_shards(&e.index, area, 0, <uint64_t> -1, numbers, capacity) if area != NULL else 0
 

@@ -21,7 +21,8 @@ cdef inline zsw_worker *first_worker(zsw_engine *e) noexcept nogil:
 
 
 cdef inline void count_entry(zsw_engine *e, zsw_worker *w, zsw_pool *pool, int by) noexcept nogil:
-    """Counts entries of a pool in the worker; the pool hears of it when the call ends or turns to another pool."""
+    """Counts entries of a pool in the worker; the pool hears of it when the call ends or turns to
+    another pool."""
     if w.counted != pool:
         flush_entries(e, w)
         w.counted = pool

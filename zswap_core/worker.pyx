@@ -3,14 +3,16 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_add_i64, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32, zsw_map_as,
-                            zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self, zsw_sleep_ns, zsw_unmap)
+from zswap_core.os cimport (zsw_add_i64, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32,
+                            zsw_map_as, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64,
+                            zsw_self, zsw_sleep_ns, zsw_unmap)
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.wake cimport maintenance_wake
 
 cdef enum:
-    # Of a page that does not compress a byte is written for each that is read.  Were scratch and page, which begins a system
-    # page as a rule, to agree in the low 12 bits of their addresses, each read would wait for a write it has nothing to do with.
+    # Of a page that does not compress a byte is written for each that is read.  Were scratch and
+    # page, which begins a system page as a rule, to agree in the low 12 bits of their addresses,
+    # each read would wait for a write it has nothing to do with.
     SCRATCH_LEAD = 2048
 
 
@@ -18,8 +20,8 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
     cdef zsw_pool *pool = w.counted
     if w.entries != 0:
         if zsw_add_i64(&pool.entries, w.entries) == 0:
-            # Counted before `current` is read, and make_current sets that before the maintenance thread reads the counts: one
-            # of the two sees that the pool is to go.
+            # Counted before `current` is read, and make_current sets that before the maintenance
+            # thread reads the counts: one of the two sees that the pool is to go.
             zsw_fence_after_rmw()
             if pool != <zsw_pool *> zsw_load_ptr(<void **> &e.current):
                 maintenance_wake(e)
@@ -28,7 +30,8 @@ cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 
 cdef int call_depth(zsw_engine *e) noexcept nogil:
-    """How many calls of this engine this thread is in: a compressor or a backing store in Python may call back."""
+    """How many calls of this engine this thread is in: a compressor or a backing store in Python
+    may call back."""
     cdef uint64_t self = zsw_self()
     cdef int depth = 0
     cdef zsw_worker *w = first_worker(e)
@@ -39,7 +42,8 @@ cdef int call_depth(zsw_engine *e) noexcept nogil:
 
 
 cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
-    """The worker's context for the pool's compressor, made on first use; NULL when there is no memory for it."""
+    """The worker's context for the pool's compressor, made on first use; NULL when there is no
+    memory for it."""
     if w.contexts[pool.id] == NULL:
         if pool.compressor.ops.ctx_new(pool.compressor.state, &w.contexts[pool.id]) != 0:
             w.contexts[pool.id] = NULL
@@ -52,7 +56,8 @@ cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nog
     if w.scratch_size >= size:
         return True
     free_scratch(w)
-    mapped = <uint8_t *> zsw_map_as(SCRATCH_LEAD + size, e.params.mapping) if fault(Site.SCRATCH) == 0 else NULL
+    mapped = <uint8_t *> zsw_map_as(SCRATCH_LEAD + size,
+                                    e.params.mapping) if fault(Site.SCRATCH) == 0 else NULL
     if mapped == NULL:
         return False
     w.scratch = mapped + SCRATCH_LEAD
@@ -80,7 +85,8 @@ cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:
 cdef void await_calls(zsw_engine *e, int which) noexcept nogil:
     """Begins a grace period, which is over when every call that is in flight now has ended."""
     cdef zsw_worker *w
-    zsw_fence()                                 # a worker taken or made from here on finds everything as it is now
+    # a worker taken or made from here on finds everything as it is now
+    zsw_fence()
     w = first_worker(e)
     while w != NULL:
         w.awaited_uses[which] = zsw_load_u32(&w.uses)
@@ -89,7 +95,8 @@ cdef void await_calls(zsw_engine *e, int which) noexcept nogil:
 
 
 cdef bint worker_ended(zsw_worker *w, int which) noexcept nogil:
-    if zsw_peek_u32(&w.awaited[which]) and (zsw_load_u32(&w.busy) == 0 or zsw_load_u32(&w.uses) != w.awaited_uses[which]):
+    if zsw_peek_u32(&w.awaited[which]) and (zsw_load_u32(&w.busy) == 0
+                                            or zsw_load_u32(&w.uses) != w.awaited_uses[which]):
         zsw_poke_u32(&w.awaited[which], 0)
     return zsw_peek_u32(&w.awaited[which]) == 0
 

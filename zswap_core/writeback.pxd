@@ -5,4 +5,5 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 
-cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t idle) noexcept nogil
+cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
+                               uint32_t idle) noexcept nogil

@@ -12,7 +12,9 @@ PAGE = 4096
 def main():
     zswap.register_compressor("xor", factory=xor_compressor.capsule)
     # Counters that rarely move: each word repeats for a while.
-    pages = [array("Q", (n * 1000 + i // 16 for i in range(PAGE // 8))).tobytes() for n in range(1000)]
+    pages = [
+        array("Q", (n * 1000 + i // 16 for i in range(PAGE // 8))).tobytes() for n in range(1000)
+    ]
     with zswap.ZSwap(compressor="xor") as z:
         for offset, page in enumerate(pages):
             z.store(offset, page)

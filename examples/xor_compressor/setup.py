@@ -1,4 +1,5 @@
-"""Needs nothing of zswap but its installed package: abi.pxd for Cython, zswap/abi.h for the C compiler."""
+"""Needs nothing of zswap but its installed package: abi.pxd for Cython, zswap/abi.h for the C
+compiler."""
 
 from importlib.util import find_spec
 from pathlib import Path

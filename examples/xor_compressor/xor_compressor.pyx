@@ -1,10 +1,11 @@
 # cython: language_level=3, cdivision=True
-"""A compressor for zswap, from outside: each 8-byte word is XORed with the one before it, and runs of zeros are dropped.
+"""A compressor for zswap, from outside: each 8-byte word is XORed with the one before it, and runs
+of zeros are dropped.
 
 Good for arrays that change slowly, and small enough to show all that a compressor has to do.
 
-A packed page is a row of groups: a 16-bit count of zero words, a 16-bit count of other words, those words.  What is left
-when the length is no multiple of 8 follows as it is.
+A packed page is a row of groups: a 16-bit count of zero words, a 16-bit count of other words, those
+words.  What is left when the length is no multiple of 8 follows as it is.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.errno cimport EBADMSG
@@ -36,11 +37,13 @@ cdef inline uint64_t difference(const uint8_t *p, size_t i) noexcept nogil:
 
 
 cdef size_t bound(void *state, size_t n) noexcept nogil:
-    # At worst every second word is zero: a group then costs 4 bytes and saves 8.  Two more groups for the ends.
+    # At worst every second word is zero: a group then costs 4 bytes and saves 8.  Two more groups
+    # for the ends.
     return n + (n // (8 * 65535) + 2) * sizeof(group)
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
     cdef size_t words = n // 8, tail = n % 8, i = 0, at = 0, head
     cdef uint64_t w
     cdef group g
@@ -70,8 +73,10 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     return <int64_t> (at + tail)
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
-    """Whatever src holds, nothing is read past n or written past cap.  All of cap is filled: a page's size is known."""
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
+    """Whatever src holds, nothing is read past n or written past cap.  All of cap is filled: a
+    page's size is known."""
     cdef size_t words = cap // 8, tail = cap % 8, i = 0, at = 0, k
     cdef uint64_t w, last = 0
     cdef group g
@@ -113,5 +118,6 @@ cdef zsw_compressor XOR = zsw_compressor(ops=&OPS, state=NULL)
 
 
 def capsule():
-    """Return the compressor for `zswap.register_compressor("xor", factory=xor_compressor.capsule)`."""
+    """Return the compressor for `zswap.register_compressor("xor",
+    factory=xor_compressor.capsule)`."""
     return PyCapsule_New(&XOR, ZSW_COMPRESSOR_CAPSULE, NULL)

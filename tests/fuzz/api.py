@@ -1,4 +1,5 @@
-"""The public methods with all sorts of arguments, against a dict: offsets of every type and shape, pages in every buffer."""
+"""The public methods with all sorts of arguments, against a dict: offsets of every type and shape,
+pages in every buffer."""
 
 import array
 
@@ -11,7 +12,26 @@ REFUSALS = (ValueError, TypeError, KeyError, zswap.Error)
 ODD = (-1, 1 << 47, 1 << 63, 1 << 64, -(1 << 63), 1.5, None, "3", True, b"\0", (), float("nan"))
 SPECS = ("lz4", "lz4:9", "lz4hc:1", "zstd:1", "zstd:-3", "lref", "lref:2", "nothing", "lz4:x", "")
 ZPOOLS = ("zsmalloc", "zbud", "z3fold", "zsmalloc-kernel", "zsmalloc:2", "nothing")
-VALUES = (True, False, 0, 1, -1, 50, 101, None, "Y", "n", "12", "1MiB", 1.5, 1 << 70, "lz4", "zbud", [], object())
+VALUES = (
+    True,
+    False,
+    0,
+    1,
+    -1,
+    50,
+    101,
+    None,
+    "Y",
+    "n",
+    "12",
+    "1MiB",
+    1.5,
+    1 << 70,
+    "lz4",
+    "zbud",
+    [],
+    object(),
+)
 
 
 class Store:
@@ -35,7 +55,13 @@ class Store:
 def offset_of(data):
     """An offset; mostly a good one."""
     near, far = data.number(0, 40), data.number(0, 3) << data.number(0, 46)
-    return data.pick(ODD) if data.number(0, 31) == 31 else min(near + far, (1 << 47) - 1) if near else far & (1 << 47) - 1
+    return (
+        data.pick(ODD)
+        if data.number(0, 31) == 31
+        else min(near + far, (1 << 47) - 1)
+        if near
+        else far & (1 << 47) - 1
+    )
 
 
 def buffer_of(data, pages):
@@ -75,7 +101,9 @@ def offsets_of(data, offsets):
     if kind == 3 and good:
         return np.array(offsets, ">u8"), True
     if kind == 4:
-        return data.pick((None, 5, "offsets", np.zeros((2, 2), int), np.array([0.5]), [[1, 2], [3]])), False
+        return data.pick(
+            (None, 5, "offsets", np.zeros((2, 2), int), np.array([0.5]), [[1, 2], [3]])
+        ), False
     return (tuple(offsets) if kind == 5 else offsets), good
 
 
@@ -113,7 +141,14 @@ class Drive:
         offset, known = offset_of(self.data), None
         try:
             out = self.data.pick(
-                (None, None, bytearray(PAGE), bytes(PAGE), np.zeros((2, PAGE // 2), np.uint8), bytearray(5))
+                (
+                    None,
+                    None,
+                    bytearray(PAGE),
+                    bytes(PAGE),
+                    np.zeros((2, PAGE // 2), np.uint8),
+                    bytearray(5),
+                )
             )
             found = self.z.load(offset, out)
             known = bytes(found if out is None else memoryview(out).cast("B"))
@@ -121,7 +156,12 @@ class Drive:
         except KeyError:
             assert offset not in self.held
         except (ValueError, TypeError):
-            assert type(offset) not in (int, bool) or not 0 <= offset < 1 << 47 or type(out) is bytes or len(out) == 5
+            assert (
+                type(offset) not in (int, bool)
+                or not 0 <= offset < 1 << 47
+                or type(out) is bytes
+                or len(out) == 5
+            )
         except zswap.BackingError:
             assert self.store_ is not None
             assert self.store_.failing
@@ -140,9 +180,14 @@ class Drive:
         assert good, "it took what are no pages"
         assert known or all(type(o) in (int, bool) for o in offsets), given
         last = dict(zip(map(int, offsets), zip(pages, status.tolist(), strict=True), strict=True))
-        if threads != 1 and len(last) < len(offsets):  # any of them may have won: store them once more
+        if threads != 1 and len(last) < len(
+            offsets
+        ):  # any of them may have won: store them once more
             status = self.z.store_many(list(last), b"".join(page for page, _ in last.values()))
-            last = {o: (page, code) for (o, (page, _)), code in zip(last.items(), status.tolist(), strict=True)}
+            last = {
+                o: (page, code)
+                for (o, (page, _)), code in zip(last.items(), status.tolist(), strict=True)
+            }
         for offset, (page, code) in last.items():
             if code >= 0:
                 self.held[offset] = page
@@ -151,7 +196,11 @@ class Drive:
 
     def load_many(self):
         data = self.data
-        offsets = [o for o in (offset_of(data) for _ in range(data.number(0, 40))) if type(o) is int and 0 <= o < 1 << 47]
+        offsets = [
+            o
+            for o in (offset_of(data) for _ in range(data.number(0, 40)))
+            if type(o) is int and 0 <= o < 1 << 47
+        ]
         status = np.zeros(len(offsets) + (data.number(0, 15) == 15), np.int8)
         given, good = offsets_of(data, offsets)
         try:
@@ -193,7 +242,13 @@ class Drive:
 
     def parameter(self):
         key, value = self.data.pick([*self.z.parameters, "nothing"]), self.data.pick(VALUES)
-        if key in ("max_pool_bytes", "max_pool_percent", "shrinker_interval", "exclusive_loads", "shrinker_enabled"):
+        if key in (
+            "max_pool_bytes",
+            "max_pool_percent",
+            "shrinker_interval",
+            "exclusive_loads",
+            "shrinker_enabled",
+        ):
             return  # what a page becomes then is another drive's matter
         before = dict(self.z.parameters)
         try:

@@ -1,4 +1,5 @@
-"""What the drives share: reading choices from a fuzzer's bytes, and buffers that end where memory does."""
+"""What the drives share: reading choices from a fuzzer's bytes, and buffers that end where memory
+does."""
 
 import ctypes
 import mmap
@@ -92,5 +93,7 @@ def page_of(data, size=PAGE):
     text = f"page {seed} of what a program holds, ".encode() * size
     if kind == 1:
         return text[:size]
-    noise = b"".join(((seed + n) * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "little") for n in range(size // 8))
+    noise = b"".join(
+        ((seed + n) * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "little") for n in range(size // 8)
+    )
     return noise if kind == 2 else (noise[: size // 3] + text)[:size]

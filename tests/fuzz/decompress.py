@@ -1,7 +1,9 @@
-"""Any bytes for compressed data, for every compressor: a clear error or a page of the right length, and no byte beside it.
+"""Any bytes for compressed data, for every compressor: a clear error or a page of the right length,
+and no byte beside it.
 
-The bytes come at random, or as what a compressor made with some of it changed.  They go to the compressor itself, from memory
-that ends where they do to memory that ends where the page does, and into an engine in place of a page's object.
+The bytes come at random, or as what a compressor made with some of it changed.  They go to the
+compressor itself, from memory that ends where they do to memory that ends where the page does, and
+into an engine in place of a page's object.
 """
 
 from common import PAGE, Data, Guarded, mutate, page_of

@@ -1,15 +1,18 @@
 /* Fuzzes lref's C alone: every variant that works here, on the same input, between guard pages.
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -DLIBFUZZER -Izswap_core/lref tests/fuzz/lref.c zswap_core/lref/[a-z]*.c -o fuzz
- *   ./fuzz -max_len=9000 CORPUS
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -DLIBFUZZER -Izswap_core/lref
+ *   tests/fuzz/lref.c zswap_core/lref/[a-z]*.c -o fuzz ./fuzz -max_len=9000 CORPUS
  *
- *   cc -O2 -Izswap_core/lref tests/fuzz/lref.c zswap_core/lref/[a-z]*.c -o fuzz && ./fuzz SECONDS [SEED]
+ *   cc -O2 -Izswap_core/lref tests/fuzz/lref.c zswap_core/lref/[a-z]*.c -o fuzz && ./fuzz SECONDS
+ *   [SEED]
  *
- * The second way makes its own inputs: pages of strides and near-repeats, their payloads with bytes changed, and noise.
- * -DEMULATE_AVX512 and tests/fuzz/lref_avx512.c in place of that variant run it on any x86-64.
+ * The second way makes its own inputs: pages of strides and near-repeats, their payloads with
+ * bytes changed, and noise. -DEMULATE_AVX512 and tests/fuzz/lref_avx512.c in place of that
+ * variant run it on any x86-64.
  *
- * Of an input the first byte says what it is.  A payload: all variants must agree on what it decodes to, or that it is
- * damaged, and touch nothing outside.  A page: all variants must write the same payload, with any cap, and all must read it.
+ * Of an input the first byte says what it is.  A payload: all variants must agree on what it
+ * decodes to, or that it is damaged, and touch nothing outside.  A page: all variants must write
+ * the same payload, with any cap, and all must read it.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -39,7 +42,8 @@ struct guarded {
 static struct guarded guarded_new(void)
 {
     struct guarded g;
-    uint8_t *all = mmap(NULL, ROOM + 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *all =
+        mmap(NULL, ROOM + 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(all != MAP_FAILED);
     CHECK(mprotect(all, 4096, PROT_NONE) == 0 && mprotect(all + 4096 + ROOM, 4096, PROT_NONE) == 0);
     g.first = all + 4096;
@@ -63,7 +67,8 @@ static void setup(void)
         output[i] = guarded_new();
 }
 
-/* The payload lies at the end of its memory, and then at the front: what is read too far, either way, is seen. */
+/* The payload lies at the end of its memory, and then at the front: what is read too far, either
+ * way, is seen. */
 static int64_t decode(const uint8_t *data, size_t n, size_t cap)
 {
     int64_t size = 0;
@@ -78,7 +83,8 @@ static int64_t decode(const uint8_t *data, size_t n, size_t cap)
             CHECK(got == size);
             CHECK(got <= (int64_t) cap);
             if (got > 0 && i > 0)
-                CHECK(memcmp(dst, front ? output[0].first : output[0].end - cap, (size_t) got) == 0);
+                CHECK(
+                    memcmp(dst, front ? output[0].first : output[0].end - cap, (size_t) got) == 0);
         }
     }
     return size;
@@ -123,7 +129,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (data[0] & 1) {
         decode(data + 1, n - 1, sizes[data[0] >> 1 & 3]);
     } else {
-        size_t size = sizes[data[0] >> 1 & 3], cap = data[0] & 8 ? (size_t) (data[1] | data[2] << 8) % (size + 2) : size + 1;
+        size_t size = sizes[data[0] >> 1 & 3],
+               cap = data[0] & 8 ? (size_t) (data[1] | data[2] << 8) % (size + 2) : size + 1;
         for (size_t i = 0; i < size; i++)
             page[i] = data[3 + i % (n - 3)];
         encode(page, size, cap);
@@ -186,8 +193,10 @@ int main(int argc, char **argv)
                     length = any() % (n + 1);
                 for (size_t i = 0; i < changes && length > 0; i++) {
                     /* Mostly in the heads, which are at the end. */
-                    size_t at = any() % 2 ? any() % length : length - 1 - any() % (length < 200 ? length : 200);
-                    broken[at] = any() % 2 ? (uint8_t) any() : (uint8_t) (broken[at] ^ 1 << any() % 8);
+                    size_t at = any() % 2 ? any() % length
+                                          : length - 1 - any() % (length < 200 ? length : 200);
+                    broken[at] =
+                        any() % 2 ? (uint8_t) any() : (uint8_t) (broken[at] ^ 1 << any() % 8);
                 }
                 cap = any() % 16 ? size : any() % (size + 1);
                 good += decode(broken, length, cap) >= 0;
@@ -197,7 +206,8 @@ int main(int argc, char **argv)
     printf("%u variants:", n_variants);
     for (unsigned i = 0; i < n_variants; i++)
         printf(" %s", lref_variant_name(variants[i]));
-    printf("; %lu inputs, of the damaged ones %lu decoded to something; no fault, no difference\n", inputs, good);
+    printf("; %lu inputs, of the damaged ones %lu decoded to something; no fault, no difference\n",
+        inputs, good);
     return 0;
 }
 #endif

@@ -1,4 +1,5 @@
-/* The variant for AVX-512 on processors without: what it uses of that, by the definitions, a byte at a time. */
+/* The variant for AVX-512 on processors without: what it uses of that, by the definitions, a byte
+ * at a time. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-"""Let atheris feed a drive: `python tests/fuzz/run.py DRIVE -max_total_time=SECONDS [FOLDER]`; see README.md."""
+"""Let atheris feed a drive: `python tests/fuzz/run.py DRIVE -max_total_time=SECONDS [FOLDER]`; see
+README.md."""
 
 import importlib
 import sys
@@ -17,7 +18,10 @@ def main():
     with atheris.instrument_imports(include=["zswap", "zswap_core", "common", name]):
         drive = importlib.import_module(name)
     known = Path(__file__).parent / "corpus" / name
-    atheris.Setup([*sys.argv, "-len_control=0", "-timeout=60", *([str(known)] if known.is_dir() else [])], drive.one_input)
+    atheris.Setup(
+        [*sys.argv, "-len_control=0", "-timeout=60", *([str(known)] if known.is_dir() else [])],
+        drive.one_input,
+    )
     atheris.Fuzz()
 
 

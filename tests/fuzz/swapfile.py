@@ -1,4 +1,5 @@
-"""Opening a file of any content and length as a swap file: refused and left as it is, or opened and good for pages."""
+"""Opening a file of any content and length as a swap file: refused and left as it is, or opened and
+good for pages."""
 
 import os
 import struct
@@ -21,11 +22,23 @@ def content_of(data):
     if data.number(0, 7) == 0:
         content = data.rest()
         return content, len(content)
-    page_size = data.pick((4096, 4096, 16384, 65536, 0, 512, 4097, 0xFFFFFFFF, data.number(0, 0xFFFFFFFF)))
-    pages = data.pick((1, 2, data.number(0, 60), data.number(0, 2**64 - 1), 2**64 // max(page_size, 1) % 2**64, 0))
+    page_size = data.pick(
+        (4096, 4096, 16384, 65536, 0, 512, 4097, 0xFFFFFFFF, data.number(0, 0xFFFFFFFF))
+    )
+    pages = data.pick(
+        (1, 2, data.number(0, 60), data.number(0, 2**64 - 1), 2**64 // max(page_size, 1) % 2**64, 0)
+    )
     version = data.pick((1, 1, 1, 1, 0, 2, 0xFFFFFFFF))
     state = data.pick((0, 0, 1, 2, 3, data.number(0, 0xFFFFFFFF)))
-    header = HEADER.pack(MAGIC, version, page_size, pages, data.take(16).ljust(16, b"\0"), state, data.number(0, 99999))
+    header = HEADER.pack(
+        MAGIC,
+        version,
+        page_size,
+        pages,
+        data.take(16).ljust(16, b"\0"),
+        state,
+        data.number(0, 99999),
+    )
     header = header.ljust(4092, b"\0")
     header += zlib.crc32(header).to_bytes(4, "little")
     if data.number(0, 3) == 0:
@@ -72,8 +85,11 @@ def one_input(data):
     except (zswap.BackingError, ValueError):
         with open(path, "rb") as kept:
             found = kept.read(len(content))
-        # One that was a swap file and could not become one again may be empty now; nothing else has changed.
-        assert (os.stat(path).st_size, found) == (length, content) or content.startswith(MAGIC), "a refused file was changed"
+        # One that was a swap file and could not become one again may be empty now; nothing else has
+        # changed.
+        assert (os.stat(path).st_size, found) == (length, content) or content.startswith(MAGIC), (
+            "a refused file was changed"
+        )
     else:
         assert length == 0 or content.startswith(MAGIC), "a foreign file was taken"
         with file:

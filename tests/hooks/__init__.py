@@ -1,7 +1,8 @@
 """What tests reach inside by: modules compiled beside those of the core, which no package holds.
 
-A build in place makes them; for a zswap that is installed the first import of this does, and again whenever a source is newer.
-Importing it gives `zswap.ZSwap` the methods that tests call on an engine at rest: `_validate`, `_age` and `_object`.
+A build in place makes them; for a zswap that is installed the first import of this does, and again
+whenever a source is newer. Importing it gives `zswap.ZSwap` the methods that tests call on an
+engine at rest: `_validate`, `_age` and `_object`.
 """
 
 import fcntl
@@ -23,9 +24,19 @@ SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 def stale():
     """Names of the modules that are missing or older than what they are made of."""
     core = ROOT / "zswap_core"
-    newest = max(path.stat().st_mtime for path in (*core.rglob("*.pxd"), *core.rglob("*.h"), ROOT / "setup.py"))
-    made = {source.stem: (FOLDER / (source.stem + SUFFIX), source.stat().st_mtime) for source in FOLDER.glob("*.pyx")}
-    return [n for n, (module, time) in made.items() if not module.exists() or module.stat().st_mtime < max(newest, time)]
+    newest = max(
+        path.stat().st_mtime
+        for path in (*core.rglob("*.pxd"), *core.rglob("*.h"), ROOT / "setup.py")
+    )
+    made = {
+        source.stem: (FOLDER / (source.stem + SUFFIX), source.stat().st_mtime)
+        for source in FOLDER.glob("*.pyx")
+    }
+    return [
+        n
+        for n, (module, time) in made.items()
+        if not module.exists() or module.stat().st_mtime < max(newest, time)
+    ]
 
 
 def build():
@@ -36,10 +47,13 @@ def build():
             return
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         env = {**os.environ, "ZSWAP_HOOKS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise ImportError(
-                f"tests/hooks cannot be compiled, which takes a C compiler, setuptools and Cython:\n{done.stderr}"
+                "tests/hooks cannot be compiled, which takes a C compiler, setuptools and "
+                f"Cython:\n{done.stderr}"
             )
         for name in stale():  # what did not change was not compiled again
             os.utime(FOLDER / (name + SUFFIX))

@@ -1,4 +1,5 @@
-"""Eviction by pages, as zbud and z3fold have it, driven from Python.  Everything else is in zpool."""
+"""Eviction by pages, as zbud and z3fold have it, driven from Python.  Everything else is in
+zpool."""
 from libc.stdint cimport uint64_t
 
 from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops
@@ -15,7 +16,8 @@ cdef class Buddies:
 
     def __cinit__(self, name, *, page_size=4096):
         cdef zsw_zpool_config config
-        config.page_size, config.chain, config.kernel, config.numa_node, config.flags = page_size, 0, 0, -1, 0
+        config.page_size, config.chain, config.kernel = page_size, 0, 0
+        config.numa_node, config.flags = -1, 0
         if name not in ("zbud", "z3fold"):
             raise LookupError(name)
         self.zbud = name == "zbud"

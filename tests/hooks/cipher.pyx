@@ -28,7 +28,8 @@ def crypt(bytes key, uint64_t unit, data not None, bint encrypting, size_t size=
     cdef uint8_t *to = <uint8_t *> PyByteArray_AS_STRING(out)
     size = size or items.count
     with nogil:
-        rc = cipher_run(&cipher.c, encrypting, unit, <const uint8_t *> items.at, to, items.count // size, size)
+        rc = cipher_run(&cipher.c, encrypting, unit, <const uint8_t *> items.at, to,
+                        items.count // size, size)
     if rc != 0:
         raise OSError(-rc, "cipher_run")
     return bytes(out)
@@ -42,7 +43,8 @@ cdef zsw_cipher *cipher_of(Backing file) except NULL:
 
 
 def masked_key(Backing file not None):
-    """The key, every byte with another pattern laid over it, so that it is found nowhere on account of this."""
+    """The key, every byte with another pattern laid over it, so that it is found nowhere on account
+    of this."""
     cdef zsw_cipher *c = cipher_of(file)
     return bytes([c.key[i] ^ MASK for i in range(KEY_BYTES)])
 
@@ -66,14 +68,15 @@ def leak_key(Backing file not None):
         raise ValueError("init")
 
 
-cdef int failing_update(void *context, uint8_t *out, int *out_size, const uint8_t *data, int size) noexcept nogil:
+cdef int failing_update(void *context, uint8_t *out, int *out_size, const uint8_t *data,
+                        int size) noexcept nogil:
     global updates_left
     updates_left -= 1
     return real_update(context, out, out_size, data, size) if updates_left >= 0 else 0
 
 
-cdef int failing_init(void *context, const void *kind, void *engine, const uint8_t *key, const uint8_t *tweak,
-                      int encrypting) noexcept nogil:
+cdef int failing_init(void *context, const void *kind, void *engine, const uint8_t *key,
+                      const uint8_t *tweak, int encrypting) noexcept nogil:
     return 0
 
 

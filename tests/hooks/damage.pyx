@@ -3,7 +3,8 @@
     with Damage(z, "lru.next"):
         z._validate()               # AssertionError
 
-The engine holds some hundred ordinary pages, and some of each other kind, and nobody else uses it meanwhile.
+The engine holds some hundred ordinary pages, and some of each other kind, and nobody else uses it
+meanwhile.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -11,7 +12,9 @@ from libc.string cimport memcpy
 from zswap_core.binding cimport Handle
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport IN_TRANSIT, ON_BACKING, word_handle, zsw_entry
-from zswap_core.index cimport ARRAY_KINDS, RUN_SHIFT, pos_shard, shard_find, zsw_area, zsw_run, zsw_shard
+from zswap_core.index cimport (
+    ARRAY_KINDS, RUN_SHIFT, pos_shard, shard_find, zsw_area, zsw_run, zsw_shard,
+)
 from zswap_core.slab cimport slab_at, slab_chunk, zsw_slab
 from zswap_core.state cimport POOL_EMPTY, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.worker cimport first_worker
@@ -22,22 +25,26 @@ from zswap_core.zpools.zsmalloc cimport GROUPS, SLOT_BITS, zs_class, zs_pool, zs
 
 from zswap_core.stats import Counter as Counters
 
-ENGINE = ("entry.pos", "entry.refs", "entry.pool", "entry.length", "entry.handle", "entry.owned twice", "entry.same",
-          "lru.next", "lru.prev", "lru.oldest", "lru.newest", "lru.count", "slot.in transit", "slot.empty", "slot.other",
-          "slot.backed", "worker.spare", "worker.spares", "pool.entries", "pool.stage", "pool.id", "pool.holds", "pool.claimed",
+ENGINE = ("entry.pos", "entry.refs", "entry.pool", "entry.length", "entry.handle",
+          "entry.owned twice", "entry.same", "lru.next", "lru.prev", "lru.oldest", "lru.newest",
+          "lru.count", "slot.in transit", "slot.empty", "slot.other", "slot.backed", "worker.spare",
+          "worker.spares", "pool.entries", "pool.stage", "pool.id", "pool.holds", "pool.claimed",
           "area.backed", "area.offline", "counter.stored_pages", "counter.same_filled_pages",
           "counter.stored_incompressible_pages", "counter.compressed_bytes", "counter.backed_pages")
-INDEX = ("shard.id", "shard.number", "shard.type", "shard.next", "shard.pages", "shard.present", "shard.runs",
-         "shard.runs_kind", "run.present", "run.shard", "run.number", "run.slots", "run.slots_kind", "table.count",
-         "table.slot", "garbage.shard")
-SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "chunk.inuse", "slab.room", "slab.inuse", "slab.touched",
-        "slab.touched_bytes", "slab.base", "array.inuse")
-ARENA = ("arena.total", "arena.idle", "arena.runs", "arena.bins", "arena.free", "arena.free_pages", "arena.bin", "arena.prev")
-ZSMALLOC = ("zspage.prev", "zspage.next", "zspage.group", "zspage.class", "zspage.size", "zspage.objects", "zspage.free",
-            "zspage.first", "zspage.committed", "zspage.pages", "zspage.at", "class.groups", "class.zspages", "class.objects",
-            "class.head", "bad_frees")
-BUDDIES = ("page.age prev", "page.room prev", "page.first", "page.last", "page.middle", "page.start", "page.at", "lru.last",
-           "rooms", "room.first", "page_count", "objects", "object_chunks", "bad_frees")
+INDEX = ("shard.id", "shard.number", "shard.type", "shard.next", "shard.pages", "shard.present",
+         "shard.runs", "shard.runs_kind", "run.present", "run.shard", "run.number", "run.slots",
+         "run.slots_kind", "table.count", "table.slot", "garbage.shard")
+SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "chunk.inuse", "slab.room", "slab.inuse",
+        "slab.touched", "slab.touched_bytes", "slab.base", "array.inuse")
+ARENA = ("arena.total", "arena.idle", "arena.runs", "arena.bins", "arena.free", "arena.free_pages",
+         "arena.bin", "arena.prev")
+ZSMALLOC = ("zspage.prev", "zspage.next", "zspage.group", "zspage.class", "zspage.size",
+            "zspage.objects", "zspage.free", "zspage.first", "zspage.committed", "zspage.pages",
+            "zspage.at", "class.groups", "class.zspages", "class.objects", "class.head",
+            "bad_frees")
+BUDDIES = ("page.age prev", "page.room prev", "page.first", "page.last", "page.middle",
+           "page.start", "page.at", "lru.last", "rooms", "room.first", "page_count", "objects",
+           "object_chunks", "bad_frees")
 Z3FOLD = ("cell.page", "cell.start", "cell.none", "foreign", "lone", "gaps", "without_page")
 
 
@@ -103,7 +110,8 @@ cdef class Damage:
         return pos_shard(&self.e.index, entry_at(self.e, self.e.lru.oldest).pos, &where)
 
     cdef zsw_run *run(self):
-        return <zsw_run *> slab_at(&self.e.index.runs, entry_at(self.e, self.e.lru.oldest).pos >> RUN_SHIFT)
+        return <zsw_run *> slab_at(&self.e.index.runs,
+                                   entry_at(self.e, self.e.lru.oldest).pos >> RUN_SHIFT)
 
     cdef uint32_t *slot(self, uint32_t id):
         cdef uint32_t where, pos
@@ -128,7 +136,8 @@ cdef class Damage:
         word = self.name.partition(".")[2]
         if self.name.startswith("counter."):
             w = first_worker(e)
-            return self.put64(<uint64_t *> &w.counters[<int> Counters[word]], w.counters[<int> Counters[word]] + 1)
+            return self.put64(<uint64_t *> &w.counters[<int> Counters[word]],
+                              w.counters[<int> Counters[word]] + 1)
         if self.name == "entry.pos":
             return self.put32(&entry.pos, entry.pos ^ 1)
         if self.name == "entry.refs":
@@ -228,7 +237,8 @@ cdef class Damage:
         if self.name == "slab.free_head":
             return self.put32(&c.free_head, 0)
         if self.name == "slab.free_used":
-            return self.put32(<uint32_t *> (c.base + <size_t> (c.free_head - 1) * s.item_size), self.e.lru.oldest + 1)
+            return self.put32(<uint32_t *> (c.base + <size_t> (c.free_head - 1) * s.item_size),
+                              self.e.lru.oldest + 1)
         if self.name == "slab.bump":
             return self.put32(&c.bump, c.bump + 1)
         if self.name == "chunk.inuse":
@@ -269,7 +279,8 @@ cdef class Damage:
         return self.put32(&chunk.prev, 1)                   # arena.prev
 
     cdef int damage_zsmalloc(self, zs_pool *pool) except -1:
-        cdef uint32_t id = <uint32_t> (word_handle(entry_at(self.e, self.e.lru.oldest).word) >> SLOT_BITS)
+        cdef uint32_t id = <uint32_t> (word_handle(entry_at(self.e,
+                                                            self.e.lru.oldest).word) >> SLOT_BITS)
         cdef zspage *zs = <zspage *> slab_at(&pool.zspages, id)
         cdef zs_class *cls = &pool.classes[zs.class_id]
         cdef uint64_t *free = <uint64_t *> (zs + 1)
@@ -313,7 +324,8 @@ cdef class Damage:
         if self.name == "page.age prev":
             return self.put32(&page.links[BY_AGE].prev, pool.lru.last)
         if self.name == "page.room prev":
-            return self.put32(&page_at(pool, pool.unbuddied[room].first).links[BY_ROOM].prev, pool.lru.last)
+            return self.put32(&page_at(pool, pool.unbuddied[room].first).links[BY_ROOM].prev,
+                              pool.lru.last)
         if self.name == "page.first":
             return self.put8(&page.first, 63)
         if self.name == "page.last":
@@ -321,7 +333,8 @@ cdef class Damage:
         if self.name == "page.middle":
             return self.put8(&page.middle, page.middle + 1)
         if self.name == "page.start":
-            return self.put64(<uint64_t *> &page.start, <uint64_t> <size_t> page.start + pool.page_size)
+            return self.put64(<uint64_t *> &page.start, <uint64_t> <size_t> page.start
+                              + pool.page_size)
         if self.name == "page.at":
             return self.put32(&page.at, page.at + CHUNK_PAGES // 2)
         if self.name == "lru.last":

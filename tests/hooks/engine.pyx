@@ -1,11 +1,13 @@
 # cython: language_level=3
 """An engine at rest, looked into: its pages made older, its objects damaged, and all of it checked.
 
-validate() is one walk over areas, index, entries, LRU, workers and pools, against each other and the counters.
+validate() is one walk over areas, index, entries, LRU, workers and pools, against each other and
+the counters.
 
-Each item has one owner: a shard is in one area's table or garbage, a run in one shard, an array in one run or shard, an entry in
-one slot or spare with one worker, an object in one entry.  So whatever is owned is claimed, which fails for what is free or
-claimed already, and at the end nothing may be left that is neither.
+Each item has one owner: a shard is in one area's table or garbage, a run in one shard, an array in
+one run or shard, an entry in one slot or spare with one worker, an object in one entry.  So
+whatever is owned is claimed, which fails for what is free or claimed already, and at the end
+nothing may be left that is neither.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
@@ -17,11 +19,11 @@ from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.binding cimport Handle
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.entries cimport entry_at, find_entry
-from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING, word_handle, word_length,
-                               word_pool, zsw_entry)
+from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING,
+                               word_handle, word_length, word_pool, zsw_entry)
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport (area_check, area_open, area_shard, index_check_begin, index_check_end, index_claims,
-                               SHARD_SHIFT, zsw_area, zsw_shard)
+from zswap_core.index cimport (area_check, area_open, area_shard, index_check_begin,
+                               index_check_end, index_claims, SHARD_SHIFT, zsw_area, zsw_shard)
 from zswap_core.lookup cimport find_area
 from zswap_core.maintenance cimport maintenance_start, maintenance_stop
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_store_u32, zsw_unlock, zsw_unmap
@@ -91,7 +93,8 @@ cdef int entry_check(check *c, uint32_t id, uint32_t pos) noexcept nogil:
     return 0
 
 
-cdef int slot_check(void *context, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil:
+cdef int slot_check(void *context, zsw_area *area, uint64_t offset, uint32_t id,
+                    uint32_t pos) noexcept nogil:
     cdef check *c = <check *> context
     c.found += 1
     if is_entry(id):
@@ -138,14 +141,16 @@ cdef int spares_check(check *c) noexcept nogil:
     while w != NULL:
         for i in range(w.spares):
             c.out.place = w.spare[i]
-            if slab_check_claim(&c.e.entries, c.entries, w.spare[i]) != 0 or entry_at(c.e, w.spare[i]).pos != 0:
+            if (slab_check_claim(&c.e.entries, c.entries, w.spare[i]) != 0
+                    or entry_at(c.e, w.spare[i]).pos != 0):
                 return -116
         w = w.next
     return 0
 
 
 cdef int entries_check(check *c) noexcept nogil:
-    """The index, and with it every entry.  What is left over says that it is indexed and is not, or was lost."""
+    """The index, and with it every entry.  What is left over says that it is indexed and is not, or
+    was lost."""
     cdef uint32_t id
     cdef int end, rc = slab_check_begin(&c.e.entries, &c.entries)
     if rc == 0:
@@ -176,7 +181,8 @@ cdef int lru_check(check *c) noexcept nogil:
         listed += 1
         previous = id
         id = entry.next
-    return 0 if listed == c.e.lru.count and previous == c.e.lru.newest and listed == c.held - c.same else -108
+    return (0 if listed == c.e.lru.count and previous == c.e.lru.newest and listed == c.held
+            - c.same else -108)
 
 
 cdef int by_number(const void *a, const void *b) noexcept nogil:
@@ -185,7 +191,8 @@ cdef int by_number(const void *a, const void *b) noexcept nogil:
 
 
 cdef int objects_check(check *c) noexcept nogil:
-    """No two entries own one object.  Each owns one that lives, and their number is the pools': so each object has its owner."""
+    """No two entries own one object.  Each owns one that lives, and their number is the pools': so
+    each object has its owner."""
     cdef uint64_t i
     qsort(c.objects, c.owned, sizeof(uint64_t), by_number)
     for i in range(1, c.owned):
@@ -200,7 +207,8 @@ cdef int pools_check(check *c) noexcept nogil:
     cdef uint32_t i
     cdef int rc
     pool = c.e.current
-    if pool == NULL or pool.id >= MAX_POOLS or c.e.pools[pool.id] != pool or pool.stage != POOL_LIVE:
+    if (pool == NULL or pool.id >= MAX_POOLS or c.e.pools[pool.id] != pool
+            or pool.stage != POOL_LIVE):
         return -118
     for i in range(<uint32_t> MAX_POOLS):
         pool = c.e.pools[i]
@@ -246,8 +254,8 @@ cdef int counters_check(check *c) noexcept nogil:
 
 
 cdef int walk(zsw_engine *e, zsw_finding *out) noexcept nogil:
-    """Walks everything and compares it with the counters.  0, or a negative number that names the check that failed, see
-    findings.py.  At rest."""
+    """Walks everything and compares it with the counters.  0, or a negative number that names the
+    check that failed, see findings.py.  At rest."""
     cdef check c
     cdef int rc
     cdef size_t size
@@ -277,10 +285,13 @@ cdef int walk(zsw_engine *e, zsw_finding *out) noexcept nogil:
     return rc
 
 
-cdef uint8_t *find_object(zsw_engine *e, uint32_t type, uint64_t offset, uint32_t *length) noexcept nogil:
-    """The bytes that the page was made into, or the word that it is; NULL when it is not in memory.  At rest."""
+cdef uint8_t *find_object(zsw_engine *e, uint32_t type, uint64_t offset,
+                          uint32_t *length) noexcept nogil:
+    """The bytes that the page was made into, or the word that it is; NULL when it is not in memory.
+    At rest."""
     cdef zsw_area *area = find_area(e, type, offset)
-    cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef zsw_shard *shard = area_shard(&e.index, area,
+                                       offset >> SHARD_SHIFT) if area != NULL else NULL
     cdef uint32_t id = find_entry(e, shard, offset) if shard != NULL else 0
     cdef zsw_entry *entry = entry_at(e, id) if is_entry(id) else NULL
     cdef zsw_pool *pool
@@ -294,7 +305,7 @@ cdef uint8_t *find_object(zsw_engine *e, uint32_t type, uint64_t offset, uint32_
     return pool.ops.map(pool.zpool, word_handle(entry.word))
 
 
-# ---- from Python ----------------------------------------------------------------------------------------------------
+# ---- from Python ---------------------------------------------------------------------------------
 
 
 cdef zsw_worker *enter(Handle z) except NULL:
@@ -308,8 +319,8 @@ cdef zsw_worker *enter(Handle z) except NULL:
 
 
 def validate(Handle z not None):
-    """Walk every structure and compare it with the counters; AssertionError names what does not agree.  No other call may be in
-    flight."""
+    """Walk every structure and compare it with the counters; AssertionError names what does not
+    agree.  No other call may be in flight."""
     cdef zsw_worker *w = enter(z)
     cdef zsw_engine *e = z.e
     cdef zsw_finding finding
@@ -324,7 +335,8 @@ def validate(Handle z not None):
             maintenance_start(e)
         engine_leave(e, w)
     if rc != 0:
-        raise AssertionError(describe(rc, finding.place, finding.zpool.decode() if finding.zpool != NULL else None))
+        raise AssertionError(describe(rc, finding.place, finding.zpool.decode()
+                                      if finding.zpool != NULL else None))
 
 
 def age(Handle z not None, uint32_t seconds):
@@ -335,13 +347,15 @@ def age(Handle z not None, uint32_t seconds):
     for id in range(1, slab_limit(&z.e.entries)):
         entry = entry_at(z.e, id)
         if entry.pos != 0:
-            entry.state -= seconds << ENTRY_AGE_SHIFT       # modulo the age's 22 bits, which are the uppermost
+            # modulo the age's 22 bits, which are the uppermost
+            entry.state -= seconds << ENTRY_AGE_SHIFT
     engine_leave(z.e, w)
 
 
 def object_of(Handle z not None, uint64_t offset, bytes data=None, *, uint32_t swap_type=0):
-    """The bytes that a page in memory was made into, or its word; with `data`, after that took the place of the first of them.
-    None for a page that is elsewhere.  No other call may be in flight."""
+    """The bytes that a page in memory was made into, or its word; with `data`, after that took the
+    place of the first of them.  None for a page that is elsewhere.  No other call may be in
+    flight."""
     cdef uint32_t length = 0
     cdef zsw_worker *w = enter(z)
     cdef uint8_t *at = find_object(z.e, swap_type, offset, &length)

@@ -29,8 +29,8 @@ def names():
 def arm(name, nth=1, times=1, error=ENOMEM):
     """Make a site fail from the `nth` time it is reached, `times` times, with this error number.
 
-    Counting begins anew for this site, and for all sites when none was armed.  A short transfer of a file is one of `error`
-    bytes.
+    Counting begins anew for this site, and for all sites when none was armed.  A short transfer of
+    a file is one of `error` bytes.
     """
     if nth < 1 or times < 0 or error < 0:
         raise ValueError("nth is 1 or more, times and error are not negative")
@@ -65,7 +65,8 @@ def injected():
     failed = {}
     cdef uint32_t reached, first, end
     for name in names():
-        reached, first, end = (zsw_load_u32(&faults[<int> Site[name]].hits), faults[<int> Site[name]].first,
+        reached, first, end = (zsw_load_u32(&faults[<int> Site[name]].hits),
+                               faults[<int> Site[name]].first,
                                zsw_load_u32(&faults[<int> Site[name]].end))
         if first <= reached and end:
             failed[name] = min(reached + 1, end) - first

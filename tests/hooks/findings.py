@@ -1,4 +1,5 @@
-"""What validate() can find, in words.  The numbers are those that the checks in the .pyx files return."""
+"""What validate() can find, in words.  The numbers are those that the checks in the .pyx files
+return."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ ENGINE = {
     -105: "entry {}: its pool does not exist",
     -106: "the counter of pages in backing stores is not their number",
     -107: "entry {}: the LRU's links to it and from it do not agree, or it should not be listed",
-    -108: "the LRU's count or its newest entry is not what the list says, or an entry is missing in it",
+    -108: "the LRU's count or its newest entry is not what the list says, or an entry is missing "
+    "in it",
     -109: "pool {}: it counts other entries than there are, or its allocator other objects",
-    -110: "the counters of stored, same-filled, incompressible pages or payload are not what the entries add up to",
+    -110: "the counters of stored, same-filled, incompressible pages or payload are not what the "
+    "entries add up to",
     -111: "offset {}: a call that has ended left its slot in transit or empty",
     -112: "entry {}: there are more entries than the slab has handed out",
     -113: "entry {}: its object does not live, or is shorter than the entry says",
@@ -112,7 +115,8 @@ ZPOOLS = {"zsmalloc": ZSMALLOC, "zbud": BUDDIES, "z3fold": BUDDIES}
 
 
 def describe(number: int, place: int = 0, zpool: str | None = None) -> str:
-    """Say what a check found: its number, where, and the allocator when it was one of its own checks."""
+    """Say what a check found: its number, where, and the allocator when it was one of its own
+    checks."""
     tables = [ENGINE, INDEX] if zpool is None else [ZPOOLS.get(zpool, {}), ARENA]
     for table in (*tables, SLAB):
         if number in table:

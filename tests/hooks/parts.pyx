@@ -1,12 +1,14 @@
 # cython: language_level=3
 """The engine's parts, driven from Python: for the test suite.  Programs use zswap.ZSwap.
 
-The parts are C structures without an object of their own, so each is wrapped here just enough that a test can hold it
-against a set, a dict or a list: `Slab`, `Index` (one area and its shards), `Lru`, `Entry` (the reference count and the
-packed word), `Histogram` (of latencies), and the scan and fill of same-filled pages.  `Codec` is a compressor in C whose
-calls a test can hold up or make fail.
+The parts are C structures without an object of their own, so each is wrapped here just enough that
+a test can hold it against a set, a dict or a list: `Slab`, `Index` (one area and its shards),
+`Lru`, `Entry` (the reference count and the packed word), `Histogram` (of latencies), and the scan
+and fill of same-filled pages.  `Codec` is a compressor in C whose calls a test can hold up or make
+fail.
 
-Arguments are checked only where a slip would make a test pass by accident; a wrong id crashes, as it would in the engine.
+Arguments are checked only where a slip would make a test pass by accident; a wrong id crashes, as
+it would in the engine.
 """
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
@@ -17,27 +19,35 @@ from libc.string cimport memcpy, memset
 from array import array
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRESSOR_SLOW,
-                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
+                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
+                             zsw_compressor_ops)
 from zswap_core.buffers cimport Items, items_of
-from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX, ENTRY_SAME, entry_get,
-                               entry_put, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
-from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy, area_init, area_lock_shard,
-                               area_check, area_prune, area_rebuild, area_shard, area_shards, index_bytes, index_check_begin,
-                               index_check_end, index_claims, index_destroy, index_init, index_pruned, index_turn, next_slot,
-                               pos_shard, shard_collect, shard_erase, shard_erase_run, shard_find, shard_reserve, shard_table,
-                               zsw_area, zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek, zsw_run)
-from zswap_core.latency cimport latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency
+from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS,
+                               ENTRY_REFS_MAX, ENTRY_SAME, entry_get, entry_put, entry_touch,
+                               state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
+from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy,
+                               area_init, area_lock_shard, area_check, area_prune, area_rebuild,
+                               area_shard, area_shards, index_bytes, index_check_begin,
+                               index_check_end, index_claims, index_destroy, index_init,
+                               index_pruned, index_turn, next_slot, pos_shard, shard_collect,
+                               shard_erase, shard_erase_run, shard_find, shard_reserve, shard_table,
+                               zsw_area, zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek,
+                               zsw_run)
+from zswap_core.latency cimport (
+    latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency,
+)
 from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
-from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns,
+                            zsw_store_u32, zsw_unlock, zsw_unmap)
 from zswap_core.samefilled cimport same_fill, same_filled
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take,
-                              slab_validate, zsw_slab)
+from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init,
+                              slab_limit, slab_take, slab_validate, zsw_slab)
 
 SHARD_SPAN = SHARD_PAGES        # offsets in a shard
 REFS_MAX = ENTRY_REFS_MAX       # references an entry can have, the index's own among them
 
 
-# ---- latency --------------------------------------------------------------------------------------------------------
+# ---- latency -------------------------------------------------------------------------------------
 
 
 cdef class Histogram:
@@ -56,7 +66,7 @@ cdef class Histogram:
         return tuple([sum.counts[i] for i in range(LATENCY_BUCKETS)]), sum.total, sum.longest
 
 
-# ---- slabs ----------------------------------------------------------------------------------------------------------
+# ---- slabs ---------------------------------------------------------------------------------------
 
 
 cdef class Slab:
@@ -95,7 +105,8 @@ cdef class Slab:
         cdef Py_ssize_t i
         with nogil:
             for i in range(items.count):
-                memset(slab_at(&self.s, at[i]), <uint8_t> ((at[i] + salt) * 2654435761u >> 24), self.s.item_size)
+                memset(slab_at(&self.s, at[i]), <uint8_t> ((at[i] + salt) * 2654435761u >> 24),
+                       self.s.item_size)
 
     def marked(self, ids, uint32_t salt=0):
         """How many items hold what mark() put there."""
@@ -135,16 +146,18 @@ cdef class Slab:
         return slab_validate(&self.s)
 
 
-# ---- the index ------------------------------------------------------------------------------------------------------
+# ---- the index -----------------------------------------------------------------------------------
 
 
-cdef int count_page(void *pages, zsw_area *area, uint64_t offset, uint32_t id, uint32_t pos) noexcept nogil:
+cdef int count_page(void *pages, zsw_area *area, uint64_t offset, uint32_t id,
+                    uint32_t pos) noexcept nogil:
     (<uint64_t *> pages)[0] += 1
     return 0
 
 
 cdef class Index:
-    """The index of one swap area.  Calls take the shards' locks as the engine does, and release the GIL."""
+    """The index of one swap area.  Calls take the shards' locks as the engine does, and release the
+    GIL."""
     cdef zsw_index ix
     cdef zsw_area area
 
@@ -157,7 +170,8 @@ cdef class Index:
         area_destroy(&self.area)
         index_destroy(&self.ix)
 
-    cdef int reserve(self, uint64_t offset, uint32_t id, uint32_t *old, uint32_t *pos) noexcept nogil:
+    cdef int reserve(self, uint64_t offset, uint32_t id, uint32_t *old,
+                     uint32_t *pos) noexcept nogil:
         cdef zsw_shard *shard = area_lock_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
         cdef uint32_t *slot
         cdef int rc
@@ -212,13 +226,15 @@ cdef class Index:
     def peek(self, uint64_t offset):
         """The id at `offset` or 0, read as a look ahead does: without the lock."""
         cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
-        cdef uint32_t *id = run_id_peek(&self.ix, shard, offset & (SHARD_PAGES - 1)) if shard != NULL else NULL
+        cdef uint32_t *id = run_id_peek(&self.ix, shard,
+                                        offset & (SHARD_PAGES - 1)) if shard != NULL else NULL
         cdef zsw_run *run = run_peek(&self.ix, id[0]) if id != NULL else NULL
         id = slot_peek(&self.ix, run, offset & (SHARD_PAGES - 1)) if run != NULL else NULL
         return id[0] if id != NULL else 0
 
     def erase_run(self, uint64_t offset, uint64_t gone):
-        """Removes from the run of `offset` the pages whose bits are in `gone`, all of which are there."""
+        """Removes from the run of `offset` the pages whose bits are in `gone`, all of which are
+        there."""
         cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
         with nogil:
             zsw_lock(&shard.lock)
@@ -226,7 +242,8 @@ cdef class Index:
             zsw_unlock(&shard.lock)
 
     def collect(self, uint64_t first, uint64_t last, uint32_t capacity=64):
-        """[(offset, id)] in first..last (inclusive), which lie in one shard: the first `capacity` of them."""
+        """[(offset, id)] in first..last (inclusive), which lie in one shard: the first `capacity`
+        of them."""
         cdef zsw_shard *shard = area_shard(&self.ix, &self.area, first >> SHARD_SHIFT)
         cdef uint32_t found
         if first >> SHARD_SHIFT != last >> SHARD_SHIFT or not capacity:
@@ -234,11 +251,13 @@ cdef class Index:
         if shard == NULL:
             return []
         where, ids = array("I", bytes(4 * capacity)), array("I", bytes(4 * capacity))
-        cdef Items offset_room = items_of(where, "where", 4, writable=True), id_room = items_of(ids, "ids", 4, writable=True)
+        cdef Items offset_room = items_of(where, "where", 4, writable=True)
+        cdef Items id_room = items_of(ids, "ids", 4, writable=True)
         with nogil:
             zsw_lock(&shard.lock)
-            found = shard_collect(&self.ix, shard, first & (SHARD_PAGES - 1), last & (SHARD_PAGES - 1),
-                                  <uint32_t *> offset_room.at, <uint32_t *> id_room.at, capacity)
+            found = shard_collect(&self.ix, shard, first & (SHARD_PAGES - 1),
+                                  last & (SHARD_PAGES - 1), <uint32_t *> offset_room.at,
+                                  <uint32_t *> id_room.at, capacity)
             zsw_unlock(&shard.lock)
         return [(shard.number << SHARD_SHIFT | where[i], ids[i]) for i in range(found)]
 
@@ -265,7 +284,8 @@ cdef class Index:
         return left
 
     def begin_removal(self, uint64_t offset):
-        """Stops in the midst of removing the empty shard of `offset`: it is marked, but the table has it still."""
+        """Stops in the midst of removing the empty shard of `offset`: it is marked, but the table
+        has it still."""
         cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
         with nogil:
             zsw_lock(&self.area.grow)
@@ -303,10 +323,13 @@ cdef class Index:
         return index_bytes(&self.ix)
 
     def looks(self, uint64_t offset):
-        """How many slots of the table are looked at to find the shard of `offset`, or that there is none."""
+        """How many slots of the table are looked at to find the shard of `offset`, or that there is
+        none."""
         cdef shard_table *table = self.area.table
-        cdef uint64_t number = offset >> SHARD_SHIFT, slot = number & table.mask, step = 0, looks = 1
-        while table.slots[slot] and (<zsw_shard *> slab_at(&self.ix.shards, table.slots[slot])).number != number:
+        cdef uint64_t number = offset >> SHARD_SHIFT, slot = number & table.mask
+        cdef uint64_t step = 0, looks = 1
+        while table.slots[slot] and (<zsw_shard *> slab_at(&self.ix.shards,
+                                                           table.slots[slot])).number != number:
             slot = next_slot(table, number, slot, &step)
             looks += 1
         return looks
@@ -327,7 +350,7 @@ cdef class Index:
         return rc if rc != 0 else end, pages
 
 
-# ---- entries and the LRU --------------------------------------------------------------------------------------------
+# ---- entries and the LRU -------------------------------------------------------------------------
 
 
 def pack_word(uint64_t handle, uint32_t length, uint32_t pool):
@@ -419,7 +442,7 @@ cdef class Lru:
         return ids
 
 
-# ---- same-filled pages ----------------------------------------------------------------------------------------------
+# ---- same-filled pages ---------------------------------------------------------------------------
 
 
 cdef Items page_items(object page, bint writable):
@@ -430,7 +453,8 @@ cdef Items page_items(object page, bint writable):
 
 
 def scan(page):
-    """The word that the page repeats, or None.  The page is scanned where it lies, aligned or not."""
+    """The word that the page repeats, or None.  The page is scanned where it lies, aligned or
+    not."""
     cdef Items items = page_items(page, False)
     cdef uint64_t value = 0
     return value if same_filled(<const uint8_t *> items.at, items.count, &value) else None
@@ -442,7 +466,7 @@ def fill(page, uint64_t value):
     same_fill(<uint8_t *> items.at, items.count, value)
 
 
-# ---- a compressor that tests can hold up and break ------------------------------------------------------------------
+# ---- a compressor that tests can hold up and break -----------------------------------------------
 
 
 cdef struct codec_state:
@@ -485,14 +509,17 @@ cdef void wait_at(uint32_t *gate, uint32_t *waiting) noexcept nogil:
         zsw_add_u32(waiting, <uint32_t> -1)
 
 
-# The format: 4 bytes of length, the byte that fills the rest of the page, then the page up to there.
-cdef int64_t codec_compress(void *opaque, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+# The format: 4 bytes of length, the byte that fills the rest of the page, then the page up to
+# there.
+cdef int64_t codec_compress(void *opaque, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                            size_t cap) noexcept nogil:
     cdef codec_state *state = <codec_state *> opaque
     cdef uint32_t length = <uint32_t> n
     wait_at(&state.compress_gate, &state.compressing)
     if state.compress_error:
         return state.compress_error
-    (<uint8_t *> ctx)[0] += 1               # two calls in one context would be a race that a sanitizer sees
+    # two calls in one context would be a race that a sanitizer sees
+    (<uint8_t *> ctx)[0] += 1
     while length and src[length - 1] == src[n - 1]:
         length -= 1
     if length + 5 > cap:
@@ -535,11 +562,12 @@ cdef zsw_compressor_ops CODEC = zsw_compressor_ops(
 
 
 cdef class Codec:
-    """A compressor that waits, or fails, when told.  `register_compressor("gate", factory=codec.capsule)` makes it known.
+    """A compressor that waits, or fails, when told.  `register_compressor("gate",
+    factory=codec.capsule)` makes it known.
 
-    It strips the last byte's repetitions off a page.  It never takes the GIL; a caller that kept the GIL (a single load; a
-    single store, unless the codec says that it is slow) therefore stops the whole program when it waits, so go through the
-    batch calls.
+    It strips the last byte's repetitions off a page.  It never takes the GIL; a caller that kept
+    the GIL (a single load; a single store, unless the codec says that it is slow) therefore stops
+    the whole program when it waits, so go through the batch calls.
 
     Attributes
     ----------
@@ -560,7 +588,9 @@ cdef class Codec:
 
     def __cinit__(self, *, slow=False, stateless=True):
         self.ops = CODEC
-        self.ops.flags = (ZSW_COMPRESSOR_SLOW if slow else 0) | (ZSW_COMPRESSOR_STATELESS_DECOMPRESS if stateless else 0)
+        self.ops.flags = ZSW_COMPRESSOR_SLOW if slow else 0
+        if stateless:
+            self.ops.flags |= ZSW_COMPRESSOR_STATELESS_DECOMPRESS
         self.c.ops = &self.ops
         self.c.state = &self.state
 

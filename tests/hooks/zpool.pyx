@@ -1,7 +1,8 @@
 """A zpool, and the arena below it, driven from Python.
 
-Whatever takes a lock releases the GIL, so threads meet in the allocator.  A build with line tracing depends on it: there
-compiled code waits for the GIL while it holds a lock.  Handles are what the caller makes of them: a wrong one crashes.
+Whatever takes a lock releases the GIL, so threads meet in the allocator.  A build with line tracing
+depends on it: there compiled code waits for the GIL while it holds a lock.  Handles are what the
+caller makes of them: a wrong one crashes.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_NoMemory
@@ -67,7 +68,8 @@ cdef bint is_marked(const uint8_t *object, size_t size, uint64_t tag) noexcept n
         return False
     if size == head:
         return True
-    return object[head] == <uint8_t> (tag * 167 >> 3) and memcmp(object + head, object + head + 1, size - head - 1) == 0
+    return (object[head] == <uint8_t> (tag * 167 >> 3)
+            and memcmp(object + head, object + head + 1, size - head - 1) == 0)
 
 
 cdef class Zpool:
@@ -207,7 +209,8 @@ cdef class Zpool:
         return pages
 
     def compact(self, handles):
-        """A whole compaction, given all live handles (changed in place); returns the pages freed."""
+        """A whole compaction, given all live handles (changed in place); returns the pages
+        freed."""
         self.compact_begin()
         try:
             self.relocate_many(handles)
@@ -226,7 +229,8 @@ cdef class Zpool:
         with nogil:
             self.ops.stats(self.pool, &s)
         return {"total_pages": s.total_pages, "idle_pages": s.idle_pages, "objects": s.objects,
-                "object_bytes": s.object_bytes, "metadata_bytes": s.metadata_bytes, "pages_compacted": s.pages_compacted}
+                "object_bytes": s.object_bytes, "metadata_bytes": s.metadata_bytes,
+                "pages_compacted": s.pages_compacted}
 
     @property
     def total_pages(self):
@@ -323,7 +327,8 @@ cdef class Arena:
         return self.arena.mapped_pages
 
     def validate(self, forget=None, twice=None):
-        """0 or the number of the check that failed; may leave out a run, or count one twice, to see that it is noticed."""
+        """0 or the number of the check that failed; may leave out a run, or count one twice, to see
+        that it is noticed."""
         cdef uint64_t *claims
         cdef uint64_t committed = 0
         cdef zsw_run run

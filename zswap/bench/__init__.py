@@ -1,4 +1,5 @@
-"""The bench: this library beside the bare codec and what else holds pages, on the same pages in one run.
+"""The bench: this library beside the bare codec and what else holds pages, on the same pages in one
+run.
 
 corpora    the pages
 rows       what holds them: this library, the limits, the peers;  zram: the kernel's

@@ -28,7 +28,9 @@ def _chosen_rows(ctx: click.Context, param: click.Parameter, words: tuple[str, .
     """The rows in whose name one of the words is; all when there are none."""
     for word in words:
         if not any(word in name for name in ROWS):
-            raise click.BadParameter(f"no row has {word!r} in its name; there are: {', '.join(ROWS)}")
+            raise click.BadParameter(
+                f"no row has {word!r} in its name; there are: {', '.join(ROWS)}"
+            )
     return [name for name in ROWS if not words or any(word in name for word in words)]
 
 
@@ -58,22 +60,55 @@ def _pages_of(
     type=click.Choice(list(CORPORA)),
     multiple=True,
     metavar="NAME",
-    help=f"Pages to take: {', '.join(CORPORA)}; may be repeated.  {', '.join(DEFAULT)} unless given.",
+    help=f"Pages to take: {', '.join(CORPORA)}; may be repeated.  {', '.join(DEFAULT)} unless "
+    "given.",
 )
-@click.option("--file", "files", metavar="PATH", multiple=True, help="Pages of this file; may be repeated.")
-@click.option("--pages", type=click.IntRange(min=8), metavar="N", help=f"Pages of each; {_PAGES:,} unless given.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), metavar="N", help=f"Of which the median counts; {_ROUNDS} unless given."
+    "--file", "files", metavar="PATH", multiple=True, help="Pages of this file; may be repeated."
 )
-@click.option("--compressor", metavar="SPEC", default="lz4", show_default=True, help="For zswap, the bare codec and zram.")
 @click.option(
-    "--row", "rows", metavar="WORD", multiple=True, callback=_chosen_rows, help="Only rows with WORD in their name."
+    "--pages",
+    type=click.IntRange(min=8),
+    metavar="N",
+    help=f"Pages of each; {_PAGES:,} unless given.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of made pages and random orders.")
 @click.option(
-    "--figures", "with_figures", is_flag=True, help="Measure what the project promises (of lz4 and zstd:1) instead."
+    "--rounds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Of which the median counts; {_ROUNDS} unless given.",
 )
-@click.option("--check", is_flag=True, help="With --figures: exit with 1 when one of them does not hold.")
+@click.option(
+    "--compressor",
+    metavar="SPEC",
+    default="lz4",
+    show_default=True,
+    help="For zswap, the bare codec and zram.",
+)
+@click.option(
+    "--row",
+    "rows",
+    metavar="WORD",
+    multiple=True,
+    callback=_chosen_rows,
+    help="Only rows with WORD in their name.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of made pages and random orders.",
+)
+@click.option(
+    "--figures",
+    "with_figures",
+    is_flag=True,
+    help="Measure what the project promises (of lz4 and zstd:1) instead.",
+)
+@click.option(
+    "--check", is_flag=True, help="With --figures: exit with 1 when one of them does not hold."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--plot", metavar="PATH", help="Draw the table to a .png, .svg or .pdf.")
@@ -93,17 +128,21 @@ def bench(
     plot: str | None,
     smoke: bool,
 ) -> None:
-    """Store and load the same pages by this library, the bare codec, other libraries, and the kernel's zram.
+    """Store and load the same pages by this library, the bare codec, other libraries, and the
+    kernel's zram.
 
-    Every row runs in a process of its own, and they take turns; one that cannot run is left out, and says why.  docs/bench.md
-    says what each does.  The exit code is 1 when a row of this library fails.
+    Every row runs in a process of its own, and they take turns; one that cannot run is left out,
+    and says why.  docs/bench.md says what each does.  The exit code is 1 when a row of this library
+    fails.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
     if check and not with_figures:
         raise click.UsageError("--check is for --figures")
     if check and smoke:
-        raise click.UsageError("--check and --smoke exclude each other: of so little nothing is judged")
+        raise click.UsageError(
+            "--check and --smoke exclude each other: of so little nothing is judged"
+        )
     if with_figures and plot is not None:
         raise click.UsageError("--plot draws the table; --figures has none")
     from zswap.bench import output
@@ -143,13 +182,28 @@ def bench(
     else:
         for name, taken in made:
             with output.progress() as progress:
-                corpora.append(measure(name, taken, rows=rows, rounds=rounds, compressor=spec, seed=seed, progress=progress))
+                corpora.append(
+                    measure(
+                        name,
+                        taken,
+                        rows=rows,
+                        rounds=rounds,
+                        compressor=spec,
+                        seed=seed,
+                        progress=progress,
+                    )
+                )
             if not as_json:
                 output.print_corpus(corpora[-1], console, as_markdown=as_markdown)
     with printed_first(draw):
         if as_json:
             report = output.to_json(
-                compressor=spec, rounds=rounds, seed=seed, corpora=corpora, figures=figures, missing=missing
+                compressor=spec,
+                rounds=rounds,
+                seed=seed,
+                corpora=corpora,
+                figures=figures,
+                missing=missing,
             )
             click.echo(json.dumps(report, indent=1, allow_nan=False))
         elif with_figures:
@@ -166,7 +220,9 @@ def bench(
         raise Failure(f"does not hold: {', '.join(broken)}")
 
 
-def _figures(made: dict[str, Pages], rounds: int, seed: int, smoke: bool, missing: dict[str, str]) -> list[Figure]:
+def _figures(
+    made: dict[str, Pages], rounds: int, seed: int, smoke: bool, missing: dict[str, str]
+) -> list[Figure]:
     from zswap.bench import figures, output
     from zswap.bench.corpora import distinct
 

@@ -18,7 +18,17 @@ import numpy.typing as npt
 from zswap import Error
 from zswap import pages as sources
 
-__all__ = ["CORPORA", "DEFAULT", "PAGE", "CorpusMissing", "Pages", "distinct", "from_file", "make", "same_filled"]
+__all__ = [
+    "CORPORA",
+    "DEFAULT",
+    "PAGE",
+    "CorpusMissing",
+    "Pages",
+    "distinct",
+    "from_file",
+    "make",
+    "same_filled",
+]
 
 PAGE = 4096
 Pages = npt.NDArray[np.uint8]
@@ -28,17 +38,19 @@ class CorpusMissing(Error):
     """A corpus that this machine cannot make; the message says what is missing."""
 
 
-# ---- live processes ---------------------------------------------------------------------------------------------------
-# Each program is given a number of bytes, holds at least so much data, the same every time, says "ready", and waits until
-# its standard input is closed.
+# ---- live processes ------------------------------------------------------------------------------
+# Each program is given a number of bytes, holds at least so much data, the same every time, says
+# "ready", and waits until its standard input is closed.
 
 _PYTHON = """
 import json, sys
 import numpy as np
 seed, size = int(sys.argv[2]), int(sys.argv[1]) // 5
 rng = np.random.default_rng(seed)
-held = [np.sort(rng.integers(0, 1 << 40, size // 8)), rng.standard_normal(size // 8), rng.integers(0, 100, size // 8)]
-row = lambda i: {"id": i, "name": f"user {i % 997}", "score": i * 0.37, "tags": ["a", str(i % 31)], "active": i % 3 == 0}
+held = [np.sort(rng.integers(0, 1 << 40, size // 8)), rng.standard_normal(size // 8),
+        rng.integers(0, 100, size // 8)]
+row = lambda i: {"id": i, "name": f"user {i % 997}", "score": i * 0.37, "tags": ["a", str(i % 31)],
+                 "active": i % 3 == 0}
 text = json.dumps([row(i) for i in range(size // 700)])
 held.append(json.loads(text))
 held.append([json.dumps(r) for r in held[-1]])
@@ -52,18 +64,22 @@ let state = Number(process.argv[2]) + 1;
 const random = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 4294967296;
 const orders = [], byName = new Map(), prices = new Float64Array(size / 8);
 for (let i = 0; i < size / 300; i++) {
-    const order = { id: i, customer: `customer ${Math.floor(random() * 5000)}`, total: random() * 1000, paid: random() < 0.7,
-                    lines: [{ sku: `sku-${i % 731}`, count: 1 + i % 9 }, { sku: `sku-${i % 97}`, count: 1 }] };
+    const order = { id: i, customer: `customer ${Math.floor(random() * 5000)}`,
+                    total: random() * 1000, paid: random() < 0.7,
+                    lines: [{ sku: `sku-${i % 731}`, count: 1 + i % 9 },
+                            { sku: `sku-${i % 97}`, count: 1 }] };
     orders.push(order);
     byName.set(order.customer + i, order);
 }
 const replies = [];
 for (let held = 0; held < size; held += replies[replies.length - 1].length)
-    replies.push(Buffer.from(JSON.stringify(orders.slice(replies.length % 999, replies.length % 999 + 40))));
+    replies.push(Buffer.from(JSON.stringify(
+        orders.slice(replies.length % 999, replies.length % 999 + 40))));
 for (let i = 0, price = 100; i < prices.length; i++) prices[i] = price += random() - 0.5;
 console.log("ready");
 process.stdin.resume();
-process.stdin.on("end", () => process.exit(orders.length + byName.size + prices.length < 0 ? 1 : 0));
+process.stdin.on("end", () =>
+    process.exit(orders.length + byName.size + prices.length < 0 ? 1 : 0));
 """
 
 _JAVA = """
@@ -86,14 +102,17 @@ public class Held {
             account.balance = Math.round(random.nextGaussian() * 100000) / 100.0;
             account.opened = new Date(1500000000000L + random.nextInt());
             for (int k = 0; k < 4; k++)
-                account.visits.add(new Visit(1700000000000L + i * 1000 + k, "/item/" + random.nextInt(3000), 200));
+                account.visits.add(
+                    new Visit(1700000000000L + i * 1000 + k, "/item/" + random.nextInt(3000), 200));
             accounts.put(account.id, account);
         }
         int[] histogram = new int[(int) (size / 4)];
-        for (int i = 0; i < histogram.length; i++) histogram[i] = (int) Math.abs(random.nextGaussian() * 50);
+        for (int i = 0; i < histogram.length; i++)
+            histogram[i] = (int) Math.abs(random.nextGaussian() * 50);
         List<String> log = new ArrayList<>();
         for (long i = 0; i < size / 130; i++)
-            log.add("2026-01-01T00:" + i % 60 + " INFO worker-" + i % 13 + " served request " + i + " in " + random.nextInt(90));
+            log.add("2026-01-01T00:" + i % 60 + " INFO worker-" + i % 13 + " served request " + i
+                    + " in " + random.nextInt(90));
         System.out.println("ready");
         while (System.in.read() >= 0) { }
         if (accounts.size() + histogram.length + log.size() < 0) System.exit(1);
@@ -105,11 +124,14 @@ _SQLITE = """
 import random, sqlite3, sys
 size, rng = int(sys.argv[1]), random.Random(int(sys.argv[2]))
 held = sqlite3.connect(":memory:")
-held.execute("create table visits (id integer primary key, user text, page text, at integer, ms real, status integer)")
+held.execute("create table visits (id integer primary key, user text, page text, at integer, "
+             "ms real, status integer)")
 held.execute("create index by_user on visits (user, at)")
 held.executemany("insert into visits values (?, ?, ?, ?, ?, ?)", (
-    (i, f"user {rng.randrange(5000)}", f"/item/{rng.randrange(3000)}/{rng.choice(('view', 'cart', 'buy'))}",
-     1700000000 + 7 * i + rng.randrange(7), rng.random() * 100, rng.choice((200, 200, 200, 404, 500)))
+    (i, f"user {rng.randrange(5000)}",
+     f"/item/{rng.randrange(3000)}/{rng.choice(('view', 'cart', 'buy'))}",
+     1700000000 + 7 * i + rng.randrange(7), rng.random() * 100,
+     rng.choice((200, 200, 200, 404, 500)))
     for i in range(size // 130)))
 print("ready", flush=True)
 sys.stdin.read()
@@ -120,7 +142,8 @@ my ($size, $seed) = @ARGV;
 srand $seed;
 my (@orders, %by_name);
 for my $i (0 .. $size / 900) {
-    my $order = {id => $i, name => "user " . int(rand(5000)), total => rand(100), tags => ["a" . $i % 31, "b" . $i % 7],
+    my $order = {id => $i, name => "user " . int(rand(5000)), total => rand(100),
+                 tags => ["a" . $i % 31, "b" . $i % 7],
                  paid => $i % 3 == 0 ? 1 : 0};
     push @orders, $order;
     $by_name{$order->{name} . $i} = $order;
@@ -131,7 +154,9 @@ print "ready\\n";
 """
 
 
-def _captured(command: Sequence[str], count: int, seed: int, environment: dict[str, str] | None = None) -> Pages:
+def _captured(
+    command: Sequence[str], count: int, seed: int, environment: dict[str, str] | None = None
+) -> Pages:
     """Anonymous memory of a program that holds twice what is wanted, sampled over all of it."""
     try:
         child = subprocess.Popen(
@@ -149,7 +174,9 @@ def _captured(command: Sequence[str], count: int, seed: int, environment: dict[s
         if child.stdout.readline() != b"ready\n":
             child.kill()
             said = child.stderr.read().decode(errors="replace").strip().splitlines()
-            raise CorpusMissing(f"{command[0]} failed: {sources.printable(said[-1]) if said else 'no message'}")
+            raise CorpusMissing(
+                f"{command[0]} failed: {sources.printable(said[-1]) if said else 'no message'}"
+            )
         with sources.open_process(child.pid, page_size=PAGE) as source:
             parts = [source.read(chosen)[0] for chosen in sources.sample(len(source), count, seed)]
     except sources.SourceError as error:
@@ -185,7 +212,9 @@ def java(count: int, seed: int) -> Pages:
         source.write_text(_JAVA)
         done = subprocess.run([compiler, "-nowarn", str(source)], capture_output=True, text=True)
         if done.returncode:
-            raise CorpusMissing(f"javac failed (Java 16 or newer is needed): {done.stderr.strip().splitlines()[:1]}")
+            raise CorpusMissing(
+                f"javac failed (Java 16 or newer is needed): {done.stderr.strip().splitlines()[:1]}"
+            )
         return _captured([runtime, "-XX:+UseSerialGC", "-cp", folder, "Held"], count, seed)
 
 
@@ -199,7 +228,7 @@ def perl(count: int, seed: int) -> Pages:
     return _captured([_need("perl", "Perl"), "-e", _PERL], count, seed)
 
 
-# ---- text and what a seed makes -----------------------------------------------------------------------------------------
+# ---- text and what a seed makes ------------------------------------------------------------------
 
 
 def text(count: int, seed: int) -> Pages:
@@ -213,7 +242,9 @@ def text(count: int, seed: int) -> Pages:
                     blob += Path(folder, name).read_bytes()
         if len(blob) >= count * PAGE:
             break
-    return np.frombuffer(bytes(blob[: len(blob) // PAGE * PAGE]), np.uint8).reshape(-1, PAGE)[:count]
+    return np.frombuffer(bytes(blob[: len(blob) // PAGE * PAGE]), np.uint8).reshape(-1, PAGE)[
+        :count
+    ]
 
 
 def zero(count: int, seed: int) -> Pages:
@@ -243,7 +274,9 @@ def pointers(count: int, seed: int) -> Pages:
 
 def floats(count: int, seed: int) -> Pages:
     """Measurements as doubles, with three decimals."""
-    values: npt.NDArray[np.float64] = np.random.default_rng(seed).normal(20, 5, (count, PAGE // 8)).round(3)
+    values: npt.NDArray[np.float64] = (
+        np.random.default_rng(seed).normal(20, 5, (count, PAGE // 8)).round(3)
+    )
     return values.view(np.uint8)
 
 
@@ -262,7 +295,9 @@ def mix(count: int, seed: int) -> Pages:
     sparse = np.zeros((some[1].size, PAGE), np.uint8)
     sparse[:, ::64] = rng.integers(1, 256, (some[1].size, PAGE // 64))
     out[some[1]] = sparse
-    words = np.frombuffer(b"".join(f"{w:<8x}".encode() for w in rng.integers(0, 1 << 30, 4096).tolist()), np.uint64)
+    words = np.frombuffer(
+        b"".join(f"{w:<8x}".encode() for w in rng.integers(0, 1 << 30, 4096).tolist()), np.uint64
+    )
     rank = np.minimum(rng.zipf(1.3, (some[2].size, PAGE // 8)), 4096) - 1
     out[some[2]] = words[rank].view(np.uint8)
     out[some[3]] = rng.integers(0, 256, (some[3].size, PAGE), np.uint8)
@@ -300,7 +335,9 @@ def make(name: str, count: int, seed: int = 0) -> Pages:
 def from_file(path: str, count: int, seed: int = 0) -> Pages:
     """Up to `count` pages of a file, chosen at random."""
     with sources.open_files([path], page_size=PAGE) as source:
-        return np.concatenate([source.read(part)[0] for part in sources.sample(len(source), count, seed)])
+        return np.concatenate(
+            [source.read(part)[0] for part in sources.sample(len(source), count, seed)]
+        )
 
 
 def same_filled(pages: Pages) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """What the project promises, measured here: each figure, its bound, and whether it holds.
 
-What is compared runs in one process, one right after the other, again and again: the figure is the median of the ratios (or
-differences) of these pairs, so that what a noisy machine does to both falls out.  The pages are not same-filled: those would
-flatter every line but the codec's own.
+What is compared runs in one process, one right after the other, again and again: the figure is the
+median of the ratios (or differences) of these pairs, so that what a noisy machine does to both
+falls out.  The pages are not same-filled: those would flatter every line but the codec's own.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Figure:
         """None where it was not measured, or is not judged."""
         if math.isnan(self.value) or not self.judged:
             return None
-        return self.beside and (self.value <= self.bound if self.at_most else self.value >= self.bound)
+        return self.beside and (
+            self.value <= self.bound if self.at_most else self.value >= self.bound
+        )
 
     def to_dict(self) -> dict[str, Any]:
         value = None if math.isnan(self.value) else self.value
@@ -105,7 +107,9 @@ class Setting:
     progress: Callable[[str], object] = field(default=lambda what: None)
 
 
-def in_pairs(rounds: int, one: Callable[[], float], other: Callable[[], float]) -> list[tuple[float, float]]:
+def in_pairs(
+    rounds: int, one: Callable[[], float], other: Callable[[], float]
+) -> list[tuple[float, float]]:
     """Results of the two calls made right after each other; which one comes first changes."""
     pairs = []
     for number in range(rounds):
@@ -121,12 +125,16 @@ def _by_corpus(values: Values, form: str) -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 
 
-def _worst(what: str, bound: float, values: Values, *, at_most: bool = True, unit: str = "×") -> Figure:
+def _worst(
+    what: str, bound: float, values: Values, *, at_most: bool = True, unit: str = "×"
+) -> Figure:
     value = (max if at_most else min)(values.values())
-    return Figure(what, bound, value, at_most, unit, _by_corpus(values, ".2f" if unit == "×" else ".0f"))
+    return Figure(
+        what, bound, value, at_most, unit, _by_corpus(values, ".2f" if unit == "×" else ".0f")
+    )
 
 
-# ---- calls ----------------------------------------------------------------------------------------------------------------
+# ---- calls ---------------------------------------------------------------------------------------
 
 
 def _calls_on(pages: Pages, compressor: str, setting: Setting) -> dict[str, float]:
@@ -138,7 +146,12 @@ def _calls_on(pages: Pages, compressor: str, setting: Setting) -> dict[str, floa
     kept, stirred = Batch(job), Batch(job)
     single_kept, single_stirred = Single(job), Single(job)
     # Python threads take turns of 5 ms: only what lasts much longer tells what they gain.
-    lasting = Job(np.concatenate([pages] * _LASTING), np.concatenate([job.out] * _LASTING), compressor, setting.seed)
+    lasting = Job(
+        np.concatenate([pages] * _LASTING),
+        np.concatenate([job.out] * _LASTING),
+        compressor,
+        setting.seed,
+    )
     taking_turns = Single(lasting)
     rows = (kept, stirred, single_kept, single_stirred, taking_turns)
     fresh = Batch(job)
@@ -204,7 +217,12 @@ def calls(setting: Setting) -> Iterator[Figure]:
     yield _worst("single load over batch", 200, of("single load"), unit="ns")
     for compressor in taken:
         for what in ("store", "load"):
-            figure = _worst(f"threads=2 over 1, {what}, {compressor}", 1.9, of(f"{what} 2", compressor), at_most=False)
+            figure = _worst(
+                f"threads=2 over 1, {what}, {compressor}",
+                1.9,
+                of(f"{what} 2", compressor),
+                at_most=False,
+            )
             alone = _by_corpus(of(f"codec {what} 2", compressor), ".2f")
             yield replace(figure, note=f"{figure.note}; the codec alone {alone}")
     for what in ("single store", "single load"):
@@ -212,30 +230,41 @@ def calls(setting: Setting) -> Iterator[Figure]:
 
 
 def against_zram(setting: Setting) -> Iterator[Figure]:
-    """Batches against the kernel's zram, pages new and in place; each in a process of its own, as in the table."""
+    """Batches against the kernel's zram, pages new and in place; each in a process of its own, as
+    in the table."""
     gains: dict[str, dict[str, float]] = {"new": {}, "store": {}, "load": {}}
     why = ""
     for name, pages in setting.pages.items():
         setting.progress(f"against zram, {name}")
-        corpus = measure(name, pages, rows=(Batch.name, "zram"), rounds=setting.rounds, seed=setting.seed)
+        corpus = measure(
+            name, pages, rows=(Batch.name, "zram"), rounds=setting.rounds, seed=setting.seed
+        )
         ours, zram = corpus.row(Batch.name), corpus.row("zram")
         if ours is None or zram is None:
             why = corpus.missing.get("zram") or corpus.missing[Batch.name]
             break
         for what, values in gains.items():
-            values[name] = statistics.median(getattr(zram, what)) / statistics.median(getattr(ours, what))
+            values[name] = statistics.median(getattr(zram, what)) / statistics.median(
+                getattr(ours, what)
+            )
     for what, title in (("new", "store, new"), ("store", "store, in place"), ("load", "load")):
-        figure = Figure(f"zram over batch, {title}, geometric mean", 1.15, math.nan, at_most=False, note=why)
+        figure = Figure(
+            f"zram over batch, {title}, geometric mean", 1.15, math.nan, at_most=False, note=why
+        )
         if not why:
             values = gains[what]
             mean = statistics.geometric_mean(values.values())
-            figure = replace(figure, value=mean, note=_by_corpus(values, ".2f"), beside=min(values.values()) > 1)
+            figure = replace(
+                figure, value=mean, note=_by_corpus(values, ".2f"), beside=min(values.values()) > 1
+            )
         yield figure
 
 
 def _page_aligned(job: Job) -> None:
     """Move a job's pages to where O_DIRECT takes them from."""
-    moved = [np.frombuffer(mmap.mmap(-1, job.pages.nbytes), np.uint8).reshape(-1, PAGE) for _ in range(2)]
+    moved = [
+        np.frombuffer(mmap.mmap(-1, job.pages.nbytes), np.uint8).reshape(-1, PAGE) for _ in range(2)
+    ]
     moved[0][:] = job.pages
     job.pages, job.out = moved
 
@@ -268,7 +297,9 @@ def same_filled(setting: Setting) -> Iterator[Figure]:
             return sum(loop.run("scan") for _ in range(repeats)) / (count * repeats)
 
         def fill() -> float:
-            return sum(loop.run("load", out=out.reshape(-1), order=order) for _ in range(repeats)) / (count * repeats)
+            return sum(
+                loop.run("load", out=out.reshape(-1), order=order) for _ in range(repeats)
+            ) / (count * repeats)
 
         for call, limit in ((store, scan), (load, fill)):
             pairs = in_pairs(8 * setting.rounds, call, limit)
@@ -282,16 +313,25 @@ def same_filled(setting: Setting) -> Iterator[Figure]:
             )
 
 
-# ---- memory -----------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def memory(setting: Setting) -> Iterator[Figure]:
-    """Allocator and metadata over payload: filled, half freed and compacted, refilled; of ten times each corpus."""
-    found: dict[str, dict[str, float]] = {"after a fill": {}, "half freed, after compact()": {}, "refilled": {}}
+    """Allocator and metadata over payload: filled, half freed and compacted, refilled; of ten times
+    each corpus."""
+    found: dict[str, dict[str, float]] = {
+        "after a fill": {},
+        "half freed, after compact()": {},
+        "refilled": {},
+    }
     for name, pages in setting.pages.items():
         setting.progress(f"memory, {name}")
         count, times = len(pages), 10
-        half = np.random.default_rng(setting.seed).permutation(times * count)[: times * count // 2].astype(np.uint64)
+        half = (
+            np.random.default_rng(setting.seed)
+            .permutation(times * count)[: times * count // 2]
+            .astype(np.uint64)
+        )
         with zswap.ZSwap("lz4", max_pool_bytes=2 * times * pages.nbytes + (64 << 20)) as engine:
 
             def overhead(engine: zswap.ZSwap = engine) -> float:
@@ -299,7 +339,9 @@ def memory(setting: Setting) -> Iterator[Figure]:
                 return stats.resident_bytes / stats.compressed_bytes
 
             for turn in range(times):
-                engine.store_many(np.arange(turn * count, (turn + 1) * count, dtype=np.uint64), pages)
+                engine.store_many(
+                    np.arange(turn * count, (turn + 1) * count, dtype=np.uint64), pages
+                )
             found["after a fill"][name] = overhead()
             engine.invalidate_many(half)
             engine.compact()
@@ -311,15 +353,19 @@ def memory(setting: Setting) -> Iterator[Figure]:
     for what, bound in zip(found, (1.04, 1.10, 1.05), strict=True):
         values = found[what]
         yield Figure(
-            f"memory and metadata over payload, {what}", bound, max(values.values()), note=_by_corpus(values, ".3f")
+            f"memory and metadata over payload, {what}",
+            bound,
+            max(values.values()),
+            note=_by_corpus(values, ".3f"),
         )
 
 
-# ---- growth -------------------------------------------------------------------------------------------------------------------
+# ---- growth --------------------------------------------------------------------------------------
 
 
 def many(setting: Setting) -> Iterator[Figure]:
-    """Metadata and ranges at 10^6 pages, the index alone, and a load from 10^5 to 10^7; pages that lz4 makes 100 bytes of."""
+    """Metadata and ranges at 10^6 pages, the index alone, and a load from 10^5 to 10^7; pages that
+    lz4 makes 100 bytes of."""
     few, some, most = setting.entries
     setting.progress(f"{some:,} entries")
     dense = grow("dense, in order", some, rounds=1, seed=setting.seed)
@@ -329,10 +375,15 @@ def many(setting: Setting) -> Iterator[Figure]:
     index = IndexLoop(np.arange(some, dtype=np.uint64))
     looked_up = offsets_of("dense, random", some, setting.seed)
     lookups = [index.lookup(looked_up)[1] / some for _ in range(setting.rounds)]
-    yield Figure(f"index lookup, random, {some:,} entries", 60, statistics.median(lookups), unit="ns")
+    yield Figure(
+        f"index lookup, random, {some:,} entries", 60, statistics.median(lookups), unit="ns"
+    )
     setting.progress(f"{few:,} and {most:,} entries")
     shape = "dense, random"
-    with Held(shape, few, seed=setting.seed) as small, Held(shape, most, seed=setting.seed) as large:
+    with (
+        Held(shape, few, seed=setting.seed) as small,
+        Held(shape, most, seed=setting.seed) as large,
+    ):
         pairs = in_pairs(setting.rounds, small.load, large.load)
     ns = [statistics.median(values) for values in zip(*pairs, strict=True)]
     yield Figure(
@@ -343,11 +394,12 @@ def many(setting: Setting) -> Iterator[Figure]:
     )
 
 
-# ---- backing store, start -----------------------------------------------------------------------------------------------------
+# ---- backing store, start ------------------------------------------------------------------------
 
 
 def writeback(setting: Setting) -> Iterator[Figure]:
-    """Throughput of writeback to a swap file over bare pwrite in 1 MiB batches to a file beside it, both sparse."""
+    """Throughput of writeback to a swap file over bare pwrite in 1 MiB batches to a file beside it,
+    both sparse."""
     name, pages = next(iter(setting.pages.items()))
     setting.progress("writeback")
     count = len(pages)
@@ -359,7 +411,9 @@ def writeback(setting: Setting) -> Iterator[Figure]:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_DIRECT if file.direct else 0)
         fd = os.open(f"{folder}/bare", flags, 0o600)
         try:
-            with zswap.ZSwap("lz4", max_pool_bytes=2 * pages.nbytes + (64 << 20), backing=file) as engine:
+            with zswap.ZSwap(
+                "lz4", max_pool_bytes=2 * pages.nbytes + (64 << 20), backing=file
+            ) as engine:
 
                 def ours() -> float:
                     engine.store_many(job.order, job.pages)
@@ -414,10 +468,18 @@ def start(setting: Setting) -> Iterator[Figure]:
     folder = Path(zswap.__file__).parents[1]  # so that this zswap is the one imported
     taken = []
     for _ in range(setting.rounds):
-        done = subprocess.run([sys.executable, "-c", _START], capture_output=True, text=True, check=True, cwd=folder)
+        done = subprocess.run(
+            [sys.executable, "-c", _START], capture_output=True, text=True, check=True, cwd=folder
+        )
         taken.append([1000 * float(word) for word in done.stdout.split()])
     imported, first = (statistics.median(column) for column in zip(*taken, strict=True))
-    yield Figure("import zswap, beyond numpy's", 60, imported, unit="ms", note=f"Python {platform.python_version()}")
+    yield Figure(
+        "import zswap, beyond numpy's",
+        60,
+        imported,
+        unit="ms",
+        note=f"Python {platform.python_version()}",
+    )
     yield Figure("first ZSwap()", 5, first, unit="ms")
 
 
@@ -433,7 +495,9 @@ FIGURES: dict[str, Callable[[Setting], Iterator[Figure]]] = {
 }
 
 
-def figures(setting: Setting, groups: Sequence[str] | None = None, missing: dict[str, str] | None = None) -> list[Figure]:
+def figures(
+    setting: Setting, groups: Sequence[str] | None = None, missing: dict[str, str] | None = None
+) -> list[Figure]:
     """Measure the figures.
 
     Parameters
@@ -442,7 +506,8 @@ def figures(setting: Setting, groups: Sequence[str] | None = None, missing: dict
     groups : sequence of str, optional
         Which of `FIGURES`; all unless given.
     missing : dict, optional
-        Takes the groups that could not be measured, and why; without it, the first of them is an exception.
+        Takes the groups that could not be measured, and why; without it, the first of them is an
+        exception.
 
     Returns
     -------

@@ -33,7 +33,8 @@ class Point:
         One of `SHAPES`.
     entries : int
     store, load, replace, invalidate : float
-        Into an empty engine; of pages held; in place of them; each by batches of 16384, but invalidate in one range.
+        Into an empty engine; of pages held; in place of them; each by batches of 16384, but
+        invalidate in one range.
     metadata : float
         Bytes a page, all counted.
     resident : float
@@ -54,7 +55,8 @@ class Point:
 
 
 def small_pages(count: int = _BATCH, seed: int = 0) -> Pages:
-    """Pages that lz4 makes about 100 bytes of, so that 10^7 of them fit in 2 GiB: twelve short records, else zeros."""
+    """Pages that lz4 makes about 100 bytes of, so that 10^7 of them fit in 2 GiB: twelve short
+    records, else zeros."""
     rng = np.random.default_rng(seed)
     pages = np.zeros((count, PAGE), np.uint8)
     for at in range(12):
@@ -64,10 +66,13 @@ def small_pages(count: int = _BATCH, seed: int = 0) -> Pages:
 
 
 def offsets_of(shape: str, count: int, seed: int = 0) -> npt.NDArray[np.uint64]:
-    """Offsets in the order of use: dense from 0; sparse: one page in a run of 64, now here, now there."""
+    """Offsets in the order of use: dense from 0; sparse: one page in a run of 64, now here, now
+    there."""
     offsets = np.arange(count, dtype=np.uint64)
     if shape.startswith("sparse"):
-        offsets = offsets * np.uint64(64) + np.random.default_rng(seed).integers(0, 64, count, np.uint64)
+        offsets = offsets * np.uint64(64) + np.random.default_rng(seed).integers(
+            0, 64, count, np.uint64
+        )
     if shape.endswith("random"):
         np.random.default_rng(seed + 1).shuffle(offsets)
     return offsets
@@ -77,7 +82,9 @@ def _batches(offsets: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.uint64]
     return (offsets[at : at + _BATCH] for at in range(0, len(offsets), _BATCH))
 
 
-def _timed(offsets: npt.NDArray[np.uint64], call: Callable[[npt.NDArray[np.uint64]], object]) -> float:
+def _timed(
+    offsets: npt.NDArray[np.uint64], call: Callable[[npt.NDArray[np.uint64]], object]
+) -> float:
     start = time.perf_counter_ns()
     for batch in _batches(offsets):
         call(batch)
@@ -109,7 +116,9 @@ class Held:
         offsets = offsets_of(shape, entries, seed)
         self._stop = int(offsets.max()) + 1
         if shape.endswith("random"):  # in another order than they were stored in
-            self._used = np.random.default_rng(seed + 2).choice(offsets, min(entries, _LOADS), replace=False)
+            self._used = np.random.default_rng(seed + 2).choice(
+                offsets, min(entries, _LOADS), replace=False
+            )
         else:  # spread over all: in order within each stretch
             stretches = max(1, min(entries, _LOADS) // _BATCH)
             at = np.linspace(0, max(0, entries - _BATCH), stretches).astype(np.int64)
@@ -129,7 +138,10 @@ class Held:
 
     def load(self) -> float:
         """Load up to 2**20 of the pages; nanoseconds a page."""
-        return _timed(self._used, lambda offsets: self.engine.load_many(offsets, out=self._out[: len(offsets)]))
+        return _timed(
+            self._used,
+            lambda offsets: self.engine.load_many(offsets, out=self._out[: len(offsets)]),
+        )
 
     def replace(self) -> float:
         """Store up to 2**20 of the pages anew; nanoseconds a page."""

@@ -55,18 +55,25 @@ def machine() -> str:
             if entry.startswith("model name"):
                 model = entry.partition(":")[2].strip()
                 break
-    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+    return (
+        f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python "
+        f"{platform.python_version()}"
+    )
 
 
 def heading(compressor: str, rounds: int) -> str:
     """What was measured, on what."""
     library = open_compressor(compressor)
-    return f"{library.spec} ({library.library} {library.version}); median of {rounds} rounds\n{machine()}"
+    return (
+        f"{library.spec} ({library.library} {library.version}); median of {rounds} "
+        f"rounds\n{machine()}"
+    )
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A function that is told steps done, steps in all, and what is being done: a bar on a terminal, nothing elsewhere."""
+    """A function that is told steps done, steps in all, and what is being done: a bar on a
+    terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
@@ -75,10 +82,12 @@ def progress() -> Iterator[Callable[[int, int, str], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console(err=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
 
 
-# ---- tables -------------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 class Column(NamedTuple):
@@ -125,7 +134,10 @@ def _row_cells(corpus: Corpus, row: Measured) -> list[str]:
     return [
         row.row,
         *(_number(value) for value in (row.median("new"), row.median("store"), row.store_p99)),
-        *(_number(value) for value in (row.median("load"), row.median("load_random"), row.load_p99)),
+        *(
+            _number(value)
+            for value in (row.median("load"), row.median("load_random"), row.load_p99)
+        ),
         speed("store"),
         speed("load"),
         *(_number(row.gain(what), ".2f") for what in ("store", "load")),
@@ -136,7 +148,10 @@ def _row_cells(corpus: Corpus, row: Measured) -> list[str]:
 
 def _corpus_title(corpus: Corpus) -> str:
     same = 100 * corpus.same_filled / corpus.pages
-    return f"{corpus.name}: {corpus.pages:,} pages, {format_bytes(corpus.nbytes)}, {same:.1f} % same-filled"
+    return (
+        f"{corpus.name}: {corpus.pages:,} pages, {format_bytes(corpus.nbytes)}, {same:.1f} % "
+        "same-filled"
+    )
 
 
 def _missing_lines(corpus: Corpus) -> list[str]:
@@ -145,23 +160,37 @@ def _missing_lines(corpus: Corpus) -> list[str]:
 
 def markdown(columns: Sequence[Column], grid: Grid) -> str:
     """A Markdown table, the first column flush left."""
-    lines = [" | ".join(column.title for column in columns), "|".join(["---", *["---:"] * (len(columns) - 1)])]
+    lines = [
+        " | ".join(column.title for column in columns),
+        "|".join(["---", *["---:"] * (len(columns) - 1)]),
+    ]
     lines += [" | ".join(cells) for cells in grid]
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
-def _rich_table(columns: Sequence[Column], grid: Grid, styles: Sequence[str | None], keep: int) -> Table:
+def _rich_table(
+    columns: Sequence[Column], grid: Grid, styles: Sequence[str | None], keep: int
+) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold", show_edge=False
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        header_style="bold",
+        show_edge=False,
     )
     shown = [number for number, column in enumerate(columns) if column.spare <= keep]
     before = ""
     for number in shown:
         group, name, _ = columns[number]
-        title = f"{group if group != before else ''}\n{name}" if any(column.group for column in columns) else name
+        title = (
+            f"{group if group != before else ''}\n{name}"
+            if any(column.group for column in columns)
+            else name
+        )
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
         before = group
     for cells, style in zip(grid, styles, strict=True):
@@ -169,19 +198,26 @@ def _rich_table(columns: Sequence[Column], grid: Grid, styles: Sequence[str | No
     return table
 
 
-def _fitting(console: Console, columns: Sequence[Column], grid: Grid, styles: Sequence[str | None]) -> Table:
+def _fitting(
+    console: Console, columns: Sequence[Column], grid: Grid, styles: Sequence[str | None]
+) -> Table:
     """The table with as many columns as there is room for."""
     from rich.measure import measure_renderables
 
     for keep in range(max(column.spare for column in columns), -1, -1):
         table = _rich_table(columns, grid, styles, keep)
-        if measure_renderables(console, console.options.update(max_width=1000), [table]).maximum <= console.width:
+        if (
+            measure_renderables(console, console.options.update(max_width=1000), [table]).maximum
+            <= console.width
+        ):
             break
     return table
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(
+        text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal
+    )
 
 
 def print_table(columns: Sequence[Column], grid: Grid) -> None:
@@ -206,7 +242,13 @@ def print_corpus(corpus: Corpus, console: Console, *, as_markdown: bool = False)
         _say(console, line, "dim")
 
 
-_FIGURE = (Column("", "figure"), Column("", "bound"), Column("", "measured"), Column("", "holds"), Column("", "", 1))
+_FIGURE = (
+    Column("", "figure"),
+    Column("", "bound"),
+    Column("", "measured"),
+    Column("", "holds"),
+    Column("", "", 1),
+)
 
 
 def _amount(value: float, unit: str) -> str:
@@ -228,10 +270,14 @@ def _summary(figures: Sequence[Figure]) -> str:
         return f"{len(figures)} figures, none judged: too little was measured to tell"
     unknown = sum(figure.holds is None for figure in judged)
     held = sum(figure.holds is True for figure in judged)
-    return f"{held} of {len(judged)} figures hold" + (f", {unknown} not measured" if unknown else "")
+    return f"{held} of {len(judged)} figures hold" + (
+        f", {unknown} not measured" if unknown else ""
+    )
 
 
-def print_figures(figures: Sequence[Figure], console: Console, *, as_markdown: bool = False) -> None:
+def print_figures(
+    figures: Sequence[Figure], console: Console, *, as_markdown: bool = False
+) -> None:
     """Print each figure, its bound, and whether it holds."""
     grid = [_figure_cells(figure) for figure in figures]
     summary = _summary(figures)
@@ -241,7 +287,9 @@ def print_figures(figures: Sequence[Figure], console: Console, *, as_markdown: b
     console.print()
     styles = {True: None, False: "bold red", None: "dim"}
     notes = console.width >= 150  # else below, where they may take a line of their own
-    table = _rich_table(_FIGURE, grid, [styles[figure.holds] for figure in figures], 1 if notes else 0)
+    table = _rich_table(
+        _FIGURE, grid, [styles[figure.holds] for figure in figures], 1 if notes else 0
+    )
     console.print(table)
     if not notes:
         for cells in grid:
@@ -280,7 +328,7 @@ def print_growth(points: Sequence[Point], *, as_markdown: bool = False) -> None:
         print_table(_GROWTH, grid)
 
 
-# ---- JSON -----------------------------------------------------------------------------------------------------------
+# ---- JSON ----------------------------------------------------------------------------------------
 
 
 def to_json(
@@ -298,9 +346,10 @@ def to_json(
     Returns
     -------
     dict
-        ``schema``, ``version``, ``zswap``, ``machine``, ``compressor`` (``name``, ``library``, ``version``), ``page_size``,
-        ``rounds``, ``seed``, ``missing`` (corpora left out, and why), ``corpora`` (`Corpus`: every round's ns a page),
-        ``figures`` (`Figure`), ``growth`` (`Point`).
+        ``schema``, ``version``, ``zswap``, ``machine``, ``compressor`` (``name``, ``library``,
+        ``version``), ``page_size``, ``rounds``, ``seed``, ``missing`` (corpora left out, and why),
+        ``corpora`` (`Corpus`: every round's ns a page), ``figures`` (`Figure`), ``growth``
+        (`Point`).
     """
     library = open_compressor(compressor)
     return {
@@ -308,7 +357,11 @@ def to_json(
         "version": JSON_VERSION,
         "zswap": zswap.__version__,
         "machine": machine(),
-        "compressor": {"name": library.spec, "library": library.library, "version": library.version},
+        "compressor": {
+            "name": library.spec,
+            "library": library.library,
+            "version": library.version,
+        },
         "page_size": 4096,
         "rounds": rounds,
         "seed": seed,
@@ -319,10 +372,14 @@ def to_json(
     }
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- pictures ------------------------------------------------------------------------------------
 
 _INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
-_COLOURS = {"limit": "#9aa5b1", "zswap": "#d55e00", "peer": "#0072b2"}  # Okabe and Ito: told apart by everybody
+_COLOURS = {
+    "limit": "#9aa5b1",
+    "zswap": "#d55e00",
+    "peer": "#0072b2",
+}  # Okabe and Ito: told apart by everybody
 _SHAPES = {
     "dense, in order": ("#0072b2", "-"),
     "dense, random": ("#d55e00", "-"),
@@ -350,7 +407,8 @@ def _style(axes: Axes, title: str, across: str) -> None:
 
 
 def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
-    """Draw store, load and ratio of every row, a line of bars for each, a row of panels for each corpus.
+    """Draw store, load and ratio of every row, a line of bars for each, a row of panels for each
+    corpus.
 
     Raises
     ------
@@ -371,23 +429,44 @@ def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
         names = [row.row for row in corpus.rows]
         colours = [_COLOURS[row.kind] for row in corpus.rows]
         columns: tuple[tuple[str, list[float | None], str], ...] = (
-            (f"{corpus.name}: µs to store a page, in place", [_micro(row.median("store")) for row in corpus.rows], ".1f"),
-            ("µs to load a page, in order", [_micro(row.median("load")) for row in corpus.rows], ".1f"),
+            (
+                f"{corpus.name}: µs to store a page, in place",
+                [_micro(row.median("store")) for row in corpus.rows],
+                ".1f",
+            ),
+            (
+                "µs to load a page, in order",
+                [_micro(row.median("load")) for row in corpus.rows],
+                ".1f",
+            ),
             (
                 "times smaller, by memory taken",
-                [corpus.nbytes / row.resident if row.resident and row.resident > 0 else None for row in corpus.rows],
+                [
+                    corpus.nbytes / row.resident if row.resident and row.resident > 0 else None
+                    for row in corpus.rows
+                ],
                 ".2f",
             ),
         )
         for axes, (label, values, form) in zip(line, columns, strict=True):
             bars = axes.barh(names, [value or 0 for value in values], color=colours, height=0.72)
-            axes.bar_label(bars, [_number(value, form) for value in values], padding=3, fontsize=8.5, color=_INK)
+            axes.bar_label(
+                bars,
+                [_number(value, form) for value in values],
+                padding=3,
+                fontsize=8.5,
+                color=_INK,
+            )
             axes.invert_yaxis()
             axes.margins(x=0.12)
             if axes is not line[0]:
                 axes.set_yticklabels([])
             _style(axes, label, "x")
-    picture.suptitle(f"Holding pages, {compressor}: zswap beside its limits (grey) and its peers", fontsize=15, color=_INK)
+    picture.suptitle(
+        f"Holding pages, {compressor}: zswap beside its limits (grey) and its peers",
+        fontsize=15,
+        color=_INK,
+    )
     picture.supxlabel(machine(), fontsize=9, color=_FAINT)
     return picture
 
@@ -427,7 +506,9 @@ def _drawn_growth(points: Sequence[Point]) -> Picture:
             if chosen:
                 values = [getattr(point, what) for point in chosen]
                 entries = [point.entries for point in chosen]
-                axes.plot(entries, values, line, marker="o", markersize=5, color=colour, label=shape)
+                axes.plot(
+                    entries, values, line, marker="o", markersize=5, color=colour, label=shape
+                )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -435,6 +516,12 @@ def _drawn_growth(points: Sequence[Point]) -> Picture:
         axes.set_xlabel("pages held", color=_INK)
         _style(axes, title, "both")
     panels[0][0].legend(frameon=False, fontsize=9)
-    picture.suptitle("As it grows (pages of about 100 bytes compressed)", fontsize=15, color=_INK, x=0.01, ha="left")
+    picture.suptitle(
+        "As it grows (pages of about 100 bytes compressed)",
+        fontsize=15,
+        color=_INK,
+        x=0.01,
+        ha="left",
+    )
     picture.supxlabel(machine(), fontsize=9, color=_FAINT)
     return picture

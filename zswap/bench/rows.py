@@ -1,7 +1,8 @@
-"""What holds pages: this library, the limits (the codec alone, a copy), and what else a Python program could take.
+"""What holds pages: this library, the limits (the codec alone, a copy), and what else a Python
+program could take.
 
-A row holds the pages of a `Job` at offsets 0 to n - 1.  It can be emptied, filled, and read, by one thread or two; each of
-these is timed from the first thread's start to the last one's end.
+A row holds the pages of a `Job` at offsets 0 to n - 1.  It can be emptied, filled, and read, by one
+thread or two; each of these is timed from the first thread's start to the last one's end.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Job:
 
 
 def together(threads: int, work: Callable[[int], object]) -> int:
-    """Run work(0) to work(threads - 1) at the same time; nanoseconds from the first start to the last end."""
+    """Run work(0) to work(threads - 1) at the same time; nanoseconds from the first start to the
+    last end."""
     if threads == 1:
         start = time.perf_counter_ns()
         work(0)
@@ -95,7 +97,9 @@ def import_peer(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RowMissing(f"{module.partition('.')[0]} is not installed: pip install 'zswap[bench]'") from error
+        raise RowMissing(
+            f"{module.partition('.')[0]} is not installed: pip install 'zswap[bench]'"
+        ) from error
 
 
 class Row:
@@ -148,7 +152,8 @@ class Row:
         return None
 
     def resident(self, grown: int) -> int | None:
-        """Memory that holding the pages takes: what the process has grown by, unless it is elsewhere."""
+        """Memory that holding the pages takes: what the process has grown by, unless it is
+        elsewhere."""
         return grown
 
     def check(self) -> bool:
@@ -165,7 +170,7 @@ class Row:
         return slice(self.count * number // threads, self.count * (number + 1) // threads)
 
 
-# ---- the limits -----------------------------------------------------------------------------------------------------------
+# ---- the limits ----------------------------------------------------------------------------------
 
 
 class _Loop(Row):
@@ -222,20 +227,22 @@ class Memcpy(_Loop):
 
 
 class Codec(_Loop):
-    """The compressor's functions, called from C one page after another; what they make is dropped."""
+    """The compressor's functions, called from C one page after another; what they make is
+    dropped."""
 
     name = "codec, bare"
     storing = "compress"
 
 
 class CodecCopy(_Loop):
-    """The same, with the scan for same-filled pages before and one copy to where the page stays after."""
+    """The same, with the scan for same-filled pages before and one copy to where the page stays
+    after."""
 
     name = "codec, scan, copy"
     storing = "store"
 
 
-# ---- this library -----------------------------------------------------------------------------------------------------------
+# ---- this library --------------------------------------------------------------------------------
 
 
 class Batch(Row):
@@ -250,7 +257,9 @@ class Batch(Row):
 
     def clear(self) -> None:
         self.close()
-        self.engine = zswap.ZSwap(self.job.compressor, max_pool_bytes=2 * self.job.pages.nbytes + (64 << 20))
+        self.engine = zswap.ZSwap(
+            self.job.compressor, max_pool_bytes=2 * self.job.pages.nbytes + (64 << 20)
+        )
 
     @property
     def held(self) -> zswap.ZSwap:
@@ -258,7 +267,9 @@ class Batch(Row):
         return self.engine
 
     def store(self, threads: int = 1) -> int:
-        return together(1, lambda _: self.held.store_many(self.job.order, self.job.pages, threads=threads))
+        return together(
+            1, lambda _: self.held.store_many(self.job.order, self.job.pages, threads=threads)
+        )
 
     def load(self, order: Order, threads: int = 1) -> int:
         return together(1, lambda _: self.held.load_many(order, out=self.job.out, threads=threads))
@@ -279,7 +290,7 @@ class Batch(Row):
             self.engine.close()
 
 
-# ---- one Python call a page ---------------------------------------------------------------------------------------------------
+# ---- one Python call a page ----------------------------------------------------------------------
 
 
 class Calls(Row):
@@ -306,15 +317,26 @@ class Calls(Row):
         raise NotImplementedError
 
     def store(self, threads: int = 1) -> int:
-        shares = [(self.offsets[part], self.views[part]) for part in (self.part(n, threads) for n in range(threads))]
+        shares = [
+            (self.offsets[part], self.views[part])
+            for part in (self.part(n, threads) for n in range(threads))
+        ]
         return together(threads, lambda number: self.put(*shares[number]))
 
     def load(self, order: Order, threads: int = 1) -> int:
         offsets = self._orders[id(order)]
-        shares = [(offsets[part], self.outs[part]) for part in (self.part(n, threads) for n in range(threads))]
+        shares = [
+            (offsets[part], self.outs[part])
+            for part in (self.part(n, threads) for n in range(threads))
+        ]
         return together(threads, lambda number: self.get(*shares[number]))
 
-    def _each(self, ns: Nanoseconds, call: Callable[[Sequence[int], Sequence[Pages]], object], views: list[Pages]) -> bool:
+    def _each(
+        self,
+        ns: Nanoseconds,
+        call: Callable[[Sequence[int], Sequence[Pages]], object],
+        views: list[Pages],
+    ) -> bool:
         clock = time.perf_counter_ns
         for number, (offset, view) in enumerate(zip(self.offsets, views, strict=True)):
             one, page = (offset,), (view,)
@@ -406,7 +428,10 @@ class DictZstd(_Dict):
         """This thread's compressor or decompressor."""
         found = getattr(self._contexts, kind, None)
         if found is None:
-            made = {"put": lambda: self.codec.ZstdCompressor(level=self.level), "get": self.codec.ZstdDecompressor}
+            made = {
+                "put": lambda: self.codec.ZstdCompressor(level=self.level),
+                "get": self.codec.ZstdDecompressor,
+            }
             found = made[kind]()
             setattr(self._contexts, kind, found)
         return found
@@ -426,7 +451,8 @@ class DictZstd(_Dict):
 
 
 class Cramjam(_Dict):
-    """cramjam's LZ4 blocks as bytes (the Buffers it makes have room for 4 KiB each), decompressed into the caller's page."""
+    """cramjam's LZ4 blocks as bytes (the Buffers it makes have room for 4 KiB each), decompressed
+    into the caller's page."""
 
     name = "dict of cramjam.lz4"
 
@@ -451,7 +477,8 @@ class Cramjam(_Dict):
 
 
 class Blosc2Pages(Calls):
-    """A blosc2.SChunk with a chunk for each page: lz4 without acceleration (clevel 9), as all others have it, and no filter."""
+    """A blosc2.SChunk with a chunk for each page: lz4 without acceleration (clevel 9), as all
+    others have it, and no filter."""
 
     name = "blosc2, 4 KiB chunks"
     # An SChunk is for one thread, and inside a chunk of one block there is nothing to share.
@@ -478,7 +505,9 @@ class Blosc2Pages(Calls):
             filters=[blosc2.Filter.NOFILTER],
             filters_meta=[0],
         )
-        return blosc2.SChunk(chunksize=self.chunk, cparams=settings, dparams=blosc2.DParams(nthreads=threads))
+        return blosc2.SChunk(
+            chunksize=self.chunk, cparams=settings, dparams=blosc2.DParams(nthreads=threads)
+        )
 
     def put(self, offsets: Sequence[int], views: Sequence[Pages]) -> None:
         chunks = self.chunks
@@ -502,7 +531,8 @@ class Blosc2Pages(Calls):
 
 
 class Blosc2Chunks(Blosc2Pages):
-    """A blosc2.SChunk of 1 MiB chunks in blocks of a page: stored and read by chunks; at random, by page with get_slice."""
+    """A blosc2.SChunk of 1 MiB chunks in blocks of a page: stored and read by chunks; at random, by
+    page with get_slice."""
 
     name = "blosc2, 1 MiB chunks"
     store_threads = load_threads = (1, 2)  # blosc2's own
@@ -560,7 +590,8 @@ class Blosc2Chunks(Blosc2Pages):
 
 
 class Lmdb(Calls):
-    """lmdb in /dev/shm, not compressed, each store in one transaction of all its pages; memory is that of its file."""
+    """lmdb in /dev/shm, not compressed, each store in one transaction of all its pages; memory is
+    that of its file."""
 
     name = "lmdb on /dev/shm"
     store_threads = (1,)  # one writer at a time
@@ -578,19 +609,26 @@ class Lmdb(Calls):
             there = os.statvfs("/dev/shm")
         except OSError:
             raise RowMissing("there is no /dev/shm") from None
-        # A page and its header take two of lmdb's; a transaction writes all anew beside those that there are.
+        # A page and its header take two of lmdb's; a transaction writes all anew beside those that
+        # there are.
         free, needed = there.f_bavail * there.f_frsize, 4 * self.job.pages.nbytes + (8 << 20)
         if there.f_blocks and free < needed:
             have, need = format_bytes(free), format_bytes(needed)
-            raise RowMissing(f"/dev/shm has {have} free, and lmdb needs {need}: mount a larger one (docker run --shm-size)")
+            raise RowMissing(
+                f"/dev/shm has {have} free, and lmdb needs {need}: mount a larger one (docker run "
+                "--shm-size)"
+            )
 
     def clear(self) -> None:
         self.close()
         self._need_room()
         size = 4 * self.job.pages.nbytes + (64 << 20)
-        # The files lose their names once they are open: so they go with this process, however it ends.
+        # The files lose their names once they are open: so they go with this process, however it
+        # ends.
         with tempfile.TemporaryDirectory(prefix="zswap-bench-", dir="/dev/shm") as folder:
-            self.held = self.lmdb.open(folder, map_size=size, sync=False, writemap=True, map_async=True)
+            self.held = self.lmdb.open(
+                folder, map_size=size, sync=False, writemap=True, map_async=True
+            )
             self.file = os.open(f"{folder}/data.mdb", os.O_RDONLY | os.O_CLOEXEC)
 
     def put(self, offsets: Sequence[int], views: Sequence[Pages]) -> None:
@@ -640,7 +678,19 @@ def _zram(job: Job) -> Row:
 #: What makes each row, by name; in the order of the table.
 ROWS: dict[str, Callable[[Job], Row]] = {
     row.name: row
-    for row in (Memcpy, Codec, CodecCopy, Batch, Single, DictLz4, DictZstd, Cramjam, Blosc2Pages, Blosc2Chunks, Lmdb)
+    for row in (
+        Memcpy,
+        Codec,
+        CodecCopy,
+        Batch,
+        Single,
+        DictLz4,
+        DictZstd,
+        Cramjam,
+        Blosc2Pages,
+        Blosc2Chunks,
+        Lmdb,
+    )
 } | {"zram": _zram}
 
 #: The rows of this library, whose failure is the run's.

@@ -1,8 +1,9 @@
 """Every row in a process of its own, so that memory is told apart, taking turns on the same pages.
 
-The pages, and the room for those loaded, are shared memory that all the processes map.  A round lets each row run once,
-beginning with another one each time, so that a slow spell of the machine meets all.  A row's process ends when the pipe from
-its parent closes, however the parent ends; Ctrl-C is the parent's to answer.
+The pages, and the room for those loaded, are shared memory that all the processes map.  A round
+lets each row run once, beginning with another one each time, so that a slow spell of the machine
+meets all.  A row's process ends when the pipe from its parent closes, however the parent ends;
+Ctrl-C is the parent's to answer.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Corpus:
         return asdict(self)
 
 
-# ---- in the row's process -------------------------------------------------------------------------------------------------
+# ---- in the row's process ------------------------------------------------------------------------
 
 
 def _anonymous() -> int:
@@ -174,10 +175,15 @@ def _tails(row: Row) -> dict[str, float]:
 
 
 @calm()
-def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int) -> None:
-    """The life of a row's process: memory once, then a round at each word from the parent, the check and the tails last."""
+def _serve(
+    pipe: Connection, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int
+) -> None:
+    """The life of a row's process: memory once, then a round at each word from the parent, the
+    check and the tails last."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})  # it has come with all of _STOPPING held
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, {signal.SIGINT}
+    )  # it has come with all of _STOPPING held
     row: Row | None = None
     try:
         pages, out = (_shared(path, count) for path in paths)
@@ -191,7 +197,11 @@ def _serve(pipe: Connection, name: str, paths: tuple[str, str], count: int, comp
                     pipe.send(("done", one_round(row)))
                 case "tails":
                     tails = _tails(row)
-                    pipe.send(("done", tails) if row.check() else ("failed", "the pages loaded are not those stored"))
+                    pipe.send(
+                        ("done", tails)
+                        if row.check()
+                        else ("failed", "the pages loaded are not those stored")
+                    )
     except RowMissing as error:
         with contextlib.suppress(OSError):
             pipe.send(("missing", str(error)))
@@ -210,7 +220,7 @@ def _told(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
-# ---- in ours ----------------------------------------------------------------------------------------------------------------
+# ---- in ours -------------------------------------------------------------------------------------
 
 
 class RowFailed(Error):
@@ -225,19 +235,27 @@ def _end(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    why = {signal.SIGBUS: " (memory that it had mapped could not be had)", signal.SIGKILL: " (memory may have run out)"}
+    why = {
+        signal.SIGBUS: " (memory that it had mapped could not be had)",
+        signal.SIGKILL: " (memory may have run out)",
+    }
     return f"was ended by {name}{why.get(-code, '')}"  # type: ignore[call-overload]
 
 
 class _RowProcess:
     """A row's process, seen from here."""
 
-    def __init__(self, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int) -> None:
+    def __init__(
+        self, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self._pipe, self._theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(self._theirs, name, paths, count, compressor, seed), name=name, daemon=True
+            target=_serve,
+            args=(self._theirs, name, paths, count, compressor, seed),
+            name=name,
+            daemon=True,
         )
 
     def start(self) -> None:
@@ -257,7 +275,9 @@ class _RowProcess:
         return kind, value
 
     def ask(self, word: str) -> dict[str, Any]:
-        with contextlib.suppress(BrokenPipeError):  # it has died, as the lack of an answer will tell
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # it has died, as the lack of an answer will tell
             self._pipe.send(word)
         kind, value = self.answer()
         if kind == "missing":
@@ -280,7 +300,8 @@ class _RowProcess:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Do not be stopped halfway through starting a process, or giving things back: what comes meanwhile comes after."""
+    """Do not be stopped halfway through starting a process, or giving things back: what comes
+    meanwhile comes after."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
@@ -319,7 +340,8 @@ def measure(
     -------
     Corpus
 
-    A row that fails, dies, or gives back other pages than were stored is left out; why, `Corpus.missing` says.
+    A row that fails, dies, or gives back other pages than were stored is left out; why,
+    `Corpus.missing` says.
     """
     count = len(pages)
     descriptors = [os.memfd_create(f"zswap-bench-{what}") for what in ("pages", "out")]
@@ -350,7 +372,10 @@ def measure(
             os.ftruncate(fd, pages.nbytes)
         with mmap.mmap(descriptors[0], pages.nbytes) as shared:
             shared[:] = pages.tobytes()
-        paths = (f"/proc/{os.getpid()}/fd/{descriptors[0]}", f"/proc/{os.getpid()}/fd/{descriptors[1]}")
+        paths = (
+            f"/proc/{os.getpid()}/fd/{descriptors[0]}",
+            f"/proc/{os.getpid()}/fd/{descriptors[1]}",
+        )
         processes += [_RowProcess(row, paths, count, compressor, seed) for row in rows]
         running = []
         for process in processes:

@@ -44,7 +44,8 @@ def _remove(number: int) -> None:
 
 
 def zsmalloc_chain() -> int | None:
-    """Most pages in a zspage of the running kernel, from its configuration; None where it does not tell."""
+    """Most pages in a zspage of the running kernel, from its configuration; None where it does not
+    tell."""
     for path in (Path("/proc/config.gz"), Path(f"/boot/config-{platform.release()}")):
         with contextlib.suppress(OSError):
             data = path.read_bytes()
@@ -57,11 +58,13 @@ def zsmalloc_chain() -> int | None:
 
 
 class Zram:
-    """A zram device of our own, as root; where none can be added, one that nobody uses.  `close` gives it back.
+    """A zram device of our own, as root; where none can be added, one that nobody uses.  `close`
+    gives it back.
 
-    Whoever sets up a device at the same moment must not lose it to us.  The kernel lets one alone set a size (EBUSY for the
-    other), and no device be reset that is open: so a device is ours from the moment its size is set, and is held open.  Its
-    size is one that nobody else would choose, by which we know it again before it is reset.
+    Whoever sets up a device at the same moment must not lose it to us.  The kernel lets one alone
+    set a size (EBUSY for the other), and no device be reset that is open: so a device is ours from
+    the moment its size is set, and is held open.  Its size is one that nobody else would choose, by
+    which we know it again before it is reset.
 
     Parameters
     ----------
@@ -82,9 +85,13 @@ class Zram:
         self._size: int | None = None  # while it is ours
         self._before: str | None = None
         self.added = _add()
-        devices = [BLOCK / f"zram{self.added}"] if self.added is not None else sorted(BLOCK.glob("zram*"))
+        devices = (
+            [BLOCK / f"zram{self.added}"] if self.added is not None else sorted(BLOCK.glob("zram*"))
+        )
         if not devices:
-            raise RowMissing("there is no zram device; `modprobe zram` makes one where the kernel has it")
+            raise RowMissing(
+                "there is no zram device; `modprobe zram` makes one where the kernel has it"
+            )
         why = f"every zram device is in use ({', '.join(path.name for path in devices)})"
         for self.sys in devices:
             self.dev = DEV / self.sys.name
@@ -92,7 +99,9 @@ class Zram:
                 if int(self.read("disksize")) == 0 and self._take():
                     names = self._algorithms()
                     if algorithm not in names:
-                        raise RowMissing(f"{self.sys.name} has no {algorithm}; it has {', '.join(names)}")
+                        raise RowMissing(
+                            f"{self.sys.name} has no {algorithm}; it has {', '.join(names)}"
+                        )
                     self._claim(PAGE)
                     return
             except OSError as error:
@@ -109,7 +118,8 @@ class Zram:
         return [name.strip("[]") for name in offered]
 
     def _take(self) -> bool:
-        """Keep other runs of this away, between a reset and the next claim too, by a lock on the directory."""
+        """Keep other runs of this away, between a reset and the next claim too, by a lock on the
+        directory."""
         self._lock = os.open(self.sys, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +147,17 @@ class Zram:
 
     def mm_stat(self) -> dict[str, int]:
         """What the device says of its memory."""
-        names = ("orig", "payload", "used", "limit", "used_max", "same", "compacted", "raw", "raw_since")
+        names = (
+            "orig",
+            "payload",
+            "used",
+            "limit",
+            "used_max",
+            "same",
+            "compacted",
+            "raw",
+            "raw_since",
+        )
         return dict(zip(names, map(int, self.read("mm_stat").split()), strict=False))
 
     def empty(self, nbytes: int) -> None:
@@ -174,8 +194,13 @@ class Zram:
                 break
             except OSError as error:  # something (udev, say) has just opened it
                 if attempt == 49:
-                    way = f"echo 1 > {self.sys}/reset; echo {self._before} > {self.sys}/comp_algorithm"
-                    raise OSError(f"{self.dev} cannot be reset ({error.strerror}); once nobody uses it: {way}") from error
+                    way = (
+                        f"echo 1 > {self.sys}/reset; echo {self._before} > "
+                        f"{self.sys}/comp_algorithm"
+                    )
+                    raise OSError(
+                        f"{self.dev} cannot be reset ({error.strerror}); once nobody uses it: {way}"
+                    ) from error
                 time.sleep(0.1)
         self._size = None
         return True
@@ -198,8 +223,11 @@ class Zram:
                 continue
         self._let_go()
 
-    def transfer(self, view: memoryview, *, write: bool, first: int = 0, stop: int | None = None) -> None:
-        """Write bytes first .. stop - 1 of `view`, which is page-aligned, to their place on the device, or read them back."""
+    def transfer(
+        self, view: memoryview, *, write: bool, first: int = 0, stop: int | None = None
+    ) -> None:
+        """Write bytes first .. stop - 1 of `view`, which is page-aligned, to their place on the
+        device, or read them back."""
         stop = len(view) if stop is None else stop
         fd = os.open(self.dev, (os.O_WRONLY if write else os.O_RDONLY) | os.O_DIRECT | os.O_CLOEXEC)
         try:
@@ -213,7 +241,8 @@ class Zram:
 
 
 class ZramRow(Row):
-    """Kernel zram, with O_DIRECT, 128 KiB in one request.  Its memory is mm_stat's mem_used_total: the table is not in it."""
+    """Kernel zram, with O_DIRECT, 128 KiB in one request.  Its memory is mm_stat's mem_used_total:
+    the table is not in it."""
 
     name = "zram"
     random = False

@@ -19,8 +19,8 @@ __all__ = ["open_core", "read_elf_core"]
 
 _PT_LOAD, _PT_NOTE, _ET_CORE, _PN_XNUM = 1, 4, 4, 0xFFFF
 _NT_PRPSINFO, _NT_FILE = 3, 0x46494C45
-#: Bounds of what is believed, in all: a segment for each mapping of a process, notes for each of its threads, and the names of
-#: its files, for which the kernel has 4 MiB unless told otherwise.
+#: Bounds of what is believed, in all: a segment for each mapping of a process, notes for each of
+#: its threads, and the names of its files, for which the kernel has 4 MiB unless told otherwise.
 _MOST_HEADERS, _MOST_NOTES, _LARGEST_NOTE = 1 << 21, 1 << 17, 16 << 20
 _HEADERS_AT_ONCE = 1 << 16
 
@@ -60,7 +60,10 @@ def read_elf_core(path: str, page_size: int) -> tuple[list[_Segment], str, int]:
     size = regular_size(path)
 
     def wrong(what: str) -> SourceError:
-        return SourceError(f"{path} is no usable core dump: {what}; take it again (gcore PID, coredumpctl dump PID -o FILE)")
+        return SourceError(
+            f"{path} is no usable core dump: {what}; take it again (gcore PID, coredumpctl dump "
+            "PID -o FILE)"
+        )
 
     with open(path, "rb") as core:
 
@@ -74,10 +77,14 @@ def read_elf_core(path: str, page_size: int) -> tuple[list[_Segment], str, int]:
         if ident[:4] != b"\x7fELF":
             raise wrong("it does not begin with \\x7fELF (is it compressed?)")
         if ident[4] not in (1, 2) or ident[5] not in (1, 2) or ident[6] != 1:
-            raise wrong(f"ELF class {ident[4]}, byte order {ident[5]}, version {ident[6]} is unknown")
+            raise wrong(
+                f"ELF class {ident[4]}, byte order {ident[5]}, version {ident[6]} is unknown"
+            )
         order, wide = "<>"[ident[5] - 1], ident[4] == 2
         head = struct.Struct(order + ("HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"))
-        kind, _, _, _, table, sections, _, _, entry_size, entries, *_ = head.unpack(read(16, head.size, "the ELF header"))
+        kind, _, _, _, table, sections, _, _, entry_size, entries, *_ = head.unpack(
+            read(16, head.size, "the ELF header")
+        )
         if kind != _ET_CORE:
             raise wrong(f"its ELF type is {kind}, not {_ET_CORE} (a core dump)")
         entry = _header_type(order, wide)
@@ -89,32 +96,48 @@ def read_elf_core(path: str, page_size: int) -> tuple[list[_Segment], str, int]:
         if not entries or not table:
             raise wrong("it has no program headers")
         if entries > _MOST_HEADERS:
-            raise wrong(f"it claims {entries:,} program headers, more than a process has mappings ({_MOST_HEADERS:,})")
+            raise wrong(
+                f"it claims {entries:,} program headers, more than a process has mappings "
+                f"({_MOST_HEADERS:,})"
+            )
         if table + entries * entry.itemsize > size:
             what = f"the table of {entries} program headers"
-            raise wrong(f"{what} would end at byte {table + entries * entry.itemsize}, the file has {size}")
+            raise wrong(
+                f"{what} would end at byte {table + entries * entry.itemsize}, the file has {size}"
+            )
         parts = []
         for first in range(0, entries, _HEADERS_AT_ONCE):
             count = min(_HEADERS_AT_ONCE, entries - first)
-            data = read(table + first * entry.itemsize, count * entry.itemsize, "the program headers")
+            data = read(
+                table + first * entry.itemsize, count * entry.itemsize, "the program headers"
+            )
             part = np.frombuffer(data, entry)
             wanted = np.isin(part["type"], (_PT_LOAD, _PT_NOTE)) & (part["file_size"] > 0)
             parts.append((first + np.flatnonzero(wanted), part[wanted]))
     numbers, headers = (np.concatenate(column) for column in zip(*parts, strict=True))
     segments = [
         _Segment(*fields)
-        for fields in zip(*(headers[name].tolist() for name in ("type", "offset", "address", "file_size")), strict=True)
+        for fields in zip(
+            *(headers[name].tolist() for name in ("type", "offset", "address", "file_size")),
+            strict=True,
+        )
     ]
-    for index, segment, memory_size in zip(numbers.tolist(), segments, headers["memory_size"].tolist(), strict=True):
+    for index, segment, memory_size in zip(
+        numbers.tolist(), segments, headers["memory_size"].tolist(), strict=True
+    ):
         end = segment.offset + segment.file_size
         if end > size:
             raise wrong(f"segment {index} would end at byte {end}, the file has {size} (cut off?)")
         if segment.type == _PT_LOAD:
             if segment.file_size > memory_size:
-                raise wrong(f"segment {index} has {segment.file_size} bytes in the file but {memory_size} in memory")
+                raise wrong(
+                    f"segment {index} has {segment.file_size} bytes in the file but {memory_size} "
+                    "in memory"
+                )
             if segment.address % page_size or segment.file_size % page_size:
                 raise wrong(
-                    f"segment {index} ({segment.file_size} bytes at {segment.address:#x}) is not made of pages of"
+                    f"segment {index} ({segment.file_size} bytes at {segment.address:#x}) is not "
+                    "made of pages of"
                     f" {page_size} bytes"
                 )
     kept, end = [], 0  # each byte of the file is read for one segment at most, however many name it
@@ -139,11 +162,14 @@ def _header_type(order: str, wide: bool) -> np.dtype[np.void]:
     return np.dtype([("type", f"{order}u4"), ("offset", word), *sizes, flags, ("align", word)])
 
 
-def _core_notes(path: str, segments: Iterable[_Segment], layout: str) -> tuple[str, list[tuple[int, int, bytes]]]:
-    """The command line, and the mapped files as (start, end, name), that the notes of a core dump tell.
+def _core_notes(
+    path: str, segments: Iterable[_Segment], layout: str
+) -> tuple[str, list[tuple[int, int, bytes]]]:
+    """The command line, and the mapped files as (start, end, name), that the notes of a core dump
+    tell.
 
-    Notes are a courtesy: where one makes no sense, or where there are more than a process could have, the rest is not read and
-    names are missing.
+    Notes are a courtesy: where one makes no sense, or where there are more than a process could
+    have, the rest is not read and names are missing.
     """
     order, word = layout[0], "Q" if layout[1] == "8" else "I"
     command = ""
@@ -162,12 +188,18 @@ def _core_notes(path: str, segments: Iterable[_Segment], layout: str) -> tuple[s
                 at = begin + -(-size // 4) * 4
                 if begin + size > end:
                     break
-                if kind == _NT_PRPSINFO and 96 <= size <= 4096:  # it ends with the name (16) and the arguments (80)
+                if (
+                    kind == _NT_PRPSINFO and 96 <= size <= 4096
+                ):  # it ends with the name (16) and the arguments (80)
                     core.seek(begin + size - 96)
                     note = core.read(96)
                     name, arguments = note[:16].split(b"\0")[0], note[16:].split(b"\0")[0]
                     command = printable((arguments or name).decode(errors="replace").strip())
-                elif kind == _NT_FILE and not files and 2 * struct.calcsize(order + word) <= size <= _LARGEST_NOTE:
+                elif (
+                    kind == _NT_FILE
+                    and not files
+                    and 2 * struct.calcsize(order + word) <= size <= _LARGEST_NOTE
+                ):
                     core.seek(begin)
                     files = _core_files(core.read(size), order + word)
     return command, files
@@ -180,7 +212,10 @@ def _core_files(note: bytes, word: str) -> list[tuple[int, int, bytes]]:
         return []
     names = note[begin + 3 * width * count :].split(b"\0", count)
     ranges = np.frombuffer(note, word[0] + f"u{width}", 3 * count, begin).reshape(-1, 3)
-    return [(int(start), int(end), name) for (start, end, _), name in zip(ranges.tolist(), names, strict=False)]
+    return [
+        (int(start), int(end), name)
+        for (start, end, _), name in zip(ranges.tolist(), names, strict=False)
+    ]
 
 
 def _without_holes(fd: int, begin: int, end: int, page_size: int) -> tuple[Int64Array, Int64Array]:
@@ -193,7 +228,9 @@ def _without_holes(fd: int, begin: int, end: int, page_size: int) -> tuple[Int64
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole from here on
                 break
-            return np.array([begin]), np.array([(end - begin) // page_size])  # the file system cannot tell
+            return np.array([begin]), np.array(
+                [(end - begin) // page_size]
+            )  # the file system cannot tell
         if data >= end:
             break
         at = min(os.lseek(fd, data, os.SEEK_HOLE), end)
@@ -209,9 +246,9 @@ def _without_holes(fd: int, begin: int, end: int, page_size: int) -> tuple[Int64
 def open_core(path: str | os.PathLike[str], *, page_size: int = mmap.PAGESIZE) -> PageSource:
     """Open the memory in an ELF core dump: every PT_LOAD segment with data in the file.
 
-    Holes in the file are left out and counted (`hole_pages`): the kernel leaves one for each page that was never touched,
-    and newer versions of gdb for each page of zeros too.  A dump may hold pages of mapped files, which the kernel would
-    not swap; their mapping names tell them apart.
+    Holes in the file are left out and counted (`hole_pages`): the kernel leaves one for each page
+    that was never touched, and newer versions of gdb for each page of zeros too.  A dump may hold
+    pages of mapped files, which the kernel would not swap; their mapping names tell them apart.
 
     Parameters
     ----------
@@ -232,15 +269,24 @@ def open_core(path: str | os.PathLike[str], *, page_size: int = mmap.PAGESIZE) -
     command, files = _core_notes(name, segments, layout)
     starts = np.array([start for start, _, _ in files], np.uint64)
     loads = [segment for segment in segments if segment.type == _PT_LOAD]
-    nearest = np.searchsorted(starts, np.array([segment.address for segment in loads], np.uint64), side="right") - 1
+    nearest = (
+        np.searchsorted(
+            starts, np.array([segment.address for segment in loads], np.uint64), side="right"
+        )
+        - 1
+    )
     numbers: dict[bytes, int] = {}
     offsets, counts, which = [], [], []
     holes = 0
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for segment, file in zip(loads, nearest.tolist(), strict=True):
-            mapping = files[file][2] if file >= 0 and segment.address < files[file][1] else b"[anon]"
-            begin, pages = _without_holes(fd, segment.offset, segment.offset + segment.file_size, page_size)
+            mapping = (
+                files[file][2] if file >= 0 and segment.address < files[file][1] else b"[anon]"
+            )
+            begin, pages = _without_holes(
+                fd, segment.offset, segment.offset + segment.file_size, page_size
+            )
             holes += segment.file_size // page_size - int(pages.sum())
             offsets.append(begin)
             counts.append(pages)
@@ -262,6 +308,8 @@ def open_core(path: str | os.PathLike[str], *, page_size: int = mmap.PAGESIZE) -
         mappings=[printable(mapping.decode(errors="replace")) for mapping in numbers],
         page_size=page_size,
         hole_pages=holes,
-        notes=[f"{overlapping:,} segments are left out: others have the same bytes of the file."] if overlapping else [],
+        notes=[f"{overlapping:,} segments are left out: others have the same bytes of the file."]
+        if overlapping
+        else [],
         command=command or None,
     )

@@ -55,7 +55,8 @@ class FilePages(PageSource):
                 raise SourceError(f"cannot read {self.paths[path]}: {error.strerror}") from error
             if not got:
                 raise SourceError(
-                    f"{self.paths[path]} became shorter while it was read; try again when nothing writes to it"
+                    f"{self.paths[path]} became shorter while it was read; try again when nothing "
+                    "writes to it"
                 )
             done += got
 
@@ -82,7 +83,9 @@ def regular_size(path: str) -> int:
     except FileNotFoundError as error:
         raise SourceError(f"no such file: {path}" + _seen_from(path)) from error
     except PermissionError as error:
-        raise SourceError(f"may not read {path}: run as a user who may, or change its permissions") from error
+        raise SourceError(
+            f"may not read {path}: run as a user who may, or change its permissions"
+        ) from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     if stat.S_ISDIR(status.st_mode):
@@ -103,7 +106,9 @@ def _seen_from(path: str) -> str:
         return " (and the working folder has been removed)"
 
 
-def open_files(paths: Iterable[str | os.PathLike[str]], *, page_size: int = mmap.PAGESIZE) -> PageSource:
+def open_files(
+    paths: Iterable[str | os.PathLike[str]], *, page_size: int = mmap.PAGESIZE
+) -> PageSource:
     """Open files as memory: page after page.
 
     The last page of each is filled up with zeros, as the kernel does when it maps a file.
@@ -127,13 +132,20 @@ def open_files(paths: Iterable[str | os.PathLike[str]], *, page_size: int = mmap
         raise SourceError("no file was named")
     sizes = [regular_size(name) for name in names]
     labels = [printable(name) for name in names]
-    short = [(label, -size % page_size) for label, size in zip(labels, sizes, strict=True) if size % page_size]
+    short = [
+        (label, -size % page_size)
+        for label, size in zip(labels, sizes, strict=True)
+        if size % page_size
+    ]
     notes = []
     if len(short) == 1:
-        notes.append(f"The last page of {short[0][0]} is filled up with zeros ({short[0][1]:,} bytes).")
+        notes.append(
+            f"The last page of {short[0][0]} is filled up with zeros ({short[0][1]:,} bytes)."
+        )
     elif short:
         notes.append(
-            f"The last pages of {len(short)} files are filled up with zeros ({sum(lacks for _, lacks in short):,} bytes)."
+            f"The last pages of {len(short)} files are filled up with zeros "
+            f"({sum(lacks for _, lacks in short):,} bytes)."
         )
     each = np.arange(len(names))
     return FilePages(

@@ -23,8 +23,8 @@ def capture(
 ) -> tuple[int, int]:
     """Write pages of a target to a file, one after another in address order.
 
-    The file is readable by its owner only, as it holds a process's memory, and appears when it is complete: see
-    `zswap.output.writing`.
+    The file is readable by its owner only, as it holds a process's memory, and appears when it is
+    complete: see `zswap.output.writing`.
 
     Parameters
     ----------

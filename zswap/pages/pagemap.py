@@ -27,17 +27,23 @@ _WORDS = {
     "device": "of devices",
     "droppable": "that the kernel drops rather than swaps",
     "userfaultfd": "under a userfaultfd, which reading might wake",
-    "remote": "in mappings of files on FUSE, network or unknown file systems, which might not answer",
+    "remote": "in mappings of files on FUSE, network or unknown file systems, which might not "
+    "answer",
 }
 
 
 def left_out_words(left_out: Mapping[str, int]) -> str:
     """Write what is left out of a process, and why, as one phrase; empty when nothing is."""
-    return "; ".join(f"{format_bytes(left_out[why])} {words}" for why, words in _WORDS.items() if left_out.get(why))
+    return "; ".join(
+        f"{format_bytes(left_out[why])} {words}"
+        for why, words in _WORDS.items()
+        if left_out.get(why)
+    )
 
 
-# What a mapping's flags in smaps (VmFlags) make of its pages, the weightier first: memory that the kernel does not swap, then
-# pages that another program would have to bring back if they went away before they are read.
+# What a mapping's flags in smaps (VmFlags) make of its pages, the weightier first: memory that the
+# kernel does not swap, then pages that another program would have to bring back if they went away
+# before they are read.
 _FLAGS = (
     (frozenset((b"ht",)), HUGETLB),
     (frozenset((b"io", b"pf", b"mm")), DEVICE),
@@ -48,7 +54,19 @@ _FLAGS = (
 
 #: File systems without a block device that nobody else answers for.
 _LOCAL = frozenset(
-    ["tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs", "btrfs", "zfs", "bcachefs", "ubifs", "jffs2", "nullfs"]
+    [
+        "tmpfs",
+        "ramfs",
+        "rootfs",
+        "devtmpfs",
+        "hugetlbfs",
+        "btrfs",
+        "zfs",
+        "bcachefs",
+        "ubifs",
+        "jffs2",
+        "nullfs",
+    ]
 )
 #: Those with one that somebody does.
 _NOT_LOCAL = ("fuseblk", "ocfs2", "gfs2")
@@ -56,7 +74,8 @@ _NOT_LOCAL = ("fuseblk", "ocfs2", "gfs2")
 
 @dataclass(frozen=True)
 class Areas:
-    """The mappings of a process, ascending: where they lie, why their pages do not count, which of `names`."""
+    """The mappings of a process, ascending: where they lie, why their pages do not count, which of
+    `names`."""
 
     starts: Int64Array
     ends: Int64Array
@@ -66,7 +85,9 @@ class Areas:
     held: Int64Array
 
 
-_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (.{4}) \S+ (\S+) (\d+) *([^\0\n]*)\0([^\0\n]*)\0(\d+)\n")
+_LINE = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) (.{4}) \S+ (\S+) (\d+) *([^\0\n]*)\0([^\0\n]*)\0(\d+)\n"
+)
 
 
 def parse_areas(text: bytes, local: frozenset[bytes]) -> Areas:
@@ -75,7 +96,8 @@ def parse_areas(text: bytes, local: frozenset[bytes]) -> Areas:
     Parameters
     ----------
     text : bytes
-        For each mapping its line in maps, its flags, and the number of its anonymous pages, a NUL between them.
+        For each mapping its line in maps, its flags, and the number of its anonymous pages, a NUL
+        between them.
     local : frozenset of bytes
         Devices (as in maps) of file systems that wait for nobody.
 
@@ -83,7 +105,9 @@ def parse_areas(text: bytes, local: frozenset[bytes]) -> Areas:
     -------
     Areas
     """
-    found = [line for line in _LINE.findall(text) if len(line[0]) < 16]  # not [vsyscall], which no signed number holds
+    found = [
+        line for line in _LINE.findall(text) if len(line[0]) < 16
+    ]  # not [vsyscall], which no signed number holds
     kinds: dict[tuple[bytes, ...], int] = {}
     reasons = np.empty(len(found), np.int8)
     names: dict[bytes, int] = {}
@@ -91,7 +115,9 @@ def parse_areas(text: bytes, local: frozenset[bytes]) -> Areas:
     for index, (_, _, permissions, device, inode, name, flags, _) in enumerate(found):
         kind = (permissions, device, inode[:1] if inode == b"0" else b"1", flags)
         if kind not in kinds:
-            kinds[kind] = _reason(permissions, device, inode != b"0", frozenset(flags.split()), local)
+            kinds[kind] = _reason(
+                permissions, device, inode != b"0", frozenset(flags.split()), local
+            )
         reasons[index] = kinds[kind]
         name_index[index] = names.setdefault(name, len(names))
     return Areas(
@@ -104,7 +130,9 @@ def parse_areas(text: bytes, local: frozenset[bytes]) -> Areas:
     )
 
 
-def _reason(permissions: bytes, device: bytes, file: bool, flags: frozenset[bytes], local: frozenset[bytes]) -> int:
+def _reason(
+    permissions: bytes, device: bytes, file: bool, flags: frozenset[bytes], local: frozenset[bytes]
+) -> int:
     if not permissions.endswith(b"p"):
         return HUGETLB if b"ht" in flags else SHARED
     for some, reason in _FLAGS:
@@ -114,12 +142,15 @@ def _reason(permissions: bytes, device: bytes, file: bool, flags: frozenset[byte
 
 
 def local_devices(ours: bytes, theirs: bytes) -> frozenset[bytes]:
-    """Find the file systems that wait for no other program, by mountinfo: ours, and that of the process.
+    """Find the file systems that wait for no other program, by mountinfo: ours, and that of the
+    process.
 
-    An overlay is as local as what it is made of, so it is trusted only where it is mounted for us too, and not where the
-    process may have mounted it over a file system of its own.
+    An overlay is as local as what it is made of, so it is trusted only where it is mounted for us
+    too, and not where the process may have mounted it over a file system of its own.
     """
-    fd = os.memfd_create("zswap-device", os.MFD_CLOEXEC)  # the kernel's own tmpfs, which is mounted nowhere
+    fd = os.memfd_create(
+        "zswap-device", os.MFD_CLOEXEC
+    )  # the kernel's own tmpfs, which is mounted nowhere
     try:
         device = os.fstat(fd).st_dev
     finally:
@@ -143,7 +174,8 @@ def local_devices(ours: bytes, theirs: bytes) -> frozenset[bytes]:
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of present pages: byte offsets, page counts, which area each lies in; and how many pages are swapped."""
+    """Runs of present pages: byte offsets, page counts, which area each lies in; and how many pages
+    are swapped."""
 
     offsets: Int64Array
     counts: Int64Array
@@ -159,7 +191,8 @@ class Runs:
         return Runs(first[keep], counts[keep], self.areas[keep], self.swapped, self.left_out)
 
 
-#: Half-open ranges of addresses of anonymous pages, ascending, and whether these are present (else: swapped).
+#: Half-open ranges of addresses of anonymous pages, ascending, and whether these are present (else:
+#: swapped).
 Ranges = tuple[Int64Array, Int64Array, npt.NDArray[np.bool_]]
 
 
@@ -172,7 +205,8 @@ def runs_of(reader: Reader, local: frozenset[bytes], swapped_at_most: int) -> tu
     local : frozenset of bytes
         As for `parse_areas`.
     swapped_at_most : int
-        Pages that the kernel counts as swapped: some kernels show other marks in the page tables alike.
+        Pages that the kernel counts as swapped: some kernels show other marks in the page tables
+        alike.
 
     Returns
     -------
@@ -182,7 +216,9 @@ def runs_of(reader: Reader, local: frozenset[bytes], swapped_at_most: int) -> tu
     scan = _can_scan(reader)
     areas = parse_areas(reader.ask(b"a", [not scan]), local)
     ranges, exact = _scan(reader, areas) if scan else (_read_words(reader, areas), False)
-    exact = exact and not (areas.reasons == USERFAULTFD).any()  # what is write-protected there is marked like swapped pages
+    exact = (
+        exact and not (areas.reasons == USERFAULTFD).any()
+    )  # what is write-protected there is marked like swapped pages
     return areas, within(areas, ranges, None if exact else swapped_at_most)
 
 
@@ -214,7 +250,11 @@ def within(areas: Areas, ranges: Ranges, swapped_at_most: int | None = None) -> 
 def _together(parts: Sequence[Ranges]) -> Ranges:
     begins, ends, present = zip(*parts, strict=True) if parts else ([], [], [])
     empty = np.zeros(0, np.int64)
-    return np.concatenate([empty, *begins]), np.concatenate([empty, *ends]), np.concatenate([empty > 0, *present])
+    return (
+        np.concatenate([empty, *begins]),
+        np.concatenate([empty, *ends]),
+        np.concatenate([empty > 0, *present]),
+    )
 
 
 _IS_PRESENT = 1 << 3
@@ -239,7 +279,9 @@ def _scan(reader: Reader, areas: Areas) -> tuple[Ranges, bool]:
     while at < end:
         answer = reader.ask(b"s", [at, end])
         walked, guard = np.frombuffer(answer, np.uint64, 2).tolist()
-        regions = np.frombuffer(answer, np.int64, offset=16).reshape(-1, 3)  # begin, end, categories
+        regions = np.frombuffer(answer, np.int64, offset=16).reshape(
+            -1, 3
+        )  # begin, end, categories
         parts.append((regions[:, 0], regions[:, 1], (regions[:, 2] & _IS_PRESENT) != 0))
         exact = exact and bool(guard)
         if walked <= at:  # nothing more can be said
@@ -251,7 +293,9 @@ def _scan(reader: Reader, areas: Areas) -> tuple[Ranges, bool]:
 # Before: /proc/PID/pagemap, one 64-bit word for each page of address space, holes included.
 _PM_PRESENT, _PM_SWAPPED, _PM_FILE = np.uint64(1 << 63), np.uint64(1 << 62), np.uint64(1 << 61)
 _PM_GUARD = np.uint64(1 << 58)
-_PAGEMAP_CHUNK = 1 << 16  # words: half a MiB, which stays in the CPU's cache, for 256 MiB of address space
+_PAGEMAP_CHUNK = (
+    1 << 16
+)  # words: half a MiB, which stays in the CPU's cache, for 256 MiB of address space
 _GAP = 1 << 10  # words between two mappings that are read rather than asked for again
 
 
@@ -259,18 +303,27 @@ def _read_words(reader: Reader, areas: Areas) -> Ranges:
     """Read the words of all mappings that have anonymous pages according to smaps."""
     parts: list[Ranges] = []
     some = (areas.held > 0) & (areas.reasons != SHARED)
-    starts, ends, held = areas.starts[some] // mmap.PAGESIZE, areas.ends[some] // mmap.PAGESIZE, areas.held[some]
-    far = np.flatnonzero(starts[1:] - ends[:-1] > _GAP) + 1 if starts.size else np.zeros(0, np.int64)
+    starts, ends, held = (
+        areas.starts[some] // mmap.PAGESIZE,
+        areas.ends[some] // mmap.PAGESIZE,
+        areas.held[some],
+    )
+    far = (
+        np.flatnonzero(starts[1:] - ends[:-1] > _GAP) + 1 if starts.size else np.zeros(0, np.int64)
+    )
     first = np.concatenate(([0], far)) if starts.size else far
     last = np.concatenate((far, [starts.size])) - 1 if starts.size else far
     sums = np.add.reduceat(held, first) if starts.size else far
-    for begin, end, left in zip(starts[first].tolist(), ends[last].tolist(), sums.tolist(), strict=True):
+    for begin, end, left in zip(
+        starts[first].tolist(), ends[last].tolist(), sums.tolist(), strict=True
+    ):
         parts += _read_stretch(reader, begin, end, left)
     return _together(parts)
 
 
 def _read_stretch(reader: Reader, begin: int, end: int, left: int) -> Iterator[Ranges]:
-    """Read the words of pages; `left` is how many anonymous pages smaps says there are to be found."""
+    """Read the words of pages; `left` is how many anonymous pages smaps says there are to be
+    found."""
     nothing = bytes(8 * _PAGEMAP_CHUNK)
     for first in range(begin, end, _PAGEMAP_CHUNK):
         if left <= 0:

@@ -16,7 +16,14 @@ from zswap.pages.pagemap import left_out_words, local_devices, runs_of
 from zswap.pages.source import Pages, PageSource, ProcessEnded, SourceError, Span, cut, printable
 from zswap.pages.watch import BUFFER_BYTES, READ_LIMIT, Reader, command_of
 
-__all__ = ["Process", "ProcessPages", "find_processes", "largest_process", "open_process", "processes"]
+__all__ = [
+    "Process",
+    "ProcessPages",
+    "find_processes",
+    "largest_process",
+    "open_process",
+    "processes",
+]
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,12 @@ class ProcessPages(PageSource):
             answer = self._reader.ask(b"r", asked, limit=READ_LIMIT)
         except OSError as error:
             if error.errno != errno.ESRCH:
-                raise SourceError(f"cannot read the memory of process {self.pid}: {error.strerror}") from error
+                raise SourceError(
+                    f"cannot read the memory of process {self.pid}: {error.strerror}"
+                ) from error
             raise ProcessEnded(
-                f"process {self.pid} ended while its memory was read; choose another, or a core dump of it (--core)"
+                f"process {self.pid} ended while its memory was read; choose another, or a core "
+                "dump of it (--core)"
             ) from error
         read = np.frombuffer(answer, np.uint8).reshape(-1, size // mmap.PAGESIZE).all(axis=1)
         rows = np.concatenate([np.arange(begin, end) for _, begin, end in batch])
@@ -106,10 +116,14 @@ def processes() -> list[Process]:
     for pid in map(int, filter(str.isdigit, names)):
         try:
             status = _status(f"/proc/{pid}")
-            if b"VmSize" not in status:  # a kernel thread, or its first thread has ended before the others
+            if (
+                b"VmSize" not in status
+            ):  # a kernel thread, or its first thread has ended before the others
                 status = next((s for s in _thread_statuses(pid, status) if b"VmSize" in s), status)
             if rss := _amount(status, b"RssAnon"):
-                found.append(Process(pid, printable(status.get(b"Name", b"?").decode(errors="replace")), rss))
+                found.append(
+                    Process(pid, printable(status.get(b"Name", b"?").decode(errors="replace")), rss)
+                )
         except OSError:  # it ended meanwhile
             continue
     return sorted(found, key=lambda p: (-p.rss_anon, p.pid))
@@ -127,7 +141,9 @@ def _status(directory: str) -> dict[bytes, bytes]:
 
 
 def _parse_status(text: bytes) -> dict[bytes, bytes]:
-    return {key: value.strip() for key, _, value in (line.partition(b":") for line in text.splitlines())}
+    return {
+        key: value.strip() for key, _, value in (line.partition(b":") for line in text.splitlines())
+    }
 
 
 def _amount(status: dict[bytes, bytes], key: bytes) -> int:
@@ -136,7 +152,8 @@ def _amount(status: dict[bytes, bytes], key: bytes) -> int:
 
 
 def largest_process(candidates: Iterable[Process] | None = None) -> Process:
-    """Return the process with the most resident anonymous memory among those whose memory may be read, ourselves excepted.
+    """Return the process with the most resident anonymous memory among those whose memory may be
+    read, ourselves excepted.
 
     Raises
     ------
@@ -152,12 +169,14 @@ def largest_process(candidates: Iterable[Process] | None = None) -> Process:
             continue
         return process
     raise SourceError(
-        "no other process may be read by this user; run as root, or name a target with --pid, --file or --core"
+        "no other process may be read by this user; run as root, or name a target with --pid, "
+        "--file or --core"
     )
 
 
 def find_processes(name: str) -> list[Process]:
-    """Find the processes of a name: that of the process, of its program, or of the script that it runs.
+    """Find the processes of a name: that of the process, of its program, or of the script that it
+    runs.
 
     Parameters
     ----------
@@ -221,13 +240,20 @@ def _open_process(reader: Reader, pid: int, command: str, page_size: int) -> Pag
         if command == "?":
             command = f"[{printable(status.get(b'Name', b'?').decode(errors='replace'))}]"
         theirs = reader.ask(b"m")
-        areas, runs = runs_of(reader, local_devices(_our_mounts(), theirs), _amount(status, b"VmSwap") // mmap.PAGESIZE)
+        areas, runs = runs_of(
+            reader,
+            local_devices(_our_mounts(), theirs),
+            _amount(status, b"VmSwap") // mmap.PAGESIZE,
+        )
     except OSError as error:
         raise _process_error(pid, error) from error
     if page_size != mmap.PAGESIZE:
         runs = runs.whole_pages(page_size)
     if not runs.counts.size:
-        raise SourceError(f"process {pid} ({command}) has no anonymous memory in RAM{_instead(runs.swapped, runs.left_out)}")
+        raise SourceError(
+            f"process {pid} ({command}) has no anonymous memory in "
+            f"RAM{_instead(runs.swapped, runs.left_out)}"
+        )
     return ProcessPages(
         reader=reader,
         kind="process",
@@ -251,7 +277,9 @@ def _instead(swapped: int, left_out: dict[str, int]) -> str:
     words = left_out_words(left_out)
     if not swapped and not words:
         return "; has it ended?"
-    return ", only " + "; ".join(filter(None, (f"{swapped:,} pages in swap" if swapped else "", words)))
+    return ", only " + "; ".join(
+        filter(None, (f"{swapped:,} pages in swap" if swapped else "", words))
+    )
 
 
 def _our_mounts() -> bytes:
@@ -266,15 +294,24 @@ def _process_error(pid: int, error: OSError) -> SourceError:
     try:
         status = _status(f"/proc/{pid}")
     except OSError:
-        return SourceError(f"no process {pid}: it has ended or never was; see `ps` for those that run")
+        return SourceError(
+            f"no process {pid}: it has ended or never was; see `ps` for those that run"
+        )
     name = printable(status.get(b"Name", b"?").decode(errors="replace"))
     if error.errno in (errno.EACCES, errno.EPERM):
         return SourceError(
-            f"may not read the memory of process {pid} ({name}): run as root or as its owner (and see"
+            f"may not read the memory of process {pid} ({name}): run as root or as its owner (and "
+            "see"
             " /proc/sys/kernel/yama/ptrace_scope)"
         )
     if error.errno in (errno.ENOENT, errno.ESRCH, errno.ENXIO):
         if status.get(b"State", b"").startswith((b"Z", b"X")):
-            return SourceError(f"process {pid} ({name}) has ended; its parent has not taken note of that yet (a zombie)")
-        return SourceError(f"process {pid} ({name}) has no memory of its own: it is a kernel thread, or has just ended")
+            return SourceError(
+                f"process {pid} ({name}) has ended; its parent has not taken note of that yet (a "
+                "zombie)"
+            )
+        return SourceError(
+            f"process {pid} ({name}) has no memory of its own: it is a kernel thread, or has just "
+            "ended"
+        )
     return SourceError(f"cannot read process {pid} ({name}): {error.strerror}")

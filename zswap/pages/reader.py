@@ -1,11 +1,14 @@
-"""The program of the reader: it asks the kernel about another process, and may hang or be killed while it does.
+"""The program of the reader: it asks the kernel about another process, and may hang or be killed
+while it does.
 
-Whatever touches another process can block: its memory may lie on a FUSE server or behind a userfaultfd that does not answer,
-and its owner may hold its locks.  So all of it is done here, in a process of its own that `zswap.pages.watch` starts and, if it
-has to, leaves behind.  It knows nothing of zswap, and of Python only what starts at once.
+Whatever touches another process can block: its memory may lie on a FUSE server or behind a
+userfaultfd that does not answer, and its owner may hold its locks.  So all of it is done here, in a
+process of its own that `zswap.pages.watch` starts and, if it has to, leaves behind.  It knows
+nothing of zswap, and of Python only what starts at once.
 
-Requests come on standard input and answers go to standard output.  A request is a letter, the length of what follows, and
-that; an answer is 0 or an errno, the length of what follows, and that.  Pages go through memory that both map.
+Requests come on standard input and answers go to standard output.  A request is a letter, the
+length of what follows, and that; an answer is 0 or an errno, the length of what follows, and that.
+Pages go through memory that both map.
 """
 
 import array
@@ -23,9 +26,12 @@ REQUEST = struct.Struct("=cQ")
 ANSWER = struct.Struct("=iQ")
 NO_SCAN = errno.ENOTTY  # the answer of a kernel that has no PAGEMAP_SCAN
 
-# PAGEMAP_SCAN, from Linux 6.7 on: the kernel walks the page tables, skips holes, and tells the zero page apart.
+# PAGEMAP_SCAN, from Linux 6.7 on: the kernel walks the page tables, skips holes, and tells the zero
+# page apart.
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
-PM_SCAN_ARG = struct.Struct("=12Q")  # size flags start end walk_end vec vec_len max_pages inverted mask anyof return
+PM_SCAN_ARG = struct.Struct(
+    "=12Q"
+)  # size flags start end walk_end vec vec_len max_pages inverted mask anyof return
 IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO, IS_GUARD = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 8
 REGIONS = 1 << 15
 
@@ -34,7 +40,8 @@ ANONYMOUS_AND_PRESENT = 0b100
 
 
 class Target:
-    """The files of one process, opened together: all of them are of this process, whoever gets its number later."""
+    """The files of one process, opened together: all of them are of this process, whoever gets its
+    number later."""
 
     def __init__(self, pid: int) -> None:
         self.fds: list[int] = []
@@ -47,7 +54,8 @@ class Target:
                 self.status = self.text("status")
             if self.field(b"VmSize") is None:
                 self.use_another_thread()
-            # The memory first: if the process starts another program meanwhile, this is of the one that was, and ends.
+            # The memory first: if the process starts another program meanwhile, this is of the one
+            # that was, and ends.
             self.mem = self.open("mem")
             self.pagemap = self.open("pagemap")
             self.smaps = self.open("smaps")
@@ -67,7 +75,11 @@ class Target:
         self.fds = []
 
     def text(self, name: str, directory: "int | None" = None) -> bytes:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory if directory is None else directory)
+        fd = os.open(
+            name,
+            os.O_RDONLY | os.O_CLOEXEC,
+            dir_fd=self.directory if directory is None else directory,
+        )
         try:
             parts = []
             while part := os.read(fd, 1 << 16):
@@ -77,10 +89,18 @@ class Target:
             os.close(fd)
 
     def field(self, key: bytes) -> "int | None":
-        return next((int(line.split()[1]) for line in self.status.splitlines() if line.startswith(key + b":")), None)
+        return next(
+            (
+                int(line.split()[1])
+                for line in self.status.splitlines()
+                if line.startswith(key + b":")
+            ),
+            None,
+        )
 
     def use_another_thread(self) -> None:
-        """The first thread has no memory: it has ended before the others, or this is no process with memory."""
+        """The first thread has no memory: it has ended before the others, or this is no process
+        with memory."""
         for tid in sorted(map(int, os.listdir(self.open("task", os.O_DIRECTORY)))):
             try:
                 thread = self.open(f"task/{tid}", os.O_DIRECTORY)
@@ -93,7 +113,8 @@ class Target:
         raise OSError(errno.ENXIO, "no memory")
 
     def areas(self, amounts: bool) -> bytes:
-        """A line for each mapping: its line in maps, NUL, its flags, NUL, and, where wanted, its anonymous pages."""
+        """A line for each mapping: its line in maps, NUL, its flags, NUL, and, where wanted, its
+        anonymous pages."""
         found = []
         rest = b"\n"  # as if the flags of a mapping had just been read
         while data := self.several(self.smaps):
@@ -104,7 +125,9 @@ class Target:
                 begin = before.index(b"\n") + 1
                 head = before[begin : before.find(b"\n", begin)]
                 flags = behind[: behind.index(b"\n")]
-                found.append(b"%b\0%b\0%d\n" % (head, flags, anonymous_pages(before) if amounts else 0))
+                found.append(
+                    b"%b\0%b\0%d\n" % (head, flags, anonymous_pages(before) if amounts else 0)
+                )
             rest = blocks[-1] + text[whole:]
         return b"".join(found)
 
@@ -117,7 +140,8 @@ class Target:
         return b"".join(parts)
 
     def scan(self, start: int, end: int) -> bytes:
-        """How far it came, whether guard pages are told apart, and (begin, end, categories) of anonymous pages."""
+        """How far it came, whether guard pages are told apart, and (begin, end, categories) of
+        anonymous pages."""
         regions = array.array("Q", bytes(24 * REGIONS))
         to = (regions.buffer_info()[0], REGIONS, 0)
         for guard in (IS_GUARD, 0):  # told apart from Linux 6.16 on
@@ -134,23 +158,36 @@ class Target:
         return struct.pack("=QQ", walked, bool(guard)) + regions[: 3 * found].tobytes()
 
     def read(self, spans: "list[int]", out: memoryview) -> bytes:
-        """Read (address, bytes) pairs one behind another; a byte for each page: 1 where it was read.
+        """Read (address, bytes) pairs one behind another; a byte for each page: 1 where it was
+        read.
 
-        Only what is a present anonymous page right now: reading another would bring it in, from swap or from a file.
+        Only what is a present anonymous page right now: reading another would bring it in, from
+        swap or from a file.
         """
         done = bytearray()
         for address, nbytes in zip(spans[::2], spans[1::2], strict=True):
-            words = array.array("Q", os.pread(self.pagemap, nbytes // PAGE * 8, address // PAGE * 8))
+            words = array.array(
+                "Q", os.pread(self.pagemap, nbytes // PAGE * 8, address // PAGE * 8)
+            )
             count = nbytes // PAGE
             if len(words) < count and not os.pread(self.mem, 1, address):
                 raise OSError(errno.ESRCH, "ended")
-            there = bytearray(word >> 61 == ANONYMOUS_AND_PRESENT for word in words) + bytes(count - len(words))
+            there = bytearray(word >> 61 == ANONYMOUS_AND_PRESENT for word in words) + bytes(
+                count - len(words)
+            )
             base, at = len(done) * PAGE, 0
             while (at := there.find(1, at)) >= 0:
                 stop = there.find(0, at)
                 stop = count if stop < 0 else stop
                 try:
-                    got = os.preadv(self.mem, [out[base + at * PAGE : base + stop * PAGE]], address + at * PAGE) // PAGE
+                    got = (
+                        os.preadv(
+                            self.mem,
+                            [out[base + at * PAGE : base + stop * PAGE]],
+                            address + at * PAGE,
+                        )
+                        // PAGE
+                    )
                     if not got:
                         raise OSError(errno.ESRCH, "ended")
                 except OSError as error:

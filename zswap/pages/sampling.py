@@ -14,7 +14,9 @@ __all__ = ["CHUNK_PAGES", "sample"]
 CHUNK_PAGES = 16384
 
 
-def sample(total: int, wanted: int | None, seed: int = 0, chunk: int | None = None) -> Iterator[Int64Array]:
+def sample(
+    total: int, wanted: int | None, seed: int = 0, chunk: int | None = None
+) -> Iterator[Int64Array]:
     """Choose pages uniformly at random without replacement, and give them out in ascending chunks.
 
     Parameters

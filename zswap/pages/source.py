@@ -9,7 +9,16 @@ import numpy.typing as npt
 
 from zswap import Error
 
-__all__ = ["Int64Array", "PageSource", "Pages", "ProcessEnded", "SourceError", "Span", "cut", "printable"]
+__all__ = [
+    "Int64Array",
+    "PageSource",
+    "Pages",
+    "ProcessEnded",
+    "SourceError",
+    "Span",
+    "cut",
+    "printable",
+]
 
 Int64Array = npt.NDArray[np.int64]
 Pages = npt.NDArray[np.uint8]
@@ -119,7 +128,9 @@ class PageSource:
 
     def mapping_pages(self) -> Int64Array:
         """Return the number of pages of each of `mappings`."""
-        return np.bincount(self._mapping_index, weights=self._counts, minlength=len(self.mappings)).astype(np.int64)
+        return np.bincount(
+            self._mapping_index, weights=self._counts, minlength=len(self.mappings)
+        ).astype(np.int64)
 
     def read(self, indexes: Int64Array) -> tuple[Pages, Int64Array]:
         """Read pages.
@@ -146,7 +157,13 @@ class PageSource:
         cut = np.flatnonzero((np.diff(offset) != size) | (np.diff(which) != 0)) + 1
         begins = np.concatenate(([0], cut))
         ends = np.concatenate((cut, [indexes.size]))
-        spans = zip(which[begins].tolist(), offset[begins].tolist(), begins.tolist(), ends.tolist(), strict=True)
+        spans = zip(
+            which[begins].tolist(),
+            offset[begins].tolist(),
+            begins.tolist(),
+            ends.tolist(),
+            strict=True,
+        )
         lost = self._read_spans(list(spans), pages)
         if not lost:
             return pages, indexes

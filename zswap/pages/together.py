@@ -27,16 +27,23 @@ class Together(PageSource):
         for source in sources:
             left_out.update(source.left_out)
         what = {"process": "processes", "core": "core dumps", "file": "files"}[first.kind]
-        titles = ", ".join(source.title.removeprefix("process ").removeprefix("core dump ") for source in sources)
+        titles = ", ".join(
+            source.title.removeprefix("process ").removeprefix("core dump ") for source in sources
+        )
         super().__init__(
             kind=first.kind,
             title=f"{len(sources)} {what}: {cut(titles)}",
             paths=[path for source in sources for path in source.paths],
-            path_index=np.concatenate([s._path_index + at for s, at in zip(sources, self._first_path, strict=True)]),
+            path_index=np.concatenate(
+                [s._path_index + at for s, at in zip(sources, self._first_path, strict=True)]
+            ),
             offsets=np.concatenate([s._offsets for s in sources]),
             counts=np.concatenate([s._counts for s in sources]),
             mapping_index=np.concatenate(
-                [np.array([number_of[name] for name in s.mappings], np.int64)[s._mapping_index] for s in sources]
+                [
+                    np.array([number_of[name] for name in s.mappings], np.int64)[s._mapping_index]
+                    for s in sources
+                ]
             ),
             mappings=names,
             page_size=first.page_size,
@@ -56,7 +63,9 @@ class Together(PageSource):
         lost: list[int] = []
         for number, source in enumerate(self._sources):
             first = self._first_path[number]
-            if mine := [(path - first, *rest) for path, *rest in spans if self._of_path[path] == number]:
+            if mine := [
+                (path - first, *rest) for path, *rest in spans if self._of_path[path] == number
+            ]:
                 lost += source._read_spans(mine, pages)
         return lost
 
@@ -64,7 +73,8 @@ class Together(PageSource):
 def open_together(sources: Sequence[PageSource]) -> PageSource:
     """Take several targets of one kind as one.
 
-    Pages that processes share (since a fork) are counted in each, as the kernel counts them in each's RssAnon.
+    Pages that processes share (since a fork) are counted in each, as the kernel counts them in
+    each's RssAnon.
 
     Parameters
     ----------

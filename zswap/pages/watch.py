@@ -32,12 +32,15 @@ class Blocked(SourceError):
 
 
 class _Forked:
-    """A copy of this process that is the reader, for want of an interpreter to start; as much of Popen as is needed."""
+    """A copy of this process that is the reader, for want of an interpreter to start; as much of
+    Popen as is needed."""
 
     def __init__(self, pages: mmap.mmap) -> None:
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
-        with warnings.catch_warnings():  # of other threads: the copy takes no lock that they could hold
+        with (
+            warnings.catch_warnings()
+        ):  # of other threads: the copy takes no lock that they could hold
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if not self.pid:
@@ -67,7 +70,8 @@ class _Forked:
 
 
 class Reader:
-    """A child process that looks at one process for us; `pages` is the memory that it reads pages into."""
+    """A child process that looks at one process for us; `pages` is the memory that it reads pages
+    into."""
 
     def __init__(self) -> None:
         fd = os.memfd_create("zswap-pages", os.MFD_CLOEXEC)
@@ -93,7 +97,13 @@ class Reader:
             os.close(fd)
         self._pid = 0
 
-    def ask(self, letter: bytes, numbers: Sequence[int] | array.array[int] = (), *, limit: float = LOOK_LIMIT) -> bytes:
+    def ask(
+        self,
+        letter: bytes,
+        numbers: Sequence[int] | array.array[int] = (),
+        *,
+        limit: float = LOOK_LIMIT,
+    ) -> bytes:
         """Send a request and wait for the answer.
 
         Raises
@@ -133,7 +143,8 @@ class Reader:
             if not poll.poll(max(0.0, left) * 1000):
                 self.close()
                 raise Blocked(
-                    f"process {self._pid} cannot be read: it waits for another program (a FUSE or network file system, a"
+                    f"process {self._pid} cannot be read: it waits for another program (a FUSE or "
+                    "network file system, a"
                     " userfaultfd); choose another, or a core dump of it (--core)"
                 )
             part = out.read(min(length, 1 << 20))
@@ -145,7 +156,10 @@ class Reader:
 
     def _lost(self) -> SourceError:
         self.close()
-        return SourceError(f"the reader of process {self._pid} has ended (was it killed, or out of memory?); try again")
+        return SourceError(
+            f"the reader of process {self._pid} has ended (was it killed, or out of memory?); try "
+            "again"
+        )
 
     def close(self) -> None:
         """End the reader; one that hangs in the kernel is left there."""
@@ -164,15 +178,17 @@ class Reader:
 def command_of(pids: Sequence[int]) -> tuple[list[str], Reader]:
     """Return the command lines of processes, and a reader for what comes next.
 
-    A command line is a name in brackets where there is none, and ``?`` where it cannot be had.  Reading one touches the memory
-    of the process, so it is watched like all of that.
+    A command line is a name in brackets where there is none, and ``?`` where it cannot be had.
+    Reading one touches the memory of the process, so it is watched like all of that.
     """
     found: list[str] = []
     reader = Reader()
     for pid in pids:
         try:
             words = reader.ask(b"c", [pid], limit=COMMAND_LIMIT)
-            found.append(printable(words.replace(b"\0", b" ").decode(errors="replace")).strip() or "?")
+            found.append(
+                printable(words.replace(b"\0", b" ").decode(errors="replace")).strip() or "?"
+            )
         except Blocked:
             found.append("?")
             reader = Reader()

@@ -1,6 +1,7 @@
 """Backing stores, each a table of C functions (`zswap/abi.h`): where pages go that leave the pool.
 
-`base` is what a store is, `file` the swap file, `adapter` any Python object with `write_pages` and `read_pages`.
+`base` is what a store is, `file` the swap file, `adapter` any Python object with `write_pages` and
+`read_pages`.
 """
 
 import os
@@ -23,9 +24,9 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
     Parameters
     ----------
     spec : path, Backing or object
-        A path is opened as a sparse `SwapFile`.  A swap file that is already there keeps its size; a new one has room for
-        half of what is free on its file system, but never more than 64 GiB.  A `Backing` is returned as it is.  Any other
-        object needs the methods of `PythonBacking`.
+        A path is opened as a sparse `SwapFile`.  A swap file that is already there keeps its size;
+        a new one has room for half of what is free on its file system, but never more than 64 GiB.
+        A `Backing` is returned as it is.  Any other object needs the methods of `PythonBacking`.
     page_size : int, default 4096
     encrypt : bool, default False
         Open the path as an encrypted `SwapFile`.  A store that is open already must be one.
@@ -42,26 +43,36 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
     TypeError
         `spec` is none of these.
     ValueError
-        The `Backing` has another page size, or is closed, or `encrypt` was asked of something that does not.
+        The `Backing` has another page size, or is closed, or `encrypt` was asked of something that
+        does not.
     """
     if isinstance(spec, Backing):
         if spec.closed:
             raise ValueError(f"{spec!r} is closed; open it anew")
         if spec.page_size != page_size:
-            raise ValueError(f"{spec!r}: {page_size} bytes to a page are needed; open it with page_size={page_size}")
+            raise ValueError(
+                f"{spec!r}: {page_size} bytes to a page are needed; open it with "
+                f"page_size={page_size}"
+            )
         if encrypt and not (isinstance(spec, SwapFile) and spec.encrypted):
-            raise ValueError(f"{spec!r} does not encrypt; open a SwapFile with encrypt=True, or give it {IN_CLEAR}")
+            raise ValueError(
+                f"{spec!r} does not encrypt; open a SwapFile with encrypt=True, or give it "
+                f"{IN_CLEAR}"
+            )
         return spec
     if isinstance(spec, (str, bytes, os.PathLike)):
         path = os.path.abspath(os.fsdecode(spec))
         return SwapFile(path, _default_size(path), page_size=page_size, encrypt=encrypt)
     if encrypt:
-        raise ValueError(f"encrypt=True is for swap files; {spec!r} has to encrypt by itself: give it {IN_CLEAR}")
+        raise ValueError(
+            f"encrypt=True is for swap files; {spec!r} has to encrypt by itself: give it {IN_CLEAR}"
+        )
     return PythonBacking(spec, page_size=page_size)
 
 
 def _default_size(path: str) -> int | None:
-    """The size of a swap file to be made at `path`; None when a file with content is there, or when nothing can be."""
+    """The size of a swap file to be made at `path`; None when a file with content is there, or when
+    nothing can be."""
     try:
         if os.lstat(path).st_size > 0:
             return None

@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.abi cimport zsw_backing_ops
 
 
-# Since the store was opened, exact at rest.  Requests are system calls, or calls of a Python object's method.
+# Since the store was opened, exact at rest.  Requests are system calls, or calls of a Python
+# object's method.
 cdef struct zsw_backing_counts:
     uint64_t written_pages
     uint64_t write_requests
@@ -18,7 +19,8 @@ cdef struct zsw_backing_counts:
 
 
 cdef class Backing:
-    cdef const zsw_backing_ops *ops     # NULL until opened; what C code uses, with `state`, between attach() and detach()
+    # NULL until opened; what C code uses, with `state`, between attach() and detach()
+    cdef const zsw_backing_ops *ops
     cdef void *state
     cdef uint32_t use                   # OPEN, ATTACHED or CLOSED
     cdef zsw_backing_counts counts

@@ -21,17 +21,20 @@ cdef enum:
 
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << 47
 
-cdef dict REMEDIES = {
-    ENOSPC: "free space on its file system, or use a smaller swap file",
-    EFBIG: "raise the limit on file sizes (ulimit -f), or use a smaller swap file",
-    EIO: "the device failed, or the file was changed behind zswap's back: see the system log, then use a new swap file",
-    EKEYREJECTED: "libcrypto could not encrypt or decrypt: see the system log, then use a new swap file",
-    EPERM: "after a fork it belongs to the parent process; open a swap file of your own",
-}
+cdef dict REMEDIES = {ENOSPC: "free space on its file system, or use a smaller swap file",
+                      EFBIG: "raise the limit on file sizes (ulimit -f), or use a smaller swap "
+                             "file", EIO: "the device failed, or the file was changed behind "
+                                          "zswap's back: see the system log, then use a new swap "
+                                          "file", EKEYREJECTED: "libcrypto could not encrypt or "
+                                                                "decrypt: see the system log, then "
+                                                                "use a new swap file",
+                      EPERM: "after a fork it belongs to the parent process; open a swap file of "
+                             "your own", }
 
 
 cdef object backing_error(Backing self, int rc, str what):
-    """The exception for a failure that a table's function returned; `what` names the operation and its pages."""
+    """The exception for a failure that a table's function returned; `what` names the operation and
+    its pages."""
     cause = recall(self)
     if cause is None:
         remedy = REMEDIES.get(-rc)
@@ -66,7 +69,8 @@ cdef object offset_array(object offsets):
         raise TypeError(f"offsets must be integers, not {array.dtype}")
     if array.min() < 0 or array.max() >= OFFSET_LIMIT:
         bad = array.min() if array.min() < 0 else array.max()
-        raise ValueError(f"offset {bad} is out of range: a page number from 0 to 2**47 - 1 is needed")
+        raise ValueError(f"offset {bad} is out of range: a page number from 0 to 2**47 - 1 is "
+                         "needed")
     return np.ascontiguousarray(array, np.uint64)
 
 
@@ -83,7 +87,8 @@ cdef int run(Backing self, Operation operation, object offsets, object pages) ex
     cdef int rc = 0
     self.check()
     if operation != READ and zsw_load_u32(&self.use) == ATTACHED:
-        raise BackingError(EBUSY, f"{self.name}: an engine keeps its pages here; only the engine may change them")
+        raise BackingError(EBUSY, f"{self.name}: an engine keeps its pages here; only the engine "
+                                  "may change them")
     array = offset_array(offsets)
     n = array.size
     if n == 0:
@@ -98,22 +103,28 @@ cdef int run(Backing self, Operation operation, object offsets, object pages) ex
         take_buffer(pages, "out" if operation == READ else "pages", operation == READ, &memory)
         try:
             # The other way round, n * page_size could wrap.
-            if <size_t> memory.len % self.page_size != 0 or <size_t> memory.len // self.page_size != n:
-                raise ValueError(f"{n} pages of {self.page_size} bytes are needed, not {memory.len} bytes")
+            if (<size_t> memory.len % self.page_size != 0
+                    or <size_t> memory.len // self.page_size != n):
+                raise ValueError(f"{n} pages of {self.page_size} bytes are needed, not "
+                                 f"{memory.len} bytes")
             with nogil:
                 if operation == WRITE:
-                    rc = self.ops.write_pages(self.state, <const uint64_t *> numbers.buf, <const uint8_t *> memory.buf, n)
+                    rc = self.ops.write_pages(self.state, <const uint64_t *> numbers.buf,
+                                              <const uint8_t *> memory.buf, n)
                 else:
-                    rc = self.ops.read_pages(self.state, <const uint64_t *> numbers.buf, <uint8_t *> memory.buf, n)
+                    rc = self.ops.read_pages(self.state, <const uint64_t *> numbers.buf,
+                                             <uint8_t *> memory.buf, n)
         finally:
             PyBuffer_Release(&memory)
     finally:
         PyBuffer_Release(&numbers)
     if rc == -EINVAL and array.max() >= self.nr_pages:
-        raise ValueError(f"{self.name}: offset {array.max()} is out of range: it has {self.nr_pages} pages")
+        raise ValueError(f"{self.name}: offset {array.max()} is out of range: it has "
+                         f"{self.nr_pages} pages")
     if rc < 0:
         verb = "write" if operation == WRITE else "read"
-        where = f"the page at offset {array[0]}" if n == 1 else f"{n} pages between offsets {array.min()} and {array.max()}"
+        where = (f"the page at offset {array[0]}" if n == 1
+                 else f"{n} pages between offsets {array.min()} and {array.max()}")
         raise backing_error(self, rc, f"{verb} {where}")
     return 0
 
@@ -121,8 +132,8 @@ cdef int run(Backing self, Operation operation, object offsets, object pages) ex
 cdef class Backing:
     """Where an engine keeps pages that leave its pool: a `SwapFile`, or a `PythonBacking`.
 
-    The engine uses the C functions behind it.  The methods here go through those same functions.  All of them may be called
-    from any thread.  As a context manager it is closed at the end.
+    The engine uses the C functions behind it.  The methods here go through those same functions.
+    All of them may be called from any thread.  As a context manager it is closed at the end.
 
     Attributes
     ----------
@@ -149,8 +160,8 @@ cdef class Backing:
         self.close()
 
     def __reduce__(self):
-        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is a store of this process; "
-                        "another process opens one of its own")
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is a store "
+                        "of this process; " "another process opens one of its own")
 
     @property
     def closed(self):
@@ -160,7 +171,7 @@ cdef class Backing:
     def attached(self):
         return zsw_load_u32(&self.use) == ATTACHED
 
-    # ---- pages ---------------------------------------------------------------------------------------------------------
+    # ---- pages -----------------------------------------------------------------------------------
 
     def write_pages(self, offsets, pages):
         """Write pages.
@@ -175,8 +186,8 @@ cdef class Backing:
         Raises
         ------
         BackingError
-            Nothing counts as written: each of these pages holds its old content, the new, or a part of each.  Also when an
-            engine uses the store.
+            Nothing counts as written: each of these pages holds its old content, the new, or a part
+            of each.  Also when an engine uses the store.
         ValueError
             An offset is out of range, `pages` has a wrong length, or the store is closed.
         """
@@ -185,34 +196,38 @@ cdef class Backing:
     def read_pages(self, offsets, out):
         """Read the pages at `offsets` into the writable buffer `out`.
 
-        Raises as `write_pages` does, and then `out` is undefined.  A page of a `SwapFile` that was never written reads as
-        zeros.
+        Raises as `write_pages` does, and then `out` is undefined.  A page of a `SwapFile` that was
+        never written reads as zeros.
         """
         run(self, READ, offsets, out)
 
     def discard_pages(self, offsets):
-        """Say that the pages at `offsets` are no longer wanted: a hint, which never fails and leaves them undefined."""
+        """Say that the pages at `offsets` are no longer wanted: a hint, which never fails and
+        leaves them undefined."""
         run(self, DISCARD, offsets, None)
 
     def stats(self):
-        """Return what was done since the store was opened: a dict of counts, exact when no call is under way."""
+        """Return what was done since the store was opened: a dict of counts, exact when no call is
+        under way."""
         cdef zsw_backing_counts now
         cdef size_t i
-        for i in range(sizeof(now) // sizeof(uint64_t)):        # each word whole, though calls may be counting
+        # each word whole, though calls may be counting
+        for i in range(sizeof(now) // sizeof(uint64_t)):
             (<uint64_t *> &now)[i] = zsw_peek_u64(<uint64_t *> &self.counts + i)
         figures = dict(now)
         figures["written_bytes"] = figures["written_pages"] * self.page_size
         figures["read_bytes"] = figures["read_pages"] * self.page_size
         return figures
 
-    # ---- lifetime ------------------------------------------------------------------------------------------------------
+    # ---- lifetime --------------------------------------------------------------------------------
 
     cpdef attach(self):
         """Reserve the store for one engine (or one swap area of it), until `detach`."""
         self.check()
         if not zsw_cas_u32(&self.use, OPEN, ATTACHED):
             self.check()
-            raise BackingError(EBUSY, f"{self.name}: already used by an engine; one backing store serves one swap area")
+            raise BackingError(EBUSY, f"{self.name}: already used by an engine; one backing store "
+                                      "serves one swap area")
 
     cpdef detach(self):
         """End what `attach` began; nothing when nothing began."""
@@ -229,7 +244,8 @@ cdef class Backing:
         if zsw_cas_u32(&self.use, OPEN, CLOSED):
             self.release()
         elif self.attached:
-            raise BackingError(EBUSY, f"{self.name}: in use by an engine; close the engine or swapoff the area first")
+            raise BackingError(EBUSY, f"{self.name}: in use by an engine; close the engine or "
+                                      "swapoff the area first")
 
     cdef int check(self) except -1:
         """Raise where the store cannot be used."""

@@ -26,7 +26,8 @@ cdef struct swap_file:
     uint32_t cannot_punch       # the file system cannot make holes, or zeros of blocks that stay
     int64_t calls               # under way; close waits for them
     zsw_backing_counts *counts
-    # For memory that O_DIRECT refuses, and for what is encrypted: made with the file, since a load must not wait for memory.
+    # For memory that O_DIRECT refuses, and for what is encrypted: made with the file, since a load
+    # must not wait for memory.
     uint8_t *bounces
     zsw_mutex bounce_locks[BOUNCES]
     zsw_cipher *cipher          # NULL: pages are written as they are

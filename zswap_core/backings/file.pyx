@@ -1,25 +1,26 @@
 """`SwapFile`: pages in a file of their own.
 
-Page 0 of the file is the header, page 1 + n the page at offset n.  The header exists to recognise the file, not to find
-pages in it again: every opening starts empty.
+Page 0 of the file is the header, page 1 + n the page at offset n.  The header exists to recognise
+the file, not to find pages in it again: every opening starts empty.
 
     bytes 0-15      magic
-    16, 20, 24      format version (u32), page size (u32), number of pages (u64), little-endian as all of it
+    16, 20, 24      format version (u32), page size (u32), number of pages (u64), little-endian as
+                    all of it
     32-47           random identity, new at each opening
-    48, 52          state (u32): 0 clean, 1 in use, 2 being made; process id of the last user (u32), for messages
+    48, 52          state (u32): 0 clean, 1 in use, 2 being made; process id of the last user
+                    (u32), for messages
     56-4091         zeros
     4092            CRC32 of all bytes before (u32)
 
-State 2 is written before the file gets its size, and before it loses its pages, so that a process killed at any point leaves
-a file that can be opened again.
+State 2 is written before the file gets its size, and before it loses its pages, so that a process
+killed at any point leaves a file that can be opened again.
 
-No file is taken over: whoever has an old one open, or had it open when its mode was another, would read every page.  An
-opening makes a new file in its place.
+No file is taken over: whoever has an old one open, or had it open when its mode was another, would
+read every page.  An opening makes a new file in its place.
 """
-from libc.errno cimport (
-    EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC,
-    ENOSYS, EOPNOTSUPP, EPERM, errno,
-)
+from libc.errno cimport (EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR,
+                         EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM,
+                         errno)
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 from posix.fcntl cimport F_GETFL, F_SETFL, O_DIRECT, fcntl
@@ -32,10 +33,9 @@ from zswap_core.backings.base cimport Backing, in_range, page_size_of
 from zswap_core.fault cimport fault, Site
 from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
 from zswap_core.libraries.ciphers cimport Cipher, cipher_run
-from zswap_core.os cimport (
-    zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
-    zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe,
-)
+from zswap_core.os cimport (zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32,
+                            zsw_lock_any, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
+                            zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe, )
 
 import fcntl as locks
 import os
@@ -74,7 +74,7 @@ LARGEST_FILE = (1 << 63) - 1    # what a file offset can say
 MOST_LINKS = 40                 # that Linux follows in one path
 
 
-# ---- the table: any thread, no GIL -------------------------------------------------------------------------------------
+# ---- the table: any thread, no GIL ---------------------------------------------------------------
 
 
 cdef int enter(swap_file *f) noexcept nogil:
@@ -88,7 +88,8 @@ cdef int enter(swap_file *f) noexcept nogil:
     if zsw_load_u32(&f.closed):
         leave(f)
         return -EBADF
-    # Where the file was cut, and where a later write made it longer again, pages would read as zeros.
+    # Where the file was cut, and where a later write made it longer again, pages would read as
+    # zeros.
     rc = fault(Site.FILE_STAT)
     if rc == 0 and fstat(f.fd, &now) != 0:
         rc = -errno
@@ -113,7 +114,8 @@ cdef void leave(swap_file *f) noexcept nogil:
     zsw_add_i64(&f.calls, -1)
 
 
-cdef ssize_t request(int fd, bint writing, bint direct, uint8_t *memory, size_t size, off_t at) noexcept nogil:
+cdef ssize_t request(int fd, bint writing, bint direct, uint8_t *memory, size_t size,
+                     off_t at) noexcept nogil:
     """One system call: the bytes moved, or -errno."""
     cdef int failed = fault(Site.FILE_WRITE if writing else Site.FILE_READ)
     cdef int cut = -fault(Site.FILE_WRITE_SHORT if writing else Site.FILE_READ_SHORT)
@@ -128,7 +130,8 @@ cdef ssize_t request(int fd, bint writing, bint direct, uint8_t *memory, size_t 
     return moved if moved >= 0 else -errno
 
 
-cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size, off_t at) noexcept nogil:
+cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size,
+              off_t at) noexcept nogil:
     """All `size` bytes, or -errno."""
     cdef ssize_t moved
     while size > 0:
@@ -147,8 +150,10 @@ cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size, o
     return 0
 
 
-cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *source, uint8_t *target, size_t n) noexcept nogil:
-    """n pages from the caller's memory to what goes to the file, or from what came from it to the caller's memory."""
+cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *source, uint8_t *target,
+                size_t n) noexcept nogil:
+    """n pages from the caller's memory to what goes to the file, or from what came from it to the
+    caller's memory."""
     if f.cipher != NULL:
         return cipher_run(f.cipher, writing, offset, source, target, n, f.page_size)
     if source != target:
@@ -156,10 +161,12 @@ cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *sour
     return 0
 
 
-cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept nogil:
+cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *pages,
+                  size_t n) noexcept nogil:
     """All n pages, every run of consecutive offsets in as few requests as its length allows."""
     cdef bint unaligned = f.direct and <uintptr_t> pages % ALIGNMENT != 0
-    cdef bint bounced = unaligned or (writing and f.cipher != NULL)     # what is read is decrypted where it lies
+    # what is read is decrypted where it lies
+    cdef bint bounced = unaligned or (writing and f.cipher != NULL)
     cdef size_t longest = (BOUNCE_BYTES if bounced else REQUEST_BYTES) // f.page_size
     cdef uint64_t *requests = &f.counts.write_requests if writing else &f.counts.read_requests
     cdef size_t i = 0, run, bytes, number = 0
@@ -186,7 +193,8 @@ cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *
         if rc == 0 and not writing:
             rc = recode(f, False, offsets[i], memory, pages, run)
         if bounced and f.cipher == NULL:
-            zsw_wipe(memory, bytes)     # what is left there would be found by nobody who looks after the pages
+            # what is left there would be found by nobody who looks after the pages
+            zsw_wipe(memory, bytes)
         zsw_add_u64(requests, 1)
         pages += bytes
         i += run
@@ -195,7 +203,8 @@ cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *
     return rc
 
 
-cdef int write_pages(void *store, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept nogil:
+cdef int write_pages(void *store, const uint64_t *offsets, const uint8_t *pages,
+                     size_t n) noexcept nogil:
     cdef swap_file *f = <swap_file *> store
     cdef int rc = enter(f)
     if rc == 0:
@@ -226,7 +235,8 @@ cdef int allocate(Site site, int fd, int mode, off_t at, off_t size) noexcept no
 
 
 cdef int clear(swap_file *f, off_t at, off_t size) noexcept nogil:
-    """Makes zeros of a range by the file system's means.  A preallocated file keeps its blocks: that is what it is for."""
+    """Makes zeros of a range by the file system's means.  A preallocated file keeps its blocks:
+    that is what it is for."""
     cdef int mode = FALLOC_FL_ZERO_RANGE if f.preallocated else FALLOC_FL_PUNCH_HOLE
     return allocate(Site.FILE_PUNCH, f.fd, mode | FALLOC_FL_KEEP_SIZE, at, size)
 
@@ -247,7 +257,8 @@ cdef int overwrite(swap_file *f, off_t at, size_t size) noexcept nogil:
 
 
 cdef int forget(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
-    """What freed pages leave in the file goes at once, where the file system can do so cheaply or not."""
+    """What freed pages leave in the file goes at once, where the file system can do so cheaply or
+    not."""
     cdef size_t i = 0, run
     cdef off_t start
     cdef int rc = 0, failed = 0
@@ -256,7 +267,9 @@ cdef int forget(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
         while i + run < n and offsets[i + run] == offsets[i] + run:
             run += 1
         start = <off_t> (f.page_size + offsets[i] * f.page_size)
-        rc = -EOPNOTSUPP if zsw_load_u32(&f.cannot_punch) else clear(f, start, <off_t> (run * f.page_size))
+        rc = -EOPNOTSUPP
+        if not zsw_load_u32(&f.cannot_punch):
+            rc = clear(f, start, <off_t> (run * f.page_size))
         if rc == -EOPNOTSUPP or rc == -ENOSYS:
             zsw_store_u32(&f.cannot_punch, 1)
         if rc != 0:
@@ -290,7 +303,7 @@ cdef zsw_backing_ops FILE_OPS = zsw_backing_ops(
 )
 
 
-# ---- opening -----------------------------------------------------------------------------------------------------------
+# ---- opening -------------------------------------------------------------------------------------
 
 
 cdef object refusal(int code, str path, str why):
@@ -299,7 +312,8 @@ cdef object refusal(int code, str path, str why):
 
 cdef object failure(object error, str path, str what):
     """A BackingError for an OSError of the system's."""
-    return refusal(error.errno, path, f"cannot {what}: {os.strerror(error.errno)}; {REMEDIES.get(error.errno, ELSEWHERE)}")
+    return refusal(error.errno, path, f"cannot {what}: {os.strerror(error.errno)}; "
+                                      f"{REMEDIES.get(error.errno, ELSEWHERE)}")
 
 
 cdef object replaced(str path):
@@ -323,36 +337,41 @@ cdef int check_file(object found, str path) except -1:
     """Refuse whatever is not a plain file of this user's that nobody else can open."""
     mode = found.st_mode
     if stat.S_ISLNK(mode):
-        raise refusal(ELOOP, path, "it is a symbolic link, which could lead anywhere; name the file itself")
+        raise refusal(ELOOP, path, "it is a symbolic link, which could lead anywhere; name the "
+                                   "file itself")
     if stat.S_ISDIR(mode):
         raise refusal(EISDIR, path, "it is a directory; name a file in it")
     if not stat.S_ISREG(mode):
         raise refusal(EINVAL, path, "it is a device, a pipe or a socket; name a regular file")
     if found.st_uid != os.geteuid():
-        raise refusal(EPERM, path, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}; use a file of your own")
+        raise refusal(EPERM, path, f"it belongs to user {found.st_uid}, not to user "
+                                   f"{os.geteuid()}; use a file of your own")
     if found.st_nlink > 1:
-        raise refusal(EMLINK, path, f"it has {found.st_nlink} names (hard links), and pages would show under each; remove it "
-                                    "and let zswap make a new one")
+        raise refusal(EMLINK, path, f"it has {found.st_nlink} names (hard links), and pages would "
+                                    "show under each; remove it " "and let zswap make a new one")
     if mode & 0o077:
-        raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it, who may have it open already; "
-                                    f"if nobody needs it, run: rm {shlex.quote(path)}")
+        raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it, "
+                                    "who may have it open already; " "if nobody needs it, run: rm "
+                                                                     f"{shlex.quote(path)}")
     return 0
 
 
 cdef int check_folders(str path) except -1:
-    """Refuse a path that leads through another user's symbolic link, for that user says where it leads.  Links of root's and
-    of this user's own are followed, as in any path."""
+    """Refuse a path that leads through another user's symbolic link, for that user says where it
+    leads.  Links of root's and of this user's own are followed, as in any path."""
     here, ahead, links = "/", os.path.dirname(path).split("/")[::-1], 0
     while ahead and links < MOST_LINKS:  # with more of them the system will not open it
         name = ahead.pop()
-        there = os.path.normpath(os.path.join(here, name))  # no link is left in it that ".." could go back through
+        # no link is left in it that ".." could go back through
+        there = os.path.normpath(os.path.join(here, name))
         found = os.lstat(there)
         if not stat.S_ISLNK(found.st_mode):
             here = there
             continue
         if found.st_uid not in (0, os.geteuid()):
-            raise refusal(ELOOP, path, f"on the way there {there} is a symbolic link of user {found.st_uid}, who could make it "
-                                       "lead anywhere; give a path without it")
+            raise refusal(ELOOP, path, f"on the way there {there} is a symbolic link of user "
+                                       f"{found.st_uid}, who could make it " "lead anywhere; give "
+                                                                             "a path without it")
         target = os.readlink(there)
         ahead += target.split("/")[::-1]
         here = "/" if target.startswith("/") else here
@@ -391,8 +410,10 @@ cdef int lock_file(int fd, str path) except -1:
         if error.errno != EAGAIN:
             raise failure(error, path, "lock it") from error
         header = os.pread(fd, HEADER.size, 0)
-        user = f" (process {HEADER.unpack(header)[6]})" if len(header) == HEADER.size and header.startswith(MAGIC) else ""
-        raise refusal(EBUSY, path, f"another SwapFile{user} uses it; close that one, or name another file") from error
+        user = (f" (process {HEADER.unpack(header)[6]})" if len(header) == HEADER.size
+                and header.startswith(MAGIC) else "")
+        raise refusal(EBUSY, path, f"another SwapFile{user} uses it; close that one, or name "
+                                   "another file") from error
     found = os.fstat(fd)
     check_file(found, path)
     try:
@@ -405,59 +426,69 @@ cdef int lock_file(int fd, str path) except -1:
 
 
 cdef object read_header(int fd, str path):
-    """Bytes of pages that the file was made for, and whether its last user left it open; None for an empty file."""
+    """Bytes of pages that the file was made for, and whether its last user left it open; None for
+    an empty file."""
     length = os.fstat(fd).st_size
     if length == 0:
         return None
     header = os.pread(fd, HEADER_BYTES, 0)
     if not header.startswith(MAGIC):
-        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as it is; name another file, "
-                                    "or remove this one if nobody needs it")
+        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as it "
+                                    "is; name another file, " "or remove this one if nobody needs "
+                                                              "it")
     remedy = f"if nobody needs it, run: rm {shlex.quote(path)}"
-    if len(header) < HEADER_BYTES or zlib.crc32(header[:CRC_AT]) != int.from_bytes(header[CRC_AT:], "little"):
+    if (len(header) < HEADER_BYTES
+            or zlib.crc32(header[:CRC_AT]) != int.from_bytes(header[CRC_AT:], "little")):
         raise refusal(EBADMSG, path, f"its header is damaged; {remedy}")
     _, version, page_size, nr_pages, _, state, _ = HEADER.unpack_from(header)
     if version != VERSION:
-        raise refusal(EBADMSG, path, f"it has format version {version}, and this zswap knows only {VERSION}; {remedy}")
+        raise refusal(EBADMSG, path, f"it has format version {version}, and this zswap knows only "
+                                     f"{VERSION}; {remedy}")
     if page_size == 0 or nr_pages == 0 or state not in (CLEAN, IN_USE, BEING_MADE):
         raise refusal(EBADMSG, path, f"its header makes no sense; {remedy}")
     if state != BEING_MADE and length != (1 + nr_pages) * page_size:
-        raise refusal(EBADMSG, path, f"it is {length} bytes long, and its header says {(1 + nr_pages) * page_size}: "
-                                     f"something else has changed it; {remedy}")
+        raise refusal(EBADMSG, path, f"it is {length} bytes long, and its header says "
+                                     f"{(1 + nr_pages) * page_size}: " "something else has "
+                                                                       f"changed it; {remedy}")
     return nr_pages * page_size, state != CLEAN
 
 
 cdef class SwapFile(Backing):
     """A file for pages that leave the pool.
 
-    It is a scratch file for the life of one process: a new one takes the place of whatever swap file was there, its pages are
-    dropped when it is closed, and nothing is ever flushed to the device.  It is the property of one user, one process and one
-    `SwapFile` at a time, which is enforced by its mode (0600) and a lock.
+    It is a scratch file for the life of one process: a new one takes the place of whatever swap
+    file was there, its pages are dropped when it is closed, and nothing is ever flushed to the
+    device.  It is the property of one user, one process and one `SwapFile` at a time, which is
+    enforced by its mode (0600) and a lock.
 
     Parameters
     ----------
     path : str or path-like
-        A file that does not exist; or an empty one, or one that was a swap file before, which is then replaced by a new one,
-        since others might have it open.  Anything else is refused and not touched: other content, a damaged swap file, a
-        symbolic link, a device, another user's file, a file that others may open or that has a second name (a hard link), and
-        a path that leads through another user's symbolic link.
+        A file that does not exist; or an empty one, or one that was a swap file before, which is
+        then replaced by a new one, since others might have it open.  Anything else is refused and
+        not touched: other content, a damaged swap file, a symbolic link, a device, another user's
+        file, a file that others may open or that has a second name (a hard link), and a path that
+        leads through another user's symbolic link.
     size : int or str, optional
-        Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page longer.  May be left out
-        for a file that was a swap file before, which keeps its size.
+        Room for pages, in bytes or as ``"1GiB"``, rounded down to whole pages; the file is one page
+        longer.  May be left out for a file that was a swap file before, which keeps its size.
     direct : bool, default True
         Bypass the page cache (O_DIRECT), where the file system can.
     preallocate : bool, default False
-        Take all disk blocks now and keep them, so that writes cannot fail for want of space.  Otherwise the file is sparse:
-        it takes blocks as pages are written and gives them back as they are discarded.  Either way a discarded page reads as
-        zeros from then on; on a file system that can neither make holes nor zeros it is overwritten with them, which takes
-        as long as writing it.
+        Take all disk blocks now and keep them, so that writes cannot fail for want of space.
+        Otherwise the file is sparse: it takes blocks as pages are written and gives them back as
+        they are discarded.  Either way a discarded page reads as zeros from then on; on a file
+        system that can neither make holes nor zeros it is overwritten with them, which takes as
+        long as writing it.
     page_size : int, default 4096
     encrypt : bool, default False
-        Write every page encrypted (AES-256-XTS, by the system's libcrypto), with a random key that is made here, never leaves
-        memory and is wiped at close.  What the file held can then be read by nobody, be it found on the disk or in a backup.
-        It hides what pages hold, not which are written when; and it finds no damage: a changed page decrypts to garbage.
+        Write every page encrypted (AES-256-XTS, by the system's libcrypto), with a random key that
+        is made here, never leaves memory and is wiped at close.  What the file held can then be
+        read by nobody, be it found on the disk or in a backup.  It hides what pages hold, not which
+        are written when; and it finds no damage: a changed page decrypts to garbage.
     unlink : bool, default False
-        Remove the file's name once it is open: the system frees it when the process ends, however it ends.
+        Remove the file's name once it is open: the system frees it when the process ends, however
+        it ends.
 
     Attributes
     ----------
@@ -474,18 +505,16 @@ cdef class SwapFile(Backing):
     Raises
     ------
     BackingError
-        The file cannot be used, or there is no space for it, or no libcrypto to encrypt with; a file that was made for this
-        is removed again.
+        The file cannot be used, or there is no space for it, or no libcrypto to encrypt with; a
+        file that was made for this is removed again.
     ValueError
         An argument is out of range, or `size` is missing.
 
-    Notes
-    -----
-    A forked child cannot use its parent's swap file: every call fails with EPERM.  It does keep the file locked until it
-    ends, should the parent die without closing.
+    Notes ----- A forked child cannot use its parent's swap file: every call fails with EPERM.  It
+    does keep the file locked until it ends, should the parent die without closing.
 
-    Should the file change its length while open, all calls fail with EIO from then on, since a page that was cut off would
-    read as zeros.
+    Should the file change its length while open, all calls fail with EIO from then on, since a page
+    that was cut off would read as zeros.
 
     A page that was never written reads as zeros, or with `encrypt` as anything.
 
@@ -510,7 +539,8 @@ cdef class SwapFile(Backing):
     def __cinit__(self, *args, **kwargs):
         self.f.fd = -1
 
-    def __init__(self, path, size=None, direct=True, preallocate=False, page_size=4096, *, encrypt=False, unlink=False):
+    def __init__(self, path, size=None, direct=True, preallocate=False, page_size=4096, *,
+                 encrypt=False, unlink=False):
         if self.ops != NULL:
             raise TypeError("a SwapFile is opened once; make another")
         self.page_size = page_size_of(page_size)
@@ -522,7 +552,8 @@ cdef class SwapFile(Backing):
         self.f.pid = getpid()
         self.f.counts = &self.counts
         if fault(Site.FILE_BUFFERS) == 0:
-            self.f.bounces = <uint8_t *> zsw_map_as(BOUNCES * BOUNCE_BYTES, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
+            self.f.bounces = <uint8_t *> zsw_map_as(BOUNCES * BOUNCE_BYTES, ZSW_MAP_NO_DUMP
+                                                    | ZSW_MAP_NO_FORK)
         if self.f.bounces == NULL:
             raise MemoryError(f"{self.name}: no memory for its bounce buffers")
         if encrypt:
@@ -551,7 +582,8 @@ cdef class SwapFile(Backing):
             close(self.f.fd)
             self.f.fd = -1
             if isinstance(error, OSError) and not isinstance(error, BackingError):
-                raise failure(error, self.path, f"make a file of {self.f.size} bytes of it") from error
+                raise failure(error, self.path,
+                              f"make a file of {self.f.size} bytes of it") from error
             raise
         self.state = &self.f
         self.ops = &FILE_OPS
@@ -569,7 +601,8 @@ cdef class SwapFile(Backing):
     def __repr__(self):
         if self.ops == NULL:
             return "<SwapFile, never opened>"
-        notes = "".join(f", {note}" for note in ("direct", "encrypted", "closed") if getattr(self, note))
+        notes = "".join(f", {note}" for note in ("direct", "encrypted", "closed")
+                        if getattr(self, note))
         return f"<SwapFile {self.path!r}, {self.nr_pages} pages of {self.page_size} bytes{notes}>"
 
     @property
@@ -601,9 +634,11 @@ cdef class SwapFile(Backing):
         """A new file, locked, in place of the empty one or the swap file that is there."""
         cdef int old
         try:
-            check_file(os.lstat(self.path), self.path)  # before it is opened: opening a device can do things
+            # before it is opened: opening a device can do things
+            check_file(os.lstat(self.path), self.path)
             old = open_file(self.path, 0)
-        except FileNotFoundError:  # or gone in between: somebody else is putting a new one in its place
+        # or gone in between: somebody else is putting a new one in its place
+        except FileNotFoundError:
             raise (replaced if self.nr_pages else no_size)(self.path) from None
         try:
             lock_file(old, self.path)
@@ -616,7 +651,8 @@ cdef class SwapFile(Backing):
                 self.was_there, self.left_open = True, before[1]
             try:
                 os.unlink(self.path)
-                os.ftruncate(old, 0)  # for whoever has it open: it may be left over from a run that was killed
+                # for whoever has it open: it may be left over from a run that was killed
+                os.ftruncate(old, 0)
             except OSError as error:
                 raise failure(error, self.path, "put a new file in its place") from error
             try:
@@ -629,10 +665,12 @@ cdef class SwapFile(Backing):
     cdef int set_size(self, object size) except -1:
         nr_pages = size // self.page_size
         if nr_pages < 1:
-            raise ValueError(f"{self.name}: a size of {size} bytes has no room for a page of {self.page_size}; give more")
+            raise ValueError(f"{self.name}: a size of {size} bytes has no room for a page of "
+                             f"{self.page_size}; give more")
         if nr_pages > 1 << 47 or (1 + nr_pages) * self.page_size > LARGEST_FILE:
             most = min(1 << 47, LARGEST_FILE // self.page_size - 1) * self.page_size
-            raise ValueError(f"{self.name}: a size of {size} bytes is more than a file can have; give {most} at most")
+            raise ValueError(f"{self.name}: a size of {size} bytes is more than a file can have; "
+                             f"give {most} at most")
         self.nr_pages = self.f.nr_pages = nr_pages
         self.f.page_size = self.page_size
         self.f.size = (1 + nr_pages) * self.page_size
@@ -643,7 +681,8 @@ cdef class SwapFile(Backing):
         os.ftruncate(self.f.fd, self.f.size)
         if preallocate:
             self.preallocate()
-        self.f.direct = direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL) | O_DIRECT) == 0
+        self.f.direct = direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL)
+                                         | O_DIRECT) == 0
         self.write_header(IN_USE)
         return 0
 
@@ -657,7 +696,8 @@ cdef class SwapFile(Backing):
         return 0
 
     cdef int write_header(self, uint32_t state) except -1:
-        header = HEADER.pack(MAGIC, VERSION, self.page_size, self.nr_pages, bytes.fromhex(self.id), state, self.f.pid)
+        header = HEADER.pack(MAGIC, VERSION, self.page_size, self.nr_pages, bytes.fromhex(self.id),
+                             state, self.f.pid)
         header = header.ljust(CRC_AT, b"\0")
         header += zlib.crc32(header).to_bytes(4, "little")
         cdef const uint8_t *text = header
@@ -681,7 +721,8 @@ cdef class SwapFile(Backing):
         with nogil:
             if enter(f) == 0:
                 if clear(f, f.page_size, f.size - f.page_size) != 0 and f.preallocated:
-                    overwrite(f, f.page_size, f.size - f.page_size)     # of a sparse file close cuts it off
+                    # of a sparse file close cuts it off
+                    overwrite(f, f.page_size, f.size - f.page_size)
                 leave(f)
         return 0
 
@@ -691,7 +732,8 @@ cdef class SwapFile(Backing):
         with nogil:
             rc = clear(&self.f, self.page_size, self.f.size - self.page_size)
         if rc != 0 and not zsw_load_u32(&self.f.damaged):
-            # Cut off, and as long again: blocks that it had are lost to it, but so is what they held.
+            # Cut off, and as long again: blocks that it had are lost to it, but so is what they
+            # held.
             self.write_header(BEING_MADE)
             os.ftruncate(self.f.fd, self.page_size)
             os.ftruncate(self.f.fd, self.f.size)
@@ -707,11 +749,13 @@ cdef class SwapFile(Backing):
                     zsw_sleep_ns(50_000)
             if self.cipher is not None:
                 self.cipher.forget()
-            with suppress(OSError):  # a file that is not marked clean is as good: its content is dropped either way
+            # a file that is not marked clean is as good: its content is dropped either way
+            with suppress(OSError):
                 self.drop_pages()
                 self.write_header(CLEAN)
             with suppress(OSError):
-                locks.flock(self.f.fd, locks.LOCK_UN)  # a process made by vfork() or clone() may still have the file open
+                # a process made by vfork() or clone() may still have the file open
+                locks.flock(self.f.fd, locks.LOCK_UN)
             close(self.f.fd)
         self.f.fd = -1
         return 0

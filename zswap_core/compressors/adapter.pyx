@@ -1,7 +1,8 @@
 """Two Python callables as a compressor.
 
-Binding-side code: these are the only compressor functions that take the GIL.  An exception in a callable is never printed;
-the page fails, and the exception is kept in `last_error` for whoever reports the failure.
+Binding-side code: these are the only compressor functions that take the GIL.  An exception in a
+callable is never printed; the page fails, and the exception is kept in `last_error` for whoever
+reports the failure.
 """
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -27,22 +28,22 @@ cdef class PythonCompressor(Compressor):
     compress : callable
         ``compress(data: bytes) -> bytes-like``.
     decompress : callable
-        ``decompress(data: bytes) -> bytes-like``, or with a second argument, the size of the result, when it has a second
-        positional parameter that is required or is called ``size``.
+        ``decompress(data: bytes) -> bytes-like``, or with a second argument, the size of the
+        result, when it has a second positional parameter that is required or is called ``size``.
     level : int, optional
     library, version, path : str, optional
         What to tell about it.
 
-    Notes
-    -----
-    The callables get `bytes`, not a view: a view of the engine's memory that a callable kept would outlive that memory.
+    Notes ----- The callables get `bytes`, not a view: a view of the engine's memory that a callable
+    kept would outlive that memory.
     """
 
     cdef object compressing
     cdef object decompressing
     cdef bint wants_size
 
-    def __init__(self, name, compress, decompress, *, level=None, library=None, version=None, path=None):
+    def __init__(self, name, compress, decompress, *, level=None, library=None, version=None,
+                 path=None):
         if not callable(compress) or not callable(decompress):
             raise TypeError("compress and decompress must be callable")
         if self.c.ops != NULL:
@@ -57,11 +58,13 @@ cdef class PythonCompressor(Compressor):
         self.version = version
         self.path = path
         self.origin = "python"
-        # Borrowed: this object lives as long as anyone may call the table, so there is nothing to destroy.
+        # Borrowed: this object lives as long as anyone may call the table, so there is nothing to
+        # destroy.
         self.c.state = <void *> self
         self.c.ops = &PYTHON
 
-    cdef int64_t call_compress(self, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept:
+    cdef int64_t call_compress(self, const uint8_t *src, size_t n, uint8_t *dst,
+                               size_t cap) noexcept:
         cdef Py_buffer out
         cdef int64_t rc = 0
         try:
@@ -75,7 +78,8 @@ cdef class PythonCompressor(Compressor):
         PyBuffer_Release(&out)
         return rc
 
-    cdef int64_t call_decompress(self, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept:
+    cdef int64_t call_decompress(self, const uint8_t *src, size_t n, uint8_t *dst,
+                                 size_t cap) noexcept:
         cdef Py_buffer out
         cdef int64_t rc
         try:
@@ -88,7 +92,8 @@ cdef class PythonCompressor(Compressor):
             memcpy(dst, out.buf, cap)
             rc = out.len
         else:
-            rc = self.remember(ValueError(f"decompress returned {out.len} bytes, not {cap}"), -EBADMSG)
+            rc = self.remember(ValueError(f"decompress returned {out.len} bytes, not {cap}"),
+                               -EBADMSG)
         PyBuffer_Release(&out)
         return rc
 
@@ -108,7 +113,8 @@ cdef size_t bound(void *state, size_t n) noexcept nogil:
     return n + n // 8 + 64
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
     # Python would end a thread that asks for the GIL during its shutdown.
     if zsw_python_is_gone():
         return -EIO
@@ -116,7 +122,8 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
         return (<PythonCompressor> state).call_compress(src, n, dst, cap)
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
     if zsw_python_is_gone():
         return -EIO
     with gil:
@@ -146,4 +153,5 @@ def takes_size(decompress):
     except (TypeError, ValueError):  # a builtin that does not tell
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 and (positional[1].default is positional[1].empty or positional[1].name == "size")
+    return len(positional) > 1 and (positional[1].default is positional[1].empty
+                                    or positional[1].name == "size")

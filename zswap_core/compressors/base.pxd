@@ -22,7 +22,7 @@ cdef class Compressor:
 
 cdef void *new_state(size_t size) except NULL
 cdef void free_state(void *state) noexcept nogil
-cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library,
-                               bytes dictionary=*)
+cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level,
+                               Library library, bytes dictionary=*)
 cpdef str spec_of(str name, object level, object dictionary=*)
 cpdef str dictionary_id(object dictionary)

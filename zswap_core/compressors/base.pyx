@@ -1,6 +1,8 @@
 """`Compressor`: a zsw_compressor with its description and its lifetime."""
 from cpython.buffer cimport PyBuffer_Release
-from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetContext
+from cpython.pycapsule cimport (
+    PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetContext,
+)
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
@@ -28,9 +30,11 @@ from zswap_core.errors import Error, PageCorruptError
 
 cdef int64_t run_once(const zsw_compressor *c, bint packing, const uint8_t *src, size_t n,
                       uint8_t *dst, size_t cap) noexcept nogil:
-    """One compress() or decompress() with a context of its own, or with none where none is needed."""
+    """One compress() or decompress() with a context of its own, or with none where none is
+    needed."""
     cdef const zsw_compressor_ops *ops = c.ops
-    cdef bint in_context = ops.ctx_new != NULL and (packing or not ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS)
+    cdef bint in_context = ops.ctx_new != NULL and (
+        packing or not ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS)
     cdef void *ctx = NULL
     cdef int64_t rc
     if in_context:
@@ -67,7 +71,8 @@ cdef int64_t run(Compressor self, bint packing, object data, object out) except 
     if rc == -ENOMEM:
         raise MemoryError(f"{self.spec}: no memory to {'' if packing else 'de'}compress")
     if rc < 0:
-        raise Error(f"{self.spec}: {'' if packing else 'de'}compress failed: {os.strerror(-rc)}") from recall(self)
+        what = "compress" if packing else "decompress"
+        raise Error(f"{self.spec}: {what} failed: {os.strerror(-rc)}") from recall(self)
     return rc
 
 
@@ -81,16 +86,18 @@ cdef int check(Compressor self) except -1:
 cdef class Compressor:
     """A compressor with its level chosen: what `open_compressor` returns.
 
-    The engine uses the C functions behind it, without the GIL.  The methods here go through those same functions, with a
-    context made for each call: right for tests and tools, slow for anything else.
+    The engine uses the C functions behind it, without the GIL.  The methods here go through those
+    same functions, with a context made for each call: right for tests and tools, slow for anything
+    else.
 
     Attributes
     ----------
     name : str
         "zstd".
     spec : str
-        Name and level: "zstd:3"; with a dictionary also the first digits of its SHA-256: "zstd:3+dict:1a2b3c4d".  Two
-        compressors from one registry with equal specs make the same output.
+        Name and level: "zstd:3"; with a dictionary also the first digits of its SHA-256:
+        "zstd:3+dict:1a2b3c4d".  Two compressors from one registry with equal specs make the same
+        output.
     level : int or None
         None when this compressor has no levels.
     dictionary : bytes or None
@@ -98,26 +105,29 @@ cdef class Compressor:
     library, version, path : str or None
         The library that does the work, its version if it tells, and the file it was found in.
     origin : str
-        How it was found: "wheel", "system", "path" (named by the user), "python" (Python callables) or "capsule".
+        How it was found: "wheel", "system", "path" (named by the user), "python" (Python callables)
+        or "capsule".
     last_error : BaseException or None
         The exception behind the latest failure of a compressor written in Python.
     """
 
     def __init__(self):
-        raise TypeError("use zswap_core.compressors.registry.open_compressor() or Compressor.from_capsule()")
+        raise TypeError("use zswap_core.compressors.registry.open_compressor() or "
+                        "Compressor.from_capsule()")
 
     def __dealloc__(self):
         if self.owns_state and self.c.ops.destroy != NULL:
             self.c.ops.destroy(self.c.state)
 
     def __reduce__(self):
-        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is functions of this process; "
-                        "open_compressor makes one anew, of the same spec and dictionary")
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is "
+                        "functions of this process; " "open_compressor makes one anew, of the same "
+                                                      "spec and dictionary")
 
     def __repr__(self):
         return f"<Compressor {self.spec}, origin {self.origin}, {self.library} {self.version}>"
 
-    # ---- one page at a time --------------------------------------------------------------------------------------------
+    # ---- one page at a time ----------------------------------------------------------------------
 
     def bound(self, n):
         """Return the room that `compress_into` wants so that any n bytes fit."""
@@ -153,18 +163,20 @@ cdef class Compressor:
         return bytes(out)
 
     def compress_into(self, data, out):
-        """Compress into a writable buffer.  Return how many bytes were written, 0 when the result does not fit."""
+        """Compress into a writable buffer.  Return how many bytes were written, 0 when the result
+        does not fit."""
         return run(self, True, data, out)
 
     def decompress_into(self, data, out):
         """Decompress into a writable buffer.  Return how many bytes were written."""
         return run(self, False, data, out)
 
-    # ---- capsules ------------------------------------------------------------------------------------------------------
+    # ---- capsules --------------------------------------------------------------------------------
 
     @property
     def capsule(self):
-        """A PyCapsule of the zsw_compressor, named ZSW_COMPRESSOR_CAPSULE, that keeps this object alive."""
+        """A PyCapsule of the zsw_compressor, named ZSW_COMPRESSOR_CAPSULE, that keeps this object
+        alive."""
         check(self)
         capsule = PyCapsule_New(&self.c, ZSW_COMPRESSOR_CAPSULE, release_owner)
         PyCapsule_SetContext(capsule, <void *> self)
@@ -175,7 +187,8 @@ cdef class Compressor:
     def from_capsule(capsule, name=None, *, level=None, library=None, version=None, path=None):
         """Make a Compressor of a capsule that another extension filled.
 
-        The capsule is kept alive and stays the owner of the state: the table's destroy() is left to whoever made it.
+        The capsule is kept alive and stays the owner of the state: the table's destroy() is left to
+        whoever made it.
 
         Parameters
         ----------
@@ -192,14 +205,18 @@ cdef class Compressor:
         ValueError
             The capsule is of another kind, or its table is incomplete or made for another ABI.
         """
-        cdef const zsw_compressor *given = <const zsw_compressor *> PyCapsule_GetPointer(capsule, ZSW_COMPRESSOR_CAPSULE)
+        cdef const zsw_compressor *given = (
+            <const zsw_compressor *> PyCapsule_GetPointer(capsule, ZSW_COMPRESSOR_CAPSULE))
         cdef const zsw_compressor_ops *ops = given.ops
-        if ops == NULL or ops.abi_version != ZSW_ABI_VERSION or ops.struct_size < ZSW_COMPRESSOR_NEEDED:
-            raise ValueError(f"the capsule's table is not of compressor ABI version {ZSW_ABI_VERSION}")
+        if (ops == NULL or ops.abi_version != ZSW_ABI_VERSION
+                or ops.struct_size < ZSW_COMPRESSOR_NEEDED):
+            raise ValueError("the capsule's table is not of compressor ABI version "
+                             f"{ZSW_ABI_VERSION}")
         if ops.bound == NULL or ops.compress == NULL or ops.decompress == NULL:
             raise ValueError("the capsule's table lacks bound, compress or decompress")
         if (ops.ctx_new == NULL) != (ops.ctx_free == NULL):
-            raise ValueError("the capsule's table has one of ctx_new and ctx_free without the other")
+            raise ValueError("the capsule's table has one of ctx_new and ctx_free without the "
+                             "other")
         if name is None:
             if ops.name == NULL:
                 raise ValueError("the capsule's table has no name, and none was given")
@@ -251,8 +268,8 @@ cdef void free_state(void *state) noexcept nogil:
     free(state)
 
 
-cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level, Library library,
-                               bytes dictionary=None):
+cdef Compressor new_compressor(const zsw_compressor_ops *ops, void *state, str name, object level,
+                               Library library, bytes dictionary=None):
     """For a plug-in of this package: the new object owns `state`."""
     cdef Compressor self = Compressor.__new__(Compressor)
     self.c.ops = ops

@@ -19,7 +19,8 @@ cdef struct deflate_state:
     size_t (*compress)(void *c, const void *src, size_t n, void *dst, size_t cap) noexcept nogil
     void *(*new_decompressor)() noexcept nogil
     void (*free_decompressor)(void *d) noexcept nogil
-    int (*decompress)(void *d, const void *src, size_t n, void *dst, size_t cap, size_t *taken, size_t *done) noexcept nogil
+    int (*decompress)(void *d, const void *src, size_t n, void *dst, size_t cap, size_t *taken,
+                      size_t *done) noexcept nogil
 
 
 cdef struct deflate_context:
@@ -55,15 +56,20 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     return 0
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
-    return <int64_t> (<deflate_state *> state).compress((<deflate_context *> ctx).compressor, src, n, dst, cap)
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
+    return <int64_t> (<deflate_state *> state).compress((<deflate_context *> ctx).compressor, src,
+                                                        n, dst, cap)
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
     cdef size_t taken = 0, done = 0
     cdef deflate_state *s = <deflate_state *> state
-    cdef int rc = s.decompress((<deflate_context *> ctx).decompressor, src, n, dst, cap, &taken, &done)
-    # The format marks its own end, so only the count of bytes taken shows that something follows it.
+    cdef int rc = s.decompress((<deflate_context *> ctx).decompressor, src, n, dst, cap, &taken,
+                               &done)
+    # The format marks its own end, so only the count of bytes taken shows that something follows
+    # it.
     return <int64_t> done if rc == 0 and taken == n else -EBADMSG
 
 
@@ -89,11 +95,14 @@ def open_deflate(level, path=None):
     s.level = level
     s.new_compressor = <void *(*)(int) noexcept nogil> lib.symbol("libdeflate_alloc_compressor")
     s.free_compressor = <void (*)(void *) noexcept nogil> lib.symbol("libdeflate_free_compressor")
-    s.bound = <size_t (*)(void *, size_t) noexcept nogil> lib.symbol("libdeflate_deflate_compress_bound")
+    s.bound = <size_t (*)(void *,
+                          size_t) noexcept nogil> lib.symbol("libdeflate_deflate_compress_bound")
     s.compress = (<size_t (*)(void *, const void *, size_t, void *, size_t) noexcept nogil>
                   lib.symbol("libdeflate_deflate_compress"))
     s.new_decompressor = <void *(*)() noexcept nogil> lib.symbol("libdeflate_alloc_decompressor")
-    s.free_decompressor = <void (*)(void *) noexcept nogil> lib.symbol("libdeflate_free_decompressor")
-    s.decompress = (<int (*)(void *, const void *, size_t, void *, size_t, size_t *, size_t *) noexcept nogil>
+    s.free_decompressor = (<void (*)(void *) noexcept nogil>
+                           lib.symbol("libdeflate_free_decompressor"))
+    s.decompress = (<int (*)(void *, const void *, size_t, void *, size_t, size_t *,
+                             size_t *) noexcept nogil>
                     lib.symbol("libdeflate_deflate_decompress_ex"))
     return self

@@ -9,17 +9,20 @@ import numpy as np
 from zswap_core.buffers import plain_view
 from zswap_core.libraries.find import LIBZDICT
 
-ctypedef size_t (*train_call)(void *out, size_t cap, const void *samples, const size_t *sizes, unsigned int n) noexcept nogil
+ctypedef size_t (*train_call)(void *out, size_t cap, const void *samples, const size_t *sizes,
+                              unsigned int n) noexcept nogil
 ctypedef unsigned int (*is_error_call)(size_t code) noexcept nogil
 ctypedef const char *(*error_name_call)(size_t code) noexcept nogil
 
 SIZES = 256, 1 << 20
-SAMPLES = 100                       # bytes of samples for each byte of dictionary: more hardly betters it
+# bytes of samples for each byte of dictionary: more hardly betters it
+SAMPLES = 100
 FEWEST = 16                         # samples; from very few the library makes nothing
 
 
 def sample_pages(pages, page_size, most):
-    """Up to `most` pages, evenly spread over those that are not one repeated word: only they meet a compressor.
+    """Up to `most` pages, evenly spread over those that are not one repeated word: only they meet a
+    compressor.
 
     Returns
     -------
@@ -37,17 +40,18 @@ def sample_pages(pages, page_size, most):
 def train_dictionary(pages, size=16 << 10, *, page_size=4096):
     """Make a dictionary of what pages have in common, for ``ZSwap("zstd:3", dictionary=...)``.
 
-    It pays where pages hold many small records of a kind, as the heap of a program in Python or the pages of a database do.
-    Train on pages of the program that will be compressed; a few thousand are enough.
+    It pays where pages hold many small records of a kind, as the heap of a program in Python or the
+    pages of a database do. Train on pages of the program that will be compressed; a few thousand
+    are enough.
 
     Parameters
     ----------
     pages : buffer of n * page_size bytes
-        The pages to learn from, one after another.  Same-filled ones are left out; of more than about ``100 * size`` bytes
-        an even choice is taken.
+        The pages to learn from, one after another.  Same-filled ones are left out; of more than
+        about ``100 * size`` bytes an even choice is taken.
     size : int, default 16384
-        Its size in bytes at most, 256 to 1048576.  A larger one finds more and is slower, the more so when it does not fit
-        into the processor's second cache any more.
+        Its size in bytes at most, 256 to 1048576.  A larger one finds more and is slower, the more
+        so when it does not fit into the processor's second cache any more.
     page_size : int, default 4096
         4096, 16384 or 65536, as for `ZSwap`.
 
@@ -61,8 +65,8 @@ def train_dictionary(pages, size=16 << 10, *, page_size=4096):
     ValueError
         When the pages are too few, or have too little in common for a dictionary.
     CompressorNotFound
-        When no libzstd with a dictionary builder is found.  Any bytes that many pages contain can be given as a dictionary
-        in place of a trained one.
+        When no libzstd with a dictionary builder is found.  Any bytes that many pages contain can
+        be given as a dictionary in place of a trained one.
     """
     low, high = SIZES
     if isinstance(size, bool) or not isinstance(size, int) or not low <= size <= high:
@@ -71,10 +75,13 @@ def train_dictionary(pages, size=16 << 10, *, page_size=4096):
         raise ValueError(f"page_size is {page_size}; 4096, 16384 or 65536 is needed")
     view = plain_view(pages, "pages")
     if not view.c_contiguous or view.nbytes % page_size:
-        raise ValueError(f"pages must be a C-contiguous buffer of whole pages of {page_size} bytes, not of {view.nbytes} bytes")
-    samples = sample_pages(view, page_size, max(SAMPLES * size // page_size, FEWEST)) if view.nbytes else view
+        raise ValueError(f"pages must be a C-contiguous buffer of whole pages of {page_size} "
+                         f"bytes, not of {view.nbytes} bytes")
+    samples = sample_pages(view, page_size, max(SAMPLES * size // page_size,
+                                                FEWEST)) if view.nbytes else view
     if len(samples) < FEWEST:
-        raise ValueError(f"{len(samples)} pages that are not same-filled are too few to learn from; {FEWEST} are needed")
+        raise ValueError(f"{len(samples)} pages that are not same-filled are too few to learn "
+                         f"from; {FEWEST} are needed")
     return train(open_library(LIBZDICT), samples, size)
 
 
@@ -83,7 +90,8 @@ cdef bytes train(Library lib, object samples, size_t size):
     cdef is_error_call is_error = <is_error_call> lib.symbol("ZDICT_isError")
     cdef error_name_call error_name = <error_name_call> lib.symbol("ZDICT_getErrorName")
     cdef Items pages = items_of(samples, "samples", 1)
-    cdef Items lengths = items_of(np.full(len(samples), samples.shape[1], np.uintp), "lengths", sizeof(size_t))
+    cdef Items lengths = items_of(np.full(len(samples), samples.shape[1], np.uintp), "lengths",
+                                  sizeof(size_t))
     cdef unsigned int n = <unsigned int> len(samples)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, size)
     cdef char *data = PyBytes_AS_STRING(out)
@@ -92,5 +100,6 @@ cdef bytes train(Library lib, object samples, size_t size):
         done = run(data, size, pages.at, <const size_t *> lengths.at, n)
     if is_error(done):
         why = error_name(done).decode("ascii", "replace")
-        raise ValueError(f"libzstd makes no dictionary of these {n} pages ({why}): give more pages, or a smaller size")
+        raise ValueError(f"libzstd makes no dictionary of these {n} pages ({why}): give more "
+                         "pages, or a smaller size")
     return out[:done]

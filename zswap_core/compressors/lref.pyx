@@ -1,15 +1,17 @@
 """lref, this library's own codec for pages of memory, with another one for what is no heap.
 
-The codec itself is in zswap_core/lref and knows nothing of this file.  A page is looked at first: text goes to the other
-compressor, and its result is kept under lref's mark; what would not shrink is not tried.  Levels 2 and 3 also put the other
-one behind lref: what lref leaves, mostly bytes that no earlier line had, shrinks once more.
+The codec itself is in zswap_core/lref and knows nothing of this file.  A page is looked at first:
+text goes to the other compressor, and its result is kept under lref's mark; what would not shrink
+is not tried.  Levels 2 and 3 also put the other one behind lref: what lref leaves, mostly bytes
+that no earlier line had, shrinks once more.
 """
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_GIVES_UP, ZSW_COMPRESSOR_SLOW,
-                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor, zsw_compressor_ops)
+                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
+                             zsw_compressor_ops)
 from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library
@@ -40,8 +42,10 @@ cdef extern from "lref.h" nogil:
     const char *lref_variant_name(const lref_variant *variant)
     bint lref_variant_works(const lref_variant *variant)
     size_t lref_bound(size_t n)
-    size_t lref_compress(const lref_variant *variant, void *workspace, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
-    int64_t lref_decompress(const lref_variant *variant, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
+    size_t lref_compress(const lref_variant *variant, void *workspace, const uint8_t *src, size_t n,
+                         uint8_t *dst, size_t cap)
+    int64_t lref_decompress(const lref_variant *variant, const uint8_t *src, size_t n, uint8_t *dst,
+                            size_t cap)
     lref_class lref_classify(const lref_variant *variant, const uint8_t *src, size_t n)
 
 VARIANT_ENV = "ZSWAP_LREF"
@@ -92,8 +96,8 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     return 0
 
 
-cdef int64_t compress_other(const lref_state *s, lref_context *c, const uint8_t *src, size_t n, uint8_t *dst, size_t cap,
-                            uint8_t mark) noexcept nogil:
+cdef int64_t compress_other(const lref_state *s, lref_context *c, const uint8_t *src, size_t n,
+                            uint8_t *dst, size_t cap, uint8_t mark) noexcept nogil:
     """The other compressor's result with a mark behind it, 0 when that does not fit, or -errno."""
     cdef int64_t size = 0
     if cap > 1:
@@ -119,8 +123,8 @@ cdef int64_t keep_raw(const uint8_t *src, size_t n, uint8_t *dst, size_t cap) no
     return <int64_t> n + 1
 
 
-cdef int64_t compress_heap(const lref_state *s, lref_context *c, const uint8_t *src, size_t n, uint8_t *dst,
-                           size_t cap) noexcept nogil:
+cdef int64_t compress_heap(const lref_state *s, lref_context *c, const uint8_t *src, size_t n,
+                           uint8_t *dst, size_t cap) noexcept nogil:
     cdef size_t size
     cdef int64_t less
     if s.then_mark == 0:
@@ -129,11 +133,13 @@ cdef int64_t compress_heap(const lref_state *s, lref_context *c, const uint8_t *
     less = compress_other(s, c, c.between, size, dst, min(cap, size), s.then_mark)
     if less == 0:
         less = keep(c.between, size, dst, cap)
-    memset(c.between, 0, size)                  # a context holds no bytes of a page between two calls
+    # a context holds no bytes of a page between two calls
+    memset(c.between, 0, size)
     return less
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
     cdef const lref_state *s = <const lref_state *> state
     cdef lref_context *c = <lref_context *> ctx
     cdef lref_class looks = LREF_TEXT           # so does what is no page
@@ -154,7 +160,8 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     return size
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
     cdef const lref_state *s = <const lref_state *> state
     cdef lref_context *c = <lref_context *> ctx     # NULL for level 1, which needs none
     cdef void *other = NULL if c == NULL else c.other
@@ -164,7 +171,8 @@ cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, ui
     if src[n - 1] == s.other_mark and s.other.ops != NULL:
         return s.other.ops.decompress(s.other.state, other, src, n - 1, dst, cap)
     if s.then_mark != 0 and src[n - 1] == s.then_mark:
-        size = s.other.ops.decompress(s.other.state, other, src, n - 1, c.between, sizeof(c.between))
+        size = s.other.ops.decompress(s.other.state, other, src, n - 1, c.between,
+                                      sizeof(c.between))
         if zsw_unlikely(size < 0):
             memset(c.between, 0, sizeof(c.between))
             return size
@@ -210,10 +218,12 @@ def variants():
 
 
 cdef const lref_variant *find_variant(str name) except NULL:
-    """The variant of that name; CompressorNotFound when there is none or this processor lacks what it needs."""
+    """The variant of that name; CompressorNotFound when there is none or this processor lacks what
+    it needs."""
     cdef unsigned int i = 0
     if name not in variants():
-        raise CompressorNotFound(f"${VARIANT_ENV} asks for {name!r}; this processor has {', '.join(variants())}")
+        raise CompressorNotFound(f"${VARIANT_ENV} asks for {name!r}; this processor has "
+                                 f"{', '.join(variants())}")
     while lref_variant_name(lref_variant_at(i)).decode() != name:
         i += 1
     return lref_variant_at(i)
@@ -225,16 +235,20 @@ def open_lref(level, path=None, variant=None):
     Parameters
     ----------
     level : int
-        1: lref; 2: lz4 over it; 3: zstd:1 over it; 0, for tests: lref for all pages, whatever they look like.
+        1: lref; 2: lz4 over it; 3: zstd:1 over it; 0, for tests: lref for all pages, whatever they
+        look like.
     path : str, optional
         The library's file for the other compressor: liblz4, or libzstd for level 3.
     variant : str, optional
         One of `variants()`; by default what the environment names, or the best.
     """
-    cdef Compressor other = None if level == 0 else open_compressor("zstd:1" if level == 3 else "lz4", path=path), self
+    cdef Compressor self, other = None
     cdef Library lib = Library.__new__(Library)
     cdef lref_state *s
-    cdef const zsw_compressor_ops *ops = &LREF_THEN_SLOW if level == 3 else &LREF_THEN if level == 2 else &LREF
+    cdef const zsw_compressor_ops *ops = (
+        &LREF_THEN_SLOW if level == 3 else &LREF_THEN if level == 2 else &LREF)
+    if level:
+        other = open_compressor("zstd:1" if level == 3 else "lz4", path=path)
     if variant is None:
         variant = os.environ.get(VARIANT_ENV) or variants()[0]
     lib.library = "lref"

@@ -1,14 +1,17 @@
 """lz4 and lz4hc, from liblz4.
 
-For a page, LZ4_compress_fast_extState_fastReset would win nothing: like the plain function it clears the 16 KiB table
-for any input of 4 KiB or more.  The HC functions do differ: from a fresh start each call would clear 256 KiB; reset with
-LZ4_resetStreamHC_fast the tables stay, and old positions count as out of reach.
+For a page, LZ4_compress_fast_extState_fastReset would win nothing: like the plain function it
+clears the 16 KiB table for any input of 4 KiB or more.  The HC functions do differ: from a fresh
+start each call would clear 256 KiB; reset with LZ4_resetStreamHC_fast the tables stay, and old
+positions count as out of reach.
 """
 from libc.errno cimport EBADMSG, EINVAL, ENOMEM
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint8_t
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
+from zswap_core.abi cimport (
+    ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops,
+)
 from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
@@ -23,7 +26,8 @@ cdef struct lz4_state:
     int level                 # lz4: acceleration
     size_t context            # its size
     int (*sizeof_state)() noexcept nogil
-    int (*compress)(void *ctx, const char *src, char *dst, int n, int cap, int acceleration) noexcept nogil
+    int (*compress)(void *ctx, const char *src, char *dst, int n, int cap,
+                    int acceleration) noexcept nogil
     int (*decompress)(const char *src, char *dst, int n, int cap) noexcept nogil
     void *(*hc_init)(void *ctx, size_t size) noexcept nogil
     void (*hc_reset)(void *ctx, int level) noexcept nogil
@@ -58,29 +62,34 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
     zsw_unmap(ctx, (<lz4_state *> state).context)
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
     cdef lz4_state *s = <lz4_state *> state
     if n > INPUT_MAX:
         return -EINVAL
     return s.compress(ctx, <const char *> src, <char *> dst, <int> n, at_most_int_max(cap), s.level)
 
 
-cdef int64_t hc_compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t hc_compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                         size_t cap) noexcept nogil:
     cdef lz4_state *s = <lz4_state *> state
     cdef int done
     if n > INPUT_MAX:
         return -EINVAL
-    # Also after a result that did not fit: the library marks the context itself, and this call then starts afresh.
+    # Also after a result that did not fit: the library marks the context itself, and this call then
+    # starts afresh.
     s.hc_reset(ctx, s.level)
     done = s.hc_compress(ctx, <const char *> src, <char *> dst, <int> n, at_most_int_max(cap))
     return done if done > 0 else 0
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
     cdef int done
     if n > <size_t> INT_MAX:
         return -EINVAL
-    done = (<lz4_state *> state).decompress(<const char *> src, <char *> dst, <int> n, at_most_int_max(cap))
+    done = (<lz4_state *> state).decompress(<const char *> src, <char *> dst, <int> n,
+                                            at_most_int_max(cap))
     return done if done >= 0 else -EBADMSG
 
 
@@ -114,7 +123,8 @@ cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
 cdef lz4_state *new_lz4(Library lib, int level) except NULL:
     cdef lz4_state *s = <lz4_state *> new_state(sizeof(lz4_state))
     s.level = level
-    s.decompress = <int (*)(const char *, char *, int, int) noexcept nogil> lib.symbol("LZ4_decompress_safe")
+    s.decompress = <int (*)(const char *, char *, int,
+                            int) noexcept nogil> lib.symbol("LZ4_decompress_safe")
     return s
 
 
@@ -138,6 +148,7 @@ def open_lz4hc(level, path=None):
     s.sizeof_state = <int (*)() noexcept nogil> lib.symbol("LZ4_sizeofStateHC")
     s.hc_init = <void *(*)(void *, size_t) noexcept nogil> lib.symbol("LZ4_initStreamHC")
     s.hc_reset = <void (*)(void *, int) noexcept nogil> lib.symbol("LZ4_resetStreamHC_fast")
-    s.hc_compress = <int (*)(void *, const char *, char *, int, int) noexcept nogil> lib.symbol("LZ4_compress_HC_continue")
+    s.hc_compress = <int (*)(void *, const char *, char *, int,
+                             int) noexcept nogil> lib.symbol("LZ4_compress_HC_continue")
     s.context = <size_t> s.sizeof_state()
     return self

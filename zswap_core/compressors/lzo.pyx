@@ -1,4 +1,5 @@
-"""lzo (LZO1X-1, as the kernel's), from liblzo2 where the user has it, else from the Python package lzallright.
+"""lzo (LZO1X-1, as the kernel's), from liblzo2 where the user has it, else from the Python package
+lzallright.
 
 liblzo2 is GPL: nothing here links to it or ships it.
 """
@@ -20,13 +21,16 @@ cdef size_t WORK_SIZE = 16384 * sizeof(void *)
 
 
 ctypedef unsigned int (*lzo_version_fn)() noexcept nogil
-ctypedef int (*lzo_init_fn)(unsigned int version, int short_size, int int_size, int long_size, int u32_size, int uint_size,
-                            int dict_size, int charp_size, int voidp_size, int callback_size) noexcept nogil
+ctypedef int (*lzo_init_fn)(unsigned int version, int short_size, int int_size, int long_size,
+                            int u32_size, int uint_size, int dict_size, int charp_size,
+                            int voidp_size, int callback_size) noexcept nogil
 
 
 cdef struct lzo_state:
-    int (*compress)(const uint8_t *src, size_t n, uint8_t *dst, size_t *done, void *work) noexcept nogil
-    int (*decompress)(const uint8_t *src, size_t n, uint8_t *dst, size_t *done, void *work) noexcept nogil
+    int (*compress)(const uint8_t *src, size_t n, uint8_t *dst, size_t *done,
+                    void *work) noexcept nogil
+    int (*decompress)(const uint8_t *src, size_t n, uint8_t *dst, size_t *done,
+                      void *work) noexcept nogil
 
 
 cdef size_t bound(void *state, size_t n) noexcept nogil:
@@ -44,12 +48,14 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
     zsw_unmap(ctx, WORK_SIZE)
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
     cdef lzo_state *s = <lzo_state *> state
     cdef uint8_t *out = dst
     cdef size_t done = 0
     cdef int rc
-    # The function cannot be told where to stop, so with less room than the bound it works elsewhere.
+    # The function cannot be told where to stop, so with less room than the bound it works
+    # elsewhere.
     if cap < bound(state, n):
         out = <uint8_t *> zsw_map_as(bound(state, n), ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
         if out == NULL:
@@ -63,7 +69,8 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     return <int64_t> done if rc == 0 else -EIO
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
     cdef size_t done = cap
     cdef int rc = (<lzo_state *> state).decompress(src, n, dst, &done, NULL)
     return <int64_t> done if rc == 0 else -EBADMSG
@@ -88,9 +95,12 @@ cdef Compressor open_liblzo2(object path):
     cdef lzo_version_fn version = <lzo_version_fn> lib.symbol("lzo_version")
     cdef lzo_init_fn init = <lzo_init_fn> lib.symbol("__lzo_init_v2")
     cdef int pointer = sizeof(void *)
-    # The sizes of its types: short, int, long, lzo_uint32_t, lzo_uint, dictionary entry, two pointers; -1: no callbacks.
-    if init(version(), sizeof(short), sizeof(int), sizeof(long), 4, sizeof(size_t), pointer, pointer, pointer, -1) != 0:
-        raise CompressorNotFound(f"liblzo2 in {lib.path} has types of other sizes. To get another: {LIBLZO2.remedy}")
+    # The sizes of its types: short, int, long, lzo_uint32_t, lzo_uint, dictionary entry, two
+    # pointers; -1: no callbacks.
+    if init(version(), sizeof(short), sizeof(int), sizeof(long), 4, sizeof(size_t), pointer,
+            pointer, pointer, -1) != 0:
+        raise CompressorNotFound(f"liblzo2 in {lib.path} has types of other sizes. To get another: "
+                                 f"{LIBLZO2.remedy}")
 
     cdef lzo_state *s = <lzo_state *> new_state(sizeof(lzo_state))
     cdef Compressor self = new_compressor(&LZO, s, "lzo", None, lib)
@@ -112,7 +122,8 @@ def open_lzo(level=None, path=None):
 
 
 def open_lzallright():
-    """Return `lzo` by way of the package lzallright: the same format, made many times slower and under the GIL."""
+    """Return `lzo` by way of the package lzallright: the same format, made many times slower and
+    under the GIL."""
     from importlib.metadata import version
 
     import lzallright
@@ -126,6 +137,5 @@ def open_lzallright():
     def decompress(data, size):
         return lzallright.LZOCompressor.decompress(data, size)
 
-    return PythonCompressor(
-        "lzo", compress, decompress, library="lzallright", version=version("lzallright"), path=lzallright.__file__
-    )
+    return PythonCompressor("lzo", compress, decompress, library="lzallright",
+                            version=version("lzallright"), path=lzallright.__file__)

@@ -1,7 +1,8 @@
 """Compressors by name.
 
-A spec is a name, or a name and a level: "lz4", "zstd:3", "zstd:-5".  The spec of an opened compressor with a dictionary goes
-on with the dictionary's id, as in "zstd:3+dict:1a2b3c4d", and can be opened again as long as somebody holds that compressor.
+A spec is a name, or a name and a level: "lz4", "zstd:3", "zstd:-5".  The spec of an opened
+compressor with a dictionary goes on with the dictionary's id, as in "zstd:3+dict:1a2b3c4d", and can
+be opened again as long as somebody holds that compressor.
 """
 
 import re
@@ -15,10 +16,24 @@ from zswap_core.buffers import plain_view
 from zswap_core.compressors.adapter import PythonCompressor
 from zswap_core.compressors.base import Compressor, dictionary_id, spec_of
 from zswap_core.errors import CompressorNotFound, Error
-from zswap_core.libraries.find import LIBDEFLATE, LIBLZ4, LIBLZO2, LIBZSTD, Source, explicit_path, out_of_memory
+from zswap_core.libraries.find import (
+    LIBDEFLATE,
+    LIBLZ4,
+    LIBLZO2,
+    LIBZSTD,
+    Source,
+    explicit_path,
+    out_of_memory,
+)
 from zswap_core.locks import Lock
 
-__all__ = ["CompressorInfo", "compressors", "open_compressor", "register_compressor", "unregister_compressor"]
+__all__ = [
+    "CompressorInfo",
+    "compressors",
+    "open_compressor",
+    "register_compressor",
+    "unregister_compressor",
+]
 
 Levels = tuple[int, int, int]  # lowest, default, highest
 
@@ -54,7 +69,8 @@ class _Key(NamedTuple):
     dictionary: str | None  # its id, whole
 
 
-# Opened compressors, as long as somebody holds them: one object for each spec, library file and dictionary.
+# Opened compressors, as long as somebody holds them: one object for each spec, library file and
+# dictionary.
 _opened: WeakValueDictionary[_Key, Compressor] = WeakValueDictionary()
 _lock = Lock()
 
@@ -91,7 +107,9 @@ class CompressorInfo:
     error: str | None = None
 
 
-def open_compressor(spec: "str | Compressor", *, path: str | None = None, dictionary: Any = None) -> Compressor:
+def open_compressor(
+    spec: "str | Compressor", *, path: str | None = None, dictionary: Any = None
+) -> Compressor:
     """Open a compressor: what `ZSwap` takes in place of a name, and for one with a dictionary must.
 
     Parameters
@@ -101,8 +119,8 @@ def open_compressor(spec: "str | Compressor", *, path: str | None = None, dictio
     path : str, optional
         The library's file, for a compressor that has a library; by default it is looked for.
     dictionary : bytes-like, optional
-        What the pages have in common, for zstd: from `train_dictionary`, from ``zstd --train``, or any bytes at all, of which
-        the last ones are the cheapest to refer to.  8 bytes to 16 MiB.
+        What the pages have in common, for zstd: from `train_dictionary`, from ``zstd --train``, or
+        any bytes at all, of which the last ones are the cheapest to refer to.  8 bytes to 16 MiB.
 
     Returns
     -------
@@ -114,13 +132,17 @@ def open_compressor(spec: "str | Compressor", *, path: str | None = None, dictio
     CompressorNotFound
         There is no such name, or its library is missing.
     ValueError
-        The level is not one that this compressor has, it takes no dictionary, or the dictionary is damaged.
+        The level is not one that this compressor has, it takes no dictionary, or the dictionary is
+        damaged.
     """
     if isinstance(spec, Compressor):
         if spec.spec is None:
             raise ValueError("this Compressor was never opened")
         if dictionary is not None:
-            raise ValueError(f"the compressor {spec.spec} is open already: give the dictionary together with its name")
+            raise ValueError(
+                f"the compressor {spec.spec} is open already: give the dictionary together with "
+                "its name"
+            )
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"a compressor is a string or a Compressor, not {type(spec).__name__}")
@@ -137,7 +159,9 @@ def open_compressor(spec: "str | Compressor", *, path: str | None = None, dictio
         return _with_known_dictionary(spec_of(name, level), known)
     if dictionary is not None:
         dictionary = _dictionary(name, entry, dictionary)
-    key = _Key(spec_of(name, level), path, None if dictionary is None else dictionary_id(dictionary))
+    key = _Key(
+        spec_of(name, level), path, None if dictionary is None else dictionary_id(dictionary)
+    )
 
     with _lock:
         opened = _opened.get(key)
@@ -160,7 +184,9 @@ def _with_known_dictionary(spec: str, known: str) -> Compressor:
         for compressor in list(_opened.values()):
             if compressor.spec == f"{spec}+{known}":
                 return compressor
-    raise CompressorNotFound(f"no compressor {spec} with the dictionary {known!r} is in use; give the dictionary itself")
+    raise CompressorNotFound(
+        f"no compressor {spec} with the dictionary {known!r} is in use; give the dictionary itself"
+    )
 
 
 def _dictionary(name: str, entry: "_Builtin | _Registered", dictionary: Any) -> bytes:
@@ -192,11 +218,16 @@ def _level(name: str, levels: Levels | None, text: str | None) -> int | None:
     if text is None:
         return default
     if not _LEVEL.fullmatch(text) or not low <= int(text) <= high:
-        raise ValueError(f"{text!r} is not a level of compressor {name!r}: those are {low} to {high}, by default {default}")
+        raise ValueError(
+            f"{text!r} is not a level of compressor {name!r}: those are {low} to {high}, by "
+            f"default {default}"
+        )
     return int(text)
 
 
-def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | None, dictionary: bytes | None) -> Compressor:
+def _open_builtin(
+    name: str, entry: _Builtin, level: int | None, path: str | None, dictionary: bytes | None
+) -> Compressor:
     try:
         module = import_module(f"zswap_core.compressors.{entry.module}")
     except ImportError as error:
@@ -208,11 +239,14 @@ def _open_builtin(name: str, entry: _Builtin, level: int | None, path: str | Non
         compressor: Compressor = getattr(module, f"open_{name}")(level, path, *given)
     except CompressorNotFound as error:
         raise CompressorNotFound(f"compressor {name!r} is not available: {error}") from None
-    # The functions were found by name alone.  One page there and back shows that they are what they are taken for.
+    # The functions were found by name alone.  One page there and back shows that they are what they
+    # are taken for.
     page = bytes(range(64)) * 64
     packed = compressor.compress(page)
     if packed is None or compressor.decompress(packed, len(page)) != page:
-        raise Error(f"compressor {name!r}: {compressor.path} does not give back the page that it was given")
+        raise Error(
+            f"compressor {name!r}: {compressor.path} does not give back the page that it was given"
+        )
     return compressor
 
 
@@ -236,14 +270,18 @@ def register_compressor(
     Parameters
     ----------
     name : str
-        Lower-case letters, digits, "_", "." and "-".  A name registered before is replaced for whoever opens it from now on.
+        Lower-case letters, digits, "_", "." and "-".  A name registered before is replaced for
+        whoever opens it from now on.
     compress : callable, optional
-        ``compress(data: bytes) -> bytes-like``.  A result longer than a page counts as incompressible.
+        ``compress(data: bytes) -> bytes-like``.  A result longer than a page counts as
+        incompressible.
     decompress : callable, optional
-        ``decompress(data: bytes) -> bytes-like`` or ``decompress(data: bytes, size: int) -> bytes-like``.
+        ``decompress(data: bytes) -> bytes-like`` or ``decompress(data: bytes, size: int) ->
+        bytes-like``.
     factory : callable, optional
-        In place of the two: ``factory()``, or ``factory(level)`` if there are `levels`, returns a PyCapsule of a
-        ``zsw_compressor`` (see ``zswap/abi.h``), which works without the GIL, or a `Compressor`.
+        In place of the two: ``factory()``, or ``factory(level)`` if there are `levels`, returns a
+        PyCapsule of a ``zsw_compressor`` (see ``zswap/abi.h``), which works without the GIL, or a
+        `Compressor`.
     levels : tuple of int, optional
         Lowest, default and highest level that the factory takes.
 
@@ -253,7 +291,9 @@ def register_compressor(
         The name is not allowed, or belongs to a compressor that comes with zswap.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name for a compressor: use a-z, 0-9, '_', '.' and '-', 32 at most")
+        raise ValueError(
+            f"{name!r} is not a name for a compressor: use a-z, 0-9, '_', '.' and '-', 32 at most"
+        )
     if name in _BUILTIN:
         raise ValueError(f"compressor {name!r} comes with zswap and cannot be replaced")
     if factory is not None:
@@ -291,7 +331,10 @@ def _forget(name: str) -> None:
 def compressors() -> list[CompressorInfo]:
     """List every known compressor, whether its library is there, and which was taken."""
     with _lock:
-        entries: dict[str, _Builtin | _Registered] = {**_BUILTIN, **dict(sorted(_registered.items()))}
+        entries: dict[str, _Builtin | _Registered] = {
+            **_BUILTIN,
+            **dict(sorted(_registered.items())),
+        }
     return [_info(name, entry) for name, entry in entries.items()]
 
 
@@ -300,5 +343,11 @@ def _info(name: str, entry: "_Builtin | _Registered") -> CompressorInfo:
     try:
         c = open_compressor(name)
     except Exception as error:  # a factory may raise anything, and a list must not fail for one row
-        return CompressorInfo(name, False, levels=levels, dictionary=dictionary, error=str(error) or type(error).__name__)
+        return CompressorInfo(
+            name,
+            False,
+            levels=levels,
+            dictionary=dictionary,
+            error=str(error) or type(error).__name__,
+        )
     return CompressorInfo(name, True, c.library, c.version, c.path, c.origin, levels, dictionary)

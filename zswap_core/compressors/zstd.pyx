@@ -1,12 +1,15 @@
 """zstd, from libzstd.
 
-Frames go without the magic number, checksum and dictionary id, as what is stored is known to be ours: 4 bytes a page won.
-The content size stays: it costs a byte, and damage that changes the length is then seen by the library.
+Frames go without the magic number, checksum and dictionary id, as what is stored is known to be
+ours: 4 bytes a page won. The content size stays: it costs a byte, and damage that changes the
+length is then seen by the library.
 
-A dictionary is digested once, when the compressor is opened, and then only referred to by every context.  That a page meets
-the dictionary it was compressed with is the engine's doing: pools of different dictionaries are different pools.
+A dictionary is digested once, when the compressor is opened, and then only referred to by every
+context.  That a page meets the dictionary it was compressed with is the engine's doing: pools of
+different dictionaries are different pools.
 
-What libzstd works with holds parts of pages, so a context's memory is ours: in no core dump, and empty in a forked child.
+What libzstd works with holds parts of pages, so a context's memory is ours: in no core dump, and
+empty in a forked child.
 """
 from libc.errno cimport EBADMSG, EINVAL, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
@@ -21,8 +24,8 @@ from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unm
 from zswap_core.libraries.find import LIBZSTD
 
 
-# Values of zstd.h's enums: part of its stable ABI, but for the two formats, which have kept theirs since 1.4.0 and are
-# checked when a compressor is opened.
+# Values of zstd.h's enums: part of its stable ABI, but for the two formats, which have kept theirs
+# since 1.4.0 and are checked when a compressor is opened.
 cdef enum:
     ZSTD_c_compressionLevel = 100
     ZSTD_c_checksumFlag = 201
@@ -33,7 +36,8 @@ cdef enum:
     ZSTD_error_memory_allocation = 64
     ZSTD_error_dstSize_tooSmall = 70
 
-    PIECES = 8                  # that a context's memory may come in: libzstd takes two for each half
+    # that a context's memory may come in: libzstd takes two for each half
+    PIECES = 8
 
 
 # libzstd's ZSTD_customMem.
@@ -58,7 +62,8 @@ cdef struct zstd_state:
     size_t (*compress)(void *cctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
     void *(*new_dctx)(zstd_memory memory) noexcept nogil
     size_t (*set_d)(void *dctx, int parameter, int value) noexcept nogil
-    size_t (*decompress)(void *dctx, void *dst, size_t cap, const void *src, size_t n) noexcept nogil
+    size_t (*decompress)(void *dctx, void *dst, size_t cap, const void *src,
+                         size_t n) noexcept nogil
     void *cdict                 # these two are NULL without a dictionary
     void *ddict
     size_t (*free_cdict)(void *cdict) noexcept nogil
@@ -108,22 +113,26 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
 
 
 cdef int configure(const zstd_state *s, const zstd_context *c) noexcept nogil:
-    """Parameters and dictionaries are set once: they outlive every page.  A dictionary brings its level with it."""
+    """Parameters and dictionaries are set once: they outlive every page.  A dictionary brings its
+    level with it."""
     if (s.is_error(s.set_c(c.cctx, ZSTD_c_compressionLevel, s.level))
             or s.is_error(s.set_c(c.cctx, ZSTD_c_checksumFlag, 0))
             or s.is_error(s.set_c(c.cctx, ZSTD_c_dictIDFlag, 0))
             or s.is_error(s.set_c(c.cctx, ZSTD_c_format, ZSTD_f_zstd1_magicless))
             or s.is_error(s.set_d(c.dctx, ZSTD_d_format, ZSTD_f_zstd1_magicless))):
         return -EINVAL
-    if s.cdict != NULL and (s.is_error(s.ref_cdict(c.cctx, s.cdict)) or s.is_error(s.ref_ddict(c.dctx, s.ddict))):
+    if s.cdict != NULL and (s.is_error(s.ref_cdict(c.cctx, s.cdict))
+                            or s.is_error(s.ref_ddict(c.dctx, s.ddict))):
         return -EINVAL
     return 0
 
 
 cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     cdef zstd_state *s = <zstd_state *> state
-    cdef zstd_context *c = <zstd_context *> calloc(1, sizeof(zstd_context)) if fault(Site.COMPRESSOR_CONTEXT) == 0 else NULL
+    cdef zstd_context *c = NULL
     cdef int rc = -ENOMEM
+    if fault(Site.COMPRESSOR_CONTEXT) == 0:
+        c = <zstd_context *> calloc(1, sizeof(zstd_context))
     if c == NULL:
         return rc
     c.cctx = s.new_cctx(zstd_memory(piece_new, piece_free, c))
@@ -137,7 +146,8 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     return 0
 
 
-cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                      size_t cap) noexcept nogil:
     cdef zstd_state *s = <zstd_state *> state
     cdef size_t done = s.compress((<zstd_context *> ctx).cctx, dst, cap, src, n)
     cdef int code
@@ -149,7 +159,8 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     return -ENOMEM if code == ZSTD_error_memory_allocation else -EIO
 
 
-cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap) noexcept nogil:
+cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
+                        size_t cap) noexcept nogil:
     cdef zstd_state *s = <zstd_state *> state
     cdef size_t done = s.decompress((<zstd_context *> ctx).dctx, dst, cap, src, n)
     if not s.is_error(done):
@@ -181,7 +192,8 @@ cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
 
 
 cdef int digest(zstd_state *s, Library lib, bytes dictionary) except -1:
-    """Makes what contexts refer to; a dictionary that begins as zstd's own do must also go on as they do."""
+    """Makes what contexts refer to; a dictionary that begins as zstd's own do must also go on as
+    they do."""
     cdef void *(*new_cdict)(const void *dictionary, size_t n, int level) noexcept nogil
     cdef void *(*new_ddict)(const void *dictionary, size_t n) noexcept nogil
     cdef const uint8_t *data = dictionary
@@ -196,12 +208,14 @@ cdef int digest(zstd_state *s, Library lib, bytes dictionary) except -1:
         s.cdict = new_cdict(data, n, s.level)
         s.ddict = new_ddict(data, n)
     if s.cdict == NULL or s.ddict == NULL:
-        raise ValueError("the dictionary is damaged: it begins as zstd's own do, and libzstd cannot read it")
+        raise ValueError("the dictionary is damaged: it begins as zstd's own do, and libzstd "
+                         "cannot read it")
     return 0
 
 
 def open_zstd(level, path=None, dictionary=None):
-    """Return the `zstd` compressor; `level` is -131072 .. 22, `dictionary` one that zstd trained or any bytes."""
+    """Return the `zstd` compressor; `level` is -131072 .. 22, `dictionary` one that zstd trained or
+    any bytes."""
     cdef Library lib = open_library(LIBZSTD, path)
     cdef zstd_state *s = <zstd_state *> new_state(sizeof(zstd_state))
     cdef Compressor self = new_compressor(&ZSTD, s, "zstd", level, lib, dictionary)
@@ -211,7 +225,8 @@ def open_zstd(level, path=None, dictionary=None):
     s.error_code = <int (*)(size_t) noexcept nogil> lib.symbol("ZSTD_getErrorCode")
     s.new_cctx = <void *(*)(zstd_memory) noexcept nogil> lib.symbol("ZSTD_createCCtx_advanced")
     s.set_c = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_CCtx_setParameter")
-    s.compress = <size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil> lib.symbol("ZSTD_compress2")
+    s.compress = <size_t (*)(void *, void *, size_t, const void *,
+                             size_t) noexcept nogil> lib.symbol("ZSTD_compress2")
     s.new_dctx = <void *(*)(zstd_memory) noexcept nogil> lib.symbol("ZSTD_createDCtx_advanced")
     s.set_d = <size_t (*)(void *, int, int) noexcept nogil> lib.symbol("ZSTD_DCtx_setParameter")
     s.decompress = (<size_t (*)(void *, void *, size_t, const void *, size_t) noexcept nogil>

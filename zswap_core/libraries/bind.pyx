@@ -18,12 +18,14 @@ cdef extern from "<dlfcn.h>" nogil:
 cdef class Library:
     """A shared library.
 
-    It stays open for the life of the process: closing it would pull the code from under contexts still in use.
+    It stays open for the life of the process: closing it would pull the code from under contexts
+    still in use.
     """
 
     cdef void *symbol(self, str name) except NULL:
         """The address of a function; LookupError when the library lacks it."""
-        cdef void *address = dlsym(self.handle, name.encode()) if fault(Site.LIBRARY_SYMBOL) == 0 else NULL
+        cdef void *address = dlsym(self.handle,
+                                   name.encode()) if fault(Site.LIBRARY_SYMBOL) == 0 else NULL
         if address == NULL:
             raise LookupError(f"it has no {name}")
         return address
@@ -41,8 +43,10 @@ cdef Library try_open(object source, str origin, str what):
     cdef void *address = NULL
     cdef void *version
 
-    # RTLD_NOW: no call may end up in the dynamic linker later, least of all one made while serving a page fault.
-    lib.handle = dlopen(os.fsencode(what), RTLD_NOW | RTLD_LOCAL) if fault(Site.LIBRARY_OPEN) == 0 else NULL
+    # RTLD_NOW: no call may end up in the dynamic linker later, least of all one made while serving
+    # a page fault.
+    lib.handle = dlopen(os.fsencode(what), RTLD_NOW
+                        | RTLD_LOCAL) if fault(Site.LIBRARY_OPEN) == 0 else NULL
     if lib.handle == NULL:
         raise OSError(last_dlerror())
     for name in source.symbols:
@@ -53,7 +57,8 @@ cdef Library try_open(object source, str origin, str what):
         lib.version = (<const char *(*)() noexcept nogil> version)().decode("ascii", "replace")
         if version_tuple(lib.version) < source.minimum:
             oldest = ".".join(map(str, source.minimum))
-            raise LookupError(f"it is version {lib.version}, and {oldest} is the oldest that will do")
+            raise LookupError(f"it is version {lib.version}, and {oldest} is the oldest that will "
+                              "do")
     lib.library = source.library
     lib.origin = origin
     lib.path = os.fsdecode(info.dli_fname) if dladdr(address, &info) else what

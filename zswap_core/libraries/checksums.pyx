@@ -1,7 +1,8 @@
 """Checksums, by functions of libraries that are likely to be there.
 
-A sum is only ever compared with one that the same engine made, so it does not matter which function it is.  A CRC-32 finds
-all damage that lies within 32 bits of each other; of other damage it, as any sum of 32 bits, misses one in four billion.
+A sum is only ever compared with one that the same engine made, so it does not matter which function
+it is.  A CRC-32 finds all damage that lies within 32 bits of each other; of other damage it, as any
+sum of 32 bits, misses one in four billion.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -12,7 +13,8 @@ from zswap_core.libraries.bind cimport open_library
 from zswap_core.errors import CompressorNotFound, Error
 from zswap_core.libraries.find import CRC_OF_LIBDEFLATE, XXH3_OF_LIBXXHASH, XXH64_OF_LIBZSTD
 
-NAMES = {CRC_OF_LIBDEFLATE: "crc32", XXH3_OF_LIBXXHASH: "XXH3", XXH64_OF_LIBZSTD: "XXH64"}  # the fastest first
+# the fastest first
+NAMES = {CRC_OF_LIBDEFLATE: "crc32", XXH3_OF_LIBXXHASH: "XXH3", XXH64_OF_LIBZSTD: "XXH64"}
 
 
 cdef uint32_t call_crc32(void *function, const uint8_t *data, size_t n) noexcept nogil:
@@ -24,7 +26,8 @@ cdef uint32_t call_xxh3(void *function, const uint8_t *data, size_t n) noexcept 
 
 
 cdef uint32_t call_xxh64(void *function, const uint8_t *data, size_t n) noexcept nogil:
-    return <uint32_t> (<uint64_t (*)(const void *, size_t, uint64_t) noexcept nogil> function)(data, n, 0)
+    return <uint32_t> (
+        <uint64_t (*)(const void *, size_t, uint64_t) noexcept nogil> function)(data, n, 0)
 
 
 cdef class Checksum:
@@ -39,8 +42,8 @@ cdef class Checksum:
     """
 
     def __reduce__(self):
-        raise TypeError("a Checksum can be neither copied nor pickled: it is a function of this process; "
-                        "open_checksum makes one anew")
+        raise TypeError("a Checksum can be neither copied nor pickled: it is a function of this "
+                        "process; " "open_checksum makes one anew")
 
     @property
     def path(self):
@@ -77,4 +80,5 @@ def open_checksum(sources=tuple(NAMES)):
             self.c.call = call_xxh64
         self.name = f"{NAMES[source]} ({source.library})"
         return self
-    raise Error(f"there is no library that makes checksums; get one of these, or leave checksum out: {'; '.join(why)}")
+    raise Error("there is no library that makes checksums; get one of these, or leave checksum "
+                f"out: {'; '.join(why)}")

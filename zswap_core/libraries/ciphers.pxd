@@ -14,13 +14,14 @@ cdef struct zsw_cipher:
     zsw_mutex locks[CONTEXTS]
     void *(*context_new)() noexcept nogil
     void (*context_free)(void *context) noexcept nogil
-    int (*init)(void *context, const void *kind, void *engine, const uint8_t *key, const uint8_t *tweak,
-                int encrypting) noexcept nogil
-    int (*update)(void *context, uint8_t *out, int *out_size, const uint8_t *data, int size) noexcept nogil
+    int (*init)(void *context, const void *kind, void *engine, const uint8_t *key,
+                const uint8_t *tweak, int encrypting) noexcept nogil
+    int (*update)(void *context, uint8_t *out, int *out_size, const uint8_t *data,
+                  int size) noexcept nogil
 
 
-cdef int cipher_run(zsw_cipher *c, bint encrypting, uint64_t first, const uint8_t *data, uint8_t *out, size_t n,
-                    size_t size) noexcept nogil
+cdef int cipher_run(zsw_cipher *c, bint encrypting, uint64_t first, const uint8_t *data,
+                    uint8_t *out, size_t n, size_t size) noexcept nogil
 
 
 cdef class Cipher:

@@ -1,4 +1,5 @@
-"""Where the libraries are: which files may hold each one, best first.  Nothing is imported or opened here."""
+"""Where the libraries are: which files may hold each one, best first.  Nothing is imported or
+opened here."""
 
 import os
 import sys
@@ -21,7 +22,8 @@ class Source(NamedTuple):
     older: tuple[str, ...] = ()  # sonames of earlier versions that will do as well
 
 
-# Distributions want their own libraries, which they keep up to date: set it, or patch the default to "system".
+# Distributions want their own libraries, which they keep up to date: set it, or patch the default
+# to "system".
 PREFERENCE_ENV = "ZSWAP_LIBRARIES"
 DEFAULT_PREFERENCE = "wheel"
 
@@ -41,7 +43,11 @@ LIBLZ4 = Source(
         "LZ4_compress_HC_continue",
     ),
     version_symbol="LZ4_versionString",
-    minimum=(1, 9, 4),  # the first without CVE-2021-3520; LZ4_resetStreamHC_fast is public since 1.9.0
+    minimum=(
+        1,
+        9,
+        4,
+    ),  # the first without CVE-2021-3520; LZ4_resetStreamHC_fast is public since 1.9.0
 )
 
 LIBZSTD = Source(
@@ -120,8 +126,15 @@ LIBCRYPTO = Source(
     module=None,
     soname="libcrypto.so.3",
     older=("libcrypto.so.1.1",),
-    remedy="install the system's OpenSSL (apt install libssl3, dnf install openssl-libs, apk add libcrypto3)",
-    symbols=("EVP_aes_256_xts", "EVP_CIPHER_CTX_new", "EVP_CIPHER_CTX_free", "EVP_CipherInit_ex", "EVP_CipherUpdate"),
+    remedy="install the system's OpenSSL (apt install libssl3, dnf install openssl-libs, apk add "
+    "libcrypto3)",
+    symbols=(
+        "EVP_aes_256_xts",
+        "EVP_CIPHER_CTX_new",
+        "EVP_CIPHER_CTX_free",
+        "EVP_CipherInit_ex",
+        "EVP_CipherUpdate",
+    ),
 )
 
 # Where a page's checksum may come from; the first symbol makes it.
@@ -138,9 +151,12 @@ XXH3_OF_LIBXXHASH = Source(
 
 
 def out_of_memory(why: str) -> bool:
-    """Whether the dynamic linker failed for want of memory, as under a limit on address space (RLIMIT_AS, ulimit -v)."""
+    """Whether the dynamic linker failed for want of memory, as under a limit on address space
+    (RLIMIT_AS, ulimit -v)."""
     refused = "not permitted" in why or "denied" in why  # a mount without exec
-    return not refused and any(sign in why for sign in ("failed to map segment", "annot allocate memory", "zero-fill"))
+    return not refused and any(
+        sign in why for sign in ("failed to map segment", "annot allocate memory", "zero-fill")
+    )
 
 
 def explicit_path(source: Source, path: str | None = None) -> str | None:
@@ -151,8 +167,9 @@ def explicit_path(source: Source, path: str | None = None) -> str | None:
 def candidates(source: Source, path: str | None = None) -> Iterator[tuple[str, str]]:
     """Yield (origin, what to open), best first.
 
-    A file that the user names is the only candidate: another one taken in its place would be a surprise.  A wheel comes before
-    the system's library, or after it where PREFERENCE_ENV says "system".
+    A file that the user names is the only candidate: another one taken in its place would be a
+    surprise.  A wheel comes before the system's library, or after it where PREFERENCE_ENV says
+    "system".
     """
     chosen = explicit_path(source, path)
     if chosen is not None:
@@ -166,7 +183,8 @@ def candidates(source: Source, path: str | None = None) -> Iterator[tuple[str, s
 
 
 def module_file(name: str) -> str | None:
-    """Return the file of a module, or None.  Unlike importlib.util.find_spec, this imports no parent package."""
+    """Return the file of a module, or None.  Unlike importlib.util.find_spec, this imports no
+    parent package."""
     loaded = sys.modules.get(name)
     if loaded is not None:
         return getattr(loaded, "__file__", None)

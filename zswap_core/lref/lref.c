@@ -11,7 +11,7 @@ struct lref_variant {
 
 _Static_assert(sizeof(lref_work) <= LREF_WORKSPACE, "LREF_WORKSPACE is too small");
 
-/* ---- variants ---------------------------------------------------------------------------------------------------- */
+/* ---- variants ----------------------------------------------------------------------------- */
 
 static int always(void)
 {
@@ -22,12 +22,14 @@ static int always(void)
 static int has_sse41(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("popcnt");
+    return __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("ssse3") &&
+           __builtin_cpu_supports("popcnt");
 }
 
 static int has_avx2(void)
 {
-    return has_sse41() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    return has_sse41() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2");
 }
 
 static int has_avx512(void)
@@ -36,7 +38,8 @@ static int has_avx512(void)
     return 1;
 #endif
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi2");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vbmi2");
 }
 #endif
 
@@ -67,7 +70,7 @@ int lref_variant_works(const lref_variant *variant)
     return variant->works();
 }
 
-/* ---- payloads ---------------------------------------------------------------------------------------------------- */
+/* ---- payloads ----------------------------------------------------------------------------- */
 
 size_t lref_bound(size_t n)
 {
@@ -83,8 +86,10 @@ static size_t keep_raw(const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
     return n + 1;
 }
 
-/* The pieces one after another, two bytes with the size of each but the last, their number less one, LREF_PIECES. */
-static size_t compress_pieces(const lref_variant *v, lref_work *work, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
+/* The pieces one after another, two bytes with the size of each but the last, their number less
+ * one, LREF_PIECES. */
+static size_t compress_pieces(
+    const lref_variant *v, lref_work *work, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
 {
     const size_t count = n / LREF_PIECE_SIZE, tail = 2 * count;
     uint8_t sizes[2 * (LREF_SIZE_MAX / LREF_PIECE_SIZE)];
@@ -96,7 +101,8 @@ static size_t compress_pieces(const lref_variant *v, lref_work *work, const uint
     cap -= tail;
     for (size_t i = 0; i < count; i++) {
         const size_t room = cap - end;
-        size_t size = v->pack(src, i * LREF_PIECE_SIZE, work, dst + end, room < LREF_PIECE_SIZE ? room : LREF_PIECE_SIZE - 1);
+        size_t size = v->pack(src, i * LREF_PIECE_SIZE, work, dst + end,
+            room < LREF_PIECE_SIZE ? room : LREF_PIECE_SIZE - 1);
         if (size == 0) {
             size = LREF_PIECE_SIZE;         /* as it is */
             if (room < size)
@@ -114,7 +120,8 @@ static size_t compress_pieces(const lref_variant *v, lref_work *work, const uint
     return end + 2;
 }
 
-size_t lref_compress(const lref_variant *variant, void *workspace, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
+size_t lref_compress(const lref_variant *variant, void *workspace, const uint8_t *src, size_t n,
+    uint8_t *dst, size_t cap)
 {
     lref_work *work = workspace;
     size_t size = 0;
@@ -133,7 +140,8 @@ size_t lref_compress(const lref_variant *variant, void *workspace, const uint8_t
     return size != 0 ? size : keep_raw(src, n, dst, cap);
 }
 
-static int64_t decompress_pieces(const lref_variant *v, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
+static int64_t decompress_pieces(
+    const lref_variant *v, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
 {
     size_t count, tail, at = 0;
     const uint8_t *sizes;
@@ -161,7 +169,8 @@ static int64_t decompress_pieces(const lref_variant *v, const uint8_t *src, size
     return (int64_t) (count * LREF_PIECE_SIZE);
 }
 
-int64_t lref_decompress(const lref_variant *variant, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
+int64_t lref_decompress(
+    const lref_variant *variant, const uint8_t *src, size_t n, uint8_t *dst, size_t cap)
 {
     if (n == 0)
         return -1;

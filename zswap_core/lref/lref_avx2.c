@@ -16,7 +16,8 @@ typedef struct {
 
 static inline line_t line_load(const uint8_t *p)
 {
-    return (line_t) {{_mm256_loadu_si256((const __m256i *) p), _mm256_loadu_si256((const __m256i *) (p + 32))}};
+    return (line_t){
+        {_mm256_loadu_si256((const __m256i *) p), _mm256_loadu_si256((const __m256i *) (p + 32))}};
 }
 
 static inline line_t line_fill(uint8_t byte)
@@ -53,14 +54,18 @@ static inline uint32_t line_distance(line_t line, const uint8_t *p)
 static inline __m256i parts_distance(line_t line, const uint8_t *p)
 {
     const line_t other = line_load(p);
-    __m256i differ = _mm256_add_epi8(_mm256_cmpeq_epi8(line.part[0], other.part[0]), _mm256_set1_epi8(2));
-    return _mm256_sad_epu8(_mm256_add_epi8(differ, _mm256_cmpeq_epi8(line.part[1], other.part[1])), _mm256_setzero_si256());
+    __m256i differ =
+        _mm256_add_epi8(_mm256_cmpeq_epi8(line.part[0], other.part[0]), _mm256_set1_epi8(2));
+    return _mm256_sad_epu8(_mm256_add_epi8(differ, _mm256_cmpeq_epi8(line.part[1], other.part[1])),
+        _mm256_setzero_si256());
 }
 
 static inline __m128i four_distances(line_t line, const uint8_t *src, const uint16_t *distance)
 {
-    __m256i ab = _mm256_packus_epi32(parts_distance(line, src - 8 * distance[0]), parts_distance(line, src - 8 * distance[1]));
-    __m256i cd = _mm256_packus_epi32(parts_distance(line, src - 8 * distance[2]), parts_distance(line, src - 8 * distance[3]));
+    __m256i ab = _mm256_packus_epi32(
+        parts_distance(line, src - 8 * distance[0]), parts_distance(line, src - 8 * distance[1]));
+    __m256i cd = _mm256_packus_epi32(
+        parts_distance(line, src - 8 * distance[2]), parts_distance(line, src - 8 * distance[3]));
     ab = _mm256_packus_epi32(ab, cd);
     return _mm_add_epi16(_mm256_castsi256_si128(ab), _mm256_extracti128_si256(ab, 1));
 }

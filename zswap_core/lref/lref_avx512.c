@@ -40,7 +40,8 @@ static inline uint32_t line_distance(line_t line, const uint8_t *p)
 #define LREF_LINES
 
 /* VPCOMPRESSB to memory is slow where it is microcoded, so it goes to a register. */
-static inline void line_gather(uint8_t *dst, size_t room, line_t line, const uint8_t *p, uint64_t mask)
+static inline void line_gather(
+    uint8_t *dst, size_t room, line_t line, const uint8_t *p, uint64_t mask)
 {
     line_t kept = _mm512_maskz_compress_epi8(mask, line);
     (void) p;
@@ -50,9 +51,12 @@ static inline void line_gather(uint8_t *dst, size_t room, line_t line, const uin
         _mm512_mask_storeu_epi8(dst, _bzhi_u64(~UINT64_C(0), count_bits64(mask)), kept);
 }
 
-static inline void line_spread(uint8_t *dst, const uint8_t *ref, const uint8_t *kept, size_t room, uint64_t mask)
+static inline void line_spread(
+    uint8_t *dst, const uint8_t *ref, const uint8_t *kept, size_t room, uint64_t mask)
 {
-    line_t x = room >= 64 ? line_load(kept) : _mm512_maskz_loadu_epi8(_bzhi_u64(~UINT64_C(0), count_bits64(mask)), kept);
+    line_t x = room >= 64
+                   ? line_load(kept)
+                   : _mm512_maskz_loadu_epi8(_bzhi_u64(~UINT64_C(0), count_bits64(mask)), kept);
     _mm512_storeu_si512(dst, _mm512_mask_expand_epi8(line_load(ref), mask, x));
 }
 

@@ -12,7 +12,8 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define LREF_X86
 #endif
-#if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && \
+    __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define LREF_NEON
 #endif
 
@@ -20,10 +21,12 @@
 #define LREF_HASH 0x9e3779b1u
 
 typedef struct {
-    uint16_t table[1 << LREF_TABLE_BITS];   /* places of words, in words from the start of the page */
+    /* places of words, in words from the start of the page */
+    uint16_t table[1 << LREF_TABLE_BITS];
 } lref_work;
 
-#define NEAREST 8u                  /* the smallest distance, in words: a reference never overlaps its line */
+/* the smallest distance, in words: a reference never overlaps its line */
+#define NEAREST 8u
 #define FARTHEST (NEAREST + 254u)   /* the largest that a byte holds */
 #define OWN 3u                      /* codes that each piece gives to masks of its own */
 #define OWN_FIRST 13u
@@ -78,10 +81,11 @@ static inline unsigned nonzero_bytes(uint64_t word)
     return (unsigned) (nonzero_ones(word) * UINT64_C(0x0102040810204080) >> 56);
 }
 
-/* pack: codes the piece at page + at, with what lies before it in the page to refer to, in at most cap bytes or else
- * returns 0.  unpack: the inverse; 0, or -1 for damage. */
+/* pack: codes the piece at page + at, with what lies before it in the page to refer to, in at
+ * most cap bytes or else returns 0.  unpack: the inverse; 0, or -1 for damage. */
 #define LREF_VARIANT(name) \
-    LREF_HIDDEN size_t lref_##name##_pack(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst, size_t cap); \
+    LREF_HIDDEN size_t lref_##name##_pack( \
+        const uint8_t *page, size_t at, lref_work *work, uint8_t *dst, size_t cap); \
     LREF_HIDDEN int lref_##name##_unpack(const uint8_t *src, size_t n, uint8_t *page, size_t at); \
     LREF_HIDDEN enum lref_class lref_##name##_classify(const uint8_t *src, size_t n);
 LREF_VARIANT(portable)

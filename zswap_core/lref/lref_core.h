@@ -1,5 +1,5 @@
-/* lref_core.h: the encoder and the decoder of one piece of 4096 bytes, written once for all variants.  docs/lref.md has the
- * format and the proof that the decoder stays where it may.
+/* lref_core.h: the encoder and the decoder of one piece of 4096 bytes, written once for all
+ * variants.  docs/lref.md has the format and the proof that the decoder stays where it may.
  *
  * A variant defines, and then includes this:
  *   LREF_(name)                     the name with the variant's own in it
@@ -8,18 +8,21 @@
  *   line_nonzero(line)              bit i: byte i is not zero
  *   line_differs(line, p)           bit i: byte i differs from p[i]
  *   line_distance(line, p)          how many do
- *   gather(dst, word, m)            the bytes of a word whose bits in m are set go to dst, one after another; writes 8 bytes
- *   spread(dst, old, kept, m)       the inverse: byte i of the word written is the next of `kept` if bit i of m is set, else
- *                                   that of `old`
+ *   gather(dst, word, m) the bytes of a word whose bits in m are set go to dst, one after
+ *   another; writes 8 bytes
+ *   spread(dst, old, kept, m)       the inverse: byte i of the word written is the next of
+ *                                   `kept` if bit i of m is set, else that of `old`
  *   unpack_codes(masks, codes, n, mask_of)
- *                                   the masks that n bytes of codes, two in each, stand for; may read and write on to a
- *                                   multiple of 8 and 16
- * and may define LREF_LINES, and then line_gather(dst, room, line, p, mask) and line_spread(dst, ref, kept, room, mask), the
- * same for 64 bytes, of which they touch no more than `room` in the payload.
+ *                                   the masks that n bytes of codes, two in each, stand for; may
+ *                                   read and write on to a multiple of 8 and 16
+ * and may define LREF_LINES, and then line_gather(dst, room, line, p, mask) and line_spread(dst,
+ * ref, kept, room, mask), the same for 64 bytes, of which they touch no more than `room` in the
+ * payload.
  */
 
 #ifndef LREF_LINES
-static inline void line_gather(uint8_t *dst, size_t room, line_t line, const uint8_t *p, uint64_t mask)
+static inline void line_gather(
+    uint8_t *dst, size_t room, line_t line, const uint8_t *p, uint64_t mask)
 {
     (void) room, (void) line;
     for (unsigned j = 0; j < 8; j++) {
@@ -30,7 +33,8 @@ static inline void line_gather(uint8_t *dst, size_t room, line_t line, const uin
 }
 
 #ifndef LREF_LINE_SPREAD
-static inline void line_spread(uint8_t *dst, const uint8_t *ref, const uint8_t *kept, size_t room, uint64_t mask)
+static inline void line_spread(
+    uint8_t *dst, const uint8_t *ref, const uint8_t *kept, size_t room, uint64_t mask)
 {
     (void) room;
     for (unsigned j = 0; j < 8; j++) {
@@ -42,7 +46,8 @@ static inline void line_spread(uint8_t *dst, const uint8_t *ref, const uint8_t *
 #endif
 #endif
 
-/* A page is seldom in a cache when its turn comes: asked for as a whole, its lines arrive side by side. */
+/* A page is seldom in a cache when its turn comes: asked for as a whole, its lines arrive side
+ * by side. */
 static inline void prefetch(const uint8_t *p, size_t n, int to_write)
 {
 #if defined(__GNUC__)
@@ -54,10 +59,10 @@ static inline void prefetch(const uint8_t *p, size_t n, int to_write)
 #endif
 }
 
-/* ---- encoder ----------------------------------------------------------------------------------------------------- */
+/* ---- encoder ----------------------------------------------------------------------------- */
 
-/* A line waits long for what it asks of memory and of vectors: each of these loops does one thing to all lines, so that the
- * processor works on several at once. */
+/* A line waits long for what it asks of memory and of vectors: each of these loops does one
+ * thing to all lines, so that the processor works on several at once. */
 
 static inline uint32_t least(uint32_t a, uint32_t b)
 {
@@ -65,8 +70,10 @@ static inline uint32_t least(uint32_t a, uint32_t b)
 }
 
 #ifndef LREF_DISTANCES
-/* How far back, in words, those with the same lower half as the line's were last seen; and now they are here. */
-static inline void find_distances(uint16_t *distance, const uint8_t *src, unsigned pos, unsigned reach, uint16_t *table)
+/* How far back, in words, those with the same lower half as the line's were last seen; and now
+ * they are here. */
+static inline void find_distances(
+    uint16_t *distance, const uint8_t *src, unsigned pos, unsigned reach, uint16_t *table)
 {
     /* For a distance too short the smallest multiple of it that is not. */
     static const uint8_t multiple[NEAREST] = {8, 8, 8, 9, 8, 10, 12, 14};
@@ -89,7 +96,8 @@ static inline uint32_t find_nearest(line_t line, const uint8_t *src, const uint1
 {
     uint32_t best = UINT32_MAX;
     for (uint32_t j = 0; j < 8; j++)
-        best = least(best, line_distance(line, src - 8 * distance[j]) << 19 | j << 16 | distance[j]);
+        best =
+            least(best, line_distance(line, src - 8 * distance[j]) << 19 | j << 16 | distance[j]);
     return best >> 19 << 16 | (best & 0xffff);
 }
 #endif
@@ -114,13 +122,15 @@ static inline void code_own(uint8_t *codes, const uint8_t *masks, size_t n, cons
     for (const uint8_t *end = masks + n; masks < end; masks += 32, codes += 32)
         for (unsigned k = 0; k < 32; k++) {
             const uint8_t mask = masks[k];
-            codes[k] |= (uint8_t) ((-(mask == first) & OWN_FIRST) | (-(mask == second) & (OWN_FIRST + 1)) |
-                (-(mask == third) & (OWN_FIRST + 2)));
+            codes[k] |=
+                (uint8_t) ((-(mask == first) & OWN_FIRST) | (-(mask == second) & (OWN_FIRST + 1)) |
+                           (-(mask == third) & (OWN_FIRST + 2)));
         }
 }
 
 /* The masks without a code, one after another. */
-static inline size_t take_escapes(uint8_t *escapes, const uint8_t *codes, const uint8_t *masks, size_t n)
+static inline size_t take_escapes(
+    uint8_t *escapes, const uint8_t *codes, const uint8_t *masks, size_t n)
 {
     size_t taken = 0;
     for (size_t i = 0; i < n; i += 8) {
@@ -168,7 +178,8 @@ static inline void pack_codes(uint8_t *dst, const uint8_t *codes, size_t n)
 
 size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst, size_t cap)
 {
-    uint8_t masks[512 + 32], codes[512 + 32], escapes[512 + 64], lines[64 + 1], distances[64 + 1], own[OWN];
+    uint8_t masks[512 + 32], codes[512 + 32], escapes[512 + 64], lines[64 + 1], distances[64 + 1],
+        own[OWN];
     uint8_t full[64 + 1];                   /* the lines that are not zeros */
     uint64_t nonzero[64];
     uint16_t old[64][8];
@@ -202,9 +213,10 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
         uint32_t best, words;
         unsigned news, which;
 
-        /* Bytes to keep, of equals the first, the distance; and no branches: which way they would go is as unpredictable as the
-         * page. */
-        best = least(count_bits64(mask) << 18, ((nearest[i] >> 16) + 1) << 18 | 1 << 16 | (nearest[i] & 0xffff));
+        /* Bytes to keep, of equals the first, the distance; and no branches: which way they would go
+         * is as unpredictable as the page. */
+        best = least(count_bits64(mask) << 18,
+            ((nearest[i] >> 16) + 1) << 18 | 1 << 16 | (nearest[i] & 0xffff));
         if (i >= first)
             best = least(best, line_distance(line, src - 8 * last) << 18 | 2 << 16 | last);
         words = best & 0xffff;
@@ -256,7 +268,7 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
     return n_lits + n_escapes + (n_masks + 1) / 2 + n_lines + n_distances + HEAD;
 }
 
-/* ---- decoder ----------------------------------------------------------------------------------------------------- */
+/* ---- decoder ----------------------------------------------------------------------------- */
 
 int LREF_(unpack)(const uint8_t *src, size_t n, uint8_t *page, size_t at)
 {
@@ -343,13 +355,15 @@ int LREF_(unpack)(const uint8_t *src, size_t n, uint8_t *page, size_t at)
     return 0;
 }
 
-/* ---- what a page looks like -------------------------------------------------------------------------------------- */
+/* ---- what a page looks like -------------------------------------------------------------- */
 
-/* A dense line has next to no zeros, and few of its bytes are those 8 or 64 before them.  Half the lines such: LZ4 does better
- * than this codec.  All of them more so, and of all bytes many: nothing will shrink the page. */
+/* A dense line has next to no zeros, and few of its bytes are those 8 or 64 before them.  Half
+ * the lines such: LZ4 does better than this codec.  All of them more so, and of all bytes many:
+ * nothing will shrink the page. */
 enum lref_class LREF_(classify)(const uint8_t *src, size_t n)
 {
-    static const uint8_t where[SAMPLED] = {3, 12, 18, 29, 33, 44, 54, 59};     /* no stride meets them all */
+    /* no stride meets them all */
+    static const uint8_t where[SAMPLED] = {3, 12, 18, 29, 33, 44, 54, 59};
     uint8_t seen[256] = {0};
     unsigned dense = 0, denser = 0, values = 0;
     for (unsigned i = 0; i < SAMPLED; i++) {
@@ -369,5 +383,6 @@ enum lref_class LREF_(classify)(const uint8_t *src, size_t n)
             seen[src[n / 64 * where[i] + j]] = 1;
     for (unsigned i = 0; i < 256; i += 64)
         values += count_bits64(line_nonzero(line_load(seen + i)));
-    return values >= 140 ? LREF_RANDOM : LREF_TEXT;     /* of 256 random bytes about 162 differ */
+    /* of 256 random bytes about 162 differ */
+    return values >= 140 ? LREF_RANDOM : LREF_TEXT;
 }

@@ -25,7 +25,8 @@ static inline line_t line_fill(uint8_t byte)
 static inline uint64_t bits_of(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d)
 {
     const uint8x16_t bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8x16_t low = vpaddq_u8(vandq_u8(a, bit), vandq_u8(b, bit)), high = vpaddq_u8(vandq_u8(c, bit), vandq_u8(d, bit));
+    uint8x16_t low = vpaddq_u8(vandq_u8(a, bit), vandq_u8(b, bit)),
+               high = vpaddq_u8(vandq_u8(c, bit), vandq_u8(d, bit));
     low = vpaddq_u8(low, high);
     low = vpaddq_u8(low, low);
     return vgetq_lane_u64(vreinterpretq_u64_u8(low), 0);
@@ -40,14 +41,17 @@ static inline uint64_t line_differs(line_t line, const uint8_t *p)
 
 static inline uint64_t line_nonzero(line_t line)
 {
-    return ~bits_of(vceqzq_u8(line.part[0]), vceqzq_u8(line.part[1]), vceqzq_u8(line.part[2]), vceqzq_u8(line.part[3]));
+    return ~bits_of(vceqzq_u8(line.part[0]), vceqzq_u8(line.part[1]), vceqzq_u8(line.part[2]),
+        vceqzq_u8(line.part[3]));
 }
 
 static inline uint32_t line_distance(line_t line, const uint8_t *p)
 {
     line_t other = line_load(p);
-    uint8x16_t a = vaddq_u8(vceqq_u8(line.part[0], other.part[0]), vceqq_u8(line.part[1], other.part[1]));
-    uint8x16_t b = vaddq_u8(vceqq_u8(line.part[2], other.part[2]), vceqq_u8(line.part[3], other.part[3]));
+    uint8x16_t a =
+        vaddq_u8(vceqq_u8(line.part[0], other.part[0]), vceqq_u8(line.part[1], other.part[1]));
+    uint8x16_t b =
+        vaddq_u8(vceqq_u8(line.part[2], other.part[2]), vceqq_u8(line.part[3], other.part[3]));
     return (uint32_t) (64 + vaddvq_s8(vreinterpretq_s8_u8(vaddq_u8(a, b))));
 }
 
@@ -61,7 +65,8 @@ static inline void spread(uint8_t *dst, uint64_t old, uint64_t kept, unsigned m)
     vst1_u8(dst, vtbx1_u8(vcreate_u8(old), vcreate_u8(kept), vld1_u8(lref_spread[m])));
 }
 
-static inline void unpack_codes(uint8_t *masks, const uint8_t *codes, size_t n, const uint8_t *mask_of)
+static inline void unpack_codes(
+    uint8_t *masks, const uint8_t *codes, size_t n, const uint8_t *mask_of)
 {
     const uint8x16_t mask = vld1q_u8(mask_of);
     for (size_t i = 0; i < n; i += 8) {

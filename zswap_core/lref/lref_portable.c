@@ -4,7 +4,8 @@
 #define LREF_(name) lref_portable_##name
 
 #if defined(__GNUC__)
-/* What every compiler of this kind turns into vectors, of whatever size it has, or else into words. */
+/* What every compiler of this kind turns into vectors, of whatever size it has, or else into
+ * words. */
 typedef uint8_t block_t __attribute__((vector_size(16)));
 typedef int8_t signs_t __attribute__((vector_size(16)));
 typedef struct {
@@ -26,8 +27,10 @@ static inline line_t line_load(const uint8_t *p)
 static inline uint32_t line_distance(line_t line, const uint8_t *p)
 {
     /* -1 for each pair of equal bytes. */
-    signs_t same = (signs_t) (line.part[0] == block_load(p)) + (signs_t) (line.part[1] == block_load(p + 16)) +
-        (signs_t) (line.part[2] == block_load(p + 32)) + (signs_t) (line.part[3] == block_load(p + 48));
+    signs_t same = (signs_t) (line.part[0] == block_load(p)) +
+                   (signs_t) (line.part[1] == block_load(p + 16)) +
+                   (signs_t) (line.part[2] == block_load(p + 32)) +
+                   (signs_t) (line.part[3] == block_load(p + 48));
     signs_t differ = same + 4;
     uint64_t half[2];
     memcpy(half, &differ, 16);
@@ -98,7 +101,8 @@ static inline void spread(uint8_t *dst, uint64_t old, uint64_t kept, unsigned m)
     store64(dst, (kept & steps[3]) | (old & ~steps[3]));
 }
 
-static inline void unpack_codes(uint8_t *masks, const uint8_t *codes, size_t n, const uint8_t *mask_of)
+static inline void unpack_codes(
+    uint8_t *masks, const uint8_t *codes, size_t n, const uint8_t *mask_of)
 {
     for (size_t i = 0; i < n; i++) {
         masks[2 * i] = mask_of[codes[i] & 15];

@@ -38,21 +38,24 @@ static inline uint64_t same(__m128i a, __m128i b)
 static inline uint64_t line_differs(line_t line, const uint8_t *p)
 {
     return ~(same(line.part[0], block_load(p)) | same(line.part[1], block_load(p + 16)) << 16 |
-        same(line.part[2], block_load(p + 32)) << 32 | same(line.part[3], block_load(p + 48)) << 48);
+             same(line.part[2], block_load(p + 32)) << 32 |
+             same(line.part[3], block_load(p + 48)) << 48);
 }
 
 static inline uint64_t line_nonzero(line_t line)
 {
     const __m128i zero = _mm_setzero_si128();
-    return ~(same(line.part[0], zero) | same(line.part[1], zero) << 16 | same(line.part[2], zero) << 32 |
-        same(line.part[3], zero) << 48);
+    return ~(same(line.part[0], zero) | same(line.part[1], zero) << 16 |
+             same(line.part[2], zero) << 32 | same(line.part[3], zero) << 48);
 }
 
 /* How many bytes of two parts of the line differ from p's. */
 static inline __m128i parts_distance(line_t line, const uint8_t *p)
 {
-    __m128i a = _mm_add_epi8(_mm_cmpeq_epi8(line.part[0], block_load(p)), _mm_cmpeq_epi8(line.part[1], block_load(p + 16)));
-    __m128i b = _mm_add_epi8(_mm_cmpeq_epi8(line.part[2], block_load(p + 32)), _mm_cmpeq_epi8(line.part[3], block_load(p + 48)));
+    __m128i a = _mm_add_epi8(_mm_cmpeq_epi8(line.part[0], block_load(p)),
+        _mm_cmpeq_epi8(line.part[1], block_load(p + 16)));
+    __m128i b = _mm_add_epi8(_mm_cmpeq_epi8(line.part[2], block_load(p + 32)),
+        _mm_cmpeq_epi8(line.part[3], block_load(p + 48)));
     return _mm_sad_epu8(_mm_add_epi8(_mm_add_epi8(a, b), _mm_set1_epi8(4)), _mm_setzero_si128());
 }
 
@@ -66,8 +69,10 @@ static inline uint32_t line_distance(line_t line, const uint8_t *p)
 
 static inline __m128i four_distances(line_t line, const uint8_t *src, const uint16_t *distance)
 {
-    __m128i ab = _mm_packus_epi32(parts_distance(line, src - 8 * distance[0]), parts_distance(line, src - 8 * distance[1]));
-    __m128i cd = _mm_packus_epi32(parts_distance(line, src - 8 * distance[2]), parts_distance(line, src - 8 * distance[3]));
+    __m128i ab = _mm_packus_epi32(
+        parts_distance(line, src - 8 * distance[0]), parts_distance(line, src - 8 * distance[1]));
+    __m128i cd = _mm_packus_epi32(
+        parts_distance(line, src - 8 * distance[2]), parts_distance(line, src - 8 * distance[3]));
     return _mm_packus_epi32(ab, cd);
 }
 

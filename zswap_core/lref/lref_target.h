@@ -1,4 +1,5 @@
-/* lref_target.h: LREF_TARGET("...") compiles what follows, to LREF_TARGET_END, for a processor that has these features. */
+/* lref_target.h: LREF_TARGET("...") compiles what follows, to LREF_TARGET_END, for a processor
+ * that has these features. */
 #define LREF_PRAGMA(x) _Pragma(#x)
 #ifdef LREF_TARGET
 #define LREF_TARGET_END

@@ -1,9 +1,11 @@
 """The page-run arena; what it promises is in arena.pxd.
 
-Lock order: the arena's lock, then its slab's.  No system call that gives pages back runs under the arena's lock, so
-the thread that frees the run too many pays for the batch and no other waits for it.
+Lock order: the arena's lock, then its slab's.  No system call that gives pages back runs under the
+arena's lock, so the thread that frees the run too many pays for the batch and no other waits for
+it.
 
-For a memory checker a chunk is poisoned whole when it is mapped; only live objects are not, which is their owner's doing.
+For a memory checker a chunk is poisoned whole when it is mapped; only live objects are not, which
+is their owner's doing.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -30,7 +32,9 @@ from zswap_core.os cimport (
     zsw_unmap,
     zsw_yield,
 )
-from zswap_core.slab cimport slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate
+from zswap_core.slab cimport (
+    slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate,
+)
 
 cdef enum:
     IDLE_BYTES = 1 << 20        # about this much stays warm
@@ -42,7 +46,7 @@ cdef enum:
 cdef uint64_t ALL = ~(<uint64_t> 0)
 
 
-# ---- pages of a chunk ----------------------------------------------------------------------------------------------------
+# ---- pages of a chunk ----------------------------------------------------------------------------
 
 cdef zsw_chunk *chunk_of(const zsw_arena *arena, uint32_t id) noexcept nogil:
     return <zsw_chunk *> slab_at(&arena.chunks, id)
@@ -58,15 +62,18 @@ cdef uint32_t least_chunk_pages(const zsw_arena *arena) noexcept nogil:
 
 cdef uint32_t next_chunk_pages(const zsw_arena *arena) noexcept nogil:
     cdef uint64_t most = <uint32_t> CHUNK_BYTES_MAX >> arena.page_shift
-    return <uint32_t> min(max(arena.mapped_pages // 64 * 64, <uint64_t> least_chunk_pages(arena)), most)
+    return <uint32_t> min(max(arena.mapped_pages // 64 * 64, <uint64_t> least_chunk_pages(arena)),
+                          most)
 
 
 cdef uint8_t *page_address(const zsw_arena *arena, uint32_t at) noexcept nogil:
-    return chunk_of(arena, at >> CHUNK_SHIFT).base + (<size_t> (at & (CHUNK_PAGES - 1)) << arena.page_shift)
+    return (chunk_of(arena, at >> CHUNK_SHIFT).base
+            + (<size_t> (at & (CHUNK_PAGES - 1)) << arena.page_shift))
 
 
 cdef uint32_t next_page(const uint64_t *free, uint32_t page, uint64_t flip) noexcept nogil:
-    """First page from `page` on that is free (flip 0) or taken (flip ALL); CHUNK_PAGES when there is none."""
+    """First page from `page` on that is free (flip 0) or taken (flip ALL); CHUNK_PAGES when there
+    is none."""
     cdef uint32_t i = page >> 6
     cdef uint64_t word
     if page >= CHUNK_PAGES:
@@ -94,7 +101,8 @@ cdef bint all_clear(const uint64_t *bits, uint32_t page, uint32_t pages) noexcep
 
 
 cdef uint32_t first_fit(const uint64_t *free, uint32_t pages, uint32_t *longest) noexcept nogil:
-    """Where the first free run of so many pages begins, or CHUNK_PAGES, and then `longest` is the length of the longest."""
+    """Where the first free run of so many pages begins, or CHUNK_PAGES, and then `longest` is the
+    length of the longest."""
     cdef uint32_t start = next_page(free, 0, 0)
     cdef uint32_t end
     longest[0] = 0
@@ -108,15 +116,17 @@ cdef uint32_t first_fit(const uint64_t *free, uint32_t pages, uint32_t *longest)
 
 
 cdef uint32_t run_around(const uint64_t *free, uint32_t page, uint32_t pages) noexcept nogil:
-    """Length, up to ARENA_RUN_MAX, of the free run that the free pages [page, page + pages) are part of."""
+    """Length, up to ARENA_RUN_MAX, of the free run that the free pages [page, page + pages) are
+    part of."""
     cdef uint32_t start = page
     cdef uint32_t end = next_page(free, page, ALL)
-    while start > 0 and end - start < ARENA_RUN_MAX and free[(start - 1) >> 6] >> ((start - 1) & 63) & 1:
+    while (start > 0 and end - start < ARENA_RUN_MAX
+            and free[(start - 1) >> 6] >> ((start - 1) & 63) & 1):
         start -= 1
     return min(end - start, <uint32_t> ARENA_RUN_MAX)
 
 
-# ---- chunks, in bins by their longest free run ---------------------------------------------------------------------------
+# ---- chunks, in bins by their longest free run ---------------------------------------------------
 
 cdef void bin_add(zsw_arena *arena, uint32_t id, uint32_t bin) noexcept nogil:
     cdef zsw_chunk *chunk = chunk_of(arena, id)
@@ -159,11 +169,13 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
         return 0
     if slab_take(&arena.chunks, &id, 1) != 1:
         return -ENOMEM
-    base = <uint8_t *> zsw_map_as(chunk_bytes(arena, pages), arena.mapping) if fault(Site.ARENA_MAP) == 0 else NULL
+    base = <uint8_t *> zsw_map_as(chunk_bytes(arena, pages),
+                                  arena.mapping) if fault(Site.ARENA_MAP) == 0 else NULL
     if base == NULL:
         slab_give(&arena.chunks, &id, 1)
         return -ENOMEM
-    # The one place where memory comes from the system, and before its first touch, which a NUMA policy must precede.
+    # The one place where memory comes from the system, and before its first touch, which a NUMA
+    # policy must precede.
     rc = 0
     if arena.numa_node >= 0:
         rc = fault(Site.ARENA_BIND)
@@ -193,7 +205,8 @@ cdef void chunk_unmap(zsw_arena *arena, uint32_t id) noexcept nogil:
 
 
 cdef int carve(zsw_arena *arena, uint32_t pages, uint32_t *at) noexcept nogil:
-    """Takes free pages out of the chunk that fits most tightly, so that chunks with long runs have a chance to get empty."""
+    """Takes free pages out of the chunk that fits most tightly, so that chunks with long runs have
+    a chance to get empty."""
     cdef uint64_t fitting
     cdef uint32_t id, page, longest
     cdef zsw_chunk *chunk
@@ -238,10 +251,11 @@ cdef void uncarve(zsw_arena *arena, uint32_t at, uint32_t pages) noexcept nogil:
         slab_give(&arena.chunks, &id, 1)
 
 
-# ---- idle runs -----------------------------------------------------------------------------------------------------------
+# ---- idle runs -----------------------------------------------------------------------------------
 
 cdef bint take_idle(zsw_arena *arena, uint32_t pages, zsw_run *run) noexcept nogil:
-    """The run of this length that was freed last, hence likely still in a cache.  At most a few hundred are idle."""
+    """The run of this length that was freed last, hence likely still in a cache.  At most a few
+    hundred are idle."""
     cdef uint32_t i = arena.idle_runs
     while i > 0:
         i -= 1
@@ -255,7 +269,8 @@ cdef bint take_idle(zsw_arena *arena, uint32_t pages, zsw_run *run) noexcept nog
 
 
 cdef void sort_runs(zsw_run *runs, uint32_t count) noexcept nogil:
-    """By address.  Shell's sort: short, in place, and quick enough for the few hundred there are."""
+    """By address.  Shell's sort: short, in place, and quick enough for the few hundred there
+    are."""
     cdef uint32_t gap = 1
     cdef uint32_t i, j
     cdef zsw_run run
@@ -274,15 +289,16 @@ cdef void sort_runs(zsw_run *runs, uint32_t count) noexcept nogil:
 
 cdef bint adjoins(const zsw_run *run, const zsw_run *successor) noexcept nogil:
     # Consecutive chunk ids say nothing about addresses.
-    return run.at + run.pages == successor.at and run.at >> CHUNK_SHIFT == successor.at >> CHUNK_SHIFT
+    return (run.at + run.pages == successor.at
+            and run.at >> CHUNK_SHIFT == successor.at >> CHUNK_SHIFT)
 
 
 cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
     cdef zsw_run batch[IDLE_RUNS]
     cdef uint32_t count, first, last
     cdef uint64_t pages
-    # From here to the second locked part the batch is this thread's alone: neither idle nor free, so nobody is handed
-    # memory that is about to vanish.
+    # From here to the second locked part the batch is this thread's alone: neither idle nor free,
+    # so nobody is handed memory that is about to vanish.
     zsw_lock(&arena.lock)
     count = arena.idle_runs
     pages = arena.idle_pages
@@ -303,7 +319,8 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
             last += 1
         # The uncommitted tails in between cost nothing to include.
         zsw_release_inside(page_address(arena, batch[first].at),
-                           <size_t> (batch[last].at + batch[last].committed - batch[first].at) << arena.page_shift)
+                           <size_t> (batch[last].at + batch[last].committed
+                                     - batch[first].at) << arena.page_shift)
         first = last + 1
     zsw_add_u64(&arena.total_pages, 0 - pages)
 
@@ -315,9 +332,10 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
     return pages
 
 
-# ---- runs ----------------------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
-cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_run *run, uint8_t **start) noexcept nogil:
+cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_run *run,
+                     uint8_t **start) noexcept nogil:
     cdef int rc = 0
     zsw_lock(&arena.lock)
     if not take_idle(arena, pages, run):
@@ -358,19 +376,22 @@ cdef void arena_uncommit(zsw_arena *arena, zsw_run *run, uint32_t committed) noe
     zsw_add_u64(&arena.total_pages, 0 - <uint64_t> pages)
 
 
-# ---- life, figures -------------------------------------------------------------------------------------------------------
+# ---- life, figures -------------------------------------------------------------------------------
 
-cdef void arena_init(zsw_arena *arena, uint32_t page_shift, const zsw_zpool_config *config) noexcept nogil:
+cdef void arena_init(zsw_arena *arena, uint32_t page_shift,
+                     const zsw_zpool_config *config) noexcept nogil:
     memset(arena, 0, sizeof(zsw_arena))
     arena.page_shift = page_shift
     arena.idle_limit = IDLE_BYTES >> page_shift
     # An id shares 32 bits with a page number: 16 TiB of chunks.
-    slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63), <uint32_t> 1 << (32 - CHUNK_SHIFT))
+    slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63),
+              <uint32_t> 1 << (32 - CHUNK_SHIFT))
 
     arena.numa_node = config.numa_node
     arena.wipe = config.flags & ZSW_ZPOOL_WIPE != 0
     arena.chunks.mapping = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
-    arena.mapping = arena.chunks.mapping | (ZSW_MAP_NO_FORK if config.flags & ZSW_ZPOOL_NO_FORK else 0)
+    arena.mapping = arena.chunks.mapping | (ZSW_MAP_NO_FORK if config.flags & ZSW_ZPOOL_NO_FORK
+                                            else 0)
 
 
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
@@ -399,8 +420,8 @@ cdef int add_nodes(void **pages, uint32_t count, uint64_t *counts, uint32_t node
     return rc
 
 
-cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, uint32_t size, const uint64_t *free, uint64_t *counts,
-                          uint32_t nodes) noexcept nogil:
+cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, uint32_t size,
+                          const uint64_t *free, uint64_t *counts, uint32_t nodes) noexcept nogil:
     cdef void *pages[NODE_BATCH]
     cdef uint32_t page = next_page(free, 0, ALL), count = 0
     cdef int rc = 0
@@ -421,7 +442,8 @@ cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) no
     cdef bint more = True
     cdef int rc = 0
     while more and rc == 0:
-        # The system is asked with no lock held: a chunk that goes meanwhile has no resident pages, which is no error.
+        # The system is asked with no lock held: a chunk that goes meanwhile has no resident pages,
+        # which is no error.
         zsw_lock(&arena.lock)
         more = id < slab_limit(&arena.chunks)
         if more:
@@ -447,7 +469,7 @@ cdef uint64_t arena_metadata_bytes(zsw_arena *arena) noexcept nogil:
     return slab_bytes(&arena.chunks)
 
 
-# ---- checking ------------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
 cdef size_t claims_bytes(zsw_arena *arena) noexcept nogil:
     # A bit for every page of every chunk id; never none, which could not be mapped.
@@ -464,14 +486,16 @@ cdef int arena_check_begin(zsw_arena *arena, uint64_t **claims) noexcept nogil:
     return 0 if claims[0] != NULL else -ENOMEM
 
 
-cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_run *run, const uint8_t *start) noexcept nogil:
+cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_run *run,
+                           const uint8_t *start) noexcept nogil:
     cdef uint32_t id = run.at >> CHUNK_SHIFT
     cdef uint32_t page = run.at & (CHUNK_PAGES - 1)
     if run.pages == 0 or run.pages > ARENA_RUN_MAX or run.committed > run.pages:
         return -201
     if id == 0 or id >= slab_limit(&arena.chunks):
         return -202
-    if page + run.pages > chunk_of(arena, id).pages or not all_clear(chunk_of(arena, id).free, page, run.pages):
+    if (page + run.pages > chunk_of(arena, id).pages
+            or not all_clear(chunk_of(arena, id).free, page, run.pages)):
         return -203                                         # free and in use
     claims += <size_t> id * CHUNK_WORDS
     if not all_clear(claims, page, run.pages):
@@ -488,8 +512,10 @@ cdef int check_chunk(zsw_arena *arena, uint64_t *claims, uint32_t id) noexcept n
     cdef uint32_t free_pages = 0
     cdef uint32_t longest
     for i in range(<uint32_t> CHUNK_WORDS):
-        if claims[<size_t> id * CHUNK_WORDS + i] != (~chunk.free[i] if i < chunk.pages // 64 else chunk.free[i]):
-            return -206                                     # a page that is neither free nor in a run
+        if claims[<size_t> id * CHUNK_WORDS + i] != (~chunk.free[i] if i < chunk.pages // 64
+                                                     else chunk.free[i]):
+            # a page that is neither free nor in a run
+            return -206
         free_pages += <uint32_t> zsw_popcount(chunk.free[i])
     if free_pages != chunk.free_pages:
         return -207
@@ -510,7 +536,8 @@ cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
         id = arena.heads[bin]
         while id != 0:
             seen += 1
-            if seen > arena.chunks.inuse or chunk_of(arena, id).bin != bin or chunk_of(arena, id).prev != prev:
+            if (seen > arena.chunks.inuse or chunk_of(arena, id).bin != bin
+                    or chunk_of(arena, id).prev != prev):
                 return -210
             if chunk_of(arena, id).free_pages == chunk_of(arena, id).pages:
                 # Legal for a moment only, between chunk_add() and the carving that follows.

@@ -40,9 +40,11 @@ cdef class Trial:
     cdef void *pool
     cdef readonly str name
 
-    def __cinit__(self, str name not None, *, uint32_t page_size=4096, uint32_t chain=0, bint kernel=False):
+    def __cinit__(self, str name not None, *, uint32_t page_size=4096, uint32_t chain=0,
+                  bint kernel=False):
         cdef zsw_zpool_config config
-        config.page_size, config.chain, config.kernel, config.numa_node, config.flags = page_size, chain, kernel, -1, 0
+        config.page_size, config.chain, config.kernel = page_size, chain, kernel
+        config.numa_node, config.flags = -1, 0
         self.name = name
         self.ops = zpool_find(name.encode())
         if self.ops == NULL:
@@ -59,7 +61,8 @@ cdef class Trial:
         return self.ops.max_saving_size(self.pool)
 
     def pages(self, sizes):
-        """How many pages it has once objects of these sizes, an array of uint32, were added to it."""
+        """How many pages it has once objects of these sizes, an array of uint32, were added to
+        it."""
         cdef Items items = items_of(sizes, "sizes", sizeof(uint32_t))
         cdef const uint32_t *size = <const uint32_t *> items.at
         cdef uint64_t handle, pages
@@ -76,7 +79,8 @@ cdef class Trial:
         return pages
 
     def classes(self):
-        """Of zsmalloc: (slot size, pages in a zspage, objects in a zspage) of each size class, smallest first."""
+        """Of zsmalloc: (slot size, pages in a zspage, objects in a zspage) of each size class,
+        smallest first."""
         cdef zsmalloc_geometry geometry[MOST_CLASSES]
         cdef size_t n, i
         if self.name != "zsmalloc":

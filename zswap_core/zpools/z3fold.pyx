@@ -1,27 +1,34 @@
 """The z3fold zpool.
 
-zbud with a third place: behind the header, at the end of the page, and, once both are taken, right behind the first.  What
-does not fit beside the header, which is two chunks, has a page to itself without one: a *headless* page.
+zbud with a third place: behind the header, at the end of the page, and, once both are taken, right
+behind the first.  What does not fit beside the header, which is two chunks, has a page to itself
+without one: a *headless* page.
 
-Objects move, so a handle names a *cell*, and the cell says where the object is.  A page's descriptor has three cells, for
-the objects that were allocated there; an object that moves to another page, where it is *foreign*, keeps its cell, and a
-descriptor without a page is kept as long as one of its cells is in use.
+Objects move, so a handle names a *cell*, and the cell says where the object is.  A page's
+descriptor has three cells, for the objects that were allocated there; an object that moves to
+another page, where it is *foreign*, keeps its cell, and a descriptor without a page is kept as long
+as one of its cells is in use.
 
     handle      descriptor's id << 2 | cell, 3 for the object of a headless page
-    cell        page's id << 8 | the chunk where the object begins << 2 | first, middle or last; 0 when free
+    cell        page's id << 8 | the chunk where the object begins << 2 | first, middle or last; 0
+                when free
 
-The kernel's cell has the chunks of the last object there, which gives its beginning; that of the others it finds in the
-header.  With the beginning in the cell, map() depends on nothing that changes while the object stays.
+The kernel's cell has the chunks of the last object there, which gives its beginning; that of the
+others it finds in the header.  With the beginning in the cell, map() depends on nothing that
+changes while the object stays.
 
-Compaction is the kernel's: the only object of a page moves to a page with room for it, unless it is foreign; a middle object
-that is alone becomes the first; one that has three chunks or more between itself and its only neighbour is brought up to it.
-One deviation: the kernel does this after each free, passing over objects that are mapped.  Here readers take no lock and
-leave no mark, so an object may move only when relocate() is called, in a compaction: the caller knows then that nobody reads
-it.  Between compactions pages are as sparse as frees leave them.
+Compaction is the kernel's: the only object of a page moves to a page with room for it, unless it is
+foreign; a middle object that is alone becomes the first; one that has three chunks or more between
+itself and its only neighbour is brought up to it.  One deviation: the kernel does this after each
+free, passing over objects that are mapped.  Here readers take no lock and leave no mark, so an
+object may move only when relocate() is called, in a compaction: the caller knows then that nobody
+reads it.  Between compactions pages are as sparse as frees leave them.
 
-In kernel geometry each object has 8 bytes before it, where the kernel's zswap kept the swap slot for zpools that evict.
+In kernel geometry each object has 8 bytes before it, where the kernel's zswap kept the swap slot
+for zpools that evict.
 
-Lock order: the pool's lock, then the descriptors' slab's or the arena's.  Cells are written under the pool's lock.
+Lock order: the pool's lock, then the descriptors' slab's or the arena's.  Cells are written under
+the pool's lock.
 """
 from libc.errno cimport EINVAL, ENOSPC
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -79,7 +86,7 @@ cdef z3_page *z3_page_at(const z3_pool *pool, uint32_t id) noexcept nogil:
     return <z3_page *> page_at(&pool.buddies, id)
 
 
-# ---- cells ---------------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------
 
 cdef uint64_t cell_pack(uint32_t id, uint32_t start, uint32_t place) noexcept nogil:
     return <uint64_t> id << (CHUNK_BITS + CELL_BITS) | start << CELL_BITS | place
@@ -113,7 +120,7 @@ cdef uint32_t cell_of(const z3_page *home, uint32_t place) noexcept nogil:
     return i
 
 
-# ---- places on a page; under the pool's lock -----------------------------------------------------------------------------
+# ---- places on a page; under the pool's lock -----------------------------------------------------
 
 cdef uint8_t *chunks_at(buddy_page *page, uint32_t place) noexcept nogil:
     if place == FIRST:
@@ -155,7 +162,8 @@ cdef uint32_t put_object(z3_page *on, uint32_t place, uint32_t chunks) noexcept 
 
 
 cdef uint32_t middle_target(const buddy_page *page) noexcept nogil:
-    """The chunk where the middle object had better begin; where it does, when there is no such chunk or no such object."""
+    """The chunk where the middle object had better begin; where it does, when there is no such
+    chunk or no such object."""
     if page.middle == 0 or (page.first != 0 and page.last != 0):
         return page.start_middle
     if page.first == 0 and page.last == 0:
@@ -180,7 +188,8 @@ cdef void count_work(z3_pool *pool, const z3_page *on, int by) noexcept nogil:
 
 
 cdef void page_add(z3_pool *pool, uint32_t id) noexcept nogil:
-    """To its list, and to the work of compaction.  A page with a header is taken out before it changes and added after."""
+    """To its list, and to the work of compaction.  A page with a header is taken out before it
+    changes and added after."""
     cdef z3_page *on = z3_page_at(pool, id)
     unbuddied_add(&pool.buddies, id, room(&on.page))
     count_work(pool, on, 1)
@@ -192,7 +201,7 @@ cdef void page_remove(z3_pool *pool, uint32_t id) noexcept nogil:
     count_work(pool, on, -1)
 
 
-# ---- the zpool's functions -----------------------------------------------------------------------------------------------
+# ---- the zpool's functions -----------------------------------------------------------------------
 
 cdef size_t z3_max_saving_size(void *opaque) noexcept nogil:
     """A chunk less than fits behind the header, as the kernel has it; the next size is headless."""
@@ -277,7 +286,8 @@ cdef uint8_t *z3_map(void *opaque, uint64_t handle) noexcept nogil:
     return object_at(&pool.buddies, page_at(&pool.buddies, cell_page(cell)), cell_start(cell))
 
 
-cdef void vacate(const z3_pool *pool, const buddy_page *page, uint32_t start, uint32_t chunks) noexcept nogil:
+cdef void vacate(const z3_pool *pool, const buddy_page *page, uint32_t start,
+                 uint32_t chunks) noexcept nogil:
     arena_vacate(&pool.buddies.arena, object_at(&pool.buddies, page, start) - pool.buddies.prefix,
                  <size_t> chunks << pool.buddies.chunk_shift)
 
@@ -295,7 +305,8 @@ cdef size_t z3_object_room(void *opaque, uint64_t handle) noexcept nogil:
     cell = home.cells[number]
     if cell == 0:
         return 0
-    return (<size_t> chunks_at(page_at(&pool.buddies, cell_page(cell)), cell_place(cell))[0] << pool.buddies.chunk_shift) \
+    return (<size_t> chunks_at(page_at(&pool.buddies, cell_page(cell)),
+                               cell_place(cell))[0] << pool.buddies.chunk_shift) \
         - pool.buddies.prefix
 
 
@@ -338,7 +349,8 @@ cdef bint free_cell_of(z3_pool *pool, uint32_t home_id, uint32_t number) noexcep
     cdef buddy_page *page
     cdef bint due
     if zsw_unlikely(cell == 0):
-        # The caller's mistake.  Freeing twice would lose another's object sooner or later; validate() tells of it.
+        # The caller's mistake.  Freeing twice would lose another's object sooner or later;
+        # validate() tells of it.
         pool.buddies.bad_frees += 1
         return False
     page = page_at(&pool.buddies, id)
@@ -347,7 +359,8 @@ cdef bint free_cell_of(z3_pool *pool, uint32_t home_id, uint32_t number) noexcep
     pool.buddies.object_chunks -= chunks_at(page, cell_place(cell))[0]
     home.cells[number] = 0
     if home_id != id:
-        # Only a page's only object leaves it, so no other cell of its first page is in use, and the page itself is gone.
+        # Only a page's only object leaves it, so no other cell of its first page is in use, and the
+        # page itself is gone.
         z3_page_at(pool, id).foreign -= 1
         pool.without_page -= 1
         slab_give(&pool.buddies.pages, &home_id, 1)
@@ -369,25 +382,28 @@ cdef void z3_free(void *opaque, uint64_t handle) noexcept nogil:
         arena_release(&pool.buddies.arena)
 
 
-# ---- compaction ----------------------------------------------------------------------------------------------------------
+# ---- compaction ----------------------------------------------------------------------------------
 #
-# No page is chosen beforehand: what there is to do on a page follows from the page, so each object is looked at when it is
-# offered.  Each move to another page frees a page, so moves come to an end.
+# No page is chosen beforehand: what there is to do on a page follows from the page, so each object
+# is looked at when it is offered.  Each move to another page frees a page, so moves come to an end.
 
 cdef bint other_page_fits(const z3_pool *pool, uint32_t chunks) noexcept nogil:
-    """Whether there is a page for an object of this size beside the one it is alone on, first or last."""
+    """Whether there is a page for an object of this size beside the one it is alone on, first or
+    last."""
     cdef uint64_t rooms = pool.buddies.rooms >> chunks << chunks
     cdef uint32_t id
     if rooms == 0:
         return False
     if 2 * chunks > CHUNKS - HEADER or rooms & (rooms - 1) != 0:
-        return True                             # its own has no room for another like it, or is not the only one
+        # its own has no room for another like it, or is not the only one
+        return True
     id = best_fit(&pool.buddies, chunks, 0)
     return best_fit(&pool.buddies, chunks, id) != 0
 
 
 cdef uint64_t z3_compact_begin(void *opaque) noexcept nogil:
-    """About so many moves, as each may make room for more or take it; 0 only when none is possible."""
+    """About so many moves, as each may make room for more or take it; 0 only when none is
+    possible."""
     cdef z3_pool *pool = <z3_pool *> opaque
     cdef uint64_t moves
     cdef uint32_t chunks
@@ -457,7 +473,8 @@ cdef void move_middle(z3_pool *pool, uint64_t *cell) noexcept nogil:
         vacate(pool, page, start, old + chunks - start)
     else:
         vacate(pool, page, old, min(chunks, start - old))
-    zsw_store_u64(cell, cell_pack(id, page.start_middle if place == MIDDLE else <uint32_t> HEADER, place))
+    zsw_store_u64(cell, cell_pack(id, page.start_middle if place == MIDDLE else <uint32_t> HEADER,
+                                  place))
     page_add(pool, id)
 
 
@@ -477,7 +494,8 @@ cdef int z3_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexce
     on = z3_page_at(pool, cell_page(cell[0]))
     if may_leave(on):
         moved = move_away(pool, cell, &due)
-    if not moved and cell_place(cell[0]) == MIDDLE and middle_target(&on.page) != on.page.start_middle:
+    if (not moved and cell_place(cell[0]) == MIDDLE
+            and middle_target(&on.page) != on.page.start_middle):
         move_middle(pool, cell)
         moved = True
     zsw_unlock(&pool.buddies.lock)
@@ -499,7 +517,7 @@ cdef uint64_t z3_compact_end(void *opaque) noexcept nogil:
     return freed
 
 
-# ---- eviction ------------------------------------------------------------------------------------------------------------
+# ---- eviction ------------------------------------------------------------------------------------
 
 cdef uint32_t z3fold_evict_candidates(void *opaque, uint64_t *handles, uint32_t n) noexcept nogil:
     cdef z3_pool *pool = <z3_pool *> opaque
@@ -527,13 +545,13 @@ cdef uint32_t z3fold_evict_candidates(void *opaque, uint64_t *handles, uint32_t 
     return count
 
 
-# ---- life ----------------------------------------------------------------------------------------------------------------
+# ---- life ----------------------------------------------------------------------------------------
 
 cdef int z3_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     return buddies_create(config, HEADER, sizeof(z3_page), sizeof(z3_pool), out)
 
 
-# ---- checking ------------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
 cdef int check_cell(z3_pool *pool, uint32_t home_id, uint64_t cell) noexcept nogil:
     """Names an object, at the chunk where it begins, that no other cell names."""
@@ -581,13 +599,15 @@ cdef int check_cells(z3_pool *pool, uint64_t *without_page) noexcept nogil:
 
 
 cdef int check_work(z3_pool *pool) noexcept nogil:
-    """What each page adds up to; takes it off the counters, which are restored by whoever called."""
+    """What each page adds up to; takes it off the counters, which are restored by whoever
+    called."""
     cdef z3_page *on
     cdef uint32_t id = pool.buddies.lru.first
     cdef uint32_t places
     while id != 0:
         on = z3_page_at(pool, id)
-        places = (on.page.first != 0) << FIRST | (on.page.middle != 0) << MIDDLE | (on.page.last != 0) << LAST
+        places = ((on.page.first != 0) << FIRST | (on.page.middle != 0) << MIDDLE
+                  | (on.page.last != 0) << LAST)
         if on.page.first == CHUNKS:
             if on.seen != 0 or on.foreign != 0:
                 return -127
@@ -621,7 +641,8 @@ cdef int check_all(z3_pool *pool) noexcept nogil:
     pool.gaps = gaps
     if rc != 0:
         return rc
-    if without_page != pool.without_page or pool.buddies.pages.inuse != pool.buddies.page_count + without_page:
+    if (without_page != pool.without_page or pool.buddies.pages.inuse != pool.buddies.page_count
+            + without_page):
         return -131
     return 0
 

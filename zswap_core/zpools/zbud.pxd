@@ -1,13 +1,13 @@
 # cython: language_level=3
 """zbud: one or two objects a page; and what z3fold, which packs three, has in common with it.
 
-A page of either is 64 chunks, whatever its size: one or two that the kernel's header takes, then objects of whole chunks.
-Pages with room for another object are in lists by how much room that is, most recently changed first, and all pages are in
-an LRU by when they were last given an object.
+A page of either is 64 chunks, whatever its size: one or two that the kernel's header takes, then
+objects of whole chunks. Pages with room for another object are in lists by how much room that is,
+most recently changed first, and all pages are in an LRU by when they were last given an object.
 
-A page's descriptor is an item of a slab.  The header's chunks stay in the layout, empty, so that what fits on a page is
-what fits on the kernel's; but walking a list touches a dense array instead of one line in each of many pages, and freeing an
-object does not touch its page at all.
+A page's descriptor is an item of a slab.  The header's chunks stay in the layout, empty, so that
+what fits on a page is what fits on the kernel's; but walking a list touches a dense array instead
+of one line in each of many pages, and freeing an object does not touch its page at all.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -36,13 +36,15 @@ cdef struct buddy_page:
     page_links links[2]
     uint8_t *start              # constant while an object lives there, so that map() takes no lock
     uint32_t at                 # the page's name in the arena
-    uint8_t first               # chunks of the object behind the header; 64: it has the whole page, header's chunks too
+    # chunks of the object behind the header; 64: it has the whole page, header's chunks too
+    uint8_t first
     uint8_t middle
     uint8_t last                # chunks of the object that ends with the page
     uint8_t start_middle        # the middle object's first chunk; 0: there is none
 
 cdef struct buddy_pool:
-    zsw_mutex lock              # over all below but for arena and pages, which have their own, taken under it
+    # over all below but for arena and pages, which have their own, taken under it
+    zsw_mutex lock
     uint32_t page_size
     uint32_t chunk_shift
     uint32_t header             # chunks
@@ -72,16 +74,19 @@ cdef inline uint32_t page_objects(const buddy_page *page) noexcept nogil:
 
 
 cdef inline uint32_t chunks_for(const buddy_pool *pool, size_t size) noexcept nogil:
-    return <uint32_t> ((size + pool.prefix + (<size_t> 1 << pool.chunk_shift) - 1) >> pool.chunk_shift)
+    return <uint32_t> ((size + pool.prefix + (<size_t> 1 << pool.chunk_shift)
+                        - 1) >> pool.chunk_shift)
 
 
-cdef inline uint8_t *object_at(const buddy_pool *pool, const buddy_page *page, uint32_t chunk) noexcept nogil:
+cdef inline uint8_t *object_at(const buddy_pool *pool, const buddy_page *page,
+                               uint32_t chunk) noexcept nogil:
     return page.start + (<size_t> chunk << pool.chunk_shift) + pool.prefix
 
 
-# ---- lists; under the pool's lock ----------------------------------------------------------------------------------------
+# ---- lists; under the pool's lock ----------------------------------------------------------------
 
-cdef inline void list_push(const buddy_pool *pool, page_list *pages, uint32_t which, uint32_t id) noexcept nogil:
+cdef inline void list_push(const buddy_pool *pool, page_list *pages, uint32_t which,
+                           uint32_t id) noexcept nogil:
     cdef page_links *links = &page_at(pool, id).links[which]
     links.prev = 0
     links.next = pages.first
@@ -92,7 +97,8 @@ cdef inline void list_push(const buddy_pool *pool, page_list *pages, uint32_t wh
     pages.first = id
 
 
-cdef inline void list_remove(const buddy_pool *pool, page_list *pages, uint32_t which, uint32_t id) noexcept nogil:
+cdef inline void list_remove(const buddy_pool *pool, page_list *pages, uint32_t which,
+                             uint32_t id) noexcept nogil:
     cdef page_links *links = &page_at(pool, id).links[which]
     if links.next != 0:
         page_at(pool, links.next).links[which].prev = links.prev
@@ -117,8 +123,10 @@ cdef inline void unbuddied_remove(buddy_pool *pool, uint32_t id, uint32_t room) 
             pool.rooms &= ~(<uint64_t> 1 << room)
 
 
-cdef inline uint32_t best_fit(const buddy_pool *pool, uint32_t chunks, uint32_t other_than) noexcept nogil:
-    """The page that has the least room of those that have enough, and of these the one changed last; 0: there is none."""
+cdef inline uint32_t best_fit(const buddy_pool *pool, uint32_t chunks,
+                              uint32_t other_than) noexcept nogil:
+    """The page that has the least room of those that have enough, and of these the one changed
+    last; 0: there is none."""
     cdef uint64_t rooms = pool.rooms >> chunks << chunks
     cdef uint32_t id
     while rooms != 0:
@@ -137,30 +145,33 @@ cdef inline void lru_touch(buddy_pool *pool, uint32_t id) noexcept nogil:
         list_push(pool, &pool.lru, BY_AGE, id)
 
 
-# ---- for z3fold ----------------------------------------------------------------------------------------------------------
+# ---- for z3fold ----------------------------------------------------------------------------------
 
-# A pool of `bytes` that begins with a buddy_pool, whose descriptors, of `stride` bytes, begin with a buddy_page.
-cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_t stride, uint32_t bytes,
-                        void **out) noexcept nogil
+# A pool of `bytes` that begins with a buddy_pool, whose descriptors, of `stride` bytes, begin with
+# a buddy_page.
+cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_t stride,
+                        uint32_t bytes, void **out) noexcept nogil
 cdef void buddies_destroy(void *pool) noexcept nogil
 cdef uint64_t buddies_total_pages(void *pool) noexcept nogil
 cdef uint64_t buddies_trim(void *pool) noexcept nogil
 cdef int buddies_node_pages(void *pool, uint64_t *counts, uint32_t nodes) noexcept nogil
 cdef void buddies_stats(void *pool, zsw_zpool_stats *out) noexcept nogil
 
-# Under the pool's lock.  A new page is empty, the first of the LRU and in no other list, or -ENOMEM with nothing changed.
+# Under the pool's lock.  A new page is empty, the first of the LRU and in no other list, or -ENOMEM
+# with nothing changed.
 cdef int page_new(buddy_pool *pool, uint32_t *id) noexcept nogil
-# Of an empty page, in the LRU only; its descriptor is still the caller's.  True: trim once the lock is dropped.
+# Of an empty page, in the LRU only; its descriptor is still the caller's.  True: trim once the lock
+# is dropped.
 cdef bint page_delete(buddy_pool *pool, uint32_t id) noexcept nogil
 # 0, or a negative number that names the check that failed.
 cdef int buddies_check(buddy_pool *pool, page_room room_of) noexcept nogil
 
 
-# ---- zbud ----------------------------------------------------------------------------------------------------------------
+# ---- zbud ----------------------------------------------------------------------------------------
 
 cdef const zsw_zpool_ops *zbud_ops() noexcept nogil
 
-# For writeback by pages: the objects of the page that was least recently given one, in the order to evict them, at most `n`
-# (2 are all); returns how many.  That page becomes the most recent one, as one that the kernel failed to evict does, so the
-# next call names another.
+# For writeback by pages: the objects of the page that was least recently given one, in the order to
+# evict them, at most `n` (2 are all); returns how many.  That page becomes the most recent one, as
+# one that the kernel failed to evict does, so the next call names another.
 cdef uint32_t zbud_evict_candidates(void *pool, uint64_t *handles, uint32_t n) noexcept nogil

@@ -1,13 +1,15 @@
 """The zbud zpool.
 
-A page holds one or two objects: the first behind the header's chunk, the last at the end of the page.  An object goes to the
-page where it leaves the least room, else to a new one.  Nothing ever moves, so a page is free only when both its objects
-are: low density, but predictable, and a page is emptied by evicting two objects at most.
+A page holds one or two objects: the first behind the header's chunk, the last at the end of the
+page.  An object goes to the page where it leaves the least room, else to a new one.  Nothing ever
+moves, so a page is free only when both its objects are: low density, but predictable, and a page is
+emptied by evicting two objects at most.
 
-A handle is the id of a page descriptor << 6 | the chunk where the object begins, as the kernel's is an address: map() needs
-nothing else.  An object at chunk 1 is its page's first, any other its last.
+A handle is the id of a page descriptor << 6 | the chunk where the object begins, as the kernel's is
+an address: map() needs nothing else.  An object at chunk 1 is its page's first, any other its last.
 
-In kernel geometry each object has 8 bytes before it, where the kernel's zswap kept the swap slot for zpools that evict.
+In kernel geometry each object has 8 bytes before it, where the kernel's zswap kept the swap slot
+for zpools that evict.
 
 Lock order: the pool's lock, then the descriptors' slab's or the arena's.
 """
@@ -60,10 +62,10 @@ cdef enum:
     PAGES_MAX = 1 << 30             # 4 TiB of them, at 4 KiB
 
 
-# ---- what z3fold has too -------------------------------------------------------------------------------------------------
+# ---- what z3fold has too -------------------------------------------------------------------------
 
-cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_t stride, uint32_t bytes,
-                        void **out) noexcept nogil:
+cdef int buddies_create(const zsw_zpool_config *config, uint32_t header, uint32_t stride,
+                        uint32_t bytes, void **out) noexcept nogil:
     cdef buddy_pool *pool
     cdef uint32_t no_dump = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
     cdef uint32_t page_shift
@@ -153,14 +155,15 @@ cdef bint page_delete(buddy_pool *pool, uint32_t id) noexcept nogil:
     return arena_free(&pool.arena, &run)
 
 
-# ---- pages of one or two objects -----------------------------------------------------------------------------------------
+# ---- pages of one or two objects -----------------------------------------------------------------
 
 cdef uint32_t room(const buddy_page *page) noexcept nogil:
     return CHUNKS - HEADER - page.first - page.last if page.first == 0 or page.last == 0 else 0
 
 
 cdef size_t zb_max_saving_size(void *opaque) noexcept nogil:
-    """A chunk less than fits behind the header: the kernel's limit, there to leave something of every page to a buddy."""
+    """A chunk less than fits behind the header: the kernel's limit, there to leave something of
+    every page to a buddy."""
     cdef buddy_pool *pool = <buddy_pool *> opaque
     return (<size_t> (CHUNKS - HEADER - 1) << pool.chunk_shift) - pool.prefix
 
@@ -211,7 +214,8 @@ cdef int zb_malloc(void *opaque, size_t size, uint64_t *handle, uint8_t **object
 
 cdef uint8_t *zb_map(void *opaque, uint64_t handle) noexcept nogil:
     cdef buddy_pool *pool = <buddy_pool *> opaque
-    return object_at(pool, page_at(pool, <uint32_t> (handle >> CHUNK_BITS)), <uint32_t> handle & (CHUNKS - 1))
+    return object_at(pool, page_at(pool, <uint32_t> (handle >> CHUNK_BITS)),
+                     <uint32_t> handle & (CHUNKS - 1))
 
 
 cdef uint8_t *buddy_of(buddy_page *page, uint32_t start) noexcept nogil:
@@ -228,7 +232,8 @@ cdef size_t zb_object_room(void *opaque, uint64_t handle) noexcept nogil:
     cdef uint8_t *buddy
     if handle >> CHUNK_BITS >= slab_limit(&pool.pages):
         return 0
-    buddy = buddy_of(page_at(pool, <uint32_t> (handle >> CHUNK_BITS)), <uint32_t> handle & (CHUNKS - 1))
+    buddy = buddy_of(page_at(pool, <uint32_t> (handle >> CHUNK_BITS)),
+                     <uint32_t> handle & (CHUNKS - 1))
     return (<size_t> buddy[0] << pool.chunk_shift) - pool.prefix if buddy != NULL else 0
 
 
@@ -242,11 +247,13 @@ cdef void zb_free(void *opaque, uint64_t handle) noexcept nogil:
     zsw_lock(&pool.lock)
     buddy = buddy_of(page, start)
     if zsw_unlikely(buddy == NULL):
-        # The caller's mistake.  Freeing twice would lose another's object sooner or later; validate() tells of it.
+        # The caller's mistake.  Freeing twice would lose another's object sooner or later;
+        # validate() tells of it.
         pool.bad_frees += 1
         zsw_unlock(&pool.lock)
         return
-    arena_vacate(&pool.arena, object_at(pool, page, start) - pool.prefix, <size_t> buddy[0] << pool.chunk_shift)
+    arena_vacate(&pool.arena, object_at(pool, page, start) - pool.prefix,
+                 <size_t> buddy[0] << pool.chunk_shift)
     unbuddied_remove(pool, id, room(page))
     pool.objects -= 1
     pool.object_chunks -= buddy[0]
@@ -261,7 +268,7 @@ cdef void zb_free(void *opaque, uint64_t handle) noexcept nogil:
         arena_release(&pool.arena)
 
 
-# ---- compaction: there is none -------------------------------------------------------------------------------------------
+# ---- compaction: there is none -------------------------------------------------------------------
 
 cdef uint64_t zb_compact_begin(void *opaque) noexcept nogil:
     return 0
@@ -275,7 +282,7 @@ cdef uint64_t zb_compact_end(void *opaque) noexcept nogil:
     return 0
 
 
-# ---- eviction ------------------------------------------------------------------------------------------------------------
+# ---- eviction ------------------------------------------------------------------------------------
 
 cdef uint32_t zbud_evict_candidates(void *opaque, uint64_t *handles, uint32_t n) noexcept nogil:
     cdef buddy_pool *pool = <buddy_pool *> opaque
@@ -297,13 +304,13 @@ cdef uint32_t zbud_evict_candidates(void *opaque, uint64_t *handles, uint32_t n)
     return count
 
 
-# ---- life ----------------------------------------------------------------------------------------------------------------
+# ---- life ----------------------------------------------------------------------------------------
 
 cdef int zb_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     return buddies_create(config, HEADER, sizeof(buddy_page), sizeof(buddy_pool), out)
 
 
-# ---- checking ------------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
 cdef int check_page(const buddy_pool *pool, const buddy_page *page) noexcept nogil:
     """The objects lie behind the header, in order, and none reaches into the next."""
@@ -321,7 +328,8 @@ cdef int check_page(const buddy_pool *pool, const buddy_page *page) noexcept nog
     return 0 if pool.header + page.first <= end else -105
 
 
-cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims, uint64_t *with_room) noexcept nogil:
+cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims,
+                     uint64_t *with_room) noexcept nogil:
     cdef buddy_page *page
     cdef zsw_run run
     cdef uint64_t pages = 0
@@ -332,7 +340,8 @@ cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims, uint
     cdef int rc
     while id != 0:
         pages += 1
-        if id >= slab_limit(&pool.pages) or pages > pool.page_count or page_at(pool, id).links[BY_AGE].prev != prev:
+        if (id >= slab_limit(&pool.pages) or pages > pool.page_count
+                or page_at(pool, id).links[BY_AGE].prev != prev):
             return -106
         page = page_at(pool, id)
         run = page_run(page)
@@ -363,7 +372,8 @@ cdef int check_rooms(buddy_pool *pool, page_room room_of, uint64_t with_room) no
         id = pool.unbuddied[i].first
         while id != 0:
             listed += 1
-            if id >= slab_limit(&pool.pages) or listed > with_room or page_at(pool, id).links[BY_ROOM].prev != prev:
+            if (id >= slab_limit(&pool.pages) or listed > with_room
+                    or page_at(pool, id).links[BY_ROOM].prev != prev):
                 return -111
             if i == 0 or room_of(page_at(pool, id)) != i:
                 return -112

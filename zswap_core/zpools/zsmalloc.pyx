@@ -1,22 +1,25 @@
 """The zsmalloc zpool.
 
-Objects of about one size share *zspages*: chains of a few pages, cut into equal slots so that little is left over.  A
-zspage lies in one piece in the arena, so an object never straddles anything and map() is one look-up and a multiplication.
+Objects of about one size share *zspages*: chains of a few pages, cut into equal slots so that
+little is left over.  A zspage lies in one piece in the arena, so an object never straddles anything
+and map() is one look-up and a multiplication.
 
 Two geometries:
-  kernel  the kernel's classes and page counts, 8 bytes of each slot for its handle, whole zspages counted as memory: the
-          density measured here is the kernel's.
-  ours    no handle in the slot; chains up to 32 pages, since contiguous address space is free here; slots are given out
-          lowest first, so the tail of a zspage costs nothing (and counts for nothing) until an object needs it.  A class is
-          a multiple of a 256th of a page, and the class of k such units has at most k pages: that is at most 256 slots,
-          whatever the page size, and a descriptor of one cache line.
+  kernel  the kernel's classes and page counts, 8 bytes of each slot for its handle, whole zspages
+          counted as memory: the density measured here is the kernel's.
+  ours    no handle in the slot; chains up to 32 pages, since contiguous address space is free here;
+          slots are given out lowest first, so the tail of a zspage costs nothing (and counts for
+          nothing) until an object needs it.  A class is a multiple of a 256th of a page, and the
+          class of k such units has at most k pages: that is at most 256 slots, whatever the page
+          size, and a descriptor of one cache line.
 
-A handle is the id of a zspage descriptor << SLOT_BITS | slot.  Free slots are bits of the descriptor; the memory of an
-object is its owner's alone, malloc and free never touch it.
+A handle is the id of a zspage descriptor << SLOT_BITS | slot.  Free slots are bits of the
+descriptor; the memory of an object is its owner's alone, malloc and free never touch it.
 
-Lock order: a class's lock, then the descriptors' slab's or the arena's.  A descriptor's list links, counts and bits belong to
-the lock of its class; `first`, `size` and `class_id` are constant while an object lives in it, so map() takes no lock.  Only
-validate() holds more than one class's lock: all of them, in ascending order.
+Lock order: a class's lock, then the descriptors' slab's or the arena's.  A descriptor's list links,
+counts and bits belong to the lock of its class; `first`, `size` and `class_id` are constant while
+an object lives in it, so map() takes no lock.  Only validate() holds more than one class's lock:
+all of them, in ascending order.
 """
 from libc.errno cimport EINVAL, ENOMEM, ENOSPC
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -86,21 +89,23 @@ cdef enum:
     KERNEL_SIZE_MIN = 32
     KERNEL_HANDLE = 8
 
-    # Fullness groups.  1 to 10 hold the zspages with room: tenths of their slots in use, rounded down, plus 1.
+    # Fullness groups.  1 to 10 hold the zspages with room: tenths of their slots in use, rounded
+    # down, plus 1.
     EMPTY = 0
     FULL = 11
     SOURCE = 12                 # being emptied by compaction: takes no object
-    TAIL = 13                   # what is left of a class's objects once compaction has filled all others
+    # what is left of a class's objects once compaction has filled all others
+    TAIL = 13
     WITH_ROOM = 0x7FE           # the mask of groups 1 to 10
 
 
-# ---- geometry ------------------------------------------------------------------------------------------------------------
+# ---- geometry ------------------------------------------------------------------------------------
 
 cdef uint32_t our_pages(uint32_t units, uint32_t chain) noexcept nogil:
     """The shortest chain that wastes at most a 256th of its pages more than the best one does.
 
-    A shorter zspage gets empty sooner, which is worth more than the last tenth of a percent.  `units` is the size in 256ths
-    of a page.
+    A shorter zspage gets empty sooner, which is worth more than the last tenth of a percent.
+    `units` is the size in 256ths of a page.
     """
     cdef uint32_t best = 1
     cdef uint32_t pages
@@ -115,7 +120,8 @@ cdef uint32_t our_pages(uint32_t units, uint32_t chain) noexcept nogil:
 
 
 cdef uint32_t kernel_pages(uint32_t size, uint32_t page_size, uint32_t chain) noexcept nogil:
-    """The rule of Linux 6.3 and later: least bytes wasted, over however many pages; one page for powers of two."""
+    """The rule of Linux 6.3 and later: least bytes wasted, over however many pages; one page for
+    powers of two."""
     cdef uint32_t best = 1
     cdef uint32_t pages
     if size & (size - 1) == 0:
@@ -130,7 +136,8 @@ cdef void class_set(zs_pool *pool, uint32_t id, uint32_t size, uint32_t pages) n
     cdef zs_class *cls = &pool.classes[id]
     cdef uint32_t slots = pages * pool.page_size // size
     cls.size = size
-    # A slot that is a page by itself has no room for a handle in it: the kernel keeps that one elsewhere.
+    # A slot that is a page by itself has no room for a handle in it: the kernel keeps that one
+    # elsewhere.
     cls.payload = size if slots == 1 else size - pool.handle_size
     cls.pages = <uint16_t> pages
     cls.slots = <uint16_t> slots
@@ -143,7 +150,8 @@ cdef bint same_shape(const zs_class *cls, uint32_t pages, uint32_t slots) noexce
 
 cdef int build_classes(zs_pool *pool, uint32_t chain, bint kernel) noexcept nogil:
     """From large to small: a class that packs no better than the next larger one is that one."""
-    cdef uint32_t sizes = ((pool.page_size - pool.size_min + (1 << pool.step_shift) - 1) >> pool.step_shift) + 1
+    cdef uint32_t sizes = ((pool.page_size - pool.size_min + (1 << pool.step_shift)
+                            - 1) >> pool.step_shift) + 1
     cdef uint32_t step = sizes
     cdef uint32_t id = CLASSES
     cdef uint32_t size, pages, slots, most
@@ -188,7 +196,7 @@ cdef zs_class *class_for(zs_pool *pool, size_t size) noexcept nogil:
     return &pool.classes[pool.class_of[step]]
 
 
-# ---- zspages in fullness groups ------------------------------------------------------------------------------------------
+# ---- zspages in fullness groups ------------------------------------------------------------------
 
 cdef zspage *zspage_of(const zs_pool *pool, uint32_t id) noexcept nogil:
     return <zspage *> slab_at(&pool.zspages, id)
@@ -203,7 +211,8 @@ cdef bint slot_is_free(zspage *zs, uint32_t slot) noexcept nogil:
 
 
 cdef uint32_t fullness(const zs_class *cls, uint32_t objects) noexcept nogil:
-    """The fullness group.  Multiplies instead of dividing: exact, as the numbers have 12 bits and the factor 32 more."""
+    """The fullness group.  Multiplies instead of dividing: exact, as the numbers have 12 bits and
+    the factor 32 more."""
     if objects == 0:
         return EMPTY
     if objects == cls.slots:
@@ -247,7 +256,8 @@ cdef uint32_t fullest_with_room(const zs_class *cls) noexcept nogil:
 
 
 cdef int zspage_new(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
-    """Under the class's lock, so that threads in need of the same class share one new zspage instead of making one each."""
+    """Under the class's lock, so that threads in need of the same class share one new zspage
+    instead of making one each."""
     cdef zspage *zs
     cdef uint64_t *free
     cdef uint32_t slot
@@ -295,7 +305,7 @@ cdef uint32_t pages_for(const zs_pool *pool, const zs_class *cls, uint32_t slots
     return (slots * cls.size + pool.page_size - 1) >> pool.page_shift
 
 
-# ---- slots; under the class's lock ---------------------------------------------------------------------------------------
+# ---- slots; under the class's lock ---------------------------------------------------------------
 
 cdef uint32_t lowest_free_slot(zspage *zs) noexcept nogil:
     """Of a zspage with room."""
@@ -342,12 +352,13 @@ cdef int room_make(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
     id[0] = cls.heads[SOURCE]
     if id[0] == 0:
         return zspage_new(pool, cls, id)
-    # Compaction has filled every other zspage: this source could not be emptied any more, so it is none.
+    # Compaction has filled every other zspage: this source could not be emptied any more, so it is
+    # none.
     group_move(pool, cls, id[0], fullness(cls, zspage_of(pool, id[0]).objects))
     return 0
 
 
-# ---- the zpool's functions -----------------------------------------------------------------------------------------------
+# ---- the zpool's functions -----------------------------------------------------------------------
 
 cdef int zs_malloc(void *opaque, size_t size, uint64_t *handle, uint8_t **object) noexcept nogil:
     cdef zs_pool *pool = <zs_pool *> opaque
@@ -382,7 +393,8 @@ cdef uint8_t *zs_map(void *opaque, uint64_t handle) noexcept nogil:
 
 
 cdef void zs_prefetch(void *opaque, uint64_t handle) noexcept nogil:
-    cdef zspage *zs = <zspage *> slab_peek(&(<zs_pool *> opaque).zspages, <uint32_t> (handle >> SLOT_BITS))
+    cdef zspage *zs = <zspage *> slab_peek(&(<zs_pool *> opaque).zspages,
+                                           <uint32_t> (handle >> SLOT_BITS))
     cdef uint8_t *object
     if zs != NULL:
         object = zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
@@ -394,7 +406,8 @@ cdef bint object_drop(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t slot) 
     """Under the class's lock.  True: arena_release() is due once it is dropped."""
     cdef zspage *zs = zspage_of(pool, id)
     if zsw_unlikely(slot_is_free(zs, slot)):
-        # The caller's mistake.  Freeing twice would lose another's object sooner or later; validate() tells of it.
+        # The caller's mistake.  Freeing twice would lose another's object sooner or later;
+        # validate() tells of it.
         zsw_add_u64(&pool.bad_frees, 1)
         return False
     arena_vacate(&pool.arena, zs.first + slot * zs.size, cls.payload)
@@ -430,7 +443,8 @@ cdef void zs_free_many(void *opaque, const uint64_t *handles, size_t n) noexcept
                 zsw_unlock(&cls.lock)
             cls = owner
             zsw_lock(&cls.lock)
-        due |= object_drop(pool, cls, <uint32_t> (handles[i] >> SLOT_BITS), <uint32_t> (handles[i] & SLOT_MASK))
+        due |= object_drop(pool, cls, <uint32_t> (handles[i] >> SLOT_BITS),
+                           <uint32_t> (handles[i] & SLOT_MASK))
     if cls != NULL:
         zsw_unlock(&cls.lock)
     if zsw_unlikely(due):
@@ -469,12 +483,14 @@ cdef size_t zs_slot_size(void *opaque, size_t size) noexcept nogil:
     return <size_t> cls.pages * pool.page_size // cls.slots if cls != NULL else 0
 
 
-# ---- compaction ----------------------------------------------------------------------------------------------------------
+# ---- compaction ----------------------------------------------------------------------------------
 #
-# Sources are the emptiest zspages of a class, as many as its free slots add up to: so the others have a slot for every
-# object on them.  That is the kernel's rule, and the whole of it in its geometry.  In ours, free slots that do not add up to
-# a zspage are worth having too, if they all lie at the end of one: the next emptiest zspage becomes the tail.  Its objects
-# fill up the others, those that find no room there move to its own lowest slots, and the pages behind them are given back.
+# Sources are the emptiest zspages of a class, as many as its free slots add up to: so the others
+# have a slot for every object on them.  That is the kernel's rule, and the whole of it in its
+# geometry.  In ours, free slots that do not add up to a zspage are worth having too, if they all
+# lie at the end of one: the next emptiest zspage becomes the tail.  Its objects fill up the others,
+# those that find no room there move to its own lowest slots, and the pages behind them are given
+# back.
 
 cdef uint32_t emptiest(const zs_class *cls) noexcept nogil:
     cdef uint32_t groups = cls.groups & WITH_ROOM
@@ -512,14 +528,16 @@ cdef uint64_t zs_compact_begin(void *opaque) noexcept nogil:
 
 
 cdef uint32_t target_for(zs_pool *pool, zs_class *cls, zspage *zs, uint32_t slot) noexcept nogil:
-    """The zspage this object is to move to; 0: it stays.  Never a new one, that would win nothing."""
+    """The zspage this object is to move to; 0: it stays.  Never a new one, that would win
+    nothing."""
     cdef uint32_t id = fullest_with_room(cls)
     if zs.group < SOURCE:
         return 0
     if id != 0 or pool.whole:
         return id
     if cls.heads[TAIL] == 0:
-        # Its objects came first and found room elsewhere, which the last ones of the sources now lack.
+        # Its objects came first and found room elsewhere, which the last ones of the sources now
+        # lack.
         group_move(pool, cls, cls.heads[SOURCE], TAIL)
     if zs.group == TAIL and lowest_free_slot(zs) > slot:
         return 0
@@ -543,7 +561,8 @@ cdef int zs_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexce
     zsw_unlock(&cls.lock)
     if id == 0:
         return 0
-    # The object lives twice while it is copied, without a lock: it is the caller's to move, and both slots are taken.
+    # The object lives twice while it is copied, without a lock: it is the caller's to move, and
+    # both slots are taken.
     target = zs_map(pool, <uint64_t> id << SLOT_BITS | slot)
     ZSW_UNPOISON(target, cls.payload)
     memcpy(target, zs_map(pool, handle), cls.payload)
@@ -573,7 +592,8 @@ cdef uint64_t trim_tails(zs_pool *pool, zs_class *cls) noexcept nogil:
 
 
 cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
-    """A source was freed with its last object; what still has some becomes an ordinary zspage again."""
+    """A source was freed with its last object; what still has some becomes an ordinary zspage
+    again."""
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef zs_class *cls
     cdef int64_t freed = 0
@@ -586,7 +606,8 @@ cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
                 id = cls.heads[group]
                 group_move(pool, cls, id, fullness(cls, zspage_of(pool, id).objects))
         if not pool.whole:
-            # Under the lock, since an object may come to lie there; after compaction few zspages have room.
+            # Under the lock, since an object may come to lie there; after compaction few zspages
+            # have room.
             freed += <int64_t> trim_tails(pool, cls)
         zsw_unlock(&cls.lock)
     arena_release(&pool.arena)
@@ -603,7 +624,7 @@ cdef uint64_t zs_trim(void *opaque) noexcept nogil:
     return arena_release(&(<zs_pool *> opaque).arena)
 
 
-# ---- life, figures -------------------------------------------------------------------------------------------------------
+# ---- life, figures -------------------------------------------------------------------------------
 
 cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     cdef uint32_t chain = config.chain
@@ -659,7 +680,8 @@ cdef void zs_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
         zsw_unlock(&cls.lock)
     out.total_pages = arena_total_pages(&pool.arena)
     out.idle_pages = arena_idle_pages(&pool.arena)
-    out.metadata_bytes = sizeof(zs_pool) + slab_bytes(&pool.zspages) + arena_metadata_bytes(&pool.arena)
+    out.metadata_bytes = (sizeof(zs_pool) + slab_bytes(&pool.zspages)
+                          + arena_metadata_bytes(&pool.arena))
     out.pages_compacted = zsw_peek_u64(&pool.pages_compacted)
 
 
@@ -673,15 +695,17 @@ cdef size_t zsmalloc_classes(void *opaque, zsmalloc_geometry *out, size_t n) noe
     return pool.class_count
 
 
-# ---- checking ------------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
-cdef int check_zspage(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group, uint32_t prev) noexcept nogil:
+cdef int check_zspage(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group,
+                      uint32_t prev) noexcept nogil:
     cdef zspage *zs = zspage_of(pool, id)
     cdef uint32_t free = 0
     cdef uint32_t slot
     if zs.prev != prev or zs.group != group:
         return -101
-    if zs.class_id != <uint8_t> (cls - pool.classes) or zs.size != cls.size or zs.run.pages != cls.pages:
+    if (zs.class_id != <uint8_t> (cls - pool.classes) or zs.size != cls.size
+            or zs.run.pages != cls.pages):
         return -102
     if zs.objects == 0 or (group < SOURCE and fullness(cls, zs.objects) != group):
         return -103
@@ -699,7 +723,8 @@ cdef int check_zspage(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group,
     return 0
 
 
-cdef int check_class(zs_pool *pool, zs_class *cls, uint64_t *claims, uint64_t *committed) noexcept nogil:
+cdef int check_class(zs_pool *pool, zs_class *cls, uint64_t *claims,
+                     uint64_t *committed) noexcept nogil:
     cdef zspage *zs
     cdef uint64_t zspages = 0
     cdef uint64_t objects = 0
@@ -717,7 +742,8 @@ cdef int check_class(zs_pool *pool, zs_class *cls, uint64_t *claims, uint64_t *c
             rc = check_zspage(pool, cls, id, group, prev)
             zs = zspage_of(pool, id)
             if rc == 0:
-                rc = arena_check_claim(&pool.arena, claims, &zs.run, zs.first - (cls.size - cls.payload))
+                rc = arena_check_claim(&pool.arena, claims, &zs.run, zs.first
+                                       - (cls.size - cls.payload))
             if rc != 0:
                 return rc
             objects += zs.objects
@@ -746,7 +772,8 @@ cdef int check_classes(zs_pool *pool, uint64_t *claims, uint64_t *committed) noe
 
 
 cdef int zs_validate(void *opaque) noexcept nogil:
-    """With every class locked no zspage comes or goes, so the arena and the slab must agree with the classes."""
+    """With every class locked no zspage comes or goes, so the arena and the slab must agree with
+    the classes."""
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef uint64_t *claims
     cdef uint64_t committed = 0

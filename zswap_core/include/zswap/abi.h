@@ -1,8 +1,9 @@
 /* zswap/abi.h: what a plug-in is to the engine, and nothing else.
  *
- * A compressor, a zpool and a backing store each fill one table of functions.  No function takes the GIL, raises, or keeps
- * a pointer it was given after it returns.  Results are 0 or a positive count; failures are -errno.
- * Tables only ever grow at their end: `struct_size` says how much of one its author knew.
+ * A compressor, a zpool and a backing store each fill one table of functions.  No function takes
+ * the GIL, raises, or keeps a pointer it was given after it returns.  Results are 0 or a
+ * positive count; failures are -errno.  Tables only ever grow at their end: `struct_size` says
+ * how much of one its author knew.
  */
 #ifndef ZSWAP_ABI_H
 #define ZSWAP_ABI_H
@@ -20,13 +21,14 @@
 
 #define ZSW_COMPRESSOR_CAPSULE "zswap_core.compressor.v1"
 
-/* ---- compressors ------------------------------------------------------------------------------------------------- */
+/* ---- compressors ------------------------------------------------------------------------- */
 
 /* decompress() works with ctx == NULL, so a load needs no context. */
 #define ZSW_COMPRESSOR_STATELESS_DECOMPRESS 1u
 /* compress() takes tens of microseconds a page: worth giving up the GIL for, even for one page. */
 #define ZSW_COMPRESSOR_SLOW 2u
-/* compress() saves time with a lower `cap`: it is then given no more than what a page may take and still be worth it. */
+/* compress() saves time with a lower `cap`: it is then given no more than what a page may take
+ * and still be worth it. */
 #define ZSW_COMPRESSOR_GIVES_UP 4u
 
 typedef struct zsw_compressor_ops {
@@ -36,53 +38,64 @@ typedef struct zsw_compressor_ops {
     uint32_t flags;
     /* Scratch that compress() wants as `cap` so that it never has to check its output: >= n. */
     size_t (*bound)(void *state, size_t n);
-    /* A context serves one call at a time; the engine keeps one a CPU.  0 or -errno.  Both may be NULL: no context. */
+    /* A context serves one call at a time; the engine keeps one a CPU.  0 or -errno.  Both may be
+     * NULL: no context. */
     int (*ctx_new)(void *state, void **ctx);
     void (*ctx_free)(void *state, void *ctx);
     /* Bytes written to dst (<= cap), 0 when the result does not fit in cap, or -errno. */
-    int64_t (*compress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
-    /* Bytes written to dst, never more than cap whatever src holds; -EBADMSG when src is damaged; or -errno. */
-    int64_t (*decompress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
+    int64_t (*compress)(
+        void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
+    /* Bytes written to dst, never more than cap whatever src holds; -EBADMSG when src is damaged;
+     * or -errno. */
+    int64_t (*decompress)(
+        void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
     /* Ends `state`; called once, after the last context is gone.  May be NULL. */
     void (*destroy)(void *state);
 } zsw_compressor_ops;
 
-/* Bytes of the table that no author may leave out.  What `struct_size` does not reach counts as NULL. */
+/* Bytes of the table that no author may leave out.  What `struct_size` does not reach counts as
+ * NULL. */
 #define ZSW_COMPRESSOR_NEEDED offsetof(zsw_compressor_ops, destroy)
 
-/* One compressor with its level and dictionary chosen.  `state` is read-only once built, so any thread may use it. */
+/* One compressor with its level and dictionary chosen.  `state` is read-only once built, so any
+ * thread may use it. */
 typedef struct zsw_compressor {
     const zsw_compressor_ops *ops;
     void *state;
 } zsw_compressor;
 
-/* ---- zpools (allocators) ----------------------------------------------------------------------------------------- */
+/* ---- zpools (allocators) ----------------------------------------------------------------- */
 
-/* Of zsw_zpool_config.flags: overwrite what is freed or moved away from; keep objects out of core dumps; let a forked child
- * find zeros in their place. */
+/* Of zsw_zpool_config.flags: overwrite what is freed or moved away from; keep objects out of
+ * core dumps; let a forked child find zeros in their place. */
 #define ZSW_ZPOOL_WIPE 1u
 #define ZSW_ZPOOL_NO_DUMP 2u
 #define ZSW_ZPOOL_NO_FORK 4u
 
 typedef struct zsw_zpool_config {
-    uint32_t page_size;   /* the allocator's page, a power of two in ZSW_PAGE_SIZE_MIN .. ZSW_PAGE_SIZE_MAX */
+    /* the allocator's page, a power of two in ZSW_PAGE_SIZE_MIN .. ZSW_PAGE_SIZE_MAX */
+    uint32_t page_size;
     uint32_t chain;       /* zsmalloc: most pages in a zspage; 0: the allocator's default */
-    uint32_t kernel;      /* zsmalloc: the kernel's classes, 8-byte handle in each object, whole zspages counted */
+    /* zsmalloc: the kernel's classes, 8-byte handle in each object, whole zspages counted */
+    uint32_t kernel;
     int32_t numa_node;    /* bind memory to this node; -1: leave it to the system */
     uint32_t flags;
 } zsw_zpool_config;
 
 typedef struct zsw_zpool_stats {
-    uint64_t total_pages;     /* pages that hold, held or are kept for objects: what the limit counts */
+    /* pages that hold, held or are kept for objects: what the limit counts */
+    uint64_t total_pages;
     uint64_t idle_pages;      /* of these, pages with no object, kept for reuse until trim() */
     uint64_t objects;         /* live objects */
-    uint64_t object_bytes;    /* sum of the sizes asked for by live objects' size classes (slot size x objects) */
+    /* sum of the sizes asked for by live objects' size classes (slot size x objects) */
+    uint64_t object_bytes;
     uint64_t metadata_bytes;  /* memory of the allocator's own that lies outside total_pages */
     uint64_t pages_compacted; /* pages that compaction freed, ever */
 } zsw_zpool_stats;
 
-/* Any thread may call any function at any time, but for create/destroy, and: an object is freed or relocated by one caller
- * at a time, and by none while another still reads it (the engine's references see to that). */
+/* Any thread may call any function at any time, but for create/destroy, and: an object is freed
+ * or relocated by one caller at a time, and by none while another still reads it (the engine's
+ * references see to that). */
 typedef struct zsw_zpool_ops {
     uint32_t abi_version;
     uint32_t struct_size;
@@ -90,7 +103,8 @@ typedef struct zsw_zpool_ops {
     uint32_t flags;
     int (*create)(const zsw_zpool_config *config, void **pool);
     void (*destroy)(void *pool);
-    /* -EINVAL for size 0, -ENOSPC for a size this allocator never takes, -ENOMEM.  *object is where to write `size` bytes. */
+    /* -EINVAL for size 0, -ENOSPC for a size this allocator never takes, -ENOMEM.  *object is where
+     * to write `size` bytes. */
     int (*malloc)(void *pool, size_t size, uint64_t *handle, uint8_t **object);
     void (*free)(void *pool, uint64_t handle);
     /* The object's bytes: contiguous, and in place until it is freed or relocated. */
@@ -99,8 +113,10 @@ typedef struct zsw_zpool_ops {
     /* The largest object that takes less than a whole page: a larger one is better kept raw. */
     size_t (*max_saving_size)(void *pool);
     /* Compaction, one at a time, driven by the owner of the handles:
-     *   compact_begin picks the pages to empty and returns how many objects are to move (0: nothing to win);
-     *   relocate      moves one object if it lies on such a page (1, *new_handle set), else leaves it (0), or -ENOMEM;
+     *   compact_begin picks the pages to empty and returns how many objects are to move (0: nothing
+     *                 to win);
+     *   relocate      moves one object if it lies on such a page (1, *new_handle set), else leaves
+     *                 it (0), or -ENOMEM;
      *   compact_end   frees what got empty and returns the number of pages freed. */
     uint64_t (*compact_begin)(void *pool);
     int (*relocate)(void *pool, uint64_t handle, uint64_t *new_handle);
@@ -108,23 +124,29 @@ typedef struct zsw_zpool_ops {
     /* Gives idle pages back to the system; returns how many. */
     uint64_t (*trim)(void *pool);
     void (*stats)(void *pool, zsw_zpool_stats *out);
-    /* 0 when every structure agrees with every other, else a negative number that names the check that failed. */
+    /* 0 when every structure agrees with every other, else a negative number that names the check
+     * that failed. */
     int (*validate)(void *pool);
-    /* Memory that an object of `size` takes in all, in bytes, the rounding of its size class included. */
+    /* Memory that an object of `size` takes in all, in bytes, the rounding of its size class
+     * included. */
     size_t (*slot_size)(void *pool, size_t size);
-    /* Adds to counts[node], for each NUMA node below `nodes`, the pages that lie there now.  0 or -errno. */
+    /* Adds to counts[node], for each NUMA node below `nodes`, the pages that lie there now.  0 or
+     * -errno. */
     int (*node_pages)(void *pool, uint64_t *counts, uint32_t nodes);
-    /* The object will be read soon.  A hint, and safe with any handle, that of an object long freed too.  May be NULL. */
+    /* The object will be read soon.  A hint, and safe with any handle, that of an object long freed
+     * too.  May be NULL. */
     void (*prefetch)(void *pool, uint64_t handle);
     /* As free, of n objects.  May be NULL. */
     void (*free_many)(void *pool, const uint64_t *handles, size_t n);
-    /* Bytes that the live object of this handle can hold; 0 when the handle, any number, names none.  For checks at rest. */
+    /* Bytes that the live object of this handle can hold; 0 when the handle, any number, names
+     * none. For checks at rest. */
     size_t (*object_room)(void *pool, uint64_t handle);
 } zsw_zpool_ops;
 
-/* ---- backing stores ---------------------------------------------------------------------------------------------- */
+/* ---- backing stores ---------------------------------------------------------------------- */
 
-/* Flag: write_pages may run on a thread of the engine's, beside the one that prepares the next pages; it never calls back. */
+/* Flag: write_pages may run on a thread of the engine's, beside the one that prepares the next
+ * pages; it never calls back. */
 #define ZSW_BACKING_NATIVE 1u
 
 typedef struct zsw_backing_ops {
@@ -132,8 +154,8 @@ typedef struct zsw_backing_ops {
     uint32_t struct_size;
     const char *name;
     uint32_t flags;
-    /* n pages at page numbers offsets[0..n), ascending, lying one after another in pages.  0 when all are written; on
-     * -errno none of them counts as written. */
+    /* n pages at page numbers offsets[0..n), ascending, lying one after another in pages.  0 when
+     * all are written; on -errno none of them counts as written. */
     int (*write_pages)(void *store, const uint64_t *offsets, const uint8_t *pages, size_t n);
     int (*read_pages)(void *store, const uint64_t *offsets, uint8_t *pages, size_t n);
     /* The pages are no longer wanted; a hint. */

@@ -1,4 +1,5 @@
-/* zswap/track.h: tells a memory checker what is inside our own mappings, which it would take for one big allocation. */
+/* zswap/track.h: tells a memory checker what is inside our own mappings, which it would take for
+ * one big allocation. */
 #ifndef ZSWAP_TRACK_H
 #define ZSWAP_TRACK_H
 
@@ -9,7 +10,8 @@
 #elif defined(ZSW_VALGRIND)
 #include <valgrind/memcheck.h>
 #define ZSW_POISON(p, n) VALGRIND_MAKE_MEM_NOACCESS((p), (n))
-#define ZSW_UNPOISON(p, n) VALGRIND_MAKE_MEM_DEFINED((p), (n)) /* an object may be moved onto a part of itself */
+/* an object may be moved onto a part of itself */
+#define ZSW_UNPOISON(p, n) VALGRIND_MAKE_MEM_DEFINED((p), (n))
 #else
 #define ZSW_POISON(p, n) ((void)(p), (void)(n))
 #define ZSW_UNPOISON(p, n) ((void)(p), (void)(n))
