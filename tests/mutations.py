@@ -83,8 +83,8 @@ MUTATIONS = [
     bug(
         "a slab hands out items without its lock",
         "slab.pyx",
-        "    cdef slab_chunk *c\n    zsw_lock(&s.lock)\n    while got < count:",
-        "    cdef slab_chunk *c\n    while got < count:",
+        "    cdef slab_block *c\n    zsw_lock(&s.lock)\n    while got < count:",
+        "    cdef slab_block *c\n    while got < count:",
         tests="slab threads",
     ),
     bug(
@@ -109,10 +109,10 @@ MUTATIONS = [
         tests="zbud",
     ),
     bug(
-        "the arena hands out runs without its lock",
+        "the arena hands out spans without its lock",
         "zpools/arena.pyx",
-        "    zsw_lock(&arena.lock)\n    if not take_idle(arena, pages, run):",
-        "    if not take_idle(arena, pages, run):",
+        "    zsw_lock(&arena.lock)\n    if not take_idle(arena, pages, span):",
+        "    if not take_idle(arena, pages, span):",
         tests="arena zsmalloc threads",
     ),
     bug(
@@ -345,7 +345,7 @@ MUTATIONS = [
         tests="index threads memory stress",
     ),
     bug(
-        "a chunk that went back keeps its list of free items",
+        "a block that went back keeps its list of free items",
         "slab.pyx",
         "    c.bump = reserved(number)\n    c.free_head = 0\n",
         "    c.bump = reserved(number)\n",
@@ -359,14 +359,14 @@ MUTATIONS = [
         tests="slab",
     ),
     bug(
-        "a table of chunks takes the place of another before it knows the chunks",
+        "a table of blocks takes the place of another before it knows the blocks",
         "slab.pyx",
         "memcpy(fresh.bases, old.bases, old.capacity * sizeof(uint8_t *))",
         "memcpy(fresh.bases, old.bases, 0)",
         tests="slab",
     ),
     bug(
-        "a forked child loses the table of chunks",
+        "a forked child loses the table of blocks",
         "slab.pyx",
         "zsw_map_as(bytes, s.mapping & ~ZSW_MAP_NO_FORK)",
         "zsw_map_as(bytes, s.mapping)",
@@ -547,7 +547,7 @@ MUTATIONS = [
     bug(
         "a preallocated file keeps the pages that are freed",
         "backings/file.pyx",
-        "        if rc != 0:\n            rc = overwrite(f, start, run * f.page_size)\n",
+        "        if rc != 0:\n            rc = overwrite(f, start, stretch * f.page_size)\n",
         "        if rc != 0 and f.preallocated:\n            rc = 0\n",
         tests="swapfile",
     ),

@@ -1,5 +1,5 @@
-"""The page-run arena: runs never overlap, memory comes and goes as promised, and the checks notice
-when it does not."""
+"""The page-span arena: spans never overlap, memory comes and goes as promised, and the checks
+notice when it does not."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ import pytest
 from hooks.zpool import Arena
 
 PAGE = 4096
-FIRST_PAGES = 256  # of the first two chunks; the third has as many as both, and so on
+FIRST_PAGES = 256  # of the first two regions; the third has as many as both, and so on
 CHUNK_PAGES = 2048  # at most
 RUN_MAX = 32
 IDLE_PAGES = (1 << 20) // PAGE
@@ -26,15 +26,15 @@ def resident(start, pages):
 def test_runs_are_whole_aligned_and_apart():
     arena = Arena()
     rng = random.Random(1)
-    runs = []
+    spans = []
     for _ in range(2000):
         pages = rng.randint(1, RUN_MAX)
         start, committed = arena.alloc(pages)
         assert start % PAGE == 0
         assert committed == 0
-        runs.append((start, start + pages * PAGE))
-    runs.sort()
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(runs))
+        spans.append((start, start + pages * PAGE))
+    spans.sort()
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     assert arena.validate() == 0
 
 
@@ -120,28 +120,28 @@ def test_uncommit_gives_the_tail_back():
 def test_free_neighbours_are_joined():
     arena = Arena()
     ones = [arena.alloc(1)[0] for _ in range(FIRST_PAGES)]
-    assert arena.chunks == 1
+    assert arena.regions == 1
     for start in ones[100 : 100 + RUN_MAX]:
         arena.free(start)
     assert arena.alloc(RUN_MAX)[0] == min(ones[100 : 100 + RUN_MAX])
-    assert arena.chunks == 1
+    assert arena.regions == 1
     assert arena.alloc(1)[0] not in range(min(ones), max(ones) + 1)
-    assert arena.chunks == 2
+    assert arena.regions == 2
     assert arena.validate() == 0
 
 
-def test_empty_chunks_are_unmapped_but_one():
+def test_empty_regions_are_unmapped_but_one():
     arena = Arena()
     starts = [arena.alloc(RUN_MAX)[0] for _ in range(3 * CHUNK_PAGES // RUN_MAX)]
-    assert arena.chunks == 6
+    assert arena.regions == 6
     assert arena.mapped_pages == 3 * CHUNK_PAGES
     for start in starts:
         arena.free(start)
-    assert arena.chunks == 1
+    assert arena.regions == 1
     assert arena.mapped_pages == FIRST_PAGES
     assert arena.validate() == 0
     arena.alloc(RUN_MAX)
-    assert arena.chunks == 1
+    assert arena.regions == 1
     assert arena.validate() == 0
 
 
@@ -180,41 +180,41 @@ def test_checks_notice_a_leak_and_an_overlap():
 def test_random_life(seed):
     arena = Arena()
     rng = random.Random(seed)
-    runs = {}  # start -> [pages, committed]
+    spans = {}  # start -> [pages, committed]
     idle_seen = 0
     for step in range(6000):
         grow = step // 1500 % 2 == 0
-        if not runs or rng.random() < (0.6 if grow else 0.4):
+        if not spans or rng.random() < (0.6 if grow else 0.4):
             pages = rng.choice((1, 2, 3, 5, 8, 11, 17, 31, 32))
             start, committed = arena.alloc(pages)
-            assert start not in runs
+            assert start not in spans
             assert 0 <= committed <= pages
-            runs[start] = [pages, committed]
+            spans[start] = [pages, committed]
         else:
-            start = rng.choice(list(runs))
-            pages, committed = runs[start]
+            start = rng.choice(list(spans))
+            pages, committed = spans[start]
             what = rng.random()
             if what < 0.3:
-                runs[start][1] = rng.randint(committed, pages)
-                arena.commit(start, runs[start][1])
+                spans[start][1] = rng.randint(committed, pages)
+                arena.commit(start, spans[start][1])
             elif what < 0.4:
-                runs[start][1] = rng.randint(0, committed)
-                arena.uncommit(start, runs[start][1])
+                spans[start][1] = rng.randint(0, committed)
+                arena.uncommit(start, spans[start][1])
             else:
-                del runs[start]
+                del spans[start]
                 if arena.free(start):
                     idle = arena.idle_pages
                     assert arena.release() == idle
         idle_seen = max(idle_seen, arena.idle_pages)
         assert arena.idle_pages <= IDLE_PAGES
         assert arena.total_pages == arena.idle_pages + sum(
-            committed for _, committed in runs.values()
+            committed for _, committed in spans.values()
         )
         if step % 200 == 0:
             assert arena.validate() == 0
-    for start in list(runs):
+    for start in list(spans):
         arena.free(start)
     arena.release()
     assert idle_seen > 0
-    assert (arena.total_pages, arena.idle_pages, arena.chunks) == (0, 0, 1)
+    assert (arena.total_pages, arena.idle_pages, arena.regions) == (0, 0, 1)
     assert arena.validate() == 0

@@ -157,7 +157,7 @@ def test_what_it_takes(engine, checked):
 @pytest.mark.parametrize("nth", range(1, 9))
 def test_no_memory_for_the_sums(nth):
     with zswap.ZSwap("lz4", checksum=True, max_pool_bytes="64MiB") as z:
-        with fault("SLAB_CHUNK", nth) as failed:
+        with fault("SLAB_BLOCK", nth) as failed:
             outcome = z.store_many([7], text(7))
             assert failed() == (outcome[0] < 0)
         z._validate()

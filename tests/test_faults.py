@@ -360,7 +360,7 @@ def test_a_store_that_fails(site, status, counter, error, match, many):
         assert z[7] == text(7)
 
 
-@pytest.mark.parametrize("site", ["SLAB_TABLE", "SLAB_CHUNK"])
+@pytest.mark.parametrize("site", ["SLAB_TABLE", "SLAB_BLOCK"])
 @pytest.mark.parametrize("nth", range(1, 7))
 def test_no_memory_for_entry_or_index(site, nth):
     """The chunks of entries, shards, runs and arrays that a first page needs, and those of the

@@ -385,7 +385,7 @@ def test_no_memory_at_any_step_of_a_put_changes_nothing():
 
     def put(offset):
         nonlocal failed
-        with fault("SLAB_CHUNK"):
+        with fault("SLAB_BLOCK"):
             try:
                 index.put(offset, offset + 1)
             except MemoryError:
@@ -412,7 +412,7 @@ def test_no_memory_for_a_smaller_array_keeps_the_large_one():
     index = Index()
     for n in range(64):
         index.put(n, n + 1)
-    with fault("SLAB_CHUNK", times=FOREVER):
+    with fault("SLAB_BLOCK", times=FOREVER):
         for n in range(0, 64):
             if n % 16:
                 index.erase(n)

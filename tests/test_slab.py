@@ -62,7 +62,7 @@ def test_freed_ids_are_used_again_before_new_memory():
 
 
 @pytest.mark.parametrize("order", ["as taken", "backwards", "at random"])
-def test_memory_goes_back_when_chunks_empty(order):
+def test_memory_goes_back_when_blocks_empty(order):
     slab = Slab(24)
     empty = slab.bytes
     ids = list(slab.take(200_000))
@@ -75,8 +75,8 @@ def test_memory_goes_back_when_chunks_empty(order):
     slab.give(ids)
     assert slab.inuse == 0
     assert slab.validate() == 0
-    assert slab.bytes < empty + full // 10, "one chunk may stay warm, and the table of chunks"
-    # A released chunk serves again, from its first item on.
+    assert slab.bytes < empty + full // 10, "one block may stay warm, and the table of blocks"
+    # A released block serves again, from its first item on.
     again = slab.take(200_000)
     assert len(set(again)) == 200_000
     assert 0 not in again
@@ -92,7 +92,7 @@ def test_an_item_may_be_looked_at_after_it_was_given_back():
     slab.marked(ids)
 
 
-def test_one_item_back_and_forth_keeps_its_chunk_warm():
+def test_one_item_back_and_forth_keeps_its_block_warm():
     slab = Slab(64)
     first = slab.take(1)
     warm = slab.bytes
@@ -103,7 +103,7 @@ def test_one_item_back_and_forth_keeps_its_chunk_warm():
     assert slab.validate() == 0
 
 
-def test_one_item_back_and_forth_keeps_its_chunk_warm_whatever_came_before():
+def test_one_item_back_and_forth_keeps_its_block_warm_whatever_came_before():
     slab = Slab(64)
     slab.give(slab.take(20_000))
     for _ in range(3):
@@ -125,7 +125,7 @@ def test_ids_stay_below_the_limit():
     assert slab.validate() == 0
 
 
-def test_chunks_without_memory_serve_again_before_new_ones():
+def test_blocks_without_memory_serve_again_before_new_ones():
     slab = Slab(24)
     ids = slab.take(100_000)
     limit = slab.limit
@@ -164,8 +164,8 @@ def test_threads_get_different_items():
     assert slab.validate() == 0
 
 
-def test_the_table_of_chunks_grows():
-    # A chunk an item, so that many tables follow each other; all that was handed out stays where it
+def test_the_table_of_blocks_grows():
+    # A block an item, so that many tables follow each other; all that was handed out stays where it
     # was.
     slab = Slab(CHUNK)
     places, before = {}, slab.bytes

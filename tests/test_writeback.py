@@ -1064,7 +1064,7 @@ def test_a_refused_store_into_an_area_that_is_leaving(
 def test_no_memory_for_the_slot_of_a_refused_page(make, store, nth):
     z = make(store)
     z.parameters["enabled"] = False
-    with fault("SLAB_CHUNK", nth=nth) as failures:
+    with fault("SLAB_BLOCK", nth=nth) as failures:
         with pytest.raises(MemoryError):
             z.store(3, noise(1))
         assert failures() == 1

@@ -23,7 +23,7 @@ cdef uint32_t take_entry(zsw_engine *e, zsw_worker *w) noexcept nogil:
 
 
 cdef bint only_spares(zsw_engine *e) noexcept nogil:
-    """Whether the entries in use are all spare ones, and lie about in more than one chunk."""
+    """Whether the entries in use are all spare ones, and lie about in more than one block."""
     cdef uint64_t spares = 0, inuse = zsw_peek_u64(&e.entries.inuse)
     cdef zsw_worker *w = first_worker(e)
     if zsw_peek_u64(&e.entries.touched) >> e.entries.shift == 0:

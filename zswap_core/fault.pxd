@@ -15,10 +15,10 @@ cpdef enum Site:
     ENGINE                  # the engine itself, and the list of its workers
     WORKER                  # one more worker
     SCRATCH                 # what a worker compresses into
-    SLAB_TABLE              # a slab's table of chunks
-    # a chunk of a slab: entries, shards, runs, arrays, descriptors of zspages
-    SLAB_CHUNK
-    SLAB_RELEASE            # giving an empty chunk back
+    SLAB_TABLE              # a slab's table of blocks
+    # a block of a slab: entries, shards, runs, arrays, descriptors of zspages
+    SLAB_BLOCK
+    SLAB_RELEASE            # giving an empty block back
     AREA                    # a swap area
     AREA_TABLE              # its table of shards, the first and each larger one
     POOL                    # a pool

@@ -1,40 +1,40 @@
 # cython: language_level=3
-"""Fixed-size items named by 32-bit ids, in chunks that never move and go back to the system when
+"""Fixed-size items named by 32-bit ids, in blocks that never move and go back to the system when
 they empty."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_load_ptr, zsw_mutex
 
 
-cdef struct slab_chunk:
+cdef struct slab_block:
     uint8_t *base
     uint32_t free_head      # 1 + index of the first freed item; 0: none
     uint32_t bump           # items from here on are untouched, and read as zeros
     uint32_t inuse
-    uint32_t prev           # neighbours in a list of chunks, 1 + chunk number; 0: none
+    uint32_t prev           # neighbours in a list of blocks, 1 + block number; 0: none
     uint32_t next
 
 
-# Where chunks lie, for readers without the lock; the chunks themselves follow in the same mapping.
+# Where blocks lie, for readers without the lock; the blocks themselves follow in the same mapping.
 # When it is full one of twice its size takes its place, by one store.
 cdef struct slab_table:
-    uint64_t capacity       # chunks there is room for
+    uint64_t capacity       # blocks there is room for
     size_t bytes            # of the mapping
     slab_table *older       # whose place it took: somebody may still be looking there
-    uint8_t *bases[1]       # `capacity` of them, each published before the first id of its chunk is
+    uint8_t *bases[1]       # `capacity` of them, each published before the first id of its block is
 
 
 # The lock is a leaf: nothing is locked under it.
 cdef struct zsw_slab:
-    # an id is never older than the table that knows its chunk, so take the id first
+    # an id is never older than the table that knows its block, so take the id first
     slab_table *table
-    slab_chunk *chunks      # behind it
+    slab_block *blocks      # behind it
     size_t item_size
-    uint32_t shift          # log2 of the items in a chunk
-    uint32_t max_chunks
-    uint32_t chunk_count    # chunks mapped so far
-    uint32_t room           # head of the list of chunks with room and memory, 1 + chunk number
-    # head of the list of chunks whose memory went back, linked by `next` alone
+    uint32_t shift          # log2 of the items in a block
+    uint32_t max_blocks
+    uint32_t block_count    # blocks mapped so far
+    uint32_t room           # head of the list of blocks with room and memory, 1 + block number
+    # head of the list of blocks whose memory went back, linked by `next` alone
     uint32_t cold
     uint32_t mapping        # ZSW_MAP_ flags; to be set before the first item is taken
     zsw_mutex lock

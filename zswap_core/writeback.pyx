@@ -149,8 +149,8 @@ cdef uint32_t land(zsw_engine *e, zsw_worker *w) noexcept nogil:
     return written
 
 
-cdef uint64_t write_pages(zsw_engine *e, zsw_worker *w, uint64_t pages,
-                          uint32_t idle) noexcept nogil:
+cdef uint64_t write_coldest(zsw_engine *e, zsw_worker *w, uint64_t pages,
+                            uint32_t idle) noexcept nogil:
     cdef zsw_writeback *wb = e.writeback
     cdef zsw_flight *next = &wb.flights[0]
     cdef uint64_t done = 0, wanted, allowed
@@ -191,7 +191,7 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
     if not writing_begin(e):
         return 0
     if flights_init(e) == 0:
-        done = write_pages(e, w, pages, idle)
+        done = write_coldest(e, w, pages, idle)
         dismiss_pilot(e)
     writing_end(e)
     return done

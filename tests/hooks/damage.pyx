@@ -15,10 +15,10 @@ from zswap_core.entry cimport IN_TRANSIT, ON_BACKING, word_handle, zsw_entry
 from zswap_core.index cimport (
     ARRAY_KINDS, RUN_SHIFT, pos_shard, shard_find, zsw_area, zsw_run, zsw_shard,
 )
-from zswap_core.slab cimport slab_at, slab_chunk, zsw_slab
+from zswap_core.slab cimport slab_at, slab_block, zsw_slab
 from zswap_core.state cimport POOL_EMPTY, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.worker cimport first_worker
-from zswap_core.zpools.arena cimport CHUNK_PAGES, zsw_arena, zsw_chunk
+from zswap_core.zpools.arena cimport REGION_PAGES, zsw_arena, zsw_region
 from zswap_core.zpools.z3fold cimport z3_page, z3_pool
 from zswap_core.zpools.zbud cimport BY_AGE, BY_ROOM, buddy_page, buddy_pool, page_at
 from zswap_core.zpools.zsmalloc cimport GROUPS, SLOT_BITS, zs_class, zs_pool, zspage
@@ -34,9 +34,9 @@ ENGINE = ("entry.pos", "entry.refs", "entry.pool", "entry.length", "entry.handle
 INDEX = ("shard.id", "shard.number", "shard.type", "shard.next", "shard.pages", "shard.present",
          "shard.runs", "shard.runs_kind", "run.present", "run.shard", "run.number", "run.slots",
          "run.slots_kind", "table.count", "table.slot", "garbage.shard")
-SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "chunk.inuse", "slab.room", "slab.inuse",
+SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "block.inuse", "slab.room", "slab.inuse",
         "slab.touched", "slab.touched_bytes", "slab.base", "array.inuse")
-ARENA = ("arena.total", "arena.idle", "arena.runs", "arena.bins", "arena.free", "arena.free_pages",
+ARENA = ("arena.total", "arena.idle", "arena.spans", "arena.bins", "arena.free", "arena.free_pages",
          "arena.bin", "arena.prev")
 ZSMALLOC = ("zspage.prev", "zspage.next", "zspage.group", "zspage.class", "zspage.size",
             "zspage.objects", "zspage.free", "zspage.first", "zspage.committed", "zspage.pages",
@@ -231,7 +231,7 @@ cdef class Damage:
 
     cdef int damage_slab(self) except -1:
         cdef zsw_slab *s = &self.e.entries
-        cdef slab_chunk *c = &s.chunks[0]
+        cdef slab_block *c = &s.blocks[0]
         while c.free_head == 0:
             c += 1
         if self.name == "slab.free_head":
@@ -241,7 +241,7 @@ cdef class Damage:
                               self.e.lru.oldest + 1)
         if self.name == "slab.bump":
             return self.put32(&c.bump, c.bump + 1)
-        if self.name == "chunk.inuse":
+        if self.name == "block.inuse":
             return self.put32(&c.inuse, c.inuse - 1)
         if self.name == "slab.room":
             return self.put32(&s.room, 0)
@@ -257,26 +257,26 @@ cdef class Damage:
         return self.put64(&s.inuse, s.inuse + 1)
 
     cdef int damage_arena(self, zsw_arena *arena) except -1:
-        cdef zsw_chunk *chunk
+        cdef zsw_region *region
         cdef uint32_t bin = 0
         while arena.heads[bin] == 0:
             bin += 1
-        chunk = <zsw_chunk *> slab_at(&arena.chunks, arena.heads[bin])
+        region = <zsw_region *> slab_at(&arena.regions, arena.heads[bin])
         if self.name == "arena.total":
             return self.put64(&arena.total_pages, arena.total_pages + 1)
         if self.name == "arena.idle":
             return self.put64(&arena.idle_pages, arena.idle_pages + 1)
-        if self.name == "arena.runs":
-            return self.put32(&arena.runs, arena.runs + 1)
+        if self.name == "arena.spans":
+            return self.put32(&arena.spans, arena.spans + 1)
         if self.name == "arena.bins":
             return self.put64(&arena.bins, arena.bins ^ 1)
         if self.name == "arena.free":
-            return self.put64(&chunk.free[0], ~chunk.free[0])
+            return self.put64(&region.free[0], ~region.free[0])
         if self.name == "arena.free_pages":
-            return self.put32(&chunk.free_pages, chunk.free_pages - 1)
+            return self.put32(&region.free_pages, region.free_pages - 1)
         if self.name == "arena.bin":
-            return self.put32(&chunk.bin, chunk.bin - 1)
-        return self.put32(&chunk.prev, 1)                   # arena.prev
+            return self.put32(&region.bin, region.bin - 1)
+        return self.put32(&region.prev, 1)                   # arena.prev
 
     cdef int damage_zsmalloc(self, zs_pool *pool) except -1:
         cdef uint32_t id = <uint32_t> (word_handle(entry_at(self.e,
@@ -301,11 +301,11 @@ cdef class Damage:
         if self.name == "zspage.first":
             return self.put64(<uint64_t *> &zs.first, <uint64_t> <size_t> zs.first + 1)
         if self.name == "zspage.committed":
-            return self.put16(&zs.run.committed, 0)
+            return self.put16(&zs.span.committed, 0)
         if self.name == "zspage.pages":
-            return self.put16(&zs.run.pages, zs.run.pages + 1)
+            return self.put16(&zs.span.pages, zs.span.pages + 1)
         if self.name == "zspage.at":
-            return self.put32(&zs.run.at, zs.run.at + CHUNK_PAGES // 2)
+            return self.put32(&zs.span.at, zs.span.at + REGION_PAGES // 2)
         if self.name == "class.groups":
             return self.put32(&cls.groups, 0)
         if self.name == "class.zspages":
@@ -336,7 +336,7 @@ cdef class Damage:
             return self.put64(<uint64_t *> &page.start, <uint64_t> <size_t> page.start
                               + pool.page_size)
         if self.name == "page.at":
-            return self.put32(&page.at, page.at + CHUNK_PAGES // 2)
+            return self.put32(&page.at, page.at + REGION_PAGES // 2)
         if self.name == "lru.last":
             return self.put32(&pool.lru.last, pool.lru.first)
         if self.name == "rooms":

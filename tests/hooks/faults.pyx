@@ -2,7 +2,7 @@
 
 A site fails at chosen times it is reached, in whichever engine and thread, until it is disarmed:
 
-    with fault("SLAB_CHUNK"):                   # the first time
+    with fault("SLAB_BLOCK"):                   # the first time
     with fault("BACKING_WRITE", nth=3, times=2, error=errno.ENOSPC):
     with fault("FILE_READ", times=FOREVER):
 

@@ -17,7 +17,7 @@ from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
 from zswap_core.buffers cimport Items, items_of
 from zswap_core.os cimport ZSW_POISON, ZSW_UNPOISON
 from zswap_core.zpools.arena cimport (
-    ARENA_RUN_MAX,
+    ARENA_SPAN_MAX,
     arena_alloc,
     arena_check_begin,
     arena_check_claim,
@@ -31,7 +31,7 @@ from zswap_core.zpools.arena cimport (
     arena_total_pages,
     arena_uncommit,
     zsw_arena,
-    zsw_run,
+    zsw_span,
 )
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 
@@ -252,60 +252,60 @@ cdef class Zpool:
 
 
 cdef class Arena:
-    """The page-run arena by itself.  A run is known by the address where it starts."""
+    """The page-span arena by itself.  A span is known by the address where it starts."""
     cdef zsw_arena arena
-    cdef dict runs              # address -> (at, pages, committed)
+    cdef dict spans             # address -> (at, pages, committed)
 
     def __cinit__(self, *, int page_shift=12):
         cdef zsw_zpool_config config
         memset(&config, 0, sizeof(config))
         config.numa_node = -1
-        self.runs = {}
+        self.spans = {}
         arena_init(&self.arena, page_shift, &config)
 
     def __dealloc__(self):
         arena_destroy(&self.arena)
 
-    cdef zsw_run run(self, size_t start):
-        cdef zsw_run run
-        run.at, run.pages, run.committed = self.runs[start]
-        return run
+    cdef zsw_span span(self, size_t start):
+        cdef zsw_span span
+        span.at, span.pages, span.committed = self.spans[start]
+        return span
 
     def alloc(self, uint32_t pages):
-        """(start, pages committed by the last user) of a new run."""
-        cdef zsw_run run
+        """(start, pages committed by the last user) of a new span."""
+        cdef zsw_span span
         cdef uint8_t *start
-        if not 1 <= pages <= ARENA_RUN_MAX:
+        if not 1 <= pages <= ARENA_SPAN_MAX:
             raise ValueError("pages")
-        check(arena_alloc(&self.arena, pages, &run, &start))
-        self.runs[<size_t> start] = run.at, run.pages, run.committed
-        return <size_t> start, run.committed
+        check(arena_alloc(&self.arena, pages, &span, &start))
+        self.spans[<size_t> start] = span.at, span.pages, span.committed
+        return <size_t> start, span.committed
 
     def commit(self, size_t start, uint32_t pages):
-        """Counts the first `pages` of the run as committed, and writes to them."""
-        cdef zsw_run run = self.run(start)
+        """Counts the first `pages` of the span as committed, and writes to them."""
+        cdef zsw_span span = self.span(start)
         cdef uint32_t i
-        if not run.committed <= pages <= run.pages:
+        if not span.committed <= pages <= span.pages:
             raise ValueError("pages")
-        arena_commit(&self.arena, pages - run.committed)
+        arena_commit(&self.arena, pages - span.committed)
         ZSW_UNPOISON(<uint8_t *> start, <size_t> pages << self.arena.page_shift)
         for i in range(pages):
             (<uint8_t *> start)[<size_t> i << self.arena.page_shift] = 1
         ZSW_POISON(<uint8_t *> start, <size_t> pages << self.arena.page_shift)
-        self.runs[start] = run.at, run.pages, pages
+        self.spans[start] = span.at, span.pages, pages
 
     def uncommit(self, size_t start, uint32_t pages):
-        cdef zsw_run run = self.run(start)
-        if pages > run.committed:
+        cdef zsw_span span = self.span(start)
+        if pages > span.committed:
             raise ValueError("pages")
-        arena_uncommit(&self.arena, &run, pages)
-        self.runs[start] = run.at, run.pages, run.committed
+        arena_uncommit(&self.arena, &span, pages)
+        self.spans[start] = span.at, span.pages, span.committed
 
     def free(self, size_t start):
         """True when a release is due."""
-        cdef zsw_run run = self.run(start)
-        del self.runs[start]
-        return bool(arena_free(&self.arena, &run))
+        cdef zsw_span span = self.span(start)
+        del self.spans[start]
+        return bool(arena_free(&self.arena, &span))
 
     def release(self):
         return arena_release(&self.arena)
@@ -319,27 +319,27 @@ cdef class Arena:
         return arena_idle_pages(&self.arena)
 
     @property
-    def chunks(self):
-        return self.arena.chunks.inuse
+    def regions(self):
+        return self.arena.regions.inuse
 
     @property
     def mapped_pages(self):
         return self.arena.mapped_pages
 
     def validate(self, forget=None, twice=None):
-        """0 or the number of the check that failed; may leave out a run, or count one twice, to see
-        that it is noticed."""
+        """0 or the number of the check that failed; may leave out a span, or count one twice, to
+        see that it is noticed."""
         cdef uint64_t *claims
         cdef uint64_t committed = 0
-        cdef zsw_run run
+        cdef zsw_span span
         cdef int rc, end_rc
         rc = arena_check_begin(&self.arena, &claims)
-        for start in [*self.runs, *([] if twice is None else [twice])]:
+        for start in [*self.spans, *([] if twice is None else [twice])]:
             if rc != 0:
                 break
-            run = self.run(start)
-            committed += run.committed
+            span = self.span(start)
+            committed += span.committed
             if start != forget:
-                rc = arena_check_claim(&self.arena, claims, &run, <uint8_t *> <size_t> start)
+                rc = arena_check_claim(&self.arena, claims, &span, <uint8_t *> <size_t> start)
         end_rc = arena_check_end(&self.arena, claims, committed)
         return rc if rc != 0 else end_rc

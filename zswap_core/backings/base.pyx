@@ -80,7 +80,7 @@ cdef enum Operation:
     DISCARD
 
 
-cdef int run(Backing self, Operation operation, object offsets, object pages) except -1:
+cdef int perform(Backing self, Operation operation, object offsets, object pages) except -1:
     """One call of the store's function, with the GIL released, as the engine does it."""
     cdef Py_buffer numbers, memory
     cdef size_t n
@@ -191,7 +191,7 @@ cdef class Backing:
         ValueError
             An offset is out of range, `pages` has a wrong length, or the store is closed.
         """
-        run(self, WRITE, offsets, pages)
+        perform(self, WRITE, offsets, pages)
 
     def read_pages(self, offsets, out):
         """Read the pages at `offsets` into the writable buffer `out`.
@@ -199,12 +199,12 @@ cdef class Backing:
         Raises as `write_pages` does, and then `out` is undefined.  A page of a `SwapFile` that was
         never written reads as zeros.
         """
-        run(self, READ, offsets, out)
+        perform(self, READ, offsets, out)
 
     def discard_pages(self, offsets):
         """Say that the pages at `offsets` are no longer wanted: a hint, which never fails and
         leaves them undefined."""
-        run(self, DISCARD, offsets, None)
+        perform(self, DISCARD, offsets, None)
 
     def stats(self):
         """Return what was done since the store was opened: a dict of counts, exact when no call is

@@ -163,13 +163,13 @@ cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *sour
 
 cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *pages,
                   size_t n) noexcept nogil:
-    """All n pages, every run of consecutive offsets in as few requests as its length allows."""
+    """All n pages, every stretch of consecutive offsets in as few requests as its length allows."""
     cdef bint unaligned = f.direct and <uintptr_t> pages % ALIGNMENT != 0
     # what is read is decrypted where it lies
     cdef bint bounced = unaligned or (writing and f.cipher != NULL)
     cdef size_t longest = (BOUNCE_BYTES if bounced else REQUEST_BYTES) // f.page_size
     cdef uint64_t *requests = &f.counts.write_requests if writing else &f.counts.read_requests
-    cdef size_t i = 0, run, bytes, number = 0
+    cdef size_t i = 0, stretch, bytes, number = 0
     cdef uint8_t *memory
     cdef off_t at
     cdef int rc = 0
@@ -180,24 +180,25 @@ cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *
     if unaligned:
         zsw_add_u64(&f.counts.bounced_pages, n)
     while i < n and rc == 0:
-        run = 1
-        while run < longest and i + run < n and offsets[i + run] == offsets[i] + run:
-            run += 1
-        bytes = run * f.page_size
+        stretch = 1
+        while stretch < longest and i + stretch < n and offsets[i
+                                                                + stretch] == offsets[i] + stretch:
+            stretch += 1
+        bytes = stretch * f.page_size
         at = <off_t> ((1 + offsets[i]) * f.page_size)
         memory = f.bounces + number * BOUNCE_BYTES if bounced else pages
         if writing:
-            rc = recode(f, True, offsets[i], pages, memory, run)
+            rc = recode(f, True, offsets[i], pages, memory, stretch)
         if rc == 0:
             rc = move(f.fd, writing, f.direct, memory, bytes, at)
         if rc == 0 and not writing:
-            rc = recode(f, False, offsets[i], memory, pages, run)
+            rc = recode(f, False, offsets[i], memory, pages, stretch)
         if bounced and f.cipher == NULL:
             # what is left there would be found by nobody who looks after the pages
             zsw_wipe(memory, bytes)
         zsw_add_u64(requests, 1)
         pages += bytes
-        i += run
+        i += stretch
     if bounced:
         zsw_unlock(&f.bounce_locks[number])
     return rc
@@ -259,26 +260,26 @@ cdef int overwrite(swap_file *f, off_t at, size_t size) noexcept nogil:
 cdef int forget(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
     """What freed pages leave in the file goes at once, where the file system can do so cheaply or
     not."""
-    cdef size_t i = 0, run
+    cdef size_t i = 0, stretch
     cdef off_t start
     cdef int rc = 0, failed = 0
     while i < n:
-        run = 1
-        while i + run < n and offsets[i + run] == offsets[i] + run:
-            run += 1
+        stretch = 1
+        while i + stretch < n and offsets[i + stretch] == offsets[i] + stretch:
+            stretch += 1
         start = <off_t> (f.page_size + offsets[i] * f.page_size)
         rc = -EOPNOTSUPP
         if not zsw_load_u32(&f.cannot_punch):
-            rc = clear(f, start, <off_t> (run * f.page_size))
+            rc = clear(f, start, <off_t> (stretch * f.page_size))
         if rc == -EOPNOTSUPP or rc == -ENOSYS:
             zsw_store_u32(&f.cannot_punch, 1)
         if rc != 0:
-            rc = overwrite(f, start, run * f.page_size)
+            rc = overwrite(f, start, stretch * f.page_size)
         if rc == 0:
-            zsw_add_u64(&f.counts.discarded_pages, run)
+            zsw_add_u64(&f.counts.discarded_pages, stretch)
         else:
             failed = rc             # the others go all the same
-        i += run
+        i += stretch
     return failed
 
 

@@ -50,7 +50,7 @@ cdef int64_t run_once(const zsw_compressor *c, bint packing, const uint8_t *src,
     return rc
 
 
-cdef int64_t run(Compressor self, bint packing, object data, object out) except -1:
+cdef int64_t convert(Compressor self, bint packing, object data, object out) except -1:
     cdef Py_buffer src, dst
     cdef int64_t rc
     check(self)
@@ -165,11 +165,11 @@ cdef class Compressor:
     def compress_into(self, data, out):
         """Compress into a writable buffer.  Return how many bytes were written, 0 when the result
         does not fit."""
-        return run(self, True, data, out)
+        return convert(self, True, data, out)
 
     def decompress_into(self, data, out):
         """Decompress into a writable buffer.  Return how many bytes were written."""
-        return run(self, False, data, out)
+        return convert(self, False, data, out)
 
     # ---- capsules --------------------------------------------------------------------------------
 

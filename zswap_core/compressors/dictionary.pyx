@@ -86,7 +86,7 @@ def train_dictionary(pages, size=16 << 10, *, page_size=4096):
 
 
 cdef bytes train(Library lib, object samples, size_t size):
-    cdef train_call run = <train_call> lib.symbol("ZDICT_trainFromBuffer")
+    cdef train_call train = <train_call> lib.symbol("ZDICT_trainFromBuffer")
     cdef is_error_call is_error = <is_error_call> lib.symbol("ZDICT_isError")
     cdef error_name_call error_name = <error_name_call> lib.symbol("ZDICT_getErrorName")
     cdef Items pages = items_of(samples, "samples", 1)
@@ -97,7 +97,7 @@ cdef bytes train(Library lib, object samples, size_t size):
     cdef char *data = PyBytes_AS_STRING(out)
     cdef size_t done
     with nogil:
-        done = run(data, size, pages.at, <const size_t *> lengths.at, n)
+        done = train(data, size, pages.at, <const size_t *> lengths.at, n)
     if is_error(done):
         why = error_name(done).decode("ascii", "replace")
         raise ValueError(f"libzstd makes no dictionary of these {n} pages ({why}): give more "

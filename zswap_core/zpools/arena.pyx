@@ -1,10 +1,10 @@
-"""The page-run arena; what it promises is in arena.pxd.
+"""The page-span arena; what it promises is in arena.pxd.
 
-Lock order: the arena's lock, then its slab's.  No system call that gives pages back runs under the
-arena's lock, so the thread that frees the run too many pays for the batch and no other waits for
+Lock order: the arena's lock, then its slab's.  No system call that gives pages back spans under the
+arena's lock, so the thread that frees the span too many pays for the batch and no other waits for
 it.
 
-For a memory checker a chunk is poisoned whole when it is mapped; only live objects are not, which
+For a memory checker a region is poisoned whole when it is mapped; only live objects are not, which
 is their owner's doing.
 """
 from libc.errno cimport ENOMEM
@@ -38,57 +38,57 @@ from zswap_core.slab cimport (
 
 cdef enum:
     IDLE_BYTES = 1 << 20        # about this much stays warm
-    CHUNK_BYTES_MIN = 1 << 20
-    CHUNK_BYTES_MAX = 8 << 20
-    CHUNK_PAGES_MIN = 64        # whole words of bits, and room for the longest run
+    REGION_BYTES_MIN = 1 << 20
+    REGION_BYTES_MAX = 8 << 20
+    REGION_PAGES_MIN = 64        # whole words of bits, and room for the longest span
     NODE_BATCH = 512            # pages the system is asked about at a time
 
 cdef uint64_t ALL = ~(<uint64_t> 0)
 
 
-# ---- pages of a chunk ----------------------------------------------------------------------------
+# ---- pages of a region ---------------------------------------------------------------------------
 
-cdef zsw_chunk *chunk_of(const zsw_arena *arena, uint32_t id) noexcept nogil:
-    return <zsw_chunk *> slab_at(&arena.chunks, id)
+cdef zsw_region *region_of(const zsw_arena *arena, uint32_t id) noexcept nogil:
+    return <zsw_region *> slab_at(&arena.regions, id)
 
 
-cdef size_t chunk_bytes(const zsw_arena *arena, uint32_t pages) noexcept nogil:
+cdef size_t region_bytes(const zsw_arena *arena, uint32_t pages) noexcept nogil:
     return <size_t> pages << arena.page_shift
 
 
-cdef uint32_t least_chunk_pages(const zsw_arena *arena) noexcept nogil:
-    return max(<uint32_t> CHUNK_BYTES_MIN >> arena.page_shift, <uint32_t> CHUNK_PAGES_MIN)
+cdef uint32_t least_region_pages(const zsw_arena *arena) noexcept nogil:
+    return max(<uint32_t> REGION_BYTES_MIN >> arena.page_shift, <uint32_t> REGION_PAGES_MIN)
 
 
-cdef uint32_t next_chunk_pages(const zsw_arena *arena) noexcept nogil:
-    cdef uint64_t most = <uint32_t> CHUNK_BYTES_MAX >> arena.page_shift
-    return <uint32_t> min(max(arena.mapped_pages // 64 * 64, <uint64_t> least_chunk_pages(arena)),
+cdef uint32_t next_region_pages(const zsw_arena *arena) noexcept nogil:
+    cdef uint64_t most = <uint32_t> REGION_BYTES_MAX >> arena.page_shift
+    return <uint32_t> min(max(arena.mapped_pages // 64 * 64, <uint64_t> least_region_pages(arena)),
                           most)
 
 
 cdef uint8_t *page_address(const zsw_arena *arena, uint32_t at) noexcept nogil:
-    return (chunk_of(arena, at >> CHUNK_SHIFT).base
-            + (<size_t> (at & (CHUNK_PAGES - 1)) << arena.page_shift))
+    return (region_of(arena, at >> REGION_SHIFT).base
+            + (<size_t> (at & (REGION_PAGES - 1)) << arena.page_shift))
 
 
 cdef uint32_t next_page(const uint64_t *free, uint32_t page, uint64_t flip) noexcept nogil:
-    """First page from `page` on that is free (flip 0) or taken (flip ALL); CHUNK_PAGES when there
+    """First page from `page` on that is free (flip 0) or taken (flip ALL); REGION_PAGES when there
     is none."""
     cdef uint32_t i = page >> 6
     cdef uint64_t word
-    if page >= CHUNK_PAGES:
-        return CHUNK_PAGES
+    if page >= REGION_PAGES:
+        return REGION_PAGES
     word = (free[i] ^ flip) & (ALL << (page & 63))
     while word == 0:
         i += 1
-        if i == CHUNK_WORDS:
-            return CHUNK_PAGES
+        if i == REGION_WORDS:
+            return REGION_PAGES
         word = free[i] ^ flip
     return (i << 6) + <uint32_t> zsw_ctz(word)
 
 
 cdef void flip_pages(uint64_t *bits, uint32_t page, uint32_t pages) noexcept nogil:
-    cdef uint64_t mask = (<uint64_t> 1 << pages) - 1      # pages <= ARENA_RUN_MAX
+    cdef uint64_t mask = (<uint64_t> 1 << pages) - 1      # pages <= ARENA_SPAN_MAX
     cdef uint32_t i = page >> 6
     cdef uint32_t shift = page & 63
     bits[i] ^= mask << shift
@@ -97,82 +97,82 @@ cdef void flip_pages(uint64_t *bits, uint32_t page, uint32_t pages) noexcept nog
 
 
 cdef bint all_clear(const uint64_t *bits, uint32_t page, uint32_t pages) noexcept nogil:
-    return page + pages <= CHUNK_PAGES and next_page(bits, page, 0) >= page + pages
+    return page + pages <= REGION_PAGES and next_page(bits, page, 0) >= page + pages
 
 
 cdef uint32_t first_fit(const uint64_t *free, uint32_t pages, uint32_t *longest) noexcept nogil:
-    """Where the first free run of so many pages begins, or CHUNK_PAGES, and then `longest` is the
+    """Where the first free span of so many pages begins, or REGION_PAGES, and then `longest` is the
     length of the longest."""
     cdef uint32_t start = next_page(free, 0, 0)
     cdef uint32_t end
     longest[0] = 0
-    while start < CHUNK_PAGES:
+    while start < REGION_PAGES:
         end = next_page(free, start, ALL)
         if end - start >= pages:
             return start
         longest[0] = max(longest[0], end - start)
         start = next_page(free, end, 0)
-    return CHUNK_PAGES
+    return REGION_PAGES
 
 
-cdef uint32_t run_around(const uint64_t *free, uint32_t page, uint32_t pages) noexcept nogil:
-    """Length, up to ARENA_RUN_MAX, of the free run that the free pages [page, page + pages) are
+cdef uint32_t span_around(const uint64_t *free, uint32_t page, uint32_t pages) noexcept nogil:
+    """Length, up to ARENA_SPAN_MAX, of the free span that the free pages [page, page + pages) are
     part of."""
     cdef uint32_t start = page
     cdef uint32_t end = next_page(free, page, ALL)
-    while (start > 0 and end - start < ARENA_RUN_MAX
+    while (start > 0 and end - start < ARENA_SPAN_MAX
             and free[(start - 1) >> 6] >> ((start - 1) & 63) & 1):
         start -= 1
-    return min(end - start, <uint32_t> ARENA_RUN_MAX)
+    return min(end - start, <uint32_t> ARENA_SPAN_MAX)
 
 
-# ---- chunks, in bins by their longest free run ---------------------------------------------------
+# ---- regions, in bins by their longest free span -------------------------------------------------
 
 cdef void bin_add(zsw_arena *arena, uint32_t id, uint32_t bin) noexcept nogil:
-    cdef zsw_chunk *chunk = chunk_of(arena, id)
+    cdef zsw_region *region = region_of(arena, id)
     cdef uint32_t head = arena.heads[bin]
-    chunk.bin = bin
-    chunk.prev = 0
-    chunk.next = head
+    region.bin = bin
+    region.prev = 0
+    region.next = head
     if head != 0:
-        chunk_of(arena, head).prev = id
+        region_of(arena, head).prev = id
     arena.heads[bin] = id
     arena.bins |= <uint64_t> 1 << bin
 
 
 cdef void bin_remove(zsw_arena *arena, uint32_t id) noexcept nogil:
-    cdef zsw_chunk *chunk = chunk_of(arena, id)
-    if chunk.next != 0:
-        chunk_of(arena, chunk.next).prev = chunk.prev
-    if chunk.prev != 0:
-        chunk_of(arena, chunk.prev).next = chunk.next
+    cdef zsw_region *region = region_of(arena, id)
+    if region.next != 0:
+        region_of(arena, region.next).prev = region.prev
+    if region.prev != 0:
+        region_of(arena, region.prev).next = region.next
     else:
-        arena.heads[chunk.bin] = chunk.next
-        if chunk.next == 0:
-            arena.bins &= ~(<uint64_t> 1 << chunk.bin)
+        arena.heads[region.bin] = region.next
+        if region.next == 0:
+            arena.bins &= ~(<uint64_t> 1 << region.bin)
 
 
 cdef void bin_move(zsw_arena *arena, uint32_t id, uint32_t bin) noexcept nogil:
-    if chunk_of(arena, id).bin != bin:
+    if region_of(arena, id).bin != bin:
         bin_remove(arena, id)
         bin_add(arena, id, bin)
 
 
-cdef int chunk_add(zsw_arena *arena) noexcept nogil:
-    cdef uint32_t id = arena.spare, pages = next_chunk_pages(arena)
-    cdef zsw_chunk *chunk
+cdef int region_add(zsw_arena *arena) noexcept nogil:
+    cdef uint32_t id = arena.spare, pages = next_region_pages(arena)
+    cdef zsw_region *region
     cdef uint8_t *base
     cdef int rc
     if id != 0:
         arena.spare = 0
-        bin_add(arena, id, ARENA_RUN_MAX)
+        bin_add(arena, id, ARENA_SPAN_MAX)
         return 0
-    if slab_take(&arena.chunks, &id, 1) != 1:
+    if slab_take(&arena.regions, &id, 1) != 1:
         return -ENOMEM
-    base = <uint8_t *> zsw_map_as(chunk_bytes(arena, pages),
+    base = <uint8_t *> zsw_map_as(region_bytes(arena, pages),
                                   arena.mapping) if fault(Site.ARENA_MAP) == 0 else NULL
     if base == NULL:
-        slab_give(&arena.chunks, &id, 1)
+        slab_give(&arena.regions, &id, 1)
         return -ENOMEM
     # The one place where memory comes from the system, and before its first touch, which a NUMA
     # policy must precede.
@@ -180,138 +180,138 @@ cdef int chunk_add(zsw_arena *arena) noexcept nogil:
     if arena.numa_node >= 0:
         rc = fault(Site.ARENA_BIND)
         if rc == 0:
-            rc = zsw_bind_node(base, chunk_bytes(arena, pages), arena.numa_node)
+            rc = zsw_bind_node(base, region_bytes(arena, pages), arena.numa_node)
     if rc != 0:
-        zsw_unmap(base, chunk_bytes(arena, pages))
-        slab_give(&arena.chunks, &id, 1)
+        zsw_unmap(base, region_bytes(arena, pages))
+        slab_give(&arena.regions, &id, 1)
         return rc
-    ZSW_POISON(base, chunk_bytes(arena, pages))
-    chunk = chunk_of(arena, id)
-    chunk.base = base
-    chunk.pages = chunk.free_pages = pages
-    memset(chunk.free, 0, sizeof(chunk.free))
-    memset(chunk.free, 0xff, pages // 8)
+    ZSW_POISON(base, region_bytes(arena, pages))
+    region = region_of(arena, id)
+    region.base = base
+    region.pages = region.free_pages = pages
+    memset(region.free, 0, sizeof(region.free))
+    memset(region.free, 0xff, pages // 8)
     arena.mapped_pages += pages
-    bin_add(arena, id, ARENA_RUN_MAX)
+    bin_add(arena, id, ARENA_SPAN_MAX)
     return 0
 
 
-cdef void chunk_unmap(zsw_arena *arena, uint32_t id) noexcept nogil:
-    cdef zsw_chunk *chunk = chunk_of(arena, id)
-    ZSW_UNPOISON(chunk.base, chunk_bytes(arena, chunk.pages))
-    zsw_unmap(chunk.base, chunk_bytes(arena, chunk.pages))
-    arena.mapped_pages -= chunk.pages
-    chunk.base = NULL
+cdef void region_unmap(zsw_arena *arena, uint32_t id) noexcept nogil:
+    cdef zsw_region *region = region_of(arena, id)
+    ZSW_UNPOISON(region.base, region_bytes(arena, region.pages))
+    zsw_unmap(region.base, region_bytes(arena, region.pages))
+    arena.mapped_pages -= region.pages
+    region.base = NULL
 
 
 cdef int carve(zsw_arena *arena, uint32_t pages, uint32_t *at) noexcept nogil:
-    """Takes free pages out of the chunk that fits most tightly, so that chunks with long runs have
-    a chance to get empty."""
+    """Takes free pages out of the region that fits most tightly, so that regions with long spans
+    have a chance to get empty."""
     cdef uint64_t fitting
     cdef uint32_t id, page, longest
-    cdef zsw_chunk *chunk
+    cdef zsw_region *region
     cdef int rc
     while True:
         fitting = arena.bins >> pages << pages
         if fitting == 0:
-            rc = chunk_add(arena)
+            rc = region_add(arena)
             if rc != 0:
                 return rc
             continue
         id = arena.heads[zsw_ctz(fitting)]
-        chunk = chunk_of(arena, id)
-        page = first_fit(chunk.free, pages, &longest)
-        if page < CHUNK_PAGES:
+        region = region_of(arena, id)
+        page = first_fit(region.free, pages, &longest)
+        if page < REGION_PAGES:
             break
         # Carving leaves the bin as it is, so it is an upper bound only; set it right and look on.
         bin_move(arena, id, longest)
-    flip_pages(chunk.free, page, pages)
-    chunk.free_pages -= pages
-    if chunk.free_pages == 0:
+    flip_pages(region.free, page, pages)
+    region.free_pages -= pages
+    if region.free_pages == 0:
         bin_move(arena, id, 0)
-    at[0] = id << CHUNK_SHIFT | page
+    at[0] = id << REGION_SHIFT | page
     return 0
 
 
 cdef void uncarve(zsw_arena *arena, uint32_t at, uint32_t pages) noexcept nogil:
     """Makes pages, none of them committed, free again."""
-    cdef uint32_t id = at >> CHUNK_SHIFT
-    cdef uint32_t page = at & (CHUNK_PAGES - 1)
-    cdef zsw_chunk *chunk = chunk_of(arena, id)
-    flip_pages(chunk.free, page, pages)
-    chunk.free_pages += pages
-    if chunk.free_pages < chunk.pages:
-        bin_move(arena, id, max(chunk.bin, run_around(chunk.free, page, pages)))
+    cdef uint32_t id = at >> REGION_SHIFT
+    cdef uint32_t page = at & (REGION_PAGES - 1)
+    cdef zsw_region *region = region_of(arena, id)
+    flip_pages(region.free, page, pages)
+    region.free_pages += pages
+    if region.free_pages < region.pages:
+        bin_move(arena, id, max(region.bin, span_around(region.free, page, pages)))
         return
     bin_remove(arena, id)
-    if arena.spare == 0 and chunk.pages == least_chunk_pages(arena):
+    if arena.spare == 0 and region.pages == least_region_pages(arena):
         arena.spare = id
     else:
-        chunk_unmap(arena, id)
-        slab_give(&arena.chunks, &id, 1)
+        region_unmap(arena, id)
+        slab_give(&arena.regions, &id, 1)
 
 
-# ---- idle runs -----------------------------------------------------------------------------------
+# ---- idle spans ----------------------------------------------------------------------------------
 
-cdef bint take_idle(zsw_arena *arena, uint32_t pages, zsw_run *run) noexcept nogil:
-    """The run of this length that was freed last, hence likely still in a cache.  At most a few
+cdef bint take_idle(zsw_arena *arena, uint32_t pages, zsw_span *span) noexcept nogil:
+    """The span of this length that was freed last, hence likely still in a cache.  At most a few
     hundred are idle."""
-    cdef uint32_t i = arena.idle_runs
+    cdef uint32_t i = arena.idle_spans
     while i > 0:
         i -= 1
         if arena.idle[i].pages == pages:
-            run[0] = arena.idle[i]
-            arena.idle_runs -= 1
-            arena.idle[i] = arena.idle[arena.idle_runs]
-            arena.idle_pages -= run.committed
+            span[0] = arena.idle[i]
+            arena.idle_spans -= 1
+            arena.idle[i] = arena.idle[arena.idle_spans]
+            arena.idle_pages -= span.committed
             return True
     return False
 
 
-cdef void sort_runs(zsw_run *runs, uint32_t count) noexcept nogil:
+cdef void sort_spans(zsw_span *spans, uint32_t count) noexcept nogil:
     """By address.  Shell's sort: short, in place, and quick enough for the few hundred there
     are."""
     cdef uint32_t gap = 1
     cdef uint32_t i, j
-    cdef zsw_run run
+    cdef zsw_span span
     while gap < count // 3:
         gap = 3 * gap + 1
     while gap > 0:
         for i in range(gap, count):
-            run = runs[i]
+            span = spans[i]
             j = i
-            while j >= gap and runs[j - gap].at > run.at:
-                runs[j] = runs[j - gap]
+            while j >= gap and spans[j - gap].at > span.at:
+                spans[j] = spans[j - gap]
                 j -= gap
-            runs[j] = run
+            spans[j] = span
         gap //= 3
 
 
-cdef bint adjoins(const zsw_run *run, const zsw_run *successor) noexcept nogil:
-    # Consecutive chunk ids say nothing about addresses.
-    return (run.at + run.pages == successor.at
-            and run.at >> CHUNK_SHIFT == successor.at >> CHUNK_SHIFT)
+cdef bint adjoins(const zsw_span *span, const zsw_span *successor) noexcept nogil:
+    # Consecutive region ids say nothing about addresses.
+    return (span.at + span.pages == successor.at
+            and span.at >> REGION_SHIFT == successor.at >> REGION_SHIFT)
 
 
 cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
-    cdef zsw_run batch[IDLE_RUNS]
+    cdef zsw_span batch[IDLE_SPANS]
     cdef uint32_t count, first, last
     cdef uint64_t pages
     # From here to the second locked part the batch is this thread's alone: neither idle nor free,
     # so nobody is handed memory that is about to vanish.
     zsw_lock(&arena.lock)
-    count = arena.idle_runs
+    count = arena.idle_spans
     pages = arena.idle_pages
     if count == 0:
         zsw_unlock(&arena.lock)
         return 0
-    memcpy(batch, arena.idle, count * sizeof(zsw_run))
-    arena.idle_runs = 0
+    memcpy(batch, arena.idle, count * sizeof(zsw_span))
+    arena.idle_spans = 0
     arena.idle_pages = 0
     arena.releasing += 1
     zsw_unlock(&arena.lock)
 
-    sort_runs(batch, count)
+    sort_spans(batch, count)
     first = 0
     while first < count:
         last = first
@@ -332,47 +332,48 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
     return pages
 
 
-# ---- runs ----------------------------------------------------------------------------------------
+# ---- spans ---------------------------------------------------------------------------------------
 
-cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_run *run,
+cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_span *span,
                      uint8_t **start) noexcept nogil:
     cdef int rc = 0
     zsw_lock(&arena.lock)
-    if not take_idle(arena, pages, run):
-        run.pages = <uint16_t> pages
-        run.committed = 0
-        rc = carve(arena, pages, &run.at)
+    if not take_idle(arena, pages, span):
+        span.pages = <uint16_t> pages
+        span.committed = 0
+        rc = carve(arena, pages, &span.at)
     if rc == 0:
-        arena.runs += 1
-        start[0] = page_address(arena, run.at)
+        arena.spans += 1
+        start[0] = page_address(arena, span.at)
     zsw_unlock(&arena.lock)
     return rc
 
 
-cdef bint arena_free(zsw_arena *arena, const zsw_run *run) noexcept nogil:
+cdef bint arena_free(zsw_arena *arena, const zsw_span *span) noexcept nogil:
     cdef bint due
     zsw_lock(&arena.lock)
-    arena.runs -= 1
-    if run.committed == 0:
-        uncarve(arena, run.at, run.pages)
-    elif arena.idle_runs < IDLE_RUNS:
-        arena.idle[arena.idle_runs] = run[0]
-        arena.idle_runs += 1
-        arena.idle_pages += run.committed
+    arena.spans -= 1
+    if span.committed == 0:
+        uncarve(arena, span.at, span.pages)
+    elif arena.idle_spans < IDLE_SPANS:
+        arena.idle[arena.idle_spans] = span[0]
+        arena.idle_spans += 1
+        arena.idle_pages += span.committed
     else:
         # Only when others are slow to do the release they were told of.
-        zsw_release_inside(page_address(arena, run.at), <size_t> run.committed << arena.page_shift)
-        zsw_add_u64(&arena.total_pages, 0 - <uint64_t> run.committed)
-        uncarve(arena, run.at, run.pages)
-    due = arena.idle_pages > arena.idle_limit or arena.runs == 0
+        zsw_release_inside(page_address(arena, span.at),
+                           <size_t> span.committed << arena.page_shift)
+        zsw_add_u64(&arena.total_pages, 0 - <uint64_t> span.committed)
+        uncarve(arena, span.at, span.pages)
+    due = arena.idle_pages > arena.idle_limit or arena.spans == 0
     zsw_unlock(&arena.lock)
     return due
 
 
-cdef void arena_uncommit(zsw_arena *arena, zsw_run *run, uint32_t committed) noexcept nogil:
-    cdef uint32_t pages = run.committed - committed
-    zsw_release_inside(page_address(arena, run.at + committed), <size_t> pages << arena.page_shift)
-    run.committed = <uint16_t> committed
+cdef void arena_uncommit(zsw_arena *arena, zsw_span *span, uint32_t committed) noexcept nogil:
+    cdef uint32_t pages = span.committed - committed
+    zsw_release_inside(page_address(arena, span.at + committed), <size_t> pages << arena.page_shift)
+    span.committed = <uint16_t> committed
     zsw_add_u64(&arena.total_pages, 0 - <uint64_t> pages)
 
 
@@ -383,29 +384,29 @@ cdef void arena_init(zsw_arena *arena, uint32_t page_shift,
     memset(arena, 0, sizeof(zsw_arena))
     arena.page_shift = page_shift
     arena.idle_limit = IDLE_BYTES >> page_shift
-    # An id shares 32 bits with a page number: 16 TiB of chunks.
-    slab_init(&arena.chunks, (sizeof(zsw_chunk) + 63) & ~(<size_t> 63),
-              <uint32_t> 1 << (32 - CHUNK_SHIFT))
+    # An id shares 32 bits with a page number: 16 TiB of regions.
+    slab_init(&arena.regions, (sizeof(zsw_region) + 63) & ~(<size_t> 63),
+              <uint32_t> 1 << (32 - REGION_SHIFT))
 
     arena.numa_node = config.numa_node
     arena.wipe = config.flags & ZSW_ZPOOL_WIPE != 0
-    arena.chunks.mapping = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
-    arena.mapping = arena.chunks.mapping | (ZSW_MAP_NO_FORK if config.flags & ZSW_ZPOOL_NO_FORK
-                                            else 0)
+    arena.regions.mapping = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
+    arena.mapping = arena.regions.mapping | (ZSW_MAP_NO_FORK if config.flags & ZSW_ZPOOL_NO_FORK
+                                             else 0)
 
 
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
     cdef uint32_t bin, id
-    if arena.chunks.table == NULL:
+    if arena.regions.table == NULL:
         return
-    for bin in range(<uint32_t> ARENA_RUN_MAX + 1):
+    for bin in range(<uint32_t> ARENA_SPAN_MAX + 1):
         id = arena.heads[bin]
         while id != 0:
-            chunk_unmap(arena, id)
-            id = chunk_of(arena, id).next
+            region_unmap(arena, id)
+            id = region_of(arena, id).next
     if arena.spare != 0:
-        chunk_unmap(arena, arena.spare)
-    slab_destroy(&arena.chunks)
+        region_unmap(arena, arena.spare)
+    slab_destroy(&arena.regions)
 
 
 cdef int add_nodes(void **pages, uint32_t count, uint64_t *counts, uint32_t nodes) noexcept nogil:
@@ -420,8 +421,8 @@ cdef int add_nodes(void **pages, uint32_t count, uint64_t *counts, uint32_t node
     return rc
 
 
-cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, uint32_t size,
-                          const uint64_t *free, uint64_t *counts, uint32_t nodes) noexcept nogil:
+cdef int region_node_pages(const zsw_arena *arena, uint8_t *base, uint32_t size,
+                           const uint64_t *free, uint64_t *counts, uint32_t nodes) noexcept nogil:
     cdef void *pages[NODE_BATCH]
     cdef uint32_t page = next_page(free, 0, ALL), count = 0
     cdef int rc = 0
@@ -436,23 +437,23 @@ cdef int chunk_node_pages(const zsw_arena *arena, uint8_t *base, uint32_t size,
 
 
 cdef int arena_node_pages(zsw_arena *arena, uint64_t *counts, uint32_t nodes) noexcept nogil:
-    cdef uint64_t free[CHUNK_WORDS]
+    cdef uint64_t free[REGION_WORDS]
     cdef uint8_t *base
     cdef uint32_t id = 1, size
     cdef bint more = True
     cdef int rc = 0
     while more and rc == 0:
-        # The system is asked with no lock held: a chunk that goes meanwhile has no resident pages,
+        # The system is asked with no lock held: a region that goes meanwhile has no resident pages,
         # which is no error.
         zsw_lock(&arena.lock)
-        more = id < slab_limit(&arena.chunks)
+        more = id < slab_limit(&arena.regions)
         if more:
-            base = chunk_of(arena, id).base
-            size = chunk_of(arena, id).pages
-            memcpy(free, chunk_of(arena, id).free, sizeof(free))
+            base = region_of(arena, id).base
+            size = region_of(arena, id).pages
+            memcpy(free, region_of(arena, id).free, sizeof(free))
         zsw_unlock(&arena.lock)
         if more and base != NULL:
-            rc = chunk_node_pages(arena, base, size, free, counts, nodes)
+            rc = region_node_pages(arena, base, size, free, counts, nodes)
         id += 1
     return rc
 
@@ -466,14 +467,14 @@ cdef uint64_t arena_idle_pages(zsw_arena *arena) noexcept nogil:
 
 
 cdef uint64_t arena_metadata_bytes(zsw_arena *arena) noexcept nogil:
-    return slab_bytes(&arena.chunks)
+    return slab_bytes(&arena.regions)
 
 
 # ---- checking ------------------------------------------------------------------------------------
 
 cdef size_t claims_bytes(zsw_arena *arena) noexcept nogil:
-    # A bit for every page of every chunk id; never none, which could not be mapped.
-    return <size_t> (slab_limit(&arena.chunks) + 1) * CHUNK_WORDS * sizeof(uint64_t)
+    # A bit for every page of every region id; never none, which could not be mapped.
+    return <size_t> (slab_limit(&arena.regions) + 1) * REGION_WORDS * sizeof(uint64_t)
 
 
 cdef int arena_check_begin(zsw_arena *arena, uint64_t **claims) noexcept nogil:
@@ -486,82 +487,82 @@ cdef int arena_check_begin(zsw_arena *arena, uint64_t **claims) noexcept nogil:
     return 0 if claims[0] != NULL else -ENOMEM
 
 
-cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_run *run,
+cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_span *span,
                            const uint8_t *start) noexcept nogil:
-    cdef uint32_t id = run.at >> CHUNK_SHIFT
-    cdef uint32_t page = run.at & (CHUNK_PAGES - 1)
-    if run.pages == 0 or run.pages > ARENA_RUN_MAX or run.committed > run.pages:
+    cdef uint32_t id = span.at >> REGION_SHIFT
+    cdef uint32_t page = span.at & (REGION_PAGES - 1)
+    if span.pages == 0 or span.pages > ARENA_SPAN_MAX or span.committed > span.pages:
         return -201
-    if id == 0 or id >= slab_limit(&arena.chunks):
+    if id == 0 or id >= slab_limit(&arena.regions):
         return -202
-    if (page + run.pages > chunk_of(arena, id).pages
-            or not all_clear(chunk_of(arena, id).free, page, run.pages)):
+    if (page + span.pages > region_of(arena, id).pages
+            or not all_clear(region_of(arena, id).free, page, span.pages)):
         return -203                                         # free and in use
-    claims += <size_t> id * CHUNK_WORDS
-    if not all_clear(claims, page, run.pages):
+    claims += <size_t> id * REGION_WORDS
+    if not all_clear(claims, page, span.pages):
         return -204                                         # in use twice
-    if start != NULL and start != page_address(arena, run.at):
+    if start != NULL and start != page_address(arena, span.at):
         return -205
-    flip_pages(claims, page, run.pages)
+    flip_pages(claims, page, span.pages)
     return 0
 
 
-cdef int check_chunk(zsw_arena *arena, uint64_t *claims, uint32_t id) noexcept nogil:
-    cdef zsw_chunk *chunk = chunk_of(arena, id)
+cdef int check_region(zsw_arena *arena, uint64_t *claims, uint32_t id) noexcept nogil:
+    cdef zsw_region *region = region_of(arena, id)
     cdef uint32_t i
     cdef uint32_t free_pages = 0
     cdef uint32_t longest
-    for i in range(<uint32_t> CHUNK_WORDS):
-        if claims[<size_t> id * CHUNK_WORDS + i] != (~chunk.free[i] if i < chunk.pages // 64
-                                                     else chunk.free[i]):
-            # a page that is neither free nor in a run
+    for i in range(<uint32_t> REGION_WORDS):
+        if claims[<size_t> id * REGION_WORDS + i] != (~region.free[i] if i < region.pages // 64
+                                                      else region.free[i]):
+            # a page that is neither free nor in a span
             return -206
-        free_pages += <uint32_t> zsw_popcount(chunk.free[i])
-    if free_pages != chunk.free_pages:
+        free_pages += <uint32_t> zsw_popcount(region.free[i])
+    if free_pages != region.free_pages:
         return -207
-    first_fit(chunk.free, CHUNK_PAGES + 1, &longest)
-    if chunk.bin < ARENA_RUN_MAX and longest > chunk.bin:
-        return -208                                         # a free run that nobody would find
+    first_fit(region.free, REGION_PAGES + 1, &longest)
+    if region.bin < ARENA_SPAN_MAX and longest > region.bin:
+        return -208                                         # a free span that nobody would find
     return 0
 
 
-cdef int check_chunks(zsw_arena *arena, uint64_t *claims) noexcept nogil:
+cdef int check_regions(zsw_arena *arena, uint64_t *claims) noexcept nogil:
     cdef uint32_t bin, id, prev
     cdef uint32_t seen = 0
     cdef int rc
-    for bin in range(<uint32_t> ARENA_RUN_MAX + 1):
+    for bin in range(<uint32_t> ARENA_SPAN_MAX + 1):
         if (arena.heads[bin] != 0) != (arena.bins >> bin & 1):
             return -209
         prev = 0
         id = arena.heads[bin]
         while id != 0:
             seen += 1
-            if (seen > arena.chunks.inuse or chunk_of(arena, id).bin != bin
-                    or chunk_of(arena, id).prev != prev):
+            if (seen > arena.regions.inuse or region_of(arena, id).bin != bin
+                    or region_of(arena, id).prev != prev):
                 return -210
-            if chunk_of(arena, id).free_pages == chunk_of(arena, id).pages:
-                # Legal for a moment only, between chunk_add() and the carving that follows.
+            if region_of(arena, id).free_pages == region_of(arena, id).pages:
+                # Legal for a moment only, between region_add() and the carving that follows.
                 return -211
-            rc = check_chunk(arena, claims, id)
+            rc = check_region(arena, claims, id)
             if rc != 0:
                 return rc
             prev = id
-            id = chunk_of(arena, id).next
+            id = region_of(arena, id).next
     if arena.spare != 0:
         seen += 1
-        if chunk_of(arena, arena.spare).free_pages != chunk_of(arena, arena.spare).pages:
+        if region_of(arena, arena.spare).free_pages != region_of(arena, arena.spare).pages:
             return -212
-        rc = check_chunk(arena, claims, arena.spare)
+        rc = check_region(arena, claims, arena.spare)
         if rc != 0:
             return rc
-    return slab_validate(&arena.chunks) if seen == arena.chunks.inuse else -213
+    return slab_validate(&arena.regions) if seen == arena.regions.inuse else -213
 
 
 cdef int check_totals(zsw_arena *arena, uint64_t *claims, uint64_t committed) noexcept nogil:
     cdef uint64_t idle_pages = 0
     cdef uint32_t i
     cdef int rc
-    for i in range(arena.idle_runs):
+    for i in range(arena.idle_spans):
         if arena.idle[i].committed == 0:
             return -214
         rc = arena_check_claim(arena, claims, &arena.idle[i], NULL)
@@ -572,7 +573,7 @@ cdef int check_totals(zsw_arena *arena, uint64_t *claims, uint64_t committed) no
         return -215
     if committed + idle_pages != zsw_load_u64(&arena.total_pages):
         return -216
-    return check_chunks(arena, claims)
+    return check_regions(arena, claims)
 
 
 cdef int arena_check_end(zsw_arena *arena, uint64_t *claims, uint64_t committed) noexcept nogil:

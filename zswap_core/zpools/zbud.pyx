@@ -53,7 +53,7 @@ from zswap_core.zpools.arena cimport (
     arena_release,
     arena_total_pages,
     arena_vacate,
-    zsw_run,
+    zsw_span,
 )
 
 cdef enum:
@@ -121,38 +121,38 @@ cdef void buddies_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
     out.metadata_bytes = pool.bytes + slab_bytes(&pool.pages) + arena_metadata_bytes(&pool.arena)
 
 
-cdef zsw_run page_run(const buddy_page *page) noexcept nogil:
-    cdef zsw_run run
-    run.at = page.at
-    run.pages = 1
-    run.committed = 1
-    return run
+cdef zsw_span page_span(const buddy_page *page) noexcept nogil:
+    cdef zsw_span span
+    span.at = page.at
+    span.pages = 1
+    span.committed = 1
+    return span
 
 
 cdef int page_new(buddy_pool *pool, uint32_t *id) noexcept nogil:
     cdef buddy_page *page
-    cdef zsw_run run
+    cdef zsw_span span
     cdef int rc
     if slab_take(&pool.pages, id, 1) != 1:
         return -ENOMEM
     page = page_at(pool, id[0])
-    rc = arena_alloc(&pool.arena, 1, &run, &page.start)
+    rc = arena_alloc(&pool.arena, 1, &span, &page.start)
     if rc != 0:
         slab_give(&pool.pages, id, 1)
         return rc
-    if run.committed == 0:
+    if span.committed == 0:
         arena_commit(&pool.arena, 1)
-    page.at = run.at
+    page.at = span.at
     pool.page_count += 1
     list_push(pool, &pool.lru, BY_AGE, id[0])
     return 0
 
 
 cdef bint page_delete(buddy_pool *pool, uint32_t id) noexcept nogil:
-    cdef zsw_run run = page_run(page_at(pool, id))
+    cdef zsw_span span = page_span(page_at(pool, id))
     list_remove(pool, &pool.lru, BY_AGE, id)
     pool.page_count -= 1
-    return arena_free(&pool.arena, &run)
+    return arena_free(&pool.arena, &span)
 
 
 # ---- pages of one or two objects -----------------------------------------------------------------
@@ -331,7 +331,7 @@ cdef int check_page(const buddy_pool *pool, const buddy_page *page) noexcept nog
 cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims,
                      uint64_t *with_room) noexcept nogil:
     cdef buddy_page *page
-    cdef zsw_run run
+    cdef zsw_span span
     cdef uint64_t pages = 0
     cdef uint64_t objects = 0
     cdef uint64_t chunks = 0
@@ -344,10 +344,10 @@ cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims,
                 or page_at(pool, id).links[BY_AGE].prev != prev):
             return -106
         page = page_at(pool, id)
-        run = page_run(page)
+        span = page_span(page)
         rc = check_page(pool, page)
         if rc == 0:
-            rc = arena_check_claim(&pool.arena, claims, &run, page.start)
+            rc = arena_check_claim(&pool.arena, claims, &span, page.start)
         if rc != 0:
             return rc
         objects += page_objects(page)
@@ -359,7 +359,7 @@ cdef int check_pages(buddy_pool *pool, page_room room_of, uint64_t *claims,
         return -107
     if objects != pool.objects or chunks != pool.object_chunks:
         return -108
-    return 0 if pages == pool.arena.runs else -109
+    return 0 if pages == pool.arena.spans else -109
 
 
 cdef int check_rooms(buddy_pool *pool, page_room room_of, uint64_t with_room) noexcept nogil:

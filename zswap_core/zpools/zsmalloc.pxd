@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from zswap_core.abi cimport zsw_zpool_ops
 from zswap_core.os cimport zsw_mutex
 from zswap_core.slab cimport zsw_slab
-from zswap_core.zpools.arena cimport zsw_arena, zsw_run
+from zswap_core.zpools.arena cimport zsw_arena, zsw_span
 
 cdef enum:
     SLOT_BITS = 12              # of a handle
@@ -18,7 +18,7 @@ cdef struct zspage:             # followed by a bitmap of its free slots
     uint8_t *first              # the first object
     uint32_t next               # neighbours in the fullness group, by id
     uint32_t prev
-    zsw_run run
+    zsw_span span
     uint32_t size               # of a slot: the class's, here so that map() needs no second look-up
     uint16_t objects            # live ones
     uint8_t class_id

@@ -64,7 +64,7 @@ from zswap_core.slab cimport (
     slab_validate,
 )
 from zswap_core.zpools.arena cimport (
-    ARENA_RUN_MAX,
+    ARENA_SPAN_MAX,
     arena_alloc,
     arena_check_begin,
     arena_check_claim,
@@ -265,7 +265,7 @@ cdef int zspage_new(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
     if slab_take(&pool.zspages, id, 1) != 1:
         return -ENOMEM
     zs = zspage_of(pool, id[0])
-    rc = arena_alloc(&pool.arena, cls.pages, &zs.run, &zs.first)
+    rc = arena_alloc(&pool.arena, cls.pages, &zs.span, &zs.first)
     if rc != 0:
         slab_give(&pool.zspages, id, 1)
         return rc
@@ -288,7 +288,7 @@ cdef int zspage_new(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
 
 cdef bint zspage_delete(zs_pool *pool, zs_class *cls, uint32_t id) noexcept nogil:
     """True: arena_release() is due once the class's lock is dropped."""
-    cdef bint due = arena_free(&pool.arena, &zspage_of(pool, id).run)
+    cdef bint due = arena_free(&pool.arena, &zspage_of(pool, id).span)
     group_remove(pool, cls, id)
     cls.zspages -= 1
     slab_give(&pool.zspages, &id, 1)
@@ -296,9 +296,9 @@ cdef bint zspage_delete(zs_pool *pool, zs_class *cls, uint32_t id) noexcept nogi
 
 
 cdef void zspage_commit(zs_pool *pool, zspage *zs, uint32_t pages) noexcept nogil:
-    if pages > zs.run.committed:
-        arena_commit(&pool.arena, pages - zs.run.committed)
-        zs.run.committed = <uint16_t> pages
+    if pages > zs.span.committed:
+        arena_commit(&pool.arena, pages - zs.span.committed)
+        zs.span.committed = <uint16_t> pages
 
 
 cdef uint32_t pages_for(const zs_pool *pool, const zs_class *cls, uint32_t slots) noexcept nogil:
@@ -337,7 +337,7 @@ cdef bint slot_drop(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t slot) no
     cls.objects -= 1
     if zs.objects == 0:
         if zs.group >= SOURCE:
-            zsw_add_i64(&pool.freed_by_compaction, zs.run.committed)
+            zsw_add_i64(&pool.freed_by_compaction, zs.span.committed)
         return zspage_delete(pool, cls, id)
     if zs.group < SOURCE:
         group_move(pool, cls, id, fullness(cls, zs.objects))
@@ -509,7 +509,7 @@ cdef uint64_t class_compact_begin(zs_pool *pool, zs_class *cls) noexcept nogil:
         id = emptiest(cls)
     if id != 0 and not pool.whole:
         left = cls.slots - <uint32_t> free              # slots the tail will have in use
-        if zspage_of(pool, id).run.committed > pages_for(pool, cls, left):
+        if zspage_of(pool, id).span.committed > pages_for(pool, cls, left):
             group_move(pool, cls, id, TAIL)
             moves += zspage_of(pool, id).objects
     return moves
@@ -555,9 +555,9 @@ cdef int zs_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexce
     zsw_lock(&cls.lock)
     id = target_for(pool, cls, zs, <uint32_t> (handle & SLOT_MASK))
     if id != 0:
-        committed = zspage_of(pool, id).run.committed
+        committed = zspage_of(pool, id).span.committed
         slot = slot_take(pool, cls, id)
-        zsw_add_i64(&pool.freed_by_compaction, committed - zspage_of(pool, id).run.committed)
+        zsw_add_i64(&pool.freed_by_compaction, committed - zspage_of(pool, id).span.committed)
     zsw_unlock(&cls.lock)
     if id == 0:
         return 0
@@ -584,9 +584,9 @@ cdef uint64_t trim_tails(zs_pool *pool, zs_class *cls) noexcept nogil:
             while slot_is_free(zs, slots - 1):
                 slots -= 1
             pages = pages_for(pool, cls, slots)
-            if pages < zs.run.committed:
-                freed += zs.run.committed - pages
-                arena_uncommit(&pool.arena, &zs.run, pages)
+            if pages < zs.span.committed:
+                freed += zs.span.committed - pages
+                arena_uncommit(&pool.arena, &zs.span, pages)
             id = zs.next
     return freed
 
@@ -634,7 +634,7 @@ cdef int zs_create(const zsw_zpool_config *config, void **out) noexcept nogil:
     cdef int rc
     if chain == 0:
         chain = KERNEL_CHAIN if kernel else OUR_CHAIN
-    if chain > (<uint32_t> KERNEL_CHAIN_MAX if kernel else <uint32_t> ARENA_RUN_MAX):
+    if chain > (<uint32_t> KERNEL_CHAIN_MAX if kernel else <uint32_t> ARENA_SPAN_MAX):
         return -EINVAL
     if config.page_size < ZSW_PAGE_SIZE_MIN or config.page_size > ZSW_PAGE_SIZE_MAX:
         return -EINVAL
@@ -705,20 +705,20 @@ cdef int check_zspage(zs_pool *pool, zs_class *cls, uint32_t id, uint32_t group,
     if zs.prev != prev or zs.group != group:
         return -101
     if (zs.class_id != <uint8_t> (cls - pool.classes) or zs.size != cls.size
-            or zs.run.pages != cls.pages):
+            or zs.span.pages != cls.pages):
         return -102
     if zs.objects == 0 or (group < SOURCE and fullness(cls, zs.objects) != group):
         return -103
     for slot in range(cls.slots):
         if slot_is_free(zs, slot):
             free += 1
-        elif pages_for(pool, cls, slot + 1) > zs.run.committed:
+        elif pages_for(pool, cls, slot + 1) > zs.span.committed:
             return -104                                     # an object above the high-water mark
     if free + zs.objects != cls.slots:
         return -105
     if cls.slots & 63 and free_slots(zs)[cls.slots >> 6] >> (cls.slots & 63) != 0:
         return -106                                         # a free slot that does not exist
-    if pool.whole and zs.run.committed != cls.pages:
+    if pool.whole and zs.span.committed != cls.pages:
         return -107
     return 0
 
@@ -742,12 +742,12 @@ cdef int check_class(zs_pool *pool, zs_class *cls, uint64_t *claims,
             rc = check_zspage(pool, cls, id, group, prev)
             zs = zspage_of(pool, id)
             if rc == 0:
-                rc = arena_check_claim(&pool.arena, claims, &zs.run, zs.first
+                rc = arena_check_claim(&pool.arena, claims, &zs.span, zs.first
                                        - (cls.size - cls.payload))
             if rc != 0:
                 return rc
             objects += zs.objects
-            committed[0] += zs.run.committed
+            committed[0] += zs.span.committed
             prev = id
             id = zs.next
     if zspages != cls.zspages or objects != cls.objects:
@@ -766,7 +766,7 @@ cdef int check_classes(zs_pool *pool, uint64_t *claims, uint64_t *committed) noe
         if rc != 0:
             return rc
         zspages += pool.classes[i].zspages
-    if zspages != pool.zspages.inuse or zspages != pool.arena.runs:
+    if zspages != pool.zspages.inuse or zspages != pool.arena.spans:
         return -113
     return slab_validate(&pool.zspages)
 
