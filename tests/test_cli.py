@@ -196,6 +196,18 @@ def test_process_may_be_named(capsys, tmp_path):
             process.communicate()
 
 
+def test_an_option_is_no_name(capsys):
+    program = "print('ready', flush=True)\ninput()\n"
+    command = [sys.executable, "-uBc", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        code, out, err = run(capsys, "analyze", "--pid", "-uBc")
+        process.stdin.write(b"\n")
+    assert (code, out) == (2, "")
+    assert "is called '-uBc'" in err
+    assert err.count("\n") == 1
+
+
 def test_file_named_twice_is_taken_once(capsys, memory, tmp_path):
     os.symlink(memory, tmp_path / "link")
     code, out, err = run(

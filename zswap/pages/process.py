@@ -196,8 +196,13 @@ def find_processes(name: str) -> list[Process]:
     return [
         process
         for process, command in zip(others, commands, strict=True)
-        if any(os.path.basename(word) == name for word in command.split()[:2])
+        if any(os.path.basename(word) == name for word in _program_and_script(command))
     ]
+
+
+def _program_and_script(command: str) -> list[str]:
+    words = command.split()[:2]
+    return words[:1] if words[1:] and words[1].startswith("-") else words
 
 
 def _program(pid: int) -> str:
