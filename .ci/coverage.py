@@ -2,7 +2,7 @@
 """Which lines of the compiled core the tests reach.
 
     python .ci/coverage.py                      all tests of the core, twenty minutes
-    python .ci/coverage.py --tree DIR engine    tests/test_engine.py alone, added to what is in DIR
+    python .ci/coverage.py --tree DIR engine    test_engine.py alone, added to what is in DIR
     python .ci/coverage.py --tree DIR --report  only say what was reached; with --lines, what not
 
 The C compiler counts (gcc --coverage), not the interpreter: so what runs without the GIL is counted
@@ -59,6 +59,7 @@ def build(tree):
 
 def test(tree, name, wrap):
     """Run one file of tests; whether it passed."""
+    (path,) = tree.glob(f"tests/**/test_{name}.py")
     command = [
         *wrap,
         sys.executable,
@@ -67,7 +68,7 @@ def test(tree, name, wrap):
         "-q",
         "-p",
         "no:cacheprovider",
-        f"tests/test_{name}.py",
+        str(path),
     ]
     done = subprocess.run(command, cwd=tree, stdout=subprocess.PIPE, text=True)
     print(f"{name}: {(done.stdout.splitlines() or ['nothing'])[-1]}", flush=True)
@@ -135,7 +136,7 @@ def report(tree, every_line):
 def main():
     """Return the exit code: 0 when all tests passed and 95 % of the lines were reached."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("tests", nargs="*", help="names of test files, as in tests/test_NAME.py")
+    parser.add_argument("tests", nargs="*", help="names of test files, as in test_NAME.py")
     parser.add_argument(
         "--tree", type=Path, help="where to build and count; by default a directory that is removed"
     )
@@ -150,7 +151,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="zswap-coverage.") as folder:
         tree = (options.tree or Path(folder) / "tree").resolve()
         names = options.tests or sorted(
-            {p.stem.removeprefix("test_") for p in ROOT.glob("tests/test_*.py")} - ELSEWHERE
+            {p.stem.removeprefix("test_") for p in ROOT.glob("tests/**/test_*.py")} - ELSEWHERE
         )
         failed = []
         if not options.report:

@@ -2,7 +2,7 @@
 # The core's tests on AArch64: cross-compiled against Debian's CPython for that machine, run by qemu's user emulation.
 #
 #   bash tests/aarch64.sh                       all of them, in a temporary folder
-#   bash tests/aarch64.sh FOLDER [NAME...]      keep what was fetched in FOLDER; only tests/test_NAME.py
+#   bash tests/aarch64.sh FOLDER [NAME...]      keep what was fetched in FOLDER; only test_NAME.py
 #
 # Needs Debian with `apt-get install qemu-user-static gcc-aarch64-linux-gnu`, and PyPI; of the system nothing else changes.
 # The emulator orders memory as the machine below it does, so what this finds are other assumptions: instructions, alignment,
@@ -86,7 +86,7 @@ passed=0 failed=0 broken=()
 for name in "${names[@]}"; do
     # A process each, as a crash ends it.
     ZSWAP_TEST_TIMEOUT=1200 timeout 3600 "$folder/python" -m pytest -q -p no:cacheprovider -r fE -k "not ($cannot)" \
-        "tests/test_$name.py" >"$folder/$name.txt" 2>&1 || { broken+=("$name"); tail -40 "$folder/$name.txt"; }
+        $(find tests -name "test_$name.py") >"$folder/$name.txt" 2>&1 || { broken+=("$name"); tail -40 "$folder/$name.txt"; }
     last=$(tail -1 "$folder/$name.txt")
     echo "$name: $last"
     [[ ! $last =~ ([0-9]+)\ passed ]] || passed=$((passed + BASH_REMATCH[1]))

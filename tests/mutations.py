@@ -646,7 +646,7 @@ MUTATIONS = [
         "        if (fault(Site.ZPOOL_RELOCATE) == 0\n                and pool.ops.relocate",
         "pool.id))\n    zsw_unlock(&shard.lock)",
         "pool.id))\n    else:\n        zsw_unlock(&shard.lock)",
-        tests="tests/test_stress.py::test_readers_of_few_pages_beside_compaction",
+        tests="tests/core/test_stress.py::test_readers_of_few_pages_beside_compaction",
     ),
     # ---- life
     bug(
@@ -801,6 +801,12 @@ def run(command, root, seconds):
     return process.returncode, output
 
 
+def path_of(name):
+    """The file of tests that has this name."""
+    (path,) = ROOT.glob(f"tests/**/test_{name}.py")
+    return path.relative_to(ROOT).as_posix()
+
+
 def verdict(code, output):
     """What pytest's end means: which test caught the bug, None when all passed."""
     if code == 0:
@@ -828,9 +834,7 @@ def tested(mutation, wrap):
         )
         if code != 0:
             return f"?? it does not build\n{output[-2000:]}"
-        files = [
-            name if "::" in name else f"tests/test_{name}.py" for name in mutation.tests.split()
-        ]
+        files = [name if "::" in name else path_of(name) for name in mutation.tests.split()]
         command = [
             *wrap,
             sys.executable,

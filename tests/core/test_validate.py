@@ -2,12 +2,11 @@
 right again."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 import zswap
-from hooks import damage, findings
+from hooks import ROOT, damage, findings
 from hooks.damage import Damage
 
 WORDS = {
@@ -111,7 +110,7 @@ def test_unknown_damage():
     ],
 )
 def test_every_number_has_its_words(source, tables):
-    path = Path(__file__).parent.parent / "zswap_core" / f"{source}.pyx"
+    path = ROOT / "zswap_core" / f"{source}.pyx"
     if not path.exists():
         pytest.skip("no sources beside the tests")
     numbers = {-int(n) for n in re.findall(r"(?:return|rc =|else) -(\d+)\b", path.read_text())}

@@ -9,16 +9,16 @@ import random
 import re
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import zswap
+from hooks import ROOT
 from zswap_core import locks
 
 PAGE = 4096
-BINDING = Path(__file__).resolve().parent.parent / "zswap_core" / "binding.pyx"
+BINDING = ROOT / "zswap_core" / "binding.pyx"
 
 
 def noise(seed):

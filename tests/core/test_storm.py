@@ -2,7 +2,7 @@
 areas off and on, switch its compressor, lower its limit, and its backing stores fail.  Nothing may
 crash, hang, or give a page that was never stored.
 
-    python tests/test_storm.py [CALLS] [SEED]
+    python tests/core/test_storm.py [CALLS] [SEED]
 
 makes four million calls unless told, with a line of figures for each minute.
 """

@@ -3,11 +3,12 @@
 import importlib
 import random
 import sys
-from pathlib import Path
 
 import pytest
 
-FUZZ = Path(__file__).parent / "fuzz"
+from hooks import ROOT
+
+FUZZ = ROOT / "tests" / "fuzz"
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ import pytest
 
 import zswap
 import zswap_core
+from hooks import ROOT
 
 pytestmark = pytest.mark.slow
-
-SOURCES = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +70,8 @@ def test_nothing_else_is_there(names):
 
 def test_every_source_was_compiled(names):
     sources = {
-        path.relative_to(SOURCES).with_suffix("").as_posix()
-        for path in (SOURCES / "zswap_core").rglob("*.pyx")
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in (ROOT / "zswap_core").rglob("*.pyx")
     }
     if not sources:
         pytest.skip("the sources are not here")
@@ -126,7 +125,7 @@ def flags():
     the first, -O1, alone."""
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
-    if not (SOURCES / "setup.py").exists():
+    if not (ROOT / "setup.py").exists():
         pytest.skip("the sources are not here")
 
     def run(**environment):
@@ -138,7 +137,7 @@ def flags():
         command = [sys.executable, "-c", FLAGS]
         done = subprocess.run(
             command,
-            cwd=SOURCES,
+            cwd=ROOT,
             env={**env, **environment},
             capture_output=True,
             text=True,

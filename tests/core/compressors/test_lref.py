@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zswap
+from hooks import ROOT
 from zswap_core.compressors.lref import open_lref, variants
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.errors import CompressorNotFound, PageCorruptError
 
 PAGE = 4096
-ROOT = Path(__file__).parent.parent
 RAW, PIECE, PIECES, LZ4, THEN_LZ4, ZSTD, THEN_ZSTD = range(0xA0, 0xA7)
 VARIANTS = [
     open_lref(0, variant=name) for name in variants()

@@ -3,14 +3,13 @@
 import importlib.util
 import re
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
 import zswap
+from hooks import ROOT
 from zswap_core.stats import Counter
 
-ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "zswap_core"
 
 # Modules that face Python: all others know neither objects nor exceptions, and run without the GIL.

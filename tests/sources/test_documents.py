@@ -3,17 +3,16 @@ options that there are."""
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 
 import zswap
+from hooks import ROOT
 from zswap import demonstration
 from zswap.__main__ import cli
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "README.md",
     "SECURITY.md",

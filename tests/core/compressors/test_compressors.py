@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hooks
 import zswap
 import zswap_core
 from zswap_core.compressors.adapter import PythonCompressor
@@ -42,7 +43,7 @@ from zswap_core.libraries.bind import open_library
 
 PAGE = 4096
 ROOT = Path(zswap_core.__file__).parent.parent
-EXAMPLE = Path(__file__).parent.parent / "examples" / "xor_compressor"
+EXAMPLE = hooks.ROOT / "examples" / "xor_compressor"
 MISSING = "/nonexistent/lib.so"
 
 SPECS = (
