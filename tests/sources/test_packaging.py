@@ -113,8 +113,9 @@ def test_import_is_lean(tmp_path):
 FLAGS = """
 import os, sys, Cython.Build, setuptools
 Cython.Build.cythonize = lambda extensions, **options: extensions
-setuptools.setup = lambda ext_modules,
-**options: print(*sorted({" ".join(e.extra_compile_args) for e in ext_modules}), sep="\\n")
+def setup(ext_modules, **options):
+    print(*sorted({" ".join(e.extra_compile_args) for e in ext_modules}), sep="\\n")
+setuptools.setup = setup
 exec(compile(open("setup.py").read(), "setup.py", "exec"))
 """
 
