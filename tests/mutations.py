@@ -158,7 +158,7 @@ MUTATIONS = [
     bug(
         "exclusive loads of a batch begin before those before them are over",
         "load.pyx",
-        "        taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)\n",
+        "        taken = (0 if zsw_unlikely(is_on(&e.params, Flag.exclusive_loads))\n",
         "        taken = (0 if zsw_unlikely(False)\n",
         tests="engine",
     ),

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from zswap.log import Log
 from zswap.memory import format_bytes, online_node, pressure_files, total_ram
-from zswap.parameters import READERS, Parameters, boolean, not_an_attribute
+from zswap.parameters import FIRST, PARAMETERS, Parameters, boolean, not_an_attribute
 from zswap.stats import Latency, PoolInfo, Recompressed, Stats
 from zswap.zpools import format_zpool, parse_zpool
-from zswap_core.binding import FLAGS, Engine
+from zswap_core.binding import Engine
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.libraries.checksums import open_checksum
@@ -219,28 +219,24 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             self._parameters = Parameters(
                 self,
                 {
-                    "enabled": True,
                     "compressor": open_compressor(compressor, dictionary=dictionary),
                     "zpool": zpool,
                     "max_pool_percent": max_pool_percent,
                     "max_pool_bytes": max_pool_bytes,
                     "accept_threshold_percent": accept_threshold_percent,
                     "same_filled_pages_enabled": same_filled_pages_enabled,
-                    "non_same_filled_pages_enabled": True,
-                    "exclusive_loads": False,
-                    "reject_compress_poor": False,
                     "latency": latency,
                     "checksum": checksum,
                     "shrinker_enabled": shrinker_enabled,
                     "shrinker_interval": shrinker_interval,
-                    "writeback_limit": None,
-                    "writeback_rate": None,
                 },
             )
             if self.parameters["checksum"]:
                 self._use_checksum(open_checksum())
-            for key in ("compressor", "max_pool_bytes", "writeback_limit", *FLAGS):
-                self._apply(self.parameters._values, key)
+            for key, row in PARAMETERS.items():
+                # Of others than switches one applies all of its kind.
+                if row.apply == "switch" or key == FIRST[row.apply]:
+                    self._apply(self.parameters._values, key)
             self._set_pressure(*pressure_files())
             self._set_encrypt(encrypt)
             self.swapon(0, backing=backing, encrypt=encrypt)
@@ -254,7 +250,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         known = getattr(cls, name, None)
         settable = isinstance(known, property) and known.fset is not None
         if (
-            name in READERS
+            name in PARAMETERS
             and not settable
             and (known is None or known is getattr(ZSwap, name, None))
         ):
@@ -289,38 +285,44 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def _apply(self, values: Any, key: str) -> None:
         """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it
         that one is set at a time."""
-        if key in ("compressor", "zpool"):
-            self._use_pool(values["compressor"], *parse_zpool(values["zpool"]), self._node)
-        elif key == "checksum":
-            if values[key] != self.parameters[key]:
-                raise ValueError("checksum is chosen when the ZSwap is made")
-        elif key in FLAGS:
-            self._set_flag(key, values[key])
-        elif key in ("shrinker_enabled", "shrinker_interval", "writeback_limit", "writeback_rate"):
-            limit = values["writeback_limit"]
-            if limit is not None and key != "writeback_limit":
-                limit = self._writeback_limit()  # what is left of it
-            self._set_writeback(
-                values["shrinker_enabled"],
-                int(values["shrinker_interval"] * 1e9),
-                -1 if limit is None else limit,
-                values["writeback_rate"] or 0,
-            )
-        else:
-            limit = values["max_pool_bytes"]
-            if limit is None:
-                limit = total_ram() * values["max_pool_percent"] // 100
-            pages = limit // self.page_size
-            if pages < FEWEST_PAGES and limit > 0:
-                what = "max_pool_percent" if values["max_pool_bytes"] is None else "max_pool_bytes"
-                raise ValueError(
-                    f"{what} gives a limit of {limit} bytes, {pages} pages of {self.page_size}: "
-                    "too little to hold anything; "
-                    f"give at least {FEWEST_PAGES * self.page_size} bytes, or 0 for no pool at all"
-                )
-            self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
-            self._max_pool_bytes = pages * self.page_size
+        getattr(self, f"_apply_{PARAMETERS[key].apply}")(values, key)
         self._log.changed()
+
+    def _apply_switch(self, values: Any, key: str) -> None:
+        self._set_flag(key, values[key])
+
+    def _apply_pool(self, values: Any, key: str) -> None:
+        self._use_pool(values["compressor"], *parse_zpool(values["zpool"]), self._node)
+
+    def _apply_fixed(self, values: Any, key: str) -> None:
+        if values[key] != self.parameters[key]:
+            raise ValueError(f"{key} is chosen when the ZSwap is made")
+
+    def _apply_writeback(self, values: Any, key: str) -> None:
+        limit = values["writeback_limit"]
+        if limit is not None and key != "writeback_limit":
+            limit = self._writeback_limit()  # what is left of it
+        self._set_writeback(
+            values["shrinker_enabled"],
+            int(values["shrinker_interval"] * 1e9),
+            -1 if limit is None else limit,
+            values["writeback_rate"] or 0,
+        )
+
+    def _apply_limit(self, values: Any, key: str) -> None:
+        limit = values["max_pool_bytes"]
+        if limit is None:
+            limit = total_ram() * values["max_pool_percent"] // 100
+        pages = limit // self.page_size
+        if pages < FEWEST_PAGES and limit > 0:
+            what = "max_pool_percent" if values["max_pool_bytes"] is None else "max_pool_bytes"
+            raise ValueError(
+                f"{what} gives a limit of {limit} bytes, {pages} pages of {self.page_size}: "
+                "too little to hold anything; "
+                f"give at least {FEWEST_PAGES * self.page_size} bytes, or 0 for no pool at all"
+            )
+        self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
+        self._max_pool_bytes = pages * self.page_size
 
     def _news(self, filled: bool, stores: list[tuple[Any, int, int, int]]) -> None:
         if filled:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -86,30 +87,108 @@ def zpool(value: object) -> str:
     return format_zpool(*parse_zpool(value))
 
 
-READERS: dict[str, Callable[[object], Any]] = {
-    "enabled": boolean,
-    "compressor": compressor,
-    "zpool": zpool,
-    "max_pool_percent": percent,
-    "max_pool_bytes": optional_bytes,
-    "accept_threshold_percent": percent,
-    "same_filled_pages_enabled": boolean,
-    "non_same_filled_pages_enabled": boolean,
-    "exclusive_loads": boolean,
-    "reject_compress_poor": boolean,
-    "latency": boolean,
-    "checksum": boolean,
-    "shrinker_enabled": boolean,
-    "shrinker_interval": seconds,
-    "writeback_limit": optional_count,
-    "writeback_rate": optional_count,
+class Kind(NamedTuple):
+    """What values a parameter takes."""
+
+    name: str
+    read: Callable[[object], Any]
+
+
+SWITCH = Kind("switch", boolean)
+PERCENT = Kind("percent", percent)
+BYTES = Kind("bytes or None", optional_bytes)
+SECONDS = Kind("seconds", seconds)
+PAGES = Kind("pages or None", optional_count)
+COMPRESSOR = Kind("compressor", compressor)
+ZPOOL = Kind("zpool", zpool)
+
+
+class Parameter(NamedTuple):
+    """All there is to say of a parameter beside its name.
+
+    `apply` says which method of `ZSwap` makes the engine follow: ``_apply_switch`` for "switch",
+    and so on; a switch has its place among the flags of zswap_core/params.pxd.  `origin` is who
+    else has a parameter of this name.
+    """
+
+    kind: Kind
+    default: Any
+    apply: str
+    text: str
+    origin: str = "zswap"
+
+
+PARAMETERS: dict[str, Parameter] = {
+    "enabled": Parameter(
+        SWITCH, True, "switch", "Take pages in.  What is held stays when it is off.", "kernel"
+    ),
+    "compressor": Parameter(
+        COMPRESSOR, "lz4", "pool", "What pages are compressed with from now on.", "kernel"
+    ),
+    "zpool": Parameter(ZPOOL, "zsmalloc", "pool", "The allocator of pages from now on.", "kernel"),
+    "max_pool_percent": Parameter(
+        PERCENT, 20, "limit", "Share of the memory that the allocators may take.", "kernel"
+    ),
+    "max_pool_bytes": Parameter(
+        BYTES, None, "limit", "The same in bytes, and wins; None: the percentage counts."
+    ),
+    "accept_threshold_percent": Parameter(
+        PERCENT,
+        90,
+        "limit",
+        "Share of the limit to come down to before pages are taken in again.",
+        "kernel",
+    ),
+    "same_filled_pages_enabled": Parameter(
+        SWITCH,
+        True,
+        "switch",
+        "Hold a page whose 8-byte words are all equal as that one word.",
+        "kernel",
+    ),
+    "non_same_filled_pages_enabled": Parameter(
+        SWITCH, True, "switch", "Take in other pages, too.", "kernel"
+    ),
+    "exclusive_loads": Parameter(
+        SWITCH, False, "switch", "A load frees the page, in the backing store as well.", "kernel"
+    ),
+    "reject_compress_poor": Parameter(
+        SWITCH, False, "switch", "Refuse pages that do not compress instead of keeping them raw."
+    ),
+    "latency": Parameter(SWITCH, False, "switch", "Time stores and loads, for `ZSwap.latency`."),
+    "checksum": Parameter(
+        SWITCH, False, "fixed", "Keep a checksum with every page.  Chosen when the engine is made."
+    ),
+    "shrinker_enabled": Parameter(
+        SWITCH,
+        True,
+        "writeback",
+        "Write back when memory is short, not only at the limit.",
+        "kernel",
+    ),
+    "shrinker_interval": Parameter(
+        SECONDS, 1.0, "writeback", "Time between two looks of the shrinker."
+    ),
+    "writeback_limit": Parameter(
+        PAGES,
+        None,
+        "writeback",
+        "How many may still be written back, counted down; None: no limit.",
+        "zram",
+    ),
+    "writeback_rate": Parameter(
+        PAGES, None, "writeback", "How many a second may be written back; None: no limit."
+    ),
 }
+
+#: The first parameter of each way to apply them.
+FIRST = {row.apply: name for name, row in reversed(PARAMETERS.items())}
 
 
 def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ...]) -> str:
     """Say that `owner` no such attribute, and what was meant: one of `attributes`, or a parameter,
     written as in `form`."""
-    near = [name] if name in READERS else get_close_matches(name, [*attributes, *READERS], 1)
+    near = [name] if name in PARAMETERS else get_close_matches(name, [*attributes, *PARAMETERS], 1)
     meant = (
         f"; did you mean {near[0] if near[0] in attributes else form.format(near[0])}?"
         if near
@@ -120,27 +199,18 @@ def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ..
 
 class Parameters(MutableMapping[str, Any]):
     """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError
-    and changes nothing.
-
-    ``enabled``, ``compressor``, ``zpool``, ``max_pool_percent``, ``accept_threshold_percent``,
-    ``same_filled_pages_enabled``, ``non_same_filled_pages_enabled``, ``exclusive_loads`` and
-    ``shrinker_enabled`` are the kernel's; ``writeback_limit`` is zram's: how many pages may still
-    be written back, counted down as they are, None for no limit.  A load with ``exclusive_loads``
-    frees the page, also in the backing store.  Ours are ``max_pool_bytes`` (None: the percentage
-    counts), ``reject_compress_poor`` (refuse pages that do not compress instead of keeping them
-    raw), ``latency`` (time stores and loads, for `ZSwap.latency`), ``checksum`` (which does not
-    change any more), ``shrinker_interval`` in seconds and ``writeback_rate`` in pages a second
-    (None: no limit).
-    """
+    and changes nothing."""
 
     __slots__ = ("__weakref__", "_lock", "_ref", "_values")
 
-    def __init__(self, engine: ZSwap, values: dict[str, Any]) -> None:
+    def __init__(self, engine: ZSwap, given: dict[str, Any]) -> None:
         self._ref = weakref.ref(
             engine
         )  # not a cycle: the last reference to an engine frees its memory
         self._lock = Lock()  # one change at a time
-        self._values = {key: READERS[key](value) for key, value in values.items()}
+        self._values = {
+            key: row.kind.read(given.get(key, row.default)) for key, row in PARAMETERS.items()
+        }
 
     @property
     def _engine(self) -> ZSwap:
@@ -155,15 +225,17 @@ class Parameters(MutableMapping[str, Any]):
         return self._values[key].spec if key == "compressor" else self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key not in READERS:
-            near = get_close_matches(str(key), READERS, 1)
+        if key not in PARAMETERS:
+            near = get_close_matches(str(key), PARAMETERS, 1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise KeyError(f"{key!r} is no parameter{meant}; there are {', '.join(READERS)}")
+            raise KeyError(f"{key!r} is no parameter{meant}; there are {', '.join(PARAMETERS)}")
         engine = self._engine
         if engine.closed:
             raise ValueError("the ZSwap is closed")
         try:
-            read = READERS[key](value)  # may run code of the user's: not under the lock
+            read = PARAMETERS[key].kind.read(
+                value
+            )  # may run code of the user's: not under the lock
             with self._lock:
                 engine._apply({**self._values, key: read}, key)
                 self._values[key] = read
@@ -191,3 +263,10 @@ class Parameters(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Parameters({ {**self._values, 'compressor': self._values['compressor'].spec} })"
+
+
+Parameters.__doc__ = f"{Parameters.__doc__}\n\n" + "\n".join(
+    f"{name} : {row.kind.name}, by default {row.default!r}\n"
+    + textwrap.indent(textwrap.fill(row.text, 92), "    ")
+    for name, row in PARAMETERS.items()
+)

@@ -33,7 +33,9 @@ except ImportError as error:
         "zswap.prometheus needs prometheus-client: pip install 'zswap[prometheus]'"
     ) from error
 
+from zswap.stats import FIGURES, Kind, Row
 from zswap_core.locks import Lock
+from zswap_core.status import REFUSALS
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
@@ -41,88 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-# Name behind "zswap_", field of Stats, help.
-_GAUGES = (
-    ("page_size_bytes", "page_size", "Size of a page."),
-    ("max_pool_bytes", "max_pool_bytes", "Limit on the memory of all allocators."),
-    ("pool_total_size_bytes", "pool_total_size", "Memory of all allocators, whole pages counted."),
-    ("idle_bytes", "idle_bytes", "Allocator memory kept for reuse without holding anything."),
-    (
-        "metadata_bytes",
-        "metadata_bytes",
-        "Memory for entries, index, allocator bookkeeping and scratch.",
-    ),
-    ("resident_bytes", "resident_bytes", "Memory taken in all: allocators and metadata."),
-    ("stored_pages", "stored_pages", "Pages held in memory."),
-    ("stored_bytes", "stored_bytes", "Size of the pages held in memory, before compression."),
-    (
-        "compressed_bytes",
-        "compressed_bytes",
-        "Payload: sum of the compressed sizes of the pages held in memory.",
-    ),
-    ("same_filled_pages", "same_filled_pages", "Pages held as one repeated word."),
-    (
-        "stored_incompressible_pages",
-        "stored_incompressible_pages",
-        "Pages held raw because they did not compress.",
-    ),
-    ("backed_pages", "backed_pages", "Pages in backing stores."),
-    ("backed_areas", "backed_areas", "Swap areas that have a backing store."),
-    ("encrypted_areas", "encrypted_areas", "Swap areas whose swap file is encrypted."),
-    (
-        "compression_ratio",
-        "compression_ratio",
-        "Bytes of the held pages over all memory taken; 0 when nothing is held.",
-    ),
-    (
-        "payload_ratio",
-        "payload_ratio",
-        "Bytes of the pages compressed over their payload; 0 when there are none.",
-    ),
-)
-_COUNTERS = (
-    ("duplicate_entry", "duplicate_entry", "Stores that replaced a held page."),
-    ("loads", "loads", "Pages loaded."),
-    ("load_misses", "load_misses", "Loads that found nothing."),
-    ("invalidates", "invalidates", "Pages invalidated."),
-    ("decompress_fail", "decompress_fail", "Pages that could not be decompressed."),
-    (
-        "written_back_pages",
-        "written_back_pages",
-        "Pages that went to a backing store because they were cold.",
-    ),
-    (
-        "written_through_pages",
-        "written_through_pages",
-        "Pages that went to a backing store because they were refused.",
-    ),
-    ("backing_loads", "backing_loads", "Pages read from a backing store."),
-    (
-        "reject_reclaim_fail",
-        "reject_reclaim_fail",
-        "Pages that could not be written back and stay held.",
-    ),
-    ("backing_write_fail", "backing_write_fail", "Pages that a backing store failed to write."),
-    ("backing_read_fail", "backing_read_fail", "Pages that a backing store failed to read."),
-    (
-        "checksum_fail",
-        "checksum_fail",
-        "Pages in memory that were not what their checksum was made of.",
-    ),
-    ("backing_checksum_fail", "backing_checksum_fail", "Pages from a backing store that were not."),
-    ("pages_compacted", "pages_compacted", "Allocator pages that compaction has freed."),
-)
-# Label, field of Stats.
-_REASONS = (
-    ("pool_limit", "pool_limit_hit"),
-    ("accept_threshold", "reject_accept_threshold"),
-    ("disabled", "reject_disabled"),
-    ("area", "reject_area"),
-    ("compress_poor", "reject_compress_poor"),
-    ("compress_fail", "reject_compress_fail"),
-    ("alloc_fail", "reject_alloc_fail"),
-    ("kmemcache_fail", "reject_kmemcache_fail"),
-)
 # Name behind "zswap_pool_", field of PoolInfo, help.
 _POOL_GAUGES = (
     ("current", "current", "Whether stores go to this pool: 1 or 0."),
@@ -143,6 +63,19 @@ _POWERS = range(
     8, 31, 2
 )  # of two, in nanoseconds: where the histograms' buckets end, from 256 ns to 1.07 s
 _OWN_LABELS = ("reason", "compressor", "zpool", "le")
+
+
+def _plain() -> dict[str, Row]:
+    """The figures that are a metric each: all but the reasons of refusals."""
+    return {name: row for name, row in FIGURES.items() if row.kind is not Kind.REFUSAL}
+
+
+def _family(name: str, row: Row, labels: tuple[str, ...]) -> Metric:
+    """The metric of a figure."""
+    if row.kind.counts:
+        return CounterMetricFamily(f"zswap_{name}", row.text, labels=labels)
+    suffix = "_bytes" if row.kind is Kind.SIZE and not name.endswith("_bytes") else ""
+    return GaugeMetricFamily(f"zswap_{name}{suffix}", row.text, labels=labels)
 
 
 class _Engine:
@@ -266,7 +199,8 @@ class Collector(BaseCollector):
                 *_,
             ) in readings:  # while a pool is being freed, its part of this is missing for a moment
                 e.compacted = max(e.compacted, stats.pages_compacted)
-        for (_, field, _), family in zip(_GAUGES + _COUNTERS, rows, strict=False):
+        for field in _plain():
+            family = next(rows)
             for e, (stats, *_) in readings:
                 family.add_metric(
                     self._values(e),
@@ -274,7 +208,8 @@ class Collector(BaseCollector):
                 )
         rejects = next(rows)
         for e, (stats, *_) in readings:
-            for reason, field in _REASONS:
+            for field in REFUSALS:
+                reason = field.removeprefix("reject_").removesuffix("_hit")
                 rejects.add_metric([*self._values(e), reason], getattr(stats, field))
         for (_, field, _), family in zip(_POOL_GAUGES, rows, strict=False):
             for e, (_, pools, _) in readings:
@@ -300,11 +235,7 @@ class Collector(BaseCollector):
         """Every metric without samples: gauges, counters, rejects, gauges of pools, histograms."""
         names = self._names
         return [
-            *(GaugeMetricFamily(f"zswap_{name}", text, labels=names) for name, _, text in _GAUGES),
-            *(
-                CounterMetricFamily(f"zswap_{name}", text, labels=names)
-                for name, _, text in _COUNTERS
-            ),
+            *(_family(name, row, names) for name, row in _plain().items()),
             CounterMetricFamily(
                 "zswap_rejects", "Stores refused, by reason.", labels=(*names, "reason")
             ),

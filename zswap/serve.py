@@ -38,7 +38,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from zswap.parameters import READERS
+from zswap.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
@@ -298,7 +298,7 @@ class StatsServer:
             "pools": [asdict(pool) for pool in engine.pools()],
             "latency": {kind: latency.to_dict() for kind, latency in engine.latency().items()},
             # By key: another thread may be setting one, and the mapping is not to be walked then.
-            "parameters": {key: engine.parameters.get(key) for key in READERS},
+            "parameters": {key: engine.parameters.get(key) for key in PARAMETERS},
         }
 
     def _end(self) -> None:

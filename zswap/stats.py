@@ -2,127 +2,201 @@
 
 from __future__ import annotations
 
+import enum
+import textwrap
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from zswap.memory import format_bytes
 from zswap_core.binding import LATENCY_BOUNDS
+from zswap_core.status import REFUSALS
+
+
+class Kind(enum.Enum):
+    """What a figure is one of; the value is how docs/reference.md puts it."""
+
+    SIZE = "bytes, now"
+    PAGES = "pages, now"
+    NUMBER = "number, now"
+    CALL = "events"
+    REFUSAL = "refused stores"
+    FAILURE = "failures"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it only grows."""
+        return self in (Kind.CALL, Kind.REFUSAL, Kind.FAILURE)
+
+
+class Row(NamedTuple):
+    """All there is to say of a figure beside its name: help, Prometheus, ``zswap top`` and
+    docs/reference.md read it.
+
+    `label` is what ``zswap top`` calls it, "" where it does not show it; `kernel`, whether the
+    kernel's zswap has a counter of this name.
+    """
+
+    kind: Kind
+    text: str = ""
+    label: str = ""
+    kernel: bool = False
+
+
+_SIZE, _PAGES, _NUMBER, _CALL, _FAILURE = (
+    Kind.SIZE,
+    Kind.PAGES,
+    Kind.NUMBER,
+    Kind.CALL,
+    Kind.FAILURE,
+)
+_OUR_REASON, _KERNELS_REASON = (
+    Row(Kind.REFUSAL),
+    Row(Kind.REFUSAL, kernel=True),
+)  # `Status` says the rest
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Figures of an engine at one moment.  Counts are exact when no call is in flight.
+    """Figures of an engine at one moment.  Counts are exact when no call is in flight."""
 
-    Attributes
-    ----------
-    page_size, max_pool_bytes : int
-        The page size, and the limit that `pool_total_size` is held against, in bytes.
-    stored_pages, same_filled_pages, stored_incompressible_pages : int
-        Pages held in memory; of these, held as one word; of these, held raw because they did not
-        compress.
-    compressed_bytes : int
-        Payload: the sum of the compressed sizes (a raw page counts whole, a same-filled page
-        nothing).
-    backed_pages : int
-        Pages in backing stores.
-    backed_areas, encrypted_areas : int
-        Swap areas that have a backing store; of these, whose swap file is encrypted.
-    pool_total_size, idle_bytes : int
-        Memory of all allocators in bytes, whole pages counted; of this, kept for reuse without
-        holding anything.
-    metadata_bytes : int
-        Memory for entries, index, allocator bookkeeping, scratch and the buffers of writeback, in
-        bytes; not what the compressors' libraries work with.
-    pages_compacted : int
-        Allocator pages that compaction has freed.
-    pool_limit_hit, reject_accept_threshold : int
-        Stores refused at the limit; stores refused after it, until the accept threshold was
-        reached.
-    reject_disabled, reject_area, reject_compress_poor, reject_compress_fail, reject_alloc_fail,
-    reject_kmemcache_fail : int
-        Stores refused because: storing is off; no such area or offset; the page does not compress
-        and such pages are refused; the compressor failed; no memory for the object; no memory for
-        the entry or index.
-    decompress_fail : int
-        Pages that could not be decompressed, whoever wanted them.
-    duplicate_entry : int
-        Stores that replaced a held page.
-    loads, load_misses, invalidates : int
-        Pages loaded, loads that found nothing, pages invalidated (refused stores' stale copies
-        included).
-    written_back_pages, written_through_pages, backing_loads : int
-        Pages that went to a backing store because they were cold, or because they were refused;
-        pages read from one.
-    reject_reclaim_fail : int
-        Pages that could not be written back: the store failed, or the page could not be
-        decompressed.  They stay held.
-    backing_write_fail, backing_read_fail : int
-        Pages that a backing store failed to write or to read.
-    checksum_fail, backing_checksum_fail : int
-        Pages that were not what their checksum was made of: as they came from memory, whoever
-        wanted them, or from a backing store.  They stay held.
-    """
-
-    page_size: int
-    max_pool_bytes: int
-    stored_pages: int
-    same_filled_pages: int
-    stored_incompressible_pages: int
-    compressed_bytes: int
-    backed_pages: int
-    backed_areas: int
-    encrypted_areas: int
-    pool_total_size: int
-    idle_bytes: int
-    metadata_bytes: int
-    pages_compacted: int
-    pool_limit_hit: int
-    reject_accept_threshold: int
-    reject_disabled: int
-    reject_area: int
-    reject_compress_poor: int
-    reject_compress_fail: int
-    reject_alloc_fail: int
-    reject_kmemcache_fail: int
-    decompress_fail: int
-    duplicate_entry: int
-    loads: int
-    load_misses: int
-    invalidates: int
-    written_back_pages: int
-    written_through_pages: int
-    backing_loads: int
-    reject_reclaim_fail: int
-    backing_write_fail: int
-    backing_read_fail: int
-    checksum_fail: int
-    backing_checksum_fail: int
+    page_size: Annotated[int, Row(_SIZE, "Size of a page.")]
+    max_pool_bytes: Annotated[int, Row(_SIZE, "Limit on `pool_total_size`.")]
+    stored_pages: Annotated[int, Row(_PAGES, "Pages held in memory.", "stored", kernel=True)]
+    same_filled_pages: Annotated[
+        int, Row(_PAGES, "Pages held as one repeated word.", "same-filled", kernel=True)
+    ]
+    stored_incompressible_pages: Annotated[
+        int,
+        Row(_PAGES, "Pages held raw because they did not compress.", "incompressible", kernel=True),
+    ]
+    compressed_bytes: Annotated[
+        int,
+        Row(
+            _SIZE,
+            "Payload: sum of the compressed sizes; a raw page counts whole, a same-filled page "
+            "nothing.",
+        ),
+    ]
+    backed_pages: Annotated[int, Row(_PAGES, "Pages in backing stores.", "on backing")]
+    backed_areas: Annotated[int, Row(_NUMBER, "Swap areas that have a backing store.")]
+    encrypted_areas: Annotated[int, Row(_NUMBER, "Swap areas whose swap file is encrypted.")]
+    pool_total_size: Annotated[
+        int, Row(_SIZE, "Memory of all allocators, whole pages counted.", kernel=True)
+    ]
+    idle_bytes: Annotated[
+        int, Row(_SIZE, "Allocator memory kept for reuse without holding anything.")
+    ]
+    metadata_bytes: Annotated[
+        int,
+        Row(
+            _SIZE,
+            "Memory for entries, index, allocator bookkeeping, scratch and the buffers of "
+            "writeback; not what the compressors' libraries work with.",
+        ),
+    ]
+    pages_compacted: Annotated[int, Row(_CALL, "Allocator pages that compaction has freed.")]
+    pool_limit_hit: Annotated[int, _KERNELS_REASON]
+    reject_accept_threshold: Annotated[int, _OUR_REASON]
+    reject_disabled: Annotated[int, _OUR_REASON]
+    reject_area: Annotated[int, _OUR_REASON]
+    reject_compress_poor: Annotated[int, _KERNELS_REASON]
+    reject_compress_fail: Annotated[int, _KERNELS_REASON]
+    reject_alloc_fail: Annotated[int, _KERNELS_REASON]
+    reject_kmemcache_fail: Annotated[int, _KERNELS_REASON]
+    decompress_fail: Annotated[
+        int,
+        Row(
+            _FAILURE,
+            "Pages that could not be decompressed, whoever wanted them.",
+            "decompress fail",
+            kernel=True,
+        ),
+    ]
+    loads: Annotated[int, Row(_CALL, "Pages loaded.", "loaded")]
+    load_misses: Annotated[int, Row(_CALL, "Loads that found nothing.", "missed")]
+    duplicate_entry: Annotated[
+        int, Row(_CALL, "Stores that replaced a held page.", "replaced", kernel=True)
+    ]
+    invalidates: Annotated[
+        int, Row(_CALL, "Pages invalidated, refused stores' stale copies included.", "invalidated")
+    ]
+    written_back_pages: Annotated[
+        int,
+        Row(
+            _CALL,
+            "Pages that went to a backing store because they were cold.",
+            "written back",
+            kernel=True,
+        ),
+    ]
+    written_through_pages: Annotated[
+        int,
+        Row(
+            _CALL,
+            "Pages that went to a backing store because they were refused.",
+            "written through",
+        ),
+    ]
+    backing_loads: Annotated[int, Row(_CALL, "Pages read from a backing store.", "read back")]
+    reject_reclaim_fail: Annotated[
+        int,
+        Row(
+            _FAILURE,
+            "Pages that could not be written back and stay held: the store failed, or the page "
+            "did not decompress.",
+            "reclaim fail",
+            kernel=True,
+        ),
+    ]
+    backing_write_fail: Annotated[
+        int, Row(_FAILURE, "Pages that a backing store failed to write.", "backing write")
+    ]
+    backing_read_fail: Annotated[
+        int, Row(_FAILURE, "Pages that a backing store failed to read.", "backing read")
+    ]
+    checksum_fail: Annotated[
+        int,
+        Row(
+            _FAILURE,
+            "Pages in memory that were not what their checksum was made of, whoever wanted them.  "
+            "They stay held.",
+            "checksum fail",
+        ),
+    ]
+    backing_checksum_fail: Annotated[
+        int,
+        Row(
+            _FAILURE,
+            "Pages from a backing store that were not what their checksum was made of.  They stay "
+            "there.",
+            "backing checksum",
+        ),
+    ]
 
     @property
-    def stored_bytes(self) -> int:
-        """Size of the held pages before compression, in bytes."""
+    def stored_bytes(self) -> Annotated[int, Row(_SIZE)]:
+        """Size of the held pages before compression."""
         return self.stored_pages * self.page_size
 
     @property
-    def resident_bytes(self) -> int:
-        """Memory the engine takes in all, in bytes: allocators and metadata."""
+    def resident_bytes(self) -> Annotated[int, Row(_SIZE)]:
+        """Memory taken in all: allocators and metadata."""
         return self.pool_total_size + self.metadata_bytes
 
     @property
-    def payload_ratio(self) -> float:
+    def payload_ratio(self) -> Annotated[float, Row(_NUMBER)]:
         """Bytes of the pages that were compressed over their payload; 0.0 when there are none."""
         pages = self.stored_pages - self.same_filled_pages
         return pages * self.page_size / self.compressed_bytes if self.compressed_bytes else 0.0
 
     @property
-    def compression_ratio(self) -> float:
+    def compression_ratio(self) -> Annotated[float, Row(_NUMBER)]:
         """Bytes of all held pages over all memory taken; 0.0 when nothing is held."""
         return self.stored_bytes / self.resident_bytes if self.stored_pages else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Every figure, the computed ones included."""
-        computed = ("stored_bytes", "resident_bytes", "payload_ratio", "compression_ratio")
-        return asdict(self) | {name: getattr(self, name) for name in computed}
+        return {name: getattr(self, name) for name in FIGURES}
 
     def __str__(self) -> str:
         lines = [
@@ -151,14 +225,39 @@ class Stats:
         refusals = {
             name.removeprefix("reject_"): value
             for name, value in asdict(self).items()
-            if value
-            and (name.startswith("reject_") or name == "pool_limit_hit" or name.endswith("_fail"))
+            if value and FIGURES[name].kind in (Kind.REFUSAL, Kind.FAILURE)
         }
         if refusals:
             lines.append(
                 "  refused   " + ", ".join(f"{value} {name}" for name, value in refusals.items())
             )
         return "\n".join(lines)
+
+
+def _figures() -> dict[str, Row]:
+    """The rows of all figures, those that are computed last."""
+    rows = {
+        name: hint.__metadata__[0]
+        for name, hint in get_type_hints(Stats, include_extras=True).items()
+    }
+    for name, status in REFUSALS.items():
+        text = status.text.replace("Refused:", "Stores refused:", 1)
+        rows[name] = rows[name]._replace(text=text, label=status.label)
+    for name, value in vars(Stats).items():
+        if isinstance(value, property):
+            hint = get_type_hints(value.fget, include_extras=True)["return"]
+            rows[name] = hint.__metadata__[0]._replace(text=value.__doc__)
+    return rows
+
+
+#: What there is to say of each figure, by its name.
+FIGURES = _figures()
+
+
+Stats.__doc__ = f"{Stats.__doc__}\n\nAttributes\n----------\n" + "\n".join(
+    f"{name} : int\n{textwrap.indent(textwrap.fill(FIGURES[name].text, 92), '    ')}"
+    for name in Stats.__dataclass_fields__
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zswap.memory import format_bytes
 from zswap.serve import PROTOCOL_VERSION, SCHEMA
+from zswap.stats import FIGURES, Kind
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -36,41 +37,21 @@ _ROWS = 50  # pools shown
 _SUSPEND = b"\x1a"
 _GAP = 3  # columns between tables side by side
 
-_PAGES = (
-    ("stored", "stored_pages"),
-    ("same-filled", "same_filled_pages"),
-    ("incompressible", "stored_incompressible_pages"),
-    ("on backing", "backed_pages"),
-)
-_CALLS = (
-    ("stored", "stores"),
-    ("loaded", "loads"),
-    ("missed", "load_misses"),
-    ("replaced", "duplicate_entry"),
-    ("invalidated", "invalidates"),
-    ("written back", "written_back_pages"),
-    ("written through", "written_through_pages"),
-    ("read back", "backing_loads"),
-)
+
+def _rows(*kinds: Kind) -> tuple[tuple[str, str], ...]:
+    """Label and name of the figures that are shown, by kind."""
+    return tuple(
+        (FIGURES[n].label, n)
+        for kind in kinds
+        for n in FIGURES
+        if FIGURES[n].kind is kind and FIGURES[n].label
+    )
+
+
+_PAGES = _rows(Kind.PAGES)
+_CALLS = (("stored", "stores"), *_rows(Kind.CALL))  # the first is reckoned here, see `rates`
+_TROUBLES = _rows(Kind.REFUSAL, Kind.FAILURE)
 _LATENCIES = ("p50", "p90", "p99", "max")
-_REFUSALS = (
-    ("pool limit", "pool_limit_hit"),
-    ("accept threshold", "reject_accept_threshold"),
-    ("storing is off", "reject_disabled"),
-    ("no such area", "reject_area"),
-    ("compress poor", "reject_compress_poor"),
-    ("compress fail", "reject_compress_fail"),
-    ("alloc fail", "reject_alloc_fail"),
-    ("kmemcache fail", "reject_kmemcache_fail"),
-)
-_FAILURES = (
-    ("decompress fail", "decompress_fail"),
-    ("checksum fail", "checksum_fail"),
-    ("reclaim fail", "reject_reclaim_fail"),
-    ("backing write", "backing_write_fail"),
-    ("backing read", "backing_read_fail"),
-    ("backing checksum", "backing_checksum_fail"),
-)
 
 
 class NotServed(Exception):
@@ -374,7 +355,7 @@ def _events_table(
 def _refusals_table(now: dict[str, Any], speed: dict[str, float] | None, live: bool) -> Table:
     """What was refused or failed; what never happened is left out."""
     stats = now["stats"]
-    rows = tuple(row for row in _REFUSALS + _FAILURES if stats.get(row[1]))
+    rows = tuple(row for row in _TROUBLES if stats.get(row[1]))
     table = _events_table("refused, failed", rows, now, speed, live)
     if not rows:
         table.add_row("nothing", *([""] if live else []), "0", style="dim")

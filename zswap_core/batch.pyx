@@ -11,6 +11,7 @@ from zswap_core.load cimport engine_load_together, LOADS_TOGETHER
 from zswap_core.os cimport (pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s,
                             zsw_peek_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
                             zsw_unlock)
+from zswap_core.params cimport Flag, is_on
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.store cimport engine_store
@@ -72,7 +73,7 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         if end > b.total:
             end = b.total
         w.now = zsw_now_s()
-        recording = zsw_peek_u32(&b.e.params.latency) != 0
+        recording = is_on(&b.e.params, Flag.latency)
         timing = recording or b.ns != NULL
         if timing:
             before = zsw_now_ns()

@@ -47,6 +47,7 @@ from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, z
                             ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64,
                             zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely,
                             zsw_unmap)
+from zswap_core.params cimport Flag, is_on
 from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool
 from zswap_core.recompress cimport engine_recompress, zsw_recompressed
 from zswap_core.slots cimport OCCUPIED
@@ -67,14 +68,14 @@ import numpy as np
 from zswap_core.backings import open_backing
 from zswap_core.causes import recall, remember
 from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError, StoreError
+from zswap_core.params import Flag as _Flag
 from zswap_core.stats import Counter as _Counter
-from zswap_core.status import Status as PyStatus
+from zswap_core.status import REFUSALS, Status as PyStatus
 
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
 COUNTER_NAMES = tuple([c.name for c in sorted(_Counter) if c.name != "COUNTERS"])
-FLAGS = ("enabled", "same_filled_pages_enabled", "non_same_filled_pages_enabled", "exclusive_loads",
-         "reject_compress_poor", "latency")
+FLAGS = tuple([f.name for f in sorted(_Flag) if f.name != "FLAGS"])
 LATENCY_BOUNDS = tuple([bucket_start(i) for i in range(LATENCY_BUCKETS + 1)])
 # Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
 cdef enum:
@@ -256,15 +257,19 @@ cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, E
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
         return MemoryError(f"{where}: no memory")
     if status == Status.DISABLED:
-        name = "non_same_filled_pages_enabled" if engine.e.params.enabled else "enabled"
+        name = ("non_same_filled_pages_enabled" if is_on(&engine.e.params, Flag.enabled)
+                else "enabled")
         return engine.error(f"{where} refused: the parameter {name!r} is off")
     if status == Status.COMPRESS_POOR:
-        why = ("the parameter 'reject_compress_poor' is on" if engine.e.params.reject_compress_poor
+        why = ("the parameter 'reject_compress_poor' is on"
+               if is_on(&engine.e.params, Flag.reject_compress_poor)
                else f"the zpool {engine.zpool} holds no raw pages")
         return engine.error(f"{where} refused: it does not compress, and {why}")
-    error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
-    error.__cause__ = engine.compressor_error()
-    return error
+    if status == Status.COMPRESS_FAIL:
+        error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
+        error.__cause__ = engine.compressor_error()
+        return error
+    return engine.error(f"{where}: {PyStatus(status).text}")
 
 
 cdef bint encrypts(object store):
@@ -310,7 +315,7 @@ cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start,
 
 cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
-    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
+    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     a.status = store_page(e, w, a.type, a.offset, a.page, a.absent)
     a.error = w.error
     if zsw_unlikely(start != 0):
@@ -319,7 +324,7 @@ cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 
 cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
-    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(zsw_peek_u32(&e.params.latency) != 0) else 0
+    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     cdef uint32_t how = LOAD_NO_WAIT if a.no_wait else 0
     if a.how == LoadAs.USUAL:
         a.status = engine_load(e, w, a.type, a.offset, a.page, how)
@@ -921,20 +926,7 @@ cdef class Engine(Handle):
         return None if self.checksum_ is None else self.checksum_.name
 
     def _set_flag(self, str name, bint value):
-        cdef uint32_t *flag
-        if name == "enabled":
-            flag = &self.e.params.enabled
-        elif name == "same_filled_pages_enabled":
-            flag = &self.e.params.same_filled_pages_enabled
-        elif name == "non_same_filled_pages_enabled":
-            flag = &self.e.params.non_same_filled_pages_enabled
-        elif name == "exclusive_loads":
-            flag = &self.e.params.exclusive_loads
-        elif name == "latency":
-            flag = &self.e.params.latency
-        else:
-            flag = &self.e.params.reject_compress_poor
-        zsw_poke_u32(flag, value)
+        zsw_poke_u32(&self.e.params.flags[<int> FLAGS.index(name)], value)
 
     def _set_limits(self, uint64_t max_pages, uint64_t accept_pages):
         cdef work_args args
@@ -1535,6 +1527,8 @@ cdef class Engine(Handle):
         self.hear()
         stores = [store for store in self.stores if store is not None]
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
+        for name, status in REFUSALS.items():
+            result[name] = totals.refused[-<int> status]
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages,
                       pages_compacted=totals.pages_compacted, metadata_bytes=totals.metadata_bytes,
                       backed_areas=len(stores), encrypted_areas=sum(map(encrypts, stores)))

@@ -76,9 +76,6 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     if e == NULL:
         return -ENOMEM
     e.page_size = page_size
-    e.params.enabled = 1
-    e.params.same_filled_pages_enabled = 1
-    e.params.non_same_filled_pages_enabled = 1
     e.params.shrinker_interval_ns = 1000000000
     e.params.writeback_limit = -1
     e.latency_epoch = 1

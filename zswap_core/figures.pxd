@@ -5,10 +5,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from zswap_core.latency cimport Timed, zsw_histogram
 from zswap_core.state cimport zsw_engine
 from zswap_core.stats cimport COUNTERS
+from zswap_core.status cimport REASONS
 
 
 cdef struct zsw_totals:
     int64_t counters[COUNTERS]
+    int64_t refused[REASONS]
     uint64_t pool_pages
     uint64_t idle_pages
     uint64_t pages_compacted

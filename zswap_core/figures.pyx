@@ -12,6 +12,7 @@ from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u3
 from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
 from zswap_core.stats cimport COUNTERS
+from zswap_core.status cimport REASONS
 from zswap_core.worker cimport first_worker
 
 
@@ -19,6 +20,8 @@ cdef void add_counters(zsw_worker *w, zsw_totals *out) noexcept nogil:
     cdef int i
     for i in range(<int> COUNTERS):
         out.counters[i] += zsw_peek_i64(&w.counters[i])
+    for i in range(<int> REASONS):
+        out.refused[i] += zsw_peek_i64(&w.refused[i])
     out.metadata_bytes += sizeof(zsw_worker) + zsw_peek_u64(&w.scratch_size)
 
 

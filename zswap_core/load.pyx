@@ -10,8 +10,9 @@ from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, i
 from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport check_sum, entry_sum, read_object
-from zswap_core.os cimport (zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u32, zsw_peek_u64,
+from zswap_core.os cimport (zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u64,
                             zsw_sleep_ns, zsw_unlikely, zsw_unlock)
+from zswap_core.params cimport Flag, is_on
 from zswap_core.samefilled cimport same_fill
 from zswap_core.slots cimport erase_entry, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
@@ -36,7 +37,7 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
     """Fills `page`; returns its Status.  When that is negative the content of `page` is undefined.
     `how` is LOAD_ flags."""
     return load_page(e, w, type, offset, page, how | LOAD_TAKE
-                     if zsw_peek_u32(&e.params.exclusive_loads) else how)
+                     if is_on(&e.params, Flag.exclusive_loads) else how)
 
 
 cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
@@ -222,7 +223,7 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
             at = share(took, pages, at)
     while i < pages:
         # An exclusive load is over before the next begins, which may be of the same page.
-        taken = (0 if zsw_unlikely(zsw_peek_u32(&e.params.exclusive_loads) != 0)
+        taken = (0 if zsw_unlikely(is_on(&e.params, Flag.exclusive_loads))
                  else hold_entries(e, w, type, offsets + i, pages - i, held))
         if zsw_unlikely(taken == 0):
             status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size,

@@ -16,6 +16,6 @@ cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
 cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil
 cdef void destroy_pools(zsw_engine *e) noexcept nogil
 cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil
-cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil
+cdef int check_limits(zsw_engine *e) noexcept nogil
 # Whether a pool may still call the compressor, be it one that is just being freed.
 cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil

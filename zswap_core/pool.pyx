@@ -18,9 +18,8 @@ from zswap_core.os cimport (zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, z
                             zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_ptr, zsw_store_u32,
                             zsw_swap_u32, zsw_unlikely, zsw_unlock)
 from zswap_core.state cimport (
-    GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker,
+    GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool,
 )
-from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport await_calls, calls_ended, drop_contexts
@@ -288,14 +287,12 @@ cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages,
         maintenance_wake(e)
 
 
-cdef int check_limits(zsw_engine *e, zsw_worker *w) noexcept nogil:
+cdef int check_limits(zsw_engine *e) noexcept nogil:
     """STORED when a page may come in, else the reason why not."""
     if zsw_unlikely(hit_limit(e)):
-        count(w.counters, Counter.pool_limit_hit, 1)
         return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
         if pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
-            count(w.counters, Counter.reject_accept_threshold, 1)
             return Status.ACCEPT_THRESHOLD
         zsw_store_u32(&e.reached_full, 0)
     return Status.STORED

@@ -8,8 +8,10 @@ from zswap_core.index cimport zsw_area, zsw_index
 from zswap_core.latency cimport zsw_latency
 from zswap_core.lru cimport zsw_lru
 from zswap_core.os cimport pthread_t, zsw_mutex
+from zswap_core.params cimport zsw_params
 from zswap_core.slab cimport zsw_slab
 from zswap_core.stats cimport COUNTERS
+from zswap_core.status cimport REASONS
 
 cdef enum:
     MAX_AREAS = 256
@@ -76,24 +78,8 @@ cdef struct zsw_worker:
     zsw_worker *next
     void *contexts[MAX_POOLS]           # the compressors' contexts, by pool
     int64_t counters[COUNTERS]
+    int64_t refused[REASONS]            # stores, by -status
     zsw_latency latency
-
-
-cdef struct zsw_params:
-    uint32_t enabled
-    uint32_t same_filled_pages_enabled
-    uint32_t non_same_filled_pages_enabled
-    uint32_t exclusive_loads
-    uint32_t reject_compress_poor
-    uint32_t latency                    # time stores and loads
-    uint64_t max_pages                  # the limit, in allocator pages
-    uint64_t accept_pages               # after the limit was hit, refuse until at or below this
-    uint32_t shrinker_enabled           # answer memory pressure, not only the limit
-    uint64_t shrinker_interval_ns
-    int64_t writeback_limit             # pages that may still be written back; -1: no limit
-    uint64_t writeback_rate             # pages a second that may be written back; 0: no limit
-    uint32_t wipe_on_free               # these two are set before the first page and never again
-    uint32_t mapping                    # ZSW_MAP_ flags of memory with what is made of pages
 
 
 # Pages on their way to backing stores.

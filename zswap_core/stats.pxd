@@ -1,5 +1,6 @@
 # cython: language_level=3
-"""The counters: one list, one array a worker, summed when somebody asks.
+"""The counters: one list, one array a worker, summed when somebody asks.  What each
+means is said in zswap/stats.py; refused stores are counted apart, by their status.
 
 A worker is used by one thread at a time, so counting is a plain add; it is published with a relaxed
 store because stats() may read it meanwhile.  A gauge is the sum of what was added and taken away,
@@ -18,14 +19,6 @@ cpdef enum Counter:
     compressed_bytes
     backed_pages
     # events
-    pool_limit_hit
-    reject_disabled
-    reject_area
-    reject_accept_threshold
-    reject_compress_poor
-    reject_compress_fail
-    reject_alloc_fail
-    reject_kmemcache_fail
     decompress_fail
     duplicate_entry
     loads

@@ -16,14 +16,15 @@ from zswap_core.index cimport shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport compress_page, make_object
-from zswap_core.os cimport (zsw_load_ptr, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_poke_u64,
+from zswap_core.os cimport (zsw_load_ptr, zsw_lock, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
                             zsw_store_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.params cimport Flag, is_on
 from zswap_core.pool cimport check_limits
 from zswap_core.samefilled cimport same_filled
 from zswap_core.slots cimport change_lru, lock_slot, OCCUPIED
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
-from zswap_core.status cimport Status
+from zswap_core.status cimport REASONS, Status
 from zswap_core.transit cimport write_through
 from zswap_core.worker cimport count_entry, worker_scratch
 
@@ -85,7 +86,7 @@ cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *
         return <int> length
     if length:
         return make_object(e, pool, w.scratch, <uint32_t> length, word)
-    if zsw_peek_u32(&e.params.reject_compress_poor):
+    if is_on(&e.params, Flag.reject_compress_poor):
         return Status.COMPRESS_POOR
     return make_object(e, pool, page, e.page_size, word)
 
@@ -135,7 +136,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     cdef uint32_t *slot
     cdef uint64_t word = 0
     cdef uint32_t id, length, pos, sum
-    cdef int rc = check_limits(e, w)
+    cdef int rc = check_limits(e)
     if rc < 0:
         return rc
     sum = checksum_of(&e.checksum, page, e.page_size)
@@ -166,19 +167,8 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
 
 
 cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
-    # The two limits have counted themselves.
-    if status == Status.DISABLED:
-        count(w.counters, Counter.reject_disabled, 1)
-    elif status == Status.NO_AREA:
-        count(w.counters, Counter.reject_area, 1)
-    elif status == Status.COMPRESS_POOR:
-        count(w.counters, Counter.reject_compress_poor, 1)
-    elif status == Status.COMPRESS_FAIL:
-        count(w.counters, Counter.reject_compress_fail, 1)
-    elif status == Status.ALLOC_FAIL:
-        count(w.counters, Counter.reject_alloc_fail, 1)
-    elif status == Status.ENTRY_FAIL:
-        count(w.counters, Counter.reject_kmemcache_fail, 1)
+    if -status < <int> REASONS:                 # else OCCUPIED
+        zsw_poke_i64(&w.refused[-status], w.refused[-status] + 1)
 
 
 cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
@@ -195,14 +185,14 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
     cdef zsw_area *area = find_area(e, type, offset)
     cdef uint64_t value
     cdef int status
-    if zsw_unlikely(not zsw_peek_u32(&e.params.enabled)):
+    if zsw_unlikely(not is_on(&e.params, Flag.enabled)):
         status = Status.DISABLED
     elif zsw_unlikely(area == NULL):
         status = Status.NO_AREA
-    elif (zsw_peek_u32(&e.params.same_filled_pages_enabled)
+    elif (is_on(&e.params, Flag.same_filled_pages_enabled)
             and same_filled(page, e.page_size, &value)):
         status = hold_same_filled(e, w, area, offset, value, absent)
-    elif zsw_unlikely(not zsw_peek_u32(&e.params.non_same_filled_pages_enabled)):
+    elif zsw_unlikely(not is_on(&e.params, Flag.non_same_filled_pages_enabled)):
         status = Status.DISABLED
     else:
         status = hold_compressed(e, w, area, offset, page, absent)
