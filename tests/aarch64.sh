@@ -23,8 +23,8 @@ else
     trap 'rm -rf "$folder"' EXIT
 fi
 names=("$@")
-[[ $# -gt 0 ]] || names=(slab index arena zsmalloc zbud z3fold samefilled checksum compressors dictionary engine threads stress pools writeback
-    shrinker swapfile encryption latency faults damage model lref)
+[[ $# -gt 0 ]] || names=(slab index arena zpool_contract zsmalloc zbud z3fold samefilled checksum compressors dictionary engine threads stress pools writeback
+    shrinker swapfile backing_contract encryption latency faults damage model lref)
 root=$folder/root
 
 # Debian's packages, resolved and fetched by an apt with a state of its own, unpacked and not installed.

@@ -7,6 +7,8 @@ path unless it holds the compiled modules.
 """
 
 import faulthandler
+import gc
+import importlib
 import importlib.machinery
 import os
 import random
@@ -59,6 +61,10 @@ except ImportError as error:
 
 import hypothesis  # noqa: E402 (after the path was put right)
 
+# Packages that register compressors or zpools of their own, to be tried by the suites of all.
+for _name in os.environ.get("ZSWAP_TEST_PLUGINS", "").split():
+    importlib.import_module(_name)
+
 # A shell that runs the tests in the background has them ignore Ctrl-C and Ctrl-\\, nohup that the
 # terminal is gone; they and what they start would leave it at that.
 for _number, _usual in (
@@ -89,6 +95,13 @@ def pytest_report_header():
 def pytest_configure(config):
     """Keep the real stderr, which pytest is about to capture, for the traceback of a hang."""
     config.hang_file = os.fdopen(os.dup(2), "w")
+
+
+def pytest_collection_finish(session):
+    """Let the collector pass over what lives as long as the run: many tests call it, and thousands
+    of items are slow to walk."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config):

@@ -7,6 +7,7 @@ it is run with each site failing, in turn, the first time, a later time and alwa
 
 import contextlib
 import errno
+import functools
 import gc
 import itertools
 import os
@@ -46,6 +47,7 @@ ERRORS = {
     "FILE_READ_SHORT": 512,
 }
 NODE = 0
+CHUNK = np.arange(300, 6000, dtype=np.uint64)
 LEVELS = itertools.count(1000)
 
 
@@ -66,11 +68,13 @@ def binds():
     return True
 
 
+@functools.cache
 def text(n):
     """A page that compresses, to about a third."""
     return (random.Random(n).randbytes(1000) + f"page {n} ".encode() * 500)[:PAGE]
 
 
+@functools.cache
 def noise(n):
     """A page that does not."""
     return random.Random(~n).randbytes(PAGE)
@@ -162,9 +166,9 @@ def settle(z, oracle):
     assert len(z) == 0
 
 
-def everything(folder, monkeypatch, binds, until):
+def everything(folder, monkeypatch, binds, until, over=lambda: False):
     """Come by every site.  The engines, each with the pages that it must have, and the errors
-    met."""
+    met.  Once it is `over` no further engine is made: nothing would fail there any more."""
     p = Program()
     engines = []
     psi = folder / "memory.pressure"
@@ -220,11 +224,13 @@ def everything(folder, monkeypatch, binds, until):
             z._validate()
         until(lambda: "PRESSURE_FILE" in hits())
         # A chunk of entries goes back when its last one does.
-        p.store_many(z, oracle, list(range(300, 6000)), same)
-        for offset in range(300, 6000):
+        p.may(z.store_many, CHUNK, np.repeat(CHUNK, PAGE // 8))  # what same() gives
+        for offset in CHUNK.tolist():
             oracle.pop(offset, None)
         p.may(z.invalidate_range, 300, 6000)
         p.may(z.shrink, 1000)  # so many that a thread of its own writes them
+        if over():
+            break
     return engines, p.errors
 
 
@@ -248,7 +254,7 @@ def test_every_site_is_come_by(tmp_path, monkeypatch, binds, until):
 def test_whatever_fails_no_page_is_lost(tmp_path, monkeypatch, binds, until, site, when):
     nth, times = {"first": (1, 1), "later": (3, 2), "always": (1, FOREVER)}[when]
     with fault(site, nth, times, ERRORS.get(site, errno.ENOMEM)) as failed:
-        engines, errors = everything(tmp_path, monkeypatch, binds, until)
+        engines, errors = everything(tmp_path, monkeypatch, binds, until, lambda: failed() == times)
         # The engines' own threads come by while this looks.
         before = hits().get(site, 0)
         count = failed()

@@ -3,12 +3,10 @@
 import errno
 import gc
 import os
-import random
 import subprocess
 import sys
 import textwrap
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,45 +72,6 @@ def test_attributes():
     assert repr(backing) == f"<PythonBacking of {obj!r}>"
     assert PythonBacking(Memory(nr_pages=10)).nr_pages == 10
     assert PythonBacking(Memory(nr_pages=None)).nr_pages == 1 << 47
-
-
-@pytest.mark.parametrize("page_size", [4096, 16384, 65536])
-def test_against_a_dict(page_size):
-    rnd = random.Random(page_size)
-    obj = Full(page_size)
-    oracle = {}
-    with PythonBacking(obj, page_size) as backing:
-        for _ in range(60):
-            offsets = sorted(rnd.sample([*range(40), (1 << 47) - 1, 1 << 46], rnd.randrange(1, 20)))
-            if rnd.random() < 0.6:
-                pages = [rnd.randbytes(64) * (page_size // 64) for _ in offsets]
-                backing.write_pages(offsets, b"".join(pages))
-                oracle.update(zip(offsets, pages, strict=True))
-            elif rnd.random() < 0.3:
-                offsets = [o for o in offsets if o in oracle]
-                backing.discard_pages(offsets)
-                for o in offsets:
-                    del oracle[o]
-            else:
-                offsets = [o for o in offsets if o in oracle]
-                assert read(backing, *offsets) == b"".join(oracle[o] for o in offsets)
-            assert obj.pages == oracle
-        figures = backing.stats()
-        done = {
-            kind: [offsets for k, offsets in obj.calls if k == kind]
-            for kind in ("write", "read", "discard")
-        }
-        assert figures["write_requests"] == len(done["write"])
-        assert figures["read_requests"] == len(done["read"])
-        assert figures["written_pages"] == sum(map(len, done["write"]))
-        assert figures["read_bytes"] == page_size * sum(map(len, done["read"]))
-        assert figures["discarded_pages"] == sum(map(len, done["discard"]))
-        assert (
-            figures["write_failures"]
-            == figures["read_failures"]
-            == figures["discard_failures"]
-            == 0
-        )
 
 
 @pytest.mark.parametrize(
@@ -300,20 +259,6 @@ def test_what_the_object_keeps_is_its_own():
     out.clear()  # no view of it is left
     page.clear()
     assert [k[0].tolist() for k in kept] == [[1], [2]]
-
-
-def test_threads():
-    backing = PythonBacking(Memory())
-
-    def work(t):
-        for i in range(100):
-            page = bytes([t]) * PAGE
-            backing.write_pages([t * 100 + i], page)
-            assert read(backing, t * 100 + i) == page
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(work, range(4)))
-    assert backing.stats()["written_pages"] == backing.stats()["read_pages"] == 400
 
 
 def test_a_store_on_top_of_a_swap_file(tmp_path):

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import zswap_core
@@ -535,55 +534,6 @@ def test_a_file_that_goes_away_while_it_is_being_opened_is_in_use(path, monkeypa
 # ---- pages ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page_size", SIZES)
-@pytest.mark.parametrize("direct", [True, False])
-def test_against_a_dict(folder, direct, page_size):
-    rnd = random.Random(page_size + direct)
-    nr_pages = 600 if page_size == 4096 else 150
-    oracle = {}
-    with SwapFile(
-        folder / "swap", nr_pages * page_size, direct=direct, page_size=page_size
-    ) as file:
-        assert direct or not file.direct
-        for step in range(100):
-            n = rnd.choice([1, 1, 2, 7, 64, nr_pages // 2])
-            if rnd.random() < 0.5:
-                start = rnd.randrange(nr_pages - n + 1)
-                offsets = list(range(start, start + n))
-            else:
-                offsets = sorted(rnd.sample(range(nr_pages), n))
-            memory = rnd.choice([aligned, unaligned])(n * page_size)
-            if rnd.random() < 0.6:
-                memory[:] = rnd.randbytes(page_size) * n
-                for i, offset in enumerate(offsets):
-                    struct.pack_into("<QQ", memory, i * page_size, step, offset)
-                    oracle[offset] = bytes(memory[i * page_size : (i + 1) * page_size])
-                file.write_pages(
-                    np.array(offsets, rnd.choice([np.int64, np.uint64, np.uint16])), memory
-                )
-            elif rnd.random() < 0.3:
-                file.discard_pages(offsets)
-                for offset in offsets:
-                    oracle.pop(offset, None)
-            else:
-                offsets = [o for o in offsets if o in oracle]
-                memory = memory[: len(offsets) * page_size]
-                file.read_pages(offsets, memory)
-                assert memory == b"".join(oracle[o] for o in offsets)
-        for offset, page in oracle.items():
-            assert read(file, offset) == page
-        figures = file.stats()
-        assert figures["write_failures"] == figures["read_failures"] == 0
-        assert figures["read_bytes"] == figures["read_pages"] * page_size
-        assert (figures["bounced_pages"] > 0) == file.direct
-
-
-def test_any_order_and_repeats(path):
-    with SwapFile(path, "64KiB") as file:
-        file.write_pages([9, 3, 4, 3], b"".join(bytes([c]) * PAGE for c in b"abcd"))
-        assert read(file, 4, 9, 3, 3) == b"".join(bytes([c]) * PAGE for c in b"cadd")
-
-
 @pytest.mark.parametrize(("get", "cap"), [(aligned, 256), (unaligned, 64)])
 def test_runs_are_written_together(path, get, cap):
     with SwapFile(path, "8MiB") as file:
@@ -686,30 +636,6 @@ def test_preallocate(folder):
     with SwapFile(path) as file:
         assert not file.preallocated
         assert read(file, 0) == bytes(PAGE)
-
-
-@pytest.mark.parametrize("direct", [True, False])
-def test_threads(folder, direct):
-    """More of them than there are bounce buffers."""
-    nr_threads, each = 12, 50
-    with SwapFile(folder / "swap", nr_threads * each * PAGE, direct=direct) as file:
-
-        def work(t):
-            rnd = random.Random(t)
-            held = {}
-            for _ in range(60):
-                n = rnd.randrange(1, 20)
-                # Interleaved offsets, so that the threads' pages are neighbours.
-                offsets = sorted(o * nr_threads + t for o in rnd.sample(range(each), n))
-                memory = rnd.choice([aligned, unaligned])(n * PAGE)
-                memory[:] = rnd.randbytes(PAGE) * n
-                file.write_pages(offsets, memory)
-                held.update(dict.fromkeys(offsets, bytes(memory[:PAGE])))
-                offsets = sorted(rnd.sample(list(held), min(len(held), 5)))
-                assert read(file, *offsets) == b"".join(held[o] for o in offsets)
-
-        with ThreadPoolExecutor(nr_threads) as threads:
-            list(threads.map(work, range(nr_threads)))
 
 
 # ---- lifetime ------------------------------------------------------------------------------------

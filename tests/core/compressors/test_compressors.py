@@ -46,11 +46,13 @@ ROOT = Path(zswap_core.__file__).parent.parent
 EXAMPLE = hooks.ROOT / "examples" / "xor_compressor"
 MISSING = "/nonexistent/lib.so"
 
+OURS = {"lz4", "lz4hc", "zstd", "lzo", "deflate", "lref"}
 SPECS = (
     *("lz4", "lz4:8", "lz4:65537", "lz4hc:1", "lz4hc:3", "lz4hc:9", "lz4hc:12"),
     *("zstd:-131072", "zstd:-5", "zstd:1", "zstd", "zstd:9", "zstd:22"),
     *("lzo", "deflate:1", "deflate", "deflate:12"),
     *("lref", "lref:2", "lref:3"),
+    *(c.name for c in zswap.compressors() if c.name not in OURS),  # of $ZSWAP_TEST_PLUGINS
 )
 SLOW = ("lz4hc:12", "zstd:22", "deflate:12", "lzo")  # lzo: where it goes through lzallright
 

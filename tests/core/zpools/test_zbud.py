@@ -4,19 +4,16 @@ top of it."""
 import errno
 import itertools
 import random
-import sysconfig
 from array import array
-from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 
 import numpy as np
 import pytest
+from zpool_tools import PAGE, library_pages, uints, used_pages
 
 import zswap
 from hooks.buddies import Buddies
-from hooks.zpool import Zpool, zpools
+from hooks.zpool import Zpool
 
-PAGE = 4096
 CHUNK = PAGE // 64
 NCHUNKS = 63
 
@@ -28,17 +25,6 @@ GEOMETRIES = [
     {"kernel": True, "page_size": 65536},
 ]
 LIMITS = list(zip(GEOMETRIES, (3968, 15872, 63488, 3960, 63480), strict=True))
-
-
-def name(geometry):
-    return "-".join(f"{k}{int(v)}" for k, v in geometry.items()) or "default"
-
-
-geometries = pytest.mark.parametrize("geometry", GEOMETRIES, ids=name)
-
-
-def uints(values):
-    return array("I", values)
 
 
 def put(zpool, *chunks):
@@ -53,16 +39,7 @@ def where(zpool, handle):
     return address // PAGE, address % PAGE // CHUNK
 
 
-def used_pages(zpool):
-    stats = zpool.stats()
-    return stats["total_pages"] - stats["idle_pages"]
-
-
 # ---- limits and layout ---------------------------------------------------------------------------
-
-
-def test_registry():
-    assert "zbud" in zpools()
 
 
 @pytest.mark.parametrize(("geometry", "limit"), LIMITS, ids=str)
@@ -86,14 +63,6 @@ def test_limits(geometry, limit):
     zpool.free(handle)
     assert zpool.total_pages == 0
     assert zpool.validate() == 0
-
-
-@pytest.mark.parametrize(
-    "bad", [{"page_size": 2048}, {"page_size": 131072}, {"page_size": 5000}], ids=name
-)
-def test_bad_configuration(bad):
-    with pytest.raises(OSError, match=r"\[Errno 22\]"):
-        Zpool("zbud", **bad)
 
 
 @pytest.mark.parametrize(
@@ -188,17 +157,6 @@ def test_nothing_is_compacted():
     assert used_pages(zpool) == 100
 
 
-def test_freeing_twice_is_noticed_and_harmless():
-    zpool = Zpool("zbud")
-    keep, handle = zpool.malloc(b"keep me"), zpool.malloc(b"free me")
-    zpool.free(handle)
-    assert zpool.validate() == 0
-    zpool.free(handle)
-    assert zpool.stats()["objects"] == 1
-    assert zpool.read(keep, 7) == b"keep me"
-    assert zpool.validate() == -100
-
-
 # ---- eviction by pages ---------------------------------------------------------------------------
 
 
@@ -282,91 +240,7 @@ def test_every_object_is_where_the_policy_puts_it(seed):
     assert zpool.validate() == 0
 
 
-@geometries
-@pytest.mark.parametrize("seed", range(2))
-def test_random_life(geometry, seed):
-    zpool = Zpool("zbud", **geometry)
-    page = geometry.get("page_size", PAGE)
-    rng = random.Random(seed)
-    held = {}
-    for step in range(60):
-        for _ in range(rng.randint(1, 60)):
-            content = rng.randbytes(rng.randint(1, zpool.max_saving_size))
-            handle = zpool.malloc(content)
-            assert 0 < handle < 1 << 40
-            assert handle not in held
-            held[handle] = content
-        if step % 3 == 2:
-            share = rng.random()
-            for handle in [h for h in held if rng.random() < share]:
-                assert zpool.read(handle, len(held[handle])) == held.pop(handle)
-                zpool.free(handle)
-        if step % 11 == 10:
-            idle = zpool.stats()["idle_pages"]
-            assert zpool.trim() == idle
-        assert zpool.validate() == 0
-        stats = zpool.stats()
-        assert stats["objects"] == len(held)
-        assert (
-            sum(map(len, held.values()))
-            <= stats["object_bytes"]
-            <= used_pages(zpool) * page * 63 // 64
-        )
-        assert used_pages(zpool) <= len(held) <= 2 * used_pages(zpool)
-    assert all(zpool.read(h, len(c)) == c for h, c in held.items())
-    spans = sorted((zpool.address(h), zpool.address(h) + len(c)) for h, c in held.items())
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    for handle in held:
-        zpool.free(handle)
-    assert zpool.total_pages == zpool.stats()["object_bytes"] == 0
-    assert zpool.validate() == 0
-
-
-@geometries
-def test_threads(geometry):
-    """Every thread sees its own objects whole, whatever the others put beside them."""
-    zpool = Zpool("zbud", **geometry)
-    unit = geometry.get("page_size", PAGE) // 64
-
-    def life(seed):
-        rng = random.Random(seed)
-        batches, bad = [], 0
-        for round_ in range(30):
-            sizes = uints(unit * rng.choice((1, 11, 11, 24, 40, 61)) for _ in range(200))
-            tag = seed * 10**9 + round_ * 10**4
-            batches.append((zpool.malloc_many(sizes, tag), sizes, tag))
-            if len(batches) > 4:
-                handles, sizes, tag = batches.pop(rng.randrange(len(batches)))
-                bad += zpool.wrong(handles, sizes, tag)
-                zpool.free_many(handles)
-        for handles, sizes, tag in batches:
-            bad += zpool.wrong(handles, sizes, tag)
-            zpool.free_many(handles)
-        return bad
-
-    with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(life, seed) for seed in range(4)]
-        while wait(running, timeout=0.01).not_done:  # a pause in which the others get at the locks
-            assert zpool.validate() == 0
-            zpool.stats()
-            zpool.trim()
-        assert [f.result() for f in running] == [0, 0, 0, 0]
-    assert zpool.validate() == 0
-    assert zpool.stats()["objects"] == zpool.total_pages == 0
-
-
 # ---- the engine on top of it ---------------------------------------------------------------------
-
-
-def library_pages(n):
-    """Pages of the standard library's sources."""
-    text = bytearray()
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.glob("*.py")) + sorted(library.glob("*/*.py")):
-        text += path.read_bytes()
-        if len(text) >= n * PAGE:
-            break
-    return np.frombuffer(bytes(text[: n * PAGE]), np.uint8).reshape(n, PAGE)
 
 
 def test_engine():
@@ -396,12 +270,3 @@ def test_engine():
         z.clear()
         z._validate()
         assert z.stats().pool_total_size == 0
-
-
-@pytest.mark.parametrize("page_size", [16384, 65536])
-def test_engine_with_large_pages(page_size):
-    pages = library_pages(1024).reshape(-1, page_size)
-    with zswap.ZSwap(zpool="zbud", page_size=page_size, max_pool_bytes="64MiB") as z:
-        assert (z.store_many(np.arange(len(pages)), pages) >= 0).all()
-        z._validate()
-        assert (z.load_many(np.arange(len(pages))) == pages).all()
