@@ -1,5 +1,7 @@
-"""The Linux kernel's compressed swap cache as a library: pages kept in RAM, compressed, and given
-back bit for bit."""
+"""The Linux kernel's compressed swap cache as a library.
+
+Pages are kept in RAM, compressed, and given back bit for bit.
+"""
 
 from zswap.core import ZSwap
 from zswap.parameters import Parameters

@@ -1,5 +1,4 @@
-"""The command line: ``zswap analyze``, ``zswap bench``, ``zswap capture``, ``zswap compressors``,
-``zswap top``.
+"""The command line: ``zswap analyze``, ``bench``, ``capture``, ``compressors`` and ``top``.
 
 Exit codes: 0 done; 1 the work failed, or its result could not be written; 2 wrong usage, or a
 target that cannot be read; 130 stopped by Ctrl-C, 143 by SIGTERM, 128 and its number by another
@@ -30,7 +29,7 @@ __all__ = ["cli", "main"]
 
 
 def _page_count(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """A positive number of pages, or ``all`` (None)."""
+    """Read a positive number of pages, or ``all`` (None)."""
     if value == "all":
         return None
     try:
@@ -44,7 +43,7 @@ def _page_count(ctx: click.Context, param: click.Parameter, value: str) -> int |
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int, str], object] | None]:
-    """A progress bar on a terminal; nothing elsewhere."""
+    """Show a progress bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -65,8 +64,10 @@ def _say(text: str) -> None:
 def _open_target(
     pids: tuple[str, ...], files: tuple[str, ...], cores: tuple[str, ...], more: tuple[str, ...]
 ) -> PageSource:
-    """Open what was named, all of it as one target; the words without an option belong to the
-    option that was given."""
+    """Open what was named, all of it as one target.
+
+    Words without an option belong to the option that was given.
+    """
     from zswap import pages
 
     if sum(map(bool, (pids, files, cores))) > 1:
@@ -108,7 +109,7 @@ def _once(paths: tuple[str, ...]) -> list[str]:
 
 
 def _find_process(word: str) -> int:
-    """The number of a process, given that, or a name that only one has."""
+    """Return the number of a process, given that, or a name that only one has."""
     from zswap import pages
     from zswap.memory import format_bytes
 
@@ -219,8 +220,7 @@ def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Commands(click.Group):
-    """Commands whose options are refused when one that takes a single value is given twice: which
-    was meant?"""
+    """Commands that refuse an option for a single value when it is given twice."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -453,8 +453,10 @@ def compressors(as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one snapshot as JSON.")
 def top(path: str, interval: float, once: bool, as_json: bool) -> None:
-    """Show pools, ratio, rates, refusals and writeback of a program that called
-    z.serve_stats(PATH).  q quits."""
+    """Show pools, ratio, rates, refusals and writeback of a running program.
+
+    The program has called z.serve_stats(PATH).  q quits.
+    """
     from zswap import top as watching
 
     try:

@@ -1,5 +1,6 @@
-"""What to do with what was measured: which compressor for which aim, and what the running kernel
-can be told.
+"""What to do with what was measured: which compressor for which aim, and how to set the kernel.
+
+Nothing is advised that `zswap.kernel` did not find, and no saving is claimed that was not measured.
 
 Nothing is advised that `zswap.kernel` did not find, and of nothing that was not measured is it said
 what it saves.
@@ -149,7 +150,7 @@ class Advice:
 
 
 def kernel_name(result: CompressorResult) -> str | None:
-    """The kernel's compressor that a result stands for; None where it stands for none.
+    """Return the kernel's compressor that a result stands for; None where it stands for none.
 
     A library called through Python is another implementation, and its sizes and times say nothing
     of the kernel's.
@@ -188,7 +189,7 @@ class _Judge:
         )
 
     def for_kernel(self, results: Sequence[CompressorResult]) -> CompressorResult:
-        """The balanced one, slow ones being the last resort."""
+        """Return the balanced one, a slow one only where there is no other."""
         bearable = [
             r for r in results if r.store.median <= SLOW_NS and self.saved(r) >= WORTH_SAVING
         ]
@@ -289,7 +290,7 @@ def _better(
     way: str,
     worth: Mapping[str, CompressorResult],
 ) -> Setting | None:
-    """What `way` would clearly save more with, did the kernel have it there."""
+    """Return what `way` would clearly save more with, if the kernel had it there."""
     judge = judges[way]
     lacking = [r for name, r in stand_ins.items() if name not in kernel.of(way)]
     if not lacking:
@@ -311,8 +312,10 @@ def _choices(
     way: str,
     better: Setting | None,
 ) -> tuple[Choice, ...]:
-    """The best three: of what this kernel has where it has anything measured, else of all; its
-    default is one of them."""
+    """Return the best three, with the kernel's default among them.
+
+    They are of what this kernel has, where any of that was measured, else of all.
+    """
     there = {
         name: r
         for name, r in stand_ins.items()
@@ -356,7 +359,7 @@ def _choices(
 def _zswap_commands(
     kernel: Kernel, name: str, percent: int, target_bytes: int
 ) -> tuple[tuple[str, ...], str]:
-    """What sets zswap so, and what shows that it is."""
+    """Return the commands that set zswap so, and one that shows that it is."""
     assert kernel.zswap is not None
     wanted = {"compressor": name, "max_pool_percent": str(percent), "enabled": "Y"}
     if "zpool" in kernel.zswap and kernel.zsmalloc:
@@ -379,8 +382,10 @@ def _zswap_commands(
 def _zram_commands(
     kernel: Kernel, name: str, target_bytes: int, stand_ins: Mapping[str, CompressorResult]
 ) -> tuple[tuple[str, ...], str]:
-    """What makes a zram device for swap, or changes the one that is swap already, and what shows
-    its compressor."""
+    """Return the commands that set up zram for swap, and one that shows its compressor.
+
+    A device that is swap already is changed; else one is made.
+    """
     commands = []
     if (kernel.zswap or {}).get("enabled") == "Y" and not kernel.disk_swaps:
         commands.append(

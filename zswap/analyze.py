@@ -61,6 +61,7 @@ class MappingResult:
 
     @property
     def payload_ratio(self) -> float:
+        """Bytes of the sample over those of its payloads; infinite when all is same-filled."""
         return (
             self.sampled * self.page_size / self.payload_bytes if self.payload_bytes else math.inf
         )
@@ -111,6 +112,7 @@ class Analysis:
 
     @property
     def target_bytes(self) -> int:
+        """Size of the whole target in bytes."""
         return self.total_pages * self.page_size
 
     @property
@@ -136,8 +138,7 @@ class Analysis:
 
 
 def default_compressors(kernel: Kernel | None = None) -> list[str]:
-    """Return those of `DEFAULT_COMPRESSORS` whose library is there, and the kernel's own deflate if
-    this kernel has it.
+    """Return the `DEFAULT_COMPRESSORS` whose library is there, and deflate if the kernel has it.
 
     What there is only as a Python package (lzo from lzallright) is a tenth denser and ten times
     slower than the C library: nothing follows from it for a kernel, so it is measured only by
@@ -246,8 +247,10 @@ def analyze(
 def _without_zeros(
     measured: _Measured, models: Sequence[ZpoolModel], population: int
 ) -> list[Estimate]:
-    """Estimate for the pages that are not all zeros: in a dump, what was never touched is zeros
-    too, and took no memory."""
+    """Estimate for the pages that are not all zeros.
+
+    In a dump, memory that was never touched is zeros too, and it took no room.
+    """
     zeros, sampled = measured.zero_pages, measured.results[0].pages
     if not zeros or zeros == sampled:
         return []
@@ -279,8 +282,7 @@ def _measure(
     seed: int,
     progress: Progress | None,
 ) -> _Measured:
-    """Read the sample in chunks; compress each with every compressor for its sizes; then time a
-    random part of it."""
+    """Read the sample in chunks, compress all of it for sizes, then time a random part of it."""
     size, total = source.page_size, len(source)
     wanted = total if pages is None else min(pages, total)
     # What is timed is chosen by its place in the sample, before anything is read.
@@ -357,8 +359,7 @@ def _measure(
 
 
 def _measure_slow(name: str, pages: npt.NDArray[np.uint8], seed: int) -> CompressorResult:
-    """Measure a part of the pages that were timed, chosen at random, with a compressor for which
-    all would take too long."""
+    """Measure a random part of the timed pages, with a compressor too slow for all of them."""
     some = np.sort(np.random.default_rng(seed).permutation(len(pages))[:_SLOW_PAGES])
     pages = pages[some]
     engines = _Engines([name], pages.shape[1])

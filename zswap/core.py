@@ -37,8 +37,7 @@ FEWEST_PAGES = 4
 
 
 def _same_page(page: bytes | None, other: object) -> bool:
-    """Whether a page held, or None, is what some object is: as a buffer of bytes, or by its own
-    ``==``."""
+    """Whether a page held, or None, equals an object: as bytes, or by its own ``==``."""
     if page is None or other is None:
         return False
     try:
@@ -54,8 +53,7 @@ def _close_all() -> None:
 
 
 class _Items(ItemsView[int, bytes]):
-    """Items of an engine that others may change meanwhile: what has gone since its offset was read
-    is passed over."""
+    """Items of an engine that others may change meanwhile; a page gone since is passed over."""
 
     _mapping: ZSwap
 
@@ -156,9 +154,11 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     ValueError
         For any other argument out of range.
 
-    Notes ----- The logger ``zswap`` is told once, at WARNING, when the pool reaches its limit, when
-    pages are refused, and when a backing store fails or works again; what a thread of the engine's
-    own finds, by the next store, load, `shrink` or `stats`.
+    Notes
+    -----
+    The logger ``zswap`` is told once, at WARNING, when the pool reaches its limit, when pages are
+    refused, and when a backing store fails or works again; what a thread of the engine's own finds,
+    by the next store, load, `shrink` or `stats`.
 
     Examples
     --------
@@ -172,8 +172,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     _plain = True  # whether the mapping's items are the engine's pages
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Where items are made otherwise, leave the methods that are built on them to
-        collections.abc: right, though in steps."""
+        """Leave methods built on items to collections.abc where a subclass makes items otherwise.
+
+        They are right there, though in steps.
+        """
         super().__init_subclass__(**kwargs)
         if any(
             getattr(cls, name) is not getattr(Engine, name)
@@ -283,8 +285,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         return self._parameters
 
     def _apply(self, values: Any, key: str) -> None:
-        """Make the engine follow one parameter, or fail and change nothing.  Parameters sees to it
-        that one is set at a time."""
+        """Make the engine follow one parameter, or fail and change nothing.
+
+        `Parameters` sets one at a time.
+        """
         getattr(self, f"_apply_{PARAMETERS[key].apply}")(values, key)
         self._log.changed()
 
@@ -336,8 +340,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
     @property
     def compressor(self) -> str:
-        """The current pool's compressor.  Setting it starts a new pool; pages held stay readable
-        and move when stored anew."""
+        """The current pool's compressor.
+
+        Setting it starts a new pool; pages held stay readable and move when stored anew.
+        """
         return str(self.parameters["compressor"])
 
     @compressor.setter
@@ -379,8 +385,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         ]
 
     def latency(self, *, reset: bool = False) -> dict[str, Latency]:
-        """Tell how long stores and loads took, batches' pages included, while the parameter
-        ``latency`` was on.
+        """Tell how long stores and loads took, pages of batches included.
+
+        Only those count that came while the parameter ``latency`` was on.
 
         Parameters
         ----------
@@ -399,8 +406,18 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         }
 
     def serve_stats(self, path: str | os.PathLike[str]) -> StatsServer:
-        """Serve the figures on a Unix socket at `path`, for ``zswap top``; see
-        `zswap.serve.StatsServer`."""
+        """Serve the figures on a Unix socket, for ``zswap top``.
+
+        Parameters
+        ----------
+        path : path-like
+            Where the socket is made.
+
+        Returns
+        -------
+        StatsServer
+            Close it, or use it as a context manager, to stop.
+        """
         from zswap.serve import StatsServer
 
         return StatsServer(self, path)
@@ -444,8 +461,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             raise
 
     def _take_all(self, swap_type: int, most: int = 1 << 14) -> Iterator[tuple[int, bytes]]:
-        """Take pages until there are none, `most` of a shard before it looks which there are
-        now."""
+        """Take pages until there are none.
+
+        It takes `most` of a shard before it looks again which there are.
+        """
         while self._page_count(swap_type):
             for number in self._shards(swap_type):
                 for offset in self._shard_offsets(number, swap_type, most):
@@ -499,8 +518,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         )
 
     def pop(self, offset: int, default: Any = _NOTHING) -> Any:
-        """Give the page at `offset` of area 0 and free it; `default`, or KeyError, when there is
-        none."""
+        """Give the page at `offset` of area 0 and free it.
+
+        Where there is none, give `default`, or raise KeyError without one.
+        """
         try:
             return self._take(offset)
         except KeyError:
@@ -509,15 +530,16 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             return default
 
     def popitem(self) -> tuple[int, bytes]:
-        """Give the first page of area 0 with its offset, and free it; KeyError when there is
-        none."""
+        """Give the first page of area 0 with its offset, and free it; or raise KeyError."""
         for item in self._take_all(0, 8):
             return item
         raise KeyError("popitem(): no page is held")
 
     def setdefault(self, offset: SupportsIndex, default: Any = None) -> Any:
-        """Give the page at `offset` of area 0, which stays held; where there is none, store
-        `default` and give that."""
+        """Give the page at `offset` of area 0, which stays held.
+
+        Where there is none, store `default` and give that.
+        """
         offset = operator.index(offset)  # asked once
         while True:
             try:
@@ -606,8 +628,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 continue
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same mapping, or hold the same pages at the same offsets.  A closed
-        one equals only itself."""
+        """Whether both are the same mapping, or hold the same pages at the same offsets.
+
+        A closed one equals only itself.
+        """
         if self is other:
             return True
         if not isinstance(other, Mapping):

@@ -60,8 +60,10 @@ def _anonymous_bytes() -> int:
 
 
 def _fill(seed: int = 0) -> list[object]:
-    """Make objects until the process holds enough: near to a half records, a quarter text, the rest
-    numbers."""
+    """Make objects until the process holds enough.
+
+    Nearly half are records, a quarter text, the rest numbers.
+    """
     rng = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgk"
     words = ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(5000)]

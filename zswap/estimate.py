@@ -64,8 +64,10 @@ _DRAWS = 200  # of the number of objects in each class
 
 @dataclass(frozen=True)
 class Timing:
-    """Nanoseconds a page, over the pages that the compressor had to work on (all but the
-    same-filled)."""
+    """Nanoseconds a page, over the pages that the compressor had to work on.
+
+    Those are all but the same-filled.
+    """
 
     median: float
     p99: float
@@ -99,34 +101,36 @@ class CompressorResult:
 
     @property
     def page_size(self) -> int:
+        """Bytes of a page."""
         return self.histogram.size - 1
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of all payloads of the sample; a raw page counts whole, a same-filled one
-        nothing."""
+        """Bytes of the sample's payloads; a raw page counts whole, a same-filled one nothing."""
         return int(self.histogram @ np.arange(self.histogram.size))
 
     @property
     def payload_ratio(self) -> float:
-        """Bytes of the sample over bytes of its payloads; infinite when every page is
-        same-filled."""
+        """Bytes of the sample over those of its payloads; infinite when all is same-filled."""
         payload = self.payload_bytes
         return self.pages * self.page_size / payload if payload else math.inf
 
     @property
     def same_filled_pages(self) -> int:
+        """Same-filled pages of the sample."""
         return int(self.histogram[0])
 
     @property
     def raw_pages(self) -> int:
+        """Pages of the sample that no compressor makes smaller."""
         return int(self.histogram[-1])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the whole target would take and save with one compressor and one zpool; the interval
-    holds at 95 %.
+    """What the whole target would take and save with one compressor and one zpool.
+
+    The interval holds at 95 %.
 
     Attributes
     ----------
@@ -157,10 +161,12 @@ class Estimate:
 
     @property
     def memory_bytes(self) -> int:
+        """What the allocator and the metadata take."""
         return self.allocator_bytes + self.metadata_bytes
 
     @property
     def saved_bytes(self) -> int:
+        """How much less than the target that is."""
         return self.target_bytes - self.memory_bytes
 
     @property
@@ -175,6 +181,7 @@ class Estimate:
 
     @property
     def effective_ratio(self) -> float:
+        """Bytes of the target over bytes of memory; infinite when it takes none."""
         return self.target_bytes / self.memory_bytes if self.memory_bytes else math.inf
 
 
@@ -185,7 +192,8 @@ class ZpoolModel(Protocol):
     """What the estimate asks of an allocator: memory for a number of objects of each payload."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The zpool's name."""
 
     @property
     def slots(self) -> Int64Array:
@@ -196,12 +204,13 @@ class ZpoolModel(Protocol):
         """The largest payload that takes less than a whole allocator page."""
 
     def costs(self, histogram: Int64Array) -> FloatArray:
-        """Allocator bytes that one page takes among pages distributed as in `histogram`, by
-        payload."""
+        """Return the allocator bytes of one page, by payload, among pages as in `histogram`."""
 
     def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
-        """Allocator bytes beside those of `costs` that `population` pages take, given a sample:
-        mean and variance."""
+        """Return the mean and variance of the allocator bytes that `costs` leaves out.
+
+        `population` pages take them; `histogram` is of a sample.
+        """
 
     def metadata_costs(self, page_size: int) -> FloatArray:
         """Metadata bytes of one page, by payload."""
@@ -237,10 +246,12 @@ class SlotTable:
 
     @property
     def slots(self) -> Int64Array:
+        """The largest payload of each size class, ascending."""
         return np.where(self.sizes == self.sizes[-1], self.sizes, self.sizes - self.header)
 
     @property
     def max_saving_size(self) -> int:
+        """The largest payload that takes less than a whole allocator page."""
         return int(self.slots[-2]) if self.slots.size > 1 else 0
 
     def _class_of(self, page_size: int) -> Int64Array:
@@ -249,6 +260,7 @@ class SlotTable:
         return classes
 
     def costs(self, histogram: Int64Array) -> FloatArray:
+        """Return an object's share of its zspage, by payload."""
         page_size = histogram.size - 1
         share = self.pages * page_size / self.objects
         costs: FloatArray = share[self._class_of(page_size)]
@@ -256,6 +268,7 @@ class SlotTable:
         return costs
 
     def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
+        """Estimate the room in zspages that are not full."""
         page_size, measured = histogram.size - 1, int(histogram.sum())
         of_class = self._class_of(page_size)[1:]
         counts = np.bincount(of_class, weights=histogram[1:], minlength=self.sizes.size).astype(
@@ -281,6 +294,7 @@ class SlotTable:
         return pages
 
     def metadata_costs(self, page_size: int) -> FloatArray:
+        """Return the metadata bytes of one page, by payload."""
         costs = np.full(page_size + 1, self.page_metadata + self.object_metadata)
         costs[0] = self.page_metadata
         return costs
@@ -288,8 +302,9 @@ class SlotTable:
 
 @dataclass(frozen=True)
 class FedZpool:
-    """Any other allocator: it is fed the payloads of the sample in random order, and its pages are
-    scaled to the target.
+    """Any other allocator: fed with the payloads of the sample in random order.
+
+    The pages that it takes are scaled to the target.
 
     What one object costs is not defined here, as neighbours share pages; for the interval each
     payload is charged in proportion to its size, the linearised ratio estimator (Cochran 6.3).
@@ -305,9 +320,11 @@ class FedZpool:
 
     @property
     def slots(self) -> Int64Array:
+        """No size classes."""
         return np.zeros(0, np.int64)
 
     def costs(self, histogram: Int64Array) -> FloatArray:
+        """Return the allocator bytes of one page: by payload, in proportion to it."""
         page_size, limit = histogram.size - 1, self.max_saving_size
         sizes = np.repeat(np.arange(1, limit + 1), histogram[1 : limit + 1])
         fed = np.random.default_rng(0).permutation(sizes)[: self._MOST_FED]
@@ -317,17 +334,21 @@ class FedZpool:
         return costs
 
     def unused(self, histogram: Int64Array, population: int) -> tuple[float, float]:
+        """Return zeros: `costs` leaves nothing out."""
         return 0.0, 0.0
 
     def metadata_costs(self, page_size: int) -> FloatArray:
+        """Return the metadata bytes of one page, by payload."""
         costs = np.full(page_size + 1, self.page_metadata + self.object_metadata)
         costs[0] = self.page_metadata
         return costs
 
 
 def kernel_zsmalloc(chain: int = 0, *, page_size: int = 4096) -> SlotTable:
-    """Model the Linux kernel's zsmalloc under zswap; `chain` is CONFIG_ZSMALLOC_CHAIN_SIZE, 0 for
-    the default of 8."""
+    """Model the Linux kernel's zsmalloc under zswap.
+
+    `chain` is CONFIG_ZSMALLOC_CHAIN_SIZE, 0 for the default of 8.
+    """
     name = f"zsmalloc-kernel:{chain}" if chain else "zsmalloc-kernel"
     return _slot_table(
         name,
@@ -388,8 +409,7 @@ def _slot_table(
 
 @lru_cache
 def _library_metadata(zpool: str, page_size: int) -> tuple[float, float]:
-    """Bytes of metadata that this library adds for each page, and more for each page with an
-    object: measured once.
+    """Measure, once, the metadata bytes that this library adds for each page, and for each object.
 
     Same-filled and well compressible pages are stored at ascending offsets, and the growth is taken
     over the second half, so that what the engine keeps anyway does not count.
@@ -455,8 +475,10 @@ def estimate(result: CompressorResult, model: ZpoolModel, population: int) -> Es
 
 
 def _student_t95(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution, good to 2 % from 3 on (Abramowitz and Stegun
-    26.7.5)."""
+    """Return the 97.5 % quantile of Student's distribution.
+
+    It is good to 2 % from 3 on (Abramowitz and Stegun 26.7.5).
+    """
     z, v = 1.959963984540054, max(freedom, 1)
     return (
         z

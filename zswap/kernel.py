@@ -35,6 +35,7 @@ class Swap:
 
     @property
     def zram(self) -> bool:
+        """Whether it is a zram device."""
         return os.path.basename(self.path).startswith("zram")
 
 
@@ -116,7 +117,7 @@ class Kernel:
         return (self.zram_compressors or frozenset()) if self.zram != "absent" else frozenset()
 
     def default(self, way: str) -> str | None:
-        """The compressor that ``zswap`` or ``zram`` takes when nothing is set."""
+        """Return the compressor that ``zswap`` or ``zram`` takes when nothing is set."""
         if way == "zswap":
             return None if self.zswap is None else self.zswap.get("compressor")
         return self.zram_default
@@ -196,7 +197,7 @@ def _version(release: str) -> tuple[int, int]:
 
 
 def _config(root: _Root, release: str) -> dict[str, str]:
-    """The kernel's configuration, where it can be read; values without their quotes."""
+    """Read the kernel's configuration, where it can be; values without their quotes."""
     text = ""
     try:
         with gzip.open(
@@ -276,7 +277,7 @@ def _zram_compressors(
     version: tuple[int, int],
     crypto: frozenset[str],
 ) -> tuple[frozenset[str] | None, str | None]:
-    """What zram can compress with, and what a new device takes; None where it cannot be known."""
+    """Find what zram can compress with, and what a new device takes; None where unknown."""
     default = config.get("CONFIG_ZRAM_DEF_COMP")
     for device in devices:
         if device.compressors:
@@ -300,8 +301,7 @@ def _swaps(root: _Root) -> Iterator[Swap]:
 
 
 def _access(root: _Root) -> str:
-    """Whether zswap's parameters, or zram's control file, may be written; judged by whichever is
-    there."""
+    """Say whether zswap's parameters may be written; without them, zram's control file."""
     places = (join(PARAMETERS, "enabled"), join(_ZRAM_CONTROL, "hot_add"))
     if any(_mounted_read_only(root, "/" + place) for place in places if exists(join(root, place))):
         return "read-only"

@@ -22,7 +22,7 @@ SECONDS = 60.0
 
 
 def _reason(status: int) -> str:
-    """What a refusal is one of: the limit and what follows from it are one thing."""
+    """Name the kind of a refusal: the limit and what follows from it are one."""
     return "POOL_LIMIT" if status == Status.ACCEPT_THRESHOLD else Status(status).name
 
 
@@ -46,7 +46,7 @@ class Log:
         self._refused.clear()
 
     def filled(self, limit: int) -> None:
-        """The pool has reached its limit."""
+        """Tell that the pool has reached its limit."""
         self._refused.discard("POOL_LIMIT")
         if not self._was_full:
             self._was_full = True
@@ -58,7 +58,7 @@ class Log:
             )
 
     def store(self, store: Backing, swap_type: int, reads: int, code: int) -> None:
-        """A backing store fails, or works again."""
+        """Tell that a backing store fails, or works again."""
         verb, key = "read" if reads else "write", (swap_type, reads)
         if code:
             if self._often(key):

@@ -35,8 +35,10 @@ _V1 = ("sys/fs/cgroup/memory", ("memory.limit_in_bytes",), "memory.usage_in_byte
 
 
 def _cgroups(root: _Root) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Folders of the cgroups that account for this process's memory, its own first; with the files
-    of limits and of use."""
+    """List folders of the cgroups that account for this process's memory, its own first.
+
+    Each comes with its files of limits and its file of use.
+    """
     for line in _read(join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -50,8 +52,10 @@ def _cgroups(root: _Root) -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 def _cgroup_limits(root: _Root) -> list[tuple[int, str]]:
-    """Memory limits in bytes of this process's cgroups and all above them, and the files that tell
-    how much of each is used."""
+    """List the memory limits in bytes of this process's cgroups and of all above them.
+
+    Each comes with the file that tells how much of it is used.
+    """
     found = []
     for folder, limits, usage in _cgroups(root):
         for name in limits:
@@ -87,8 +91,9 @@ def pressure_files(root: _Root = "/") -> tuple[bytes, bytes, int]:
 
 
 def total_ram(root: _Root = "/") -> int:
-    """Memory that this process may use, in bytes: the machine's, or the lowest limit of its cgroups
-    where that is less.
+    """Return the memory that this process may use, in bytes.
+
+    It is the machine's, or the lowest limit of its cgroups where that is less.
 
     Raises
     ------
@@ -106,8 +111,10 @@ def total_ram(root: _Root = "/") -> int:
 
 
 def _physical_memory() -> int:
-    """What the C library says where /proc has no meminfo, as in a service with ProcSubset=pid; 0
-    when that knows nothing."""
+    """Ask the C library for the memory in bytes; 0 when it knows nothing.
+
+    For where /proc has no meminfo, as in a service with ProcSubset=pid.
+    """
     try:
         return max(os.sysconf("SC_PHYS_PAGES"), 0) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):

@@ -38,8 +38,10 @@ _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 
 
 class OutputError(Error):
-    """A file that cannot be written; the message names it and the remedy.  What is there is as it
-    was."""
+    """A file that cannot be written; the message names it and the remedy.
+
+    The file is as it was.
+    """
 
 
 class OutputFailed(OutputError):
@@ -54,8 +56,7 @@ class _Descriptor(Exception):
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Find out whether a file can probably be written, before the work is done whose result it is
-    to hold.
+    """Find out whether a file can probably be written, before work is done for it.
 
     Raises
     ------
@@ -83,8 +84,9 @@ def check(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[io.RawIOBase]:
-    """Open a file for writing bytes; it is there when the block ends, and not at all when that ends
-    with an exception.
+    """Open a file for writing bytes; it is there when the block ends.
+
+    It is not there at all when the block ends with an exception.
 
     Parameters
     ----------
@@ -148,8 +150,10 @@ class _File(io.FileIO):
 
 @dataclass
 class _Place:
-    """Where the file goes: a descriptor to write into, or a name in a folder, and what has it
-    now."""
+    """Where the file goes, and what is there now.
+
+    That is a descriptor to write into, or a name in a folder.
+    """
 
     into: int | None = None
     folder: int | None = None
@@ -219,7 +223,7 @@ def _into(fd: int, keep: ExitStack) -> _Place:
 
 
 def _resolved(path: str, keep: ExitStack) -> tuple[int, str]:
-    """The folder that the path's last name is in, and that name, symbolic links followed."""
+    """Open the folder of the path's last name; symbolic links are followed."""
     head, name = os.path.split(path)
     folder = _folder(head, None, keep)
     for _ in range(_LINKS):
@@ -244,7 +248,7 @@ def _folder(path: str, beside: int | None, keep: ExitStack) -> int:
 
 
 def _opened(place: _Place, private: bool, keep: ExitStack) -> tuple[int, str | None]:
-    """A descriptor to write to, and the name it has meanwhile, if any."""
+    """Open a descriptor to write to; with the name it has meanwhile, if any."""
     before, into = place.before, place.into
     if place.folder is None:  # a device, a pipe, a descriptor
         assert into is not None
@@ -265,7 +269,7 @@ def _opened(place: _Place, private: bool, keep: ExitStack) -> tuple[int, str | N
 
 
 def _new(folder: int, mode: int, keep: ExitStack) -> tuple[int, str | None]:
-    """A new file in the folder, without a name where that can be had."""
+    """Make a new file in the folder, without a name where the system can."""
     try:
         fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=folder)
     except OSError as error:
@@ -283,7 +287,7 @@ def _new(folder: int, mode: int, keep: ExitStack) -> tuple[int, str | None]:
 
 
 def _unguessable(folder: int, keep: ExitStack) -> str:
-    """A name that nobody can guess; what has it at the end goes away."""
+    """Make up a name that nobody can guess; a file of that name at the end goes away."""
 
     def remove() -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -295,7 +299,7 @@ def _unguessable(folder: int, keep: ExitStack) -> str:
 
 
 def _over(fd: int, before: os.stat_result | None, private: bool) -> int:
-    """The old file itself, where there can be no other in its place."""
+    """Open the old file itself, where no other can take its place."""
     if private and before is not None and before.st_mode & 0o077:
         os.fchmod(fd, 0o600)
     return fd

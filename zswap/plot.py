@@ -111,8 +111,7 @@ def _ending(path: str) -> str:
 
 @contextlib.contextmanager
 def settings() -> Iterator[None]:
-    """Draw by our settings, not by those that the user has for his own pictures; names are text,
-    not formulas."""
+    """Draw by our settings, not by the user's for other pictures; names are text, not formulas."""
     matplotlib = _matplotlib()
     ours = {
         "font.family": "sans-serif",
@@ -312,8 +311,7 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
 
 
 def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:
-    """Put each name beside its point, where it covers neither another point, its lines, nor another
-    name."""
+    """Put each name beside its point, where it covers no other point, line or name."""
     points = _points(analysis)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -371,8 +369,10 @@ def _overlap(a: Any, b: Any) -> float:
 
 
 def _shown_sizes(analysis: Analysis) -> list[CompressorResult]:
-    """At most three distributions fit one picture: those of the advice, one level of each, and the
-    first measured."""
+    """Choose at most three distributions, which fit one picture.
+
+    They are those of the advice, one level of each compressor, and then the first measured.
+    """
     advice = analysis.advice
     names = (advice.fastest, advice.balanced, advice.densest, analysis.compressors[0].name)
     by_base: dict[str, str] = {}

@@ -68,7 +68,7 @@ def _microseconds(timing: float) -> str:
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    """A table without frame, the first `left` columns flush left, the others right."""
+    """Make a table without frame, the first `left` columns flush left, the others right."""
     from rich import box
     from rich.table import Table
 
@@ -172,7 +172,7 @@ def _sampling(analysis: Analysis) -> str:
 
 
 def _choice_table(analysis: Analysis) -> Table:
-    """The best three, one line each."""
+    """Make the table of the best three, one line each."""
     table = _table("compressor", "saves", "", "store", "load", "this kernel's")
     table.columns[-1].justify = "left"
     table.padding = (0, 0, 0, 1)  # for 80 columns
@@ -268,8 +268,7 @@ def _notes(analysis: Analysis) -> Iterable[str]:
 
 
 def _zero_lines(analysis: Analysis, everything: bool) -> Iterable[str]:
-    """What remains of the savings when pages of zeros are taken for memory that was never
-    touched."""
+    """Say what remains of the savings if pages of zeros were memory that was never touched."""
     if analysis.kind == "process" or analysis.zeros < _MANY_ZEROS:
         return
     what = "a dump" if analysis.kind == "core" else "an image of memory"
@@ -389,7 +388,7 @@ def _times(result: CompressorResult) -> str:
 
 
 def _praise(analysis: Analysis, setting: Setting) -> str:
-    """A setting and what it saves: ``zram with lz4 (saves 63 %, store 6.2 µs, load 1.6 µs)``."""
+    """Name a setting and its figures: ``zram with lz4 (saves 63 %, store 6.2 µs, load 1.6 µs)``."""
     saved = analysis.estimate(setting.measured, setting.zpool).saved
     times = _times(analysis.compressor(setting.measured))
     return f"{setting.way} with {setting.compressor} (saves {100 * saved:.0f} %, {times})"
@@ -409,7 +408,7 @@ def _verdict(analysis: Analysis) -> str:
 
 
 def _sentence(analysis: Analysis) -> str:
-    """The three aims, whatever the kernel has: what a program would take this library with."""
+    """Say which compressors serve the three aims in a program that takes this library."""
     advice = analysis.advice
 
     def praise(name: str) -> str:
@@ -436,7 +435,7 @@ def _sentence(analysis: Analysis) -> str:
 
 
 def _setting_lines(analysis: Analysis, setting: Setting) -> list[str]:
-    """The commands for one way, and the one that checks them."""
+    """List the commands for one way, and the one that checks them."""
     advice = analysis.advice
     kernel = advice.kernel
     if not setting.commands:
@@ -507,7 +506,7 @@ def _pool_line(analysis: Analysis) -> str:
 
 
 def _remarks(analysis: Analysis) -> Iterator[str]:
-    """What this kernel lacks, and what could not be measured."""
+    """Say what this kernel lacks, and what could not be measured."""
     advice = analysis.advice
     kernel, better = advice.kernel, advice.better
     if better is not None:

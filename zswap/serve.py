@@ -71,8 +71,7 @@ atexit.register(_at_exit)
 
 
 class _Client:
-    """A connection: a piece of a request, or what it has not yet taken of an answer.  Never more
-    than one of each."""
+    """A connection: at most one piece of a request, and one answer not yet taken whole."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -230,8 +229,7 @@ class StatsServer:
         client.sock.close()
 
     def _work(self, client: _Client) -> None:
-        """Take what the client sends and give it what it asked for, as far as it goes without
-        waiting."""
+        """Take what the client sends, give what it asked for, and never wait."""
         client.active = time.monotonic()
         try:
             if not client.answer:

@@ -1,5 +1,4 @@
-"""What a command owes the shell that started it: streams that may be closed, one line for an error,
-an exit code."""
+"""What a command owes its shell: closed streams borne, one line for an error, an exit code."""
 
 from __future__ import annotations
 
@@ -35,6 +34,7 @@ class Refusal(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
+        """Print the message as one line on standard error."""
         say(self.format_message())
 
 
@@ -148,7 +148,7 @@ def _run(command: click.Command, arguments: list[str] | None, name: str) -> int:
 
 
 def _ended(error: BaseException) -> int:
-    """The exit code of what was stopped."""
+    """Return the exit code of what was stopped."""
     if not isinstance(error, SystemExit):
         say("stopped")
         return 128 + signal.SIGINT
@@ -171,8 +171,10 @@ def _forget_wrong_sizes() -> None:
 
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
-    """Keep warnings of the libraries below from being errors (PYTHONWARNINGS=error): they are not
-    the user's."""
+    """Keep warnings of the libraries below from being errors (PYTHONWARNINGS=error).
+
+    They are not the user's.
+    """
     with ExitStack() as stack:
         if any(option.startswith("e") for option in sys.warnoptions):
             stack.enter_context(warnings.catch_warnings())
@@ -181,7 +183,7 @@ def calm() -> Iterator[None]:
 
 
 def console(*, err: bool = False) -> Console:
-    """Standard output or error: as wide as the terminal, or 120 columns."""
+    """Make a console on standard output or error: as wide as the terminal, or 120 columns."""
     from rich.console import Console
 
     class Plain(Console):
@@ -212,7 +214,7 @@ _SIGNS = str.maketrans(
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """What is written where the encoding lacks a character."""
+    """Replace what the encoding lacks."""
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end].translate(_SIGNS)
     return "".join(c if c.isascii() else "?" for c in text), error.end
@@ -222,8 +224,10 @@ codecs.register_error("zswap", _replaced)
 
 
 class _Stream(io.FileIO):
-    """A standard stream.  Where standard output fails, the error names it; where standard error
-    does, nobody can be told."""
+    """A standard stream.
+
+    Where standard output fails, the error names it; of standard error nobody can be told.
+    """
 
     def __init__(self, fd: int, *, lenient: bool) -> None:
         super().__init__(fd, "w", closefd=False)
@@ -242,8 +246,10 @@ class _Stream(io.FileIO):
 
 @contextlib.contextmanager
 def _streams() -> Iterator[None]:
-    """Standard streams that can be closed, full, not to block, or lack characters; those of a test
-    are left alone."""
+    """Put up with standard streams that are closed, full, not to block, or lack characters.
+
+    Those of a test are left alone.
+    """
     before = sys.stdin, sys.stdout, sys.stderr
     own = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
     with ExitStack() as keep:

@@ -1,5 +1,4 @@
-"""Signals that would end a command end it as an exception, so that it gives everything back on its
-way out."""
+"""Signals that would end a command raise an exception, so that it gives everything back."""
 
 from __future__ import annotations
 
@@ -50,8 +49,9 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Within, these signals wait: a step that must not be left halfway.  Not for what may take
-    long.
+    """Let these signals wait while a step is done that must not be left halfway.
+
+    Not for what may take long.
 
     No mask would do: the libraries' threads have their own, and the interpreter hands what they
     take to the main thread.

@@ -1,5 +1,7 @@
-"""Allocators by name: ``"zsmalloc"``, ``"zsmalloc:16"`` (longest chain), ``"zsmalloc-kernel"`` (the
-kernel's geometry)."""
+"""Allocators by name, as in ``"zsmalloc"``.
+
+``"zsmalloc:16"`` has the longest chain, ``"zsmalloc-kernel"`` the kernel's geometry.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,7 @@ _KERNEL_CHAINS = (4, 16)
 
 
 def parse_zpool(spec: str) -> tuple[str, int, bool]:
-    """Split a zpool spec into allocator name, chain (0: the default) and whether it follows the
-    kernel's geometry.
+    """Split a zpool spec into allocator name, chain (0: default) and whether it is the kernel's.
 
     Raises
     ------

@@ -1,5 +1,7 @@
-"""The compiled core of zswap.  Programs use the package `zswap`; plug-ins cimport
-`zswap_core.abi`."""
+"""The compiled core of zswap.
+
+Programs use the package `zswap`; plug-ins cimport `zswap_core.abi`.
+"""
 
 import os.path
 

@@ -10,8 +10,9 @@ for _power, _letter in enumerate("kmgt", start=1):
 
 
 def parse_bytes(amount: "int | str") -> int:
-    """Read an amount of memory: an int, or text such as ``"512MiB"``, ``"1.5 GB"`` or ``"64k"`` (a
-    bare letter is binary).
+    """Read an amount of memory: an int, or text such as ``"512MiB"``, ``"1.5 GB"`` or ``"64k"``.
+
+    A bare letter is binary.
 
     Raises
     ------

@@ -1,5 +1,7 @@
-"""The exceptions of zswap.  Wrong arguments are `ValueError` or `TypeError`, as everywhere in
-Python."""
+"""The exceptions of zswap.
+
+Wrong arguments are `ValueError` or `TypeError`, as everywhere in Python.
+"""
 
 from typing import Any
 
@@ -13,8 +15,7 @@ class PoolLimitError(Error):
 
 
 class StoreError(Error):
-    """Pages of a batch are not held, as ``store_many(..., errors="raise")`` reports them, all at
-    once.
+    """Pages of a batch are not held: raised by ``store_many(..., errors="raise")``, once for all.
 
     Attributes
     ----------
@@ -44,8 +45,10 @@ class CompressorNotFound(Error, LookupError):
 
 
 class PageCorruptError(Error):
-    """A page is not what was stored, in memory or in the backing store.  Its entry is kept, and
-    counted."""
+    """A page is not what was stored, in memory or in the backing store.
+
+    Its entry is kept, and counted.
+    """
 
 
 class BackingError(Error, OSError):

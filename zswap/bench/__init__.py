@@ -1,5 +1,4 @@
-"""The bench: this library beside the bare codec and what else holds pages, on the same pages in one
-run.
+"""The bench: this library beside the bare codec and others that hold pages, on the same pages.
 
 corpora    the pages
 rows       what holds them: this library, the limits, the peers;  zram: the kernel's

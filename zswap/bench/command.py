@@ -25,7 +25,7 @@ _SMOKE_PAGES, _SMOKE_ROUNDS, _SMOKE_ENTRIES = 256, 1, (1_000, 2_000, 10_000)
 
 
 def _chosen_rows(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> list[str]:
-    """The rows in whose name one of the words is; all when there are none."""
+    """Return the rows in whose name one of the words is; all when there are none."""
     for word in words:
         if not any(word in name for name in ROWS):
             raise click.BadParameter(
@@ -128,8 +128,7 @@ def bench(
     plot: str | None,
     smoke: bool,
 ) -> None:
-    """Store and load the same pages by this library, the bare codec, other libraries, and the
-    kernel's zram.
+    """Store and load the same pages by this library, the bare codec, other libraries, and zram.
 
     Every row runs in a process of its own, and they take turns; one that cannot run is left out,
     and says why.  docs/bench.md says what each does.  The exit code is 1 when a row of this library

@@ -195,17 +195,17 @@ def _need(program: str, what: str) -> str:
 
 
 def process(count: int, seed: int) -> Pages:
-    """A Python process with numpy arrays and parsed JSON."""
+    """Read a Python process with numpy arrays and parsed JSON."""
     return _captured([sys.executable, "-c", _PYTHON], count, seed, {"PYTHONHASHSEED": "0"})
 
 
 def node(count: int, seed: int) -> Pages:
-    """A Node process with objects, a Map, replies in Buffers, and a Float64Array."""
+    """Read a Node process with objects, a Map, replies in Buffers, and a Float64Array."""
     return _captured([_need("node", "Node"), "-e", _NODE, "--"], count, seed)
 
 
 def java(count: int, seed: int) -> Pages:
-    """A Java process with a HashMap of objects, lists of strings, and an int[]."""
+    """Read a Java process with a HashMap of objects, lists of strings, and an int[]."""
     compiler, runtime = _need("javac", "a JDK"), _need("java", "a JDK")
     with tempfile.TemporaryDirectory(prefix="zswap-bench-") as folder:
         source = Path(folder) / "Held.java"
@@ -219,12 +219,12 @@ def java(count: int, seed: int) -> Pages:
 
 
 def sqlite(count: int, seed: int) -> Pages:
-    """A SQLite database in memory: a table and an index, in B-trees packed byte by byte."""
+    """Make a SQLite database in memory: a table and an index, in B-trees packed byte by byte."""
     return _captured([sys.executable, "-c", _SQLITE], count, seed)
 
 
 def perl(count: int, seed: int) -> Pages:
-    """A Perl process with hashes of arrays, strings and numbers."""
+    """Read a Perl process with hashes of arrays, strings and numbers."""
     return _captured([_need("perl", "Perl"), "-e", _PERL], count, seed)
 
 
@@ -347,5 +347,5 @@ def same_filled(pages: Pages) -> npt.NDArray[np.bool_]:
 
 
 def distinct(pages: Pages) -> Pages:
-    """The pages that are not same-filled."""
+    """Return the pages that are not same-filled."""
     return np.ascontiguousarray(pages[~same_filled(pages)])

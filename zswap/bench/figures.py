@@ -81,6 +81,7 @@ class Figure:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the figure as JSON has it, with whether it holds."""
         value = None if math.isnan(self.value) else self.value
         return asdict(self) | {"value": value, "holds": self.holds}
 
@@ -138,7 +139,7 @@ def _worst(
 
 
 def _calls_on(pages: Pages, compressor: str, setting: Setting) -> dict[str, float]:
-    """What the figures of `calls` are on one corpus, by their names there."""
+    """Measure the figures of `calls` on one corpus; by their names there."""
     job = Job(pages, pages.copy(), compressor, setting.seed)
     order, shuffled, count = job.order, job.shuffled, len(pages)
     bare, whole = Codec(job), CodecCopy(job)
@@ -230,8 +231,10 @@ def calls(setting: Setting) -> Iterator[Figure]:
 
 
 def against_zram(setting: Setting) -> Iterator[Figure]:
-    """Batches against the kernel's zram, pages new and in place; each in a process of its own, as
-    in the table."""
+    """Measure batches against the kernel's zram, pages new and in place.
+
+    Each runs in a process of its own, as in the table.
+    """
     gains: dict[str, dict[str, float]] = {"new": {}, "store": {}, "load": {}}
     why = ""
     for name, pages in setting.pages.items():
@@ -270,7 +273,7 @@ def _page_aligned(job: Job) -> None:
 
 
 def same_filled(setting: Setting) -> Iterator[Figure]:
-    """A same-filled page in cache over the bare scan and fill; batches of 256, 1 MiB."""
+    """Measure a same-filled page in cache over the bare scan and fill; batches of 256, 1 MiB."""
     setting.progress("same-filled pages")
     pages = corpora.make("same-filled", 256, setting.seed)
     out, count, repeats = pages.copy(), 256, 20
@@ -317,8 +320,10 @@ def same_filled(setting: Setting) -> Iterator[Figure]:
 
 
 def memory(setting: Setting) -> Iterator[Figure]:
-    """Allocator and metadata over payload: filled, half freed and compacted, refilled; of ten times
-    each corpus."""
+    """Measure allocator and metadata over payload: filled, half freed and compacted, refilled.
+
+    The pages are ten times each corpus.
+    """
     found: dict[str, dict[str, float]] = {
         "after a fill": {},
         "half freed, after compact()": {},
@@ -364,8 +369,10 @@ def memory(setting: Setting) -> Iterator[Figure]:
 
 
 def many(setting: Setting) -> Iterator[Figure]:
-    """Metadata and ranges at 10^6 pages, the index alone, and a load from 10^5 to 10^7; pages that
-    lz4 makes 100 bytes of."""
+    """Measure metadata and ranges at 10^6 pages, the index alone, and a load from 10^5 to 10^7.
+
+    The pages are such that lz4 makes 100 bytes of each.
+    """
     few, some, most = setting.entries
     setting.progress(f"{some:,} entries")
     dense = grow("dense, in order", some, rounds=1, seed=setting.seed)
@@ -398,8 +405,10 @@ def many(setting: Setting) -> Iterator[Figure]:
 
 
 def writeback(setting: Setting) -> Iterator[Figure]:
-    """Throughput of writeback to a swap file over bare pwrite in 1 MiB batches to a file beside it,
-    both sparse."""
+    """Measure writeback to a swap file over bare pwrite in 1 MiB batches to a file beside it.
+
+    Both files are sparse.
+    """
     name, pages = next(iter(setting.pages.items()))
     setting.progress("writeback")
     count = len(pages)
@@ -463,7 +472,7 @@ print(imported - begin, time.perf_counter() - imported)
 
 
 def start(setting: Setting) -> Iterator[Figure]:
-    """What a program waits for: the import beyond numpy's own, and the first ZSwap()."""
+    """Measure what a program waits for: the import beyond numpy's own, and the first ZSwap()."""
     setting.progress("start")
     folder = Path(zswap.__file__).parents[1]  # so that this zswap is the one imported
     taken = []

@@ -51,12 +51,15 @@ class Point:
     resident: float
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the point as JSON has it."""
         return asdict(self)
 
 
 def small_pages(count: int = _BATCH, seed: int = 0) -> Pages:
-    """Pages that lz4 makes about 100 bytes of, so that 10^7 of them fit in 2 GiB: twelve short
-    records, else zeros."""
+    """Make pages that lz4 makes about 100 bytes of: twelve short records, else zeros.
+
+    10^7 of them fit in 2 GiB.
+    """
     rng = np.random.default_rng(seed)
     pages = np.zeros((count, PAGE), np.uint8)
     for at in range(12):
@@ -66,8 +69,10 @@ def small_pages(count: int = _BATCH, seed: int = 0) -> Pages:
 
 
 def offsets_of(shape: str, count: int, seed: int = 0) -> npt.NDArray[np.uint64]:
-    """Offsets in the order of use: dense from 0; sparse: one page in a run of 64, now here, now
-    there."""
+    """Return offsets in the order of use.
+
+    Dense: from 0 up; sparse: one page in a run of 64, in random order.
+    """
     offsets = np.arange(count, dtype=np.uint64)
     if shape.startswith("sparse"):
         offsets = offsets * np.uint64(64) + np.random.default_rng(seed).integers(

@@ -48,7 +48,7 @@ Grid = list[list[str]]
 
 
 def machine() -> str:
-    """The machine in one line."""
+    """Describe the machine in one line."""
     model = platform.machine()
     with open("/proc/cpuinfo") as info:
         for entry in info:
@@ -62,7 +62,7 @@ def machine() -> str:
 
 
 def heading(compressor: str, rounds: int) -> str:
-    """What was measured, on what."""
+    """Say what was measured, on what."""
     library = open_compressor(compressor)
     return (
         f"{library.spec} ({library.library} {library.version}); median of {rounds} "
@@ -72,8 +72,10 @@ def heading(compressor: str, rounds: int) -> str:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A function that is told steps done, steps in all, and what is being done: a bar on a
-    terminal, nothing elsewhere."""
+    """Show a bar on a terminal, nothing elsewhere.
+
+    Gives a function that is told steps done, steps in all, and what is being done.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
@@ -99,6 +101,7 @@ class Column(NamedTuple):
 
     @property
     def title(self) -> str:
+        """Heading of the column, its group included."""
         return f"{self.group} {self.name}".strip()
 
 
@@ -159,7 +162,7 @@ def _missing_lines(corpus: Corpus) -> list[str]:
 
 
 def markdown(columns: Sequence[Column], grid: Grid) -> str:
-    """A Markdown table, the first column flush left."""
+    """Write a Markdown table, the first column flush left."""
     lines = [
         " | ".join(column.title for column in columns),
         "|".join(["---", *["---:"] * (len(columns) - 1)]),
@@ -201,7 +204,7 @@ def _rich_table(
 def _fitting(
     console: Console, columns: Sequence[Column], grid: Grid, styles: Sequence[str | None]
 ) -> Table:
-    """The table with as many columns as there is room for."""
+    """Make the table of as many columns as there is room for."""
     from rich.measure import measure_renderables
 
     for keep in range(max(column.spare for column in columns), -1, -1):
@@ -341,7 +344,7 @@ def to_json(
     growth: Sequence[Point] = (),
     missing: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What ``zswap bench --json`` prints.
+    """Make what ``zswap bench --json`` prints.
 
     Returns
     -------
@@ -407,8 +410,7 @@ def _style(axes: Axes, title: str, across: str) -> None:
 
 
 def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
-    """Draw store, load and ratio of every row, a line of bars for each, a row of panels for each
-    corpus.
+    """Draw store, load and ratio of every row as bars, with a row of panels for each corpus.
 
     Raises
     ------

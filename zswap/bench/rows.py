@@ -1,5 +1,4 @@
-"""What holds pages: this library, the limits (the codec alone, a copy), and what else a Python
-program could take.
+"""What holds pages: this library, the limits (codec alone, a copy), and what else there is to use.
 
 A row holds the pages of a `Job` at offsets 0 to n - 1.  It can be emptied, filled, and read, by one
 thread or two; each of these is timed from the first thread's start to the last one's end.
@@ -64,8 +63,10 @@ class Job:
 
 
 def together(threads: int, work: Callable[[int], object]) -> int:
-    """Run work(0) to work(threads - 1) at the same time; nanoseconds from the first start to the
-    last end."""
+    """Run work(0) to work(threads - 1) at the same time.
+
+    Returns the nanoseconds from the first start to the last end.
+    """
     if threads == 1:
         start = time.perf_counter_ns()
         work(0)
@@ -152,8 +153,10 @@ class Row:
         return None
 
     def resident(self, grown: int) -> int | None:
-        """Memory that holding the pages takes: what the process has grown by, unless it is
-        elsewhere."""
+        """Memory that holding the pages takes.
+
+        It is what the process has grown by, unless the pages are elsewhere.
+        """
         return grown
 
     def check(self) -> bool:
@@ -166,7 +169,7 @@ class Row:
         """Give everything back."""
 
     def part(self, number: int, threads: int) -> slice:
-        """The pages of one thread."""
+        """Return the pages of one thread."""
         return slice(self.count * number // threads, self.count * (number + 1) // threads)
 
 
@@ -227,16 +230,14 @@ class Memcpy(_Loop):
 
 
 class Codec(_Loop):
-    """The compressor's functions, called from C one page after another; what they make is
-    dropped."""
+    """The compressor's functions, called from C one page after another; the output is dropped."""
 
     name = "codec, bare"
     storing = "compress"
 
 
 class CodecCopy(_Loop):
-    """The same, with the scan for same-filled pages before and one copy to where the page stays
-    after."""
+    """The codec with a scan for same-filled pages before and one copy to the page's place after."""
 
     name = "codec, scan, copy"
     storing = "store"
@@ -425,7 +426,7 @@ class DictZstd(_Dict):
         self._contexts = threading.local()
 
     def _context(self, kind: str) -> Any:
-        """This thread's compressor or decompressor."""
+        """Return the compressor or decompressor of the calling thread."""
         found = getattr(self._contexts, kind, None)
         if found is None:
             made = {
@@ -451,8 +452,10 @@ class DictZstd(_Dict):
 
 
 class Cramjam(_Dict):
-    """cramjam's LZ4 blocks as bytes (the Buffers it makes have room for 4 KiB each), decompressed
-    into the caller's page."""
+    """cramjam's LZ4 blocks as bytes, decompressed into the caller's page.
+
+    Its own Buffers have room for 4 KiB each.
+    """
 
     name = "dict of cramjam.lz4"
 
@@ -477,8 +480,10 @@ class Cramjam(_Dict):
 
 
 class Blosc2Pages(Calls):
-    """A blosc2.SChunk with a chunk for each page: lz4 without acceleration (clevel 9), as all
-    others have it, and no filter."""
+    """A blosc2.SChunk with a chunk for each page.
+
+    It uses lz4 without acceleration (clevel 9), as all others have it, and no filter.
+    """
 
     name = "blosc2, 4 KiB chunks"
     # An SChunk is for one thread, and inside a chunk of one block there is nothing to share.
@@ -531,8 +536,10 @@ class Blosc2Pages(Calls):
 
 
 class Blosc2Chunks(Blosc2Pages):
-    """A blosc2.SChunk of 1 MiB chunks in blocks of a page: stored and read by chunks; at random, by
-    page with get_slice."""
+    """A blosc2.SChunk of 1 MiB chunks in blocks of a page.
+
+    It is stored and read by chunks; at random, by page with get_slice.
+    """
 
     name = "blosc2, 1 MiB chunks"
     store_threads = load_threads = (1, 2)  # blosc2's own
@@ -543,7 +550,7 @@ class Blosc2Chunks(Blosc2Pages):
         self.chunks = self._with(1)
 
     def _with(self, threads: int) -> Any:
-        """A chunk list for that many threads: how many is fixed when it is made."""
+        """Make a chunk list for that many threads: how many is fixed when it is made."""
         if threads not in self.by_threads:
             self.by_threads[threads] = self.new_chunks(threads)
             if threads > 1:
@@ -590,8 +597,10 @@ class Blosc2Chunks(Blosc2Pages):
 
 
 class Lmdb(Calls):
-    """lmdb in /dev/shm, not compressed, each store in one transaction of all its pages; memory is
-    that of its file."""
+    """lmdb in /dev/shm, not compressed, each store in one transaction of all its pages.
+
+    Its memory is that of its file.
+    """
 
     name = "lmdb on /dev/shm"
     store_threads = (1,)  # one writer at a time
@@ -604,7 +613,7 @@ class Lmdb(Calls):
         self.file: int | None = None
 
     def _need_room(self) -> None:
-        """lmdb maps its file, and SIGBUS is how it hears that there is no room for it."""
+        """Fail where /dev/shm lacks room: lmdb maps its file, and would be told by SIGBUS."""
         try:
             there = os.statvfs("/dev/shm")
         except OSError:

@@ -68,7 +68,7 @@ class Measured:
     resident: int | None = None
 
     def median(self, what: str) -> float | None:
-        """The median of the rounds; None where this was not measured."""
+        """Return the median of the rounds; None where this was not measured."""
         values = getattr(self, what)
         return statistics.median(values) if values else None
 
@@ -102,12 +102,15 @@ class Corpus:
 
     @property
     def nbytes(self) -> int:
+        """Size of all pages in bytes."""
         return self.pages * PAGE
 
     def row(self, name: str) -> Measured | None:
+        """Find a row by its name; None where it was not measured."""
         return next((row for row in self.rows if row.row == name), None)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the corpus as JSON has it."""
         return asdict(self)
 
 
@@ -178,8 +181,10 @@ def _tails(row: Row) -> dict[str, float]:
 def _serve(
     pipe: Connection, name: str, paths: tuple[str, str], count: int, compressor: str, seed: int
 ) -> None:
-    """The life of a row's process: memory once, then a round at each word from the parent, the
-    check and the tails last."""
+    """Be a row's process: memory once, then a round at each word from the parent.
+
+    The check and the tails come last.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.pthread_sigmask(
         signal.SIG_SETMASK, {signal.SIGINT}
@@ -216,7 +221,7 @@ def _serve(
 
 
 def _told(error: Exception) -> str:
-    """An error in one line."""
+    """Describe an error in one line."""
     return printable(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
@@ -300,8 +305,7 @@ class _RowProcess:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Do not be stopped halfway through starting a process, or giving things back: what comes
-    meanwhile comes after."""
+    """Let signals wait while a process is started, or things are given back."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield

@@ -24,7 +24,7 @@ BLOCK, CONTROL, DEV = Path("/sys/block"), Path("/sys/class/zram-control"), Path(
 
 
 def _add() -> int | None:
-    """The number of a device that the kernel makes for us; None where it does not."""
+    """Return the number of a device that the kernel makes for us; None where it does not."""
     with contextlib.suppress(OSError, ValueError):
         return int((CONTROL / "hot_add").read_text())
     return None
@@ -44,8 +44,10 @@ def _remove(number: int) -> None:
 
 
 def zsmalloc_chain() -> int | None:
-    """Most pages in a zspage of the running kernel, from its configuration; None where it does not
-    tell."""
+    """Return the most pages in a zspage of the running kernel, by its configuration.
+
+    None where that does not tell.
+    """
     for path in (Path("/proc/config.gz"), Path(f"/boot/config-{platform.release()}")):
         with contextlib.suppress(OSError):
             data = path.read_bytes()
@@ -58,8 +60,9 @@ def zsmalloc_chain() -> int | None:
 
 
 class Zram:
-    """A zram device of our own, as root; where none can be added, one that nobody uses.  `close`
-    gives it back.
+    """A zram device of our own, as root; where none can be added, an unused one.
+
+    `close` gives it back.
 
     Whoever sets up a device at the same moment must not lose it to us.  The kernel lets one alone
     set a size (EBUSY for the other), and no device be reset that is open: so a device is ours from
@@ -118,8 +121,7 @@ class Zram:
         return [name.strip("[]") for name in offered]
 
     def _take(self) -> bool:
-        """Keep other runs of this away, between a reset and the next claim too, by a lock on the
-        directory."""
+        """Lock out other runs of this, between a reset and the next claim too."""
         self._lock = os.open(self.sys, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,13 +142,15 @@ class Zram:
         self.close()
 
     def read(self, name: str) -> str:
+        """Read a file of the device's in sysfs."""
         return (self.sys / name).read_text().strip()
 
     def write(self, name: str, value: object) -> None:
+        """Write a file of the device's in sysfs."""
         (self.sys / name).write_text(f"{value}\n")
 
     def mm_stat(self) -> dict[str, int]:
-        """What the device says of its memory."""
+        """Read what the device says of its memory."""
         names = (
             "orig",
             "payload",
@@ -226,8 +230,10 @@ class Zram:
     def transfer(
         self, view: memoryview, *, write: bool, first: int = 0, stop: int | None = None
     ) -> None:
-        """Write bytes first .. stop - 1 of `view`, which is page-aligned, to their place on the
-        device, or read them back."""
+        """Write `view`, which is page-aligned, to its place on the device, or read it back.
+
+        Only bytes first .. stop - 1 are moved.
+        """
         stop = len(view) if stop is None else stop
         fd = os.open(self.dev, (os.O_WRONLY if write else os.O_RDONLY) | os.O_DIRECT | os.O_CLOEXEC)
         try:
@@ -241,8 +247,10 @@ class Zram:
 
 
 class ZramRow(Row):
-    """Kernel zram, with O_DIRECT, 128 KiB in one request.  Its memory is mm_stat's mem_used_total:
-    the table is not in it."""
+    """Kernel zram, with O_DIRECT, 128 KiB in one request.
+
+    Its memory is mm_stat's mem_used_total, which leaves the table out.
+    """
 
     name = "zram"
     random = False
@@ -252,6 +260,7 @@ class ZramRow(Row):
         self.zram = Zram(job.compressor.partition(":")[0])
 
     def clear(self) -> None:
+        """Empty the device."""
         self.zram.empty(self.job.pages.nbytes)
 
     def _transfer(self, view: memoryview, write: bool, threads: int) -> int:
@@ -262,19 +271,25 @@ class ZramRow(Row):
         return together(threads, work)
 
     def store(self, threads: int = 1) -> int:
+        """Write all pages; returns the nanoseconds."""
         return self._transfer(self.job.pages.reshape(-1).data, True, threads)
 
     def load(self, order: Order, threads: int = 1) -> int:
+        """Read all pages, in order whatever is asked; returns the nanoseconds."""
         return self._transfer(self.job.out.reshape(-1).data, False, threads)
 
     def store_each(self, ns: Nanoseconds) -> bool:
+        """Time no single page: a request is many."""
         return False
 
     def payload(self) -> int | None:
+        """Bytes of the compressed pages."""
         return self.zram.mm_stat()["payload"]
 
     def resident(self, grown: int) -> int | None:
+        """Bytes that the device's allocator takes, as it says itself."""
         return self.zram.mm_stat()["used"]
 
     def close(self) -> None:
+        """Give the device back."""
         self.zram.close()

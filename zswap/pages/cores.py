@@ -153,7 +153,7 @@ def read_elf_core(path: str, page_size: int) -> tuple[list[_Segment], str, int]:
 
 
 def _header_type(order: str, wide: bool) -> np.dtype[np.void]:
-    """A program header."""
+    """Return the dtype of a program header."""
     word = f"{order}u{8 if wide else 4}"
     sizes = [("address", word), ("physical", word), ("file_size", word), ("memory_size", word)]
     flags = ("flags", f"{order}u4")
@@ -165,8 +165,7 @@ def _header_type(order: str, wide: bool) -> np.dtype[np.void]:
 def _core_notes(
     path: str, segments: Iterable[_Segment], layout: str
 ) -> tuple[str, list[tuple[int, int, bytes]]]:
-    """The command line, and the mapped files as (start, end, name), that the notes of a core dump
-    tell.
+    """Read the command line and the mapped files, (start, end, name), from a core dump's notes.
 
     Notes are a courtesy: where one makes no sense, or where there are more than a process could
     have, the rest is not read and names are missing.
@@ -219,7 +218,7 @@ def _core_files(note: bytes, word: str) -> list[tuple[int, int, bytes]]:
 
 
 def _without_holes(fd: int, begin: int, end: int, page_size: int) -> tuple[Int64Array, Int64Array]:
-    """Runs of pages of a stretch of a file that touch data; the others are holes."""
+    """Find the runs of pages that touch data; between them are holes of the file."""
     marks = array.array("q")
     at = begin
     while at < end:

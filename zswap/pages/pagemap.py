@@ -74,8 +74,10 @@ _NOT_LOCAL = ("fuseblk", "ocfs2", "gfs2")
 
 @dataclass(frozen=True)
 class Areas:
-    """The mappings of a process, ascending: where they lie, why their pages do not count, which of
-    `names`."""
+    """The mappings of a process, ascending.
+
+    It has where they lie, why their pages do not count, and which of `names` is theirs.
+    """
 
     starts: Int64Array
     ends: Int64Array
@@ -142,8 +144,9 @@ def _reason(
 
 
 def local_devices(ours: bytes, theirs: bytes) -> frozenset[bytes]:
-    """Find the file systems that wait for no other program, by mountinfo: ours, and that of the
-    process.
+    """Find, by mountinfo, the file systems that wait for no other program.
+
+    `ours` is of this process, `theirs` of the other.
 
     An overlay is as local as what it is made of, so it is trusted only where it is mounted for us
     too, and not where the process may have mounted it over a file system of its own.
@@ -174,8 +177,10 @@ def local_devices(ours: bytes, theirs: bytes) -> frozenset[bytes]:
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of present pages: byte offsets, page counts, which area each lies in; and how many pages
-    are swapped."""
+    """Runs of present pages, and how many pages are swapped.
+
+    Of each run: its byte offset, how many pages, and the area that it lies in.
+    """
 
     offsets: Int64Array
     counts: Int64Array
@@ -322,8 +327,7 @@ def _read_words(reader: Reader, areas: Areas) -> Ranges:
 
 
 def _read_stretch(reader: Reader, begin: int, end: int, left: int) -> Iterator[Ranges]:
-    """Read the words of pages; `left` is how many anonymous pages smaps says there are to be
-    found."""
+    """Read the words of pages; smaps says that there are `left` anonymous ones to be found."""
     nothing = bytes(8 * _PAGEMAP_CHUNK)
     for first in range(begin, end, _PAGEMAP_CHUNK):
         if left <= 0:

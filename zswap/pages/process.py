@@ -60,6 +60,7 @@ class ProcessPages(PageSource):
         self._reader = reader
 
     def close(self) -> None:
+        """End the reader."""
         self._reader.close()
 
     def _read_spans(self, spans: Sequence[Span], pages: Pages) -> list[int]:
@@ -152,8 +153,7 @@ def _amount(status: dict[bytes, bytes], key: bytes) -> int:
 
 
 def largest_process(candidates: Iterable[Process] | None = None) -> Process:
-    """Return the process with the most resident anonymous memory among those whose memory may be
-    read, ourselves excepted.
+    """Return the readable process, other than ours, with the most resident anonymous memory.
 
     Raises
     ------
@@ -175,8 +175,7 @@ def largest_process(candidates: Iterable[Process] | None = None) -> Process:
 
 
 def find_processes(name: str) -> list[Process]:
-    """Find the processes of a name: that of the process, of its program, or of the script that it
-    runs.
+    """Find processes by the name of the process, of its program, or of the script that it runs.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""The program of the reader: it asks the kernel about another process, and may hang or be killed
-while it does.
+"""The reader's program: it asks the kernel about another process, and may hang or be killed.
 
 Whatever touches another process can block: its memory may lie on a FUSE server or behind a
 userfaultfd that does not answer, and its owner may hold its locks.  So all of it is done here, in a
@@ -40,8 +39,10 @@ ANONYMOUS_AND_PRESENT = 0b100
 
 
 class Target:
-    """The files of one process, opened together: all of them are of this process, whoever gets its
-    number later."""
+    """The files of one process, opened together.
+
+    So all are of this process, even when another gets its number later.
+    """
 
     def __init__(self, pid: int) -> None:
         self.fds: list[int] = []
@@ -64,17 +65,20 @@ class Target:
             raise
 
     def open(self, name: str, flags: int = 0) -> int:
+        """Open a file of the process, kept until `close`."""
         under = None if name.startswith("/") else self.directory
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=under)
         self.fds.append(fd)
         return fd
 
     def close(self) -> None:
+        """Close all files."""
         for fd in self.fds:
             os.close(fd)
         self.fds = []
 
     def text(self, name: str, directory: "int | None" = None) -> bytes:
+        """Read a whole file of the process."""
         fd = os.open(
             name,
             os.O_RDONLY | os.O_CLOEXEC,
@@ -89,6 +93,7 @@ class Target:
             os.close(fd)
 
     def field(self, key: bytes) -> "int | None":
+        """Return a number of the process's status; None where it has none of that name."""
         return next(
             (
                 int(line.split()[1])
@@ -99,8 +104,10 @@ class Target:
         )
 
     def use_another_thread(self) -> None:
-        """The first thread has no memory: it has ended before the others, or this is no process
-        with memory."""
+        """Go over to a thread with memory: the first has none when it ended before the others.
+
+        There is none at all where this is no process with memory.
+        """
         for tid in sorted(map(int, os.listdir(self.open("task", os.O_DIRECTORY)))):
             try:
                 thread = self.open(f"task/{tid}", os.O_DIRECTORY)
@@ -113,8 +120,10 @@ class Target:
         raise OSError(errno.ENXIO, "no memory")
 
     def areas(self, amounts: bool) -> bytes:
-        """A line for each mapping: its line in maps, NUL, its flags, NUL, and, where wanted, its
-        anonymous pages."""
+        """Return a line for each mapping.
+
+        It is its line in maps, NUL, its flags, NUL, and, where wanted, its anonymous pages.
+        """
         found = []
         rest = b"\n"  # as if the flags of a mapping had just been read
         while data := self.several(self.smaps):
@@ -132,7 +141,7 @@ class Target:
         return b"".join(found)
 
     def several(self, fd: int) -> bytes:
-        """The next few MiB of a file that the kernel gives out by the page."""
+        """Read the next few MiB of a file that the kernel gives out by the page."""
         parts, size = [], 0
         while size < 4 << 20 and (part := os.read(fd, 1 << 16)):
             parts.append(part)
@@ -140,8 +149,10 @@ class Target:
         return b"".join(parts)
 
     def scan(self, start: int, end: int) -> bytes:
-        """How far it came, whether guard pages are told apart, and (begin, end, categories) of
-        anonymous pages."""
+        """Find anonymous pages, as (begin, end, categories).
+
+        Before them: how far it came, and whether guard pages are told apart.
+        """
         regions = array.array("Q", bytes(24 * REGIONS))
         to = (regions.buffer_info()[0], REGIONS, 0)
         for guard in (IS_GUARD, 0):  # told apart from Linux 6.16 on
@@ -158,8 +169,7 @@ class Target:
         return struct.pack("=QQ", walked, bool(guard)) + regions[: 3 * found].tobytes()
 
     def read(self, spans: "list[int]", out: memoryview) -> bytes:
-        """Read (address, bytes) pairs one behind another; a byte for each page: 1 where it was
-        read.
+        """Read (address, bytes) pairs one behind another; return a byte for each page, 1 if read.
 
         Only what is a present anonymous page right now: reading another would bring it in, from
         swap or from a file.
@@ -212,7 +222,7 @@ def anonymous_pages(block: bytes) -> int:
 
 
 def command(pid: int) -> bytes:
-    """The command line, or the name in brackets when there is none."""
+    """Return the command line, or the name in brackets when there is none."""
     with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
         words = cmdline.read(4096).rstrip(b"\0")
     if words:

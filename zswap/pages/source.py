@@ -182,4 +182,5 @@ def printable(text: str) -> str:
 
 
 def cut(text: str, width: int = 72) -> str:
+    """Shorten a text to a width in characters."""
     return text if len(text) <= width else text[: width - 1] + "…"

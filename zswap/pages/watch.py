@@ -32,8 +32,10 @@ class Blocked(SourceError):
 
 
 class _Forked:
-    """A copy of this process that is the reader, for want of an interpreter to start; as much of
-    Popen as is needed."""
+    """A copy of this process that is the reader, where no interpreter can be started.
+
+    It has as much of Popen as is needed.
+    """
 
     def __init__(self, pages: mmap.mmap) -> None:
         theirs_in, ours_in = os.pipe()
@@ -70,8 +72,10 @@ class _Forked:
 
 
 class Reader:
-    """A child process that looks at one process for us; `pages` is the memory that it reads pages
-    into."""
+    """A child process that looks at one process for us.
+
+    `pages` is the memory that it reads pages into.
+    """
 
     def __init__(self) -> None:
         fd = os.memfd_create("zswap-pages", os.MFD_CLOEXEC)

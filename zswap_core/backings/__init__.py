@@ -71,8 +71,10 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
 
 
 def _default_size(path: str) -> int | None:
-    """The size of a swap file to be made at `path`; None when a file with content is there, or when
-    nothing can be."""
+    """Choose the size of a swap file to be made at `path`.
+
+    None when a file with content is there, or when nothing can be made.
+    """
     try:
         if os.lstat(path).st_size > 0:
             return None

@@ -64,9 +64,11 @@ cdef class PythonBacking(Backing):
     ValueError
         `nr_pages` or `page_size` is out of range.
 
-    Notes ----- The arrays are copies that belong to the object, which may keep them.  A view of the
-    engine's memory that an object kept would outlive that memory, and nothing can take back a view
-    that numpy has taken.
+    Notes
+    -----
+    The arrays are copies that belong to the object, which may keep them.  A view of the engine's
+    memory that an object kept would outlive that memory, and nothing can take back a view that
+    numpy has taken.
 
     The methods are called with the GIL held, from any thread, also from several at once; but writes
     to all the stores of an engine come one at a time.  When one raises an OSError, its errno is

@@ -511,8 +511,10 @@ cdef class SwapFile(Backing):
     ValueError
         An argument is out of range, or `size` is missing.
 
-    Notes ----- A forked child cannot use its parent's swap file: every call fails with EPERM.  It
-    does keep the file locked until it ends, should the parent die without closing.
+    Notes
+    -----
+    A forked child cannot use its parent's swap file: every call fails with EPERM.  It does keep the
+    file locked until it ends, should the parent die without closing.
 
     Should the file change its length while open, all calls fail with EIO from then on, since a page
     that was cut off would read as zeros.

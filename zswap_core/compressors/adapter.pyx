@@ -34,8 +34,10 @@ cdef class PythonCompressor(Compressor):
     library, version, path : str, optional
         What to tell about it.
 
-    Notes ----- The callables get `bytes`, not a view: a view of the engine's memory that a callable
-    kept would outlive that memory.
+    Notes
+    -----
+    The callables get `bytes`, not a view: a view of the engine's memory that a callable kept would
+    outlive that memory.
     """
 
     cdef object compressing

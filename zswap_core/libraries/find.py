@@ -1,5 +1,7 @@
-"""Where the libraries are: which files may hold each one, best first.  Nothing is imported or
-opened here."""
+"""Where the libraries are: which files may hold each one, best first.
+
+Nothing is imported or opened here.
+"""
 
 import os
 import sys
@@ -151,8 +153,10 @@ XXH3_OF_LIBXXHASH = Source(
 
 
 def out_of_memory(why: str) -> bool:
-    """Whether the dynamic linker failed for want of memory, as under a limit on address space
-    (RLIMIT_AS, ulimit -v)."""
+    """Whether the dynamic linker failed for want of memory.
+
+    That is so under a limit on address space (RLIMIT_AS, ulimit -v).
+    """
     refused = "not permitted" in why or "denied" in why  # a mount without exec
     return not refused and any(
         sign in why for sign in ("failed to map segment", "annot allocate memory", "zero-fill")
@@ -183,8 +187,10 @@ def candidates(source: Source, path: str | None = None) -> Iterator[tuple[str, s
 
 
 def module_file(name: str) -> str | None:
-    """Return the file of a module, or None.  Unlike importlib.util.find_spec, this imports no
-    parent package."""
+    """Return the file of a module, or None.
+
+    Unlike importlib.util.find_spec, this imports no parent package.
+    """
     loaded = sys.modules.get(name)
     if loaded is not None:
         return getattr(loaded, "__file__", None)

@@ -1,0 +1,1 @@
+"""Zpools: allocators of compressed pages, each a table of C functions (`zswap/abi.h`)."""
