@@ -186,8 +186,10 @@ FIRST = {row.apply: name for name, row in reversed(PARAMETERS.items())}
 
 
 def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ...]) -> str:
-    """Say that `owner` no such attribute, and what was meant: one of `attributes`, or a parameter,
-    written as in `form`."""
+    """Say that `owner` no such attribute, and what was meant.
+
+    That is one of `attributes`, or a parameter, written as in `form`.
+    """
     near = [name] if name in PARAMETERS else get_close_matches(name, [*attributes, *PARAMETERS], 1)
     meant = (
         f"; did you mean {near[0] if near[0] in attributes else form.format(near[0])}?"
@@ -198,8 +200,10 @@ def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ..
 
 
 class Parameters(MutableMapping[str, Any]):
-    """The parameters of one engine.  Setting one takes effect at once; a bad value is a ValueError
-    and changes nothing."""
+    """The parameters of one engine.
+
+    Setting one takes effect at once; a bad value is a ValueError and changes nothing.
+    """
 
     __slots__ = ("__weakref__", "_lock", "_ref", "_values")
 

@@ -66,12 +66,12 @@ _OWN_LABELS = ("reason", "compressor", "zpool", "le")
 
 
 def _plain() -> dict[str, Row]:
-    """The figures that are a metric each: all but the reasons of refusals."""
+    """Return the figures that are a metric each: all but the reasons of refusals."""
     return {name: row for name, row in FIGURES.items() if row.kind is not Kind.REFUSAL}
 
 
 def _family(name: str, row: Row, labels: tuple[str, ...]) -> Metric:
-    """The metric of a figure."""
+    """Make the metric of a figure."""
     if row.kind.counts:
         return CounterMetricFamily(f"zswap_{name}", row.text, labels=labels)
     suffix = "_bytes" if row.kind is Kind.SIZE and not name.endswith("_bytes") else ""
@@ -95,8 +95,10 @@ class _Engine:
 
 
 def _buckets(latency: Latency) -> list[tuple[str, float]]:
-    """The cumulative counts that Prometheus wants; each of its buckets is some whole ones of
-    ours."""
+    """Return the cumulative counts that Prometheus wants.
+
+    Each of its buckets is a whole number of ours.
+    """
     ends = dict(zip(latency.bounds, itertools.accumulate(latency.counts, initial=0), strict=True))
     return [
         *((repr(2**power / 1e9), float(ends[2**power])) for power in _POWERS),
@@ -154,8 +156,9 @@ class Collector(BaseCollector):
         self.add(z, labels=labels)
 
     def add(self, z: ZSwap, *, labels: Mapping[str, str] | None = None) -> None:
-        """Show one more engine.  (A registry takes each name from one collector only, so engines
-        share one.)
+        """Show one more engine.
+
+        A registry takes each name from one collector only, so engines share one.
 
         Parameters
         ----------

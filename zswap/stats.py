@@ -29,8 +29,9 @@ class Kind(enum.Enum):
 
 
 class Row(NamedTuple):
-    """All there is to say of a figure beside its name: help, Prometheus, ``zswap top`` and
-    docs/reference.md read it.
+    """All there is to say of a figure beside its name.
+
+    Help, Prometheus, ``zswap top`` and docs/reference.md read it.
 
     `label` is what ``zswap top`` calls it, "" where it does not show it; `kernel`, whether the
     kernel's zswap has a counter of this name.
@@ -235,7 +236,7 @@ class Stats:
 
 
 def _figures() -> dict[str, Row]:
-    """The rows of all figures, those that are computed last."""
+    """Return the rows of all figures, those that are computed last."""
     rows = {
         name: hint.__metadata__[0]
         for name, hint in get_type_hints(Stats, include_extras=True).items()
@@ -364,7 +365,7 @@ class Latency:
         return self.percentile(99)
 
     def to_dict(self) -> dict[str, int]:
-        """The figures without the buckets."""
+        """Return the figures without the buckets."""
         return {
             name: getattr(self, name) for name in ("count", "total", "p50", "p90", "p99", "max")
         }

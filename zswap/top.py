@@ -160,8 +160,10 @@ def _is_socket(path: str) -> bool:
 
 
 def _checked(line: bytes, path: str) -> dict[str, Any]:
-    """An answer, its parts of the types and sizes they should have: who serves need not be who we
-    think."""
+    """Read an answer and check the types and sizes of its parts.
+
+    The server need not be the one that we think.
+    """
     try:
         answer = json.loads(line, parse_constant=lambda name: None, parse_float=_finite)
         if answer["schema"] != SCHEMA:
@@ -225,7 +227,7 @@ def _plain(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    """The same, of a length that a line has room for."""
+    """Write a value as plain text, cut to what a line has room for."""
     text = _plain(str(value)[: _WORDS + 1])
     return text if len(text) <= _WORDS else text[:_WORDS] + "…"
 
@@ -353,7 +355,7 @@ def _events_table(
 
 
 def _refusals_table(now: dict[str, Any], speed: dict[str, float] | None, live: bool) -> Table:
-    """What was refused or failed; what never happened is left out."""
+    """Make the table of what was refused or failed; what never happened is left out."""
     stats = now["stats"]
     rows = tuple(row for row in _TROUBLES if stats.get(row[1]))
     table = _events_table("refused, failed", rows, now, speed, live)
@@ -537,8 +539,10 @@ def render(
 
 @contextlib.contextmanager
 def _keys(fd: int | None) -> Iterator[None]:
-    """Let single keys be read; Ctrl-Z comes as one, so that the screen can be left before
-    stopping."""
+    """Let single keys be read.
+
+    Ctrl-Z comes as one, so that the screen can be left before stopping.
+    """
     if fd is None:
         yield
         return
@@ -556,8 +560,10 @@ def _keys(fd: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, list[int]]]:
-    """Take these signals as input: a socket that wakes, and the numbers that came.  None interrupts
-    a half-drawn screen."""
+    """Take these signals as input, so that none interrupts a half-drawn screen.
+
+    Gives a socket that wakes, and the numbers that came.
+    """
     come: list[int] = []
     waker, wake = socket.socketpair()
     with waker, wake:
@@ -577,8 +583,7 @@ def _signals(*numbers: signal.Signals) -> Iterator[tuple[socket.socket, list[int
 
 
 class _Watch:
-    """The live screen's loop: ask, take the answer, draw; meanwhile keys and the terminal's
-    size."""
+    """The live screen's loop: ask, take the answer, draw; meanwhile watch keys and window size."""
 
     def __init__(self, connection: Connection, interval: float, console: Console) -> None:
         self.connection, self.interval, self.console = connection, interval, console

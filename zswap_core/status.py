@@ -21,8 +21,10 @@ class Status(IntEnum):
     def __new__(
         cls, value: int, text: str = "", counter: str | None = None, label: str = ""
     ) -> "Status":
-        """Make a row: number, sentence; of a reason to refuse a store also its counter in `Stats`
-        and what ``zswap top`` calls it."""
+        """Make a row: number and sentence.
+
+        A reason to refuse a store also has its counter in `Stats` and its name in ``zswap top``.
+        """
         member = int.__new__(cls, value)
         member._value_ = value
         member.text = member.__doc__ = text
