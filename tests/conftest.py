@@ -30,7 +30,7 @@ HANG_SECONDS = float(
 def built(folder):
     """Whether a directory holds zswap with its compiled modules."""
     suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-    return any(path.name.endswith(suffixes) for path in (folder / "zswap_core").glob("binding.*"))
+    return any(path.name.endswith(suffixes) for path in (folder / "zswap_core").glob("engine.*"))
 
 
 if not built(ROOT):

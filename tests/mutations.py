@@ -686,7 +686,7 @@ MUTATIONS = [
     ),
     bug(
         "a compressor is let go of before its pool is made",
-        "binding.pyx",
+        "binding/engine.pyx",
         "            if (held.calls == 0 and held.compressor",
         "            if (held.compressor",
         tests="calls storm pools",

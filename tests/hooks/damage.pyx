@@ -9,7 +9,7 @@ meanwhile.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from zswap_core.binding cimport Handle
+from zswap_core.binding.results cimport Handle
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport IN_TRANSIT, ON_BACKING, word_handle, zsw_entry
 from zswap_core.index cimport (

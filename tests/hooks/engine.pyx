@@ -16,7 +16,7 @@ from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport zsw_zpool_stats
-from zswap_core.binding cimport Handle
+from zswap_core.binding.results cimport Handle
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING,

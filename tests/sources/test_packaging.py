@@ -54,7 +54,7 @@ def test_type_information_is_there(names):
     assert {
         "zswap/py.typed",
         "zswap_core/py.typed",
-        "zswap_core/binding.pyi",
+        "zswap_core/binding/engine.pyi",
         "zswap_core/compressors/base.pyi",
     } <= names
 

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The binding: the only place where Python objects, buffers and exceptions meet the engine.
 
 Every method has one shape: check what can be checked and put raw pointers into a struct, let
@@ -10,55 +9,49 @@ A batch releases the GIL once.  A single call keeps it when the current compress
 giving the GIL away and getting it back costs more than the microsecond or two it would buy
 (docs/design.md has the figures).
 """
-from cpython.long cimport PyLong_CheckExact
-from cpython.number cimport PyNumber_Index
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EFBIG, EINVAL, ENOMEM, ENOSPC
-from libc.string cimport memcpy, memset
+from libc.errno cimport EINVAL, ENOMEM, ENOSPC
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
-from zswap_core.abi cimport (zsw_backing_ops, zsw_compressor, ZSW_COMPRESSOR_SLOW, zsw_zpool_config,
-                             ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE)
-from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapoff_end, engine_swapon
+from zswap_core.abi cimport (
+    ZSW_COMPRESSOR_SLOW, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE,
+)
+from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
-from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
-from zswap_core.buffers cimport integer_array, take_buffer
+from zswap_core.binding.arguments cimport (
+    as_int, as_offset, as_type, take_pages, View, view_of, offsets_of, thread_count, idle_of,
+)
+from zswap_core.binding.requests cimport (
+    LoadAs, NODES, SLICE, area_args, area_shard_numbers, batch_args, call_body, compact_all,
+    contains_page, count_nodes, count_pages, do_load, do_store, invalidate_batch, invalidate_pages,
+    is_online, latency_args, list_pools, load_batch, look, look_args, news_args, nodes_args,
+    page_args, page_sizes, pool_args, pool_row, pools_args, range_args, read_latency, read_news,
+    recompress_some, seal, set_limits, shard_offsets, store_batch, sum_totals, swap_off, swap_on,
+    use_pool, work_args, write_back,
+)
+from zswap_core.binding.results cimport Handle, Held, error_for
 from zswap_core.calls cimport engine_enter, engine_leave
-from zswap_core.compact cimport engine_compact
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
-from zswap_core.entry cimport ENTRY_AGE_MAX
 from zswap_core.fault cimport fault, Site
-from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
-from zswap_core.index cimport index_protect, SHARD_PAGES, zsw_area
-from zswap_core.invalidate cimport engine_invalidate
-from zswap_core.latency cimport (
-    bucket_start, LATENCY_BUCKETS, latency_record, Timed, TIMED, zsw_histogram,
-)
+from zswap_core.figures cimport zsw_totals
+from zswap_core.index cimport index_protect, SHARD_PAGES
+from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, TIMED, zsw_histogram
 from zswap_core.libraries.checksums cimport Checksum
-from zswap_core.load cimport (
-    engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page,
+from zswap_core.os cimport (
+    EDEADLK, zsw_bind_node, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_peek_i64,
+    zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap,
 )
-from zswap_core.lookup cimport area_at, find_area, pool_at
-from zswap_core.maintenance cimport maintenance_start
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_bind_node, zsw_load_ptr, zsw_map, zsw_map_as,
-                            ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_i64,
-                            zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely,
-                            zsw_unmap)
-from zswap_core.params cimport Flag, is_on
-from zswap_core.pool cimport compressor_in_use, engine_set_limits, engine_use_pool
-from zswap_core.recompress cimport engine_recompress, zsw_recompressed
+from zswap_core.pool cimport compressor_in_use
 from zswap_core.slots cimport OCCUPIED
 from zswap_core.state cimport (
-    MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_pool, zsw_worker,
+    MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_worker,
 )
 from zswap_core.status cimport Status
-from zswap_core.store cimport store_page
 from zswap_core.wake cimport maintenance_wake
-from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
-from zswap_core.writeback cimport engine_writeback
 from zswap_core.zpools.registry cimport zpool_at, zpool_find
 
 import os
@@ -66,26 +59,15 @@ import os
 import numpy as np
 
 from zswap_core.backings import open_backing
-from zswap_core.causes import recall, remember
-from zswap_core.errors import BackingError, PageCorruptError, PoolLimitError, StoreError
+from zswap_core.causes import remember
+from zswap_core.errors import StoreError
 from zswap_core.params import Flag as _Flag
 from zswap_core.stats import Counter as _Counter
 from zswap_core.status import REFUSALS, Status as PyStatus
 
-cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
-cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
 COUNTER_NAMES = tuple([c.name for c in sorted(_Counter) if c.name != "COUNTERS"])
 FLAGS = tuple([f.name for f in sorted(_Flag) if f.name != "FLAGS"])
 LATENCY_BOUNDS = tuple([bucket_start(i) for i in range(LATENCY_BUCKETS + 1)])
-# Pages that a call works on before it looks whether a signal has come: a tenth of a second or so.
-cdef enum:
-    SLICE = 16384
-    NODES = 1024                # NUMA nodes that a kernel can have
-
-cdef enum LoadAs:
-    USUAL                       # as exclusive_loads says
-    KEEP
-    TAKE
 
 
 def zpool_names():
@@ -97,179 +79,6 @@ def zpool_names():
         if ops == NULL:
             return names
         names.append(ops.name.decode())
-
-
-# ---- arguments -----------------------------------------------------------------------------------
-
-
-# Declared here for its second argument.
-cdef extern from "Python.h":
-    int64_t PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
-
-
-cdef object as_int(object value, str name):
-    """The int that a value is, by __index__; what that raises itself goes through."""
-    try:
-        return PyNumber_Index(value)
-    except TypeError:
-        if hasattr(type(value), "__index__") and not hasattr(value, "ndim"):
-            raise
-        hint = ("; store_many, load_many and invalidate_many take many of them" if name == "offset"
-                else "")
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}{hint}") from None
-
-
-cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
-    cdef int beyond
-    cdef int64_t value
-    if not PyLong_CheckExact(offset):
-        offset = as_int(offset, "offset")
-    value = PyLong_AsLongLongAndOverflow(offset, &beyond)
-    if beyond or value < 0 or <uint64_t> value >= OFFSET_LIMIT:
-        raise ValueError(f"offset {offset} is out of range: a page number from 0 to "
-                         f"2**{MAX_OFFSET_SHIFT} - 1 is needed")
-    return <uint64_t> value
-
-
-cdef uint32_t as_type(object swap_type) except? 0xffffffff:
-    cdef int beyond
-    cdef int64_t value
-    if not PyLong_CheckExact(swap_type):
-        swap_type = as_int(swap_type, "swap_type")
-    value = PyLong_AsLongLongAndOverflow(swap_type, &beyond)
-    if beyond or value < 0 or value >= MAX_AREAS:
-        raise ValueError(f"swap_type {swap_type} is out of range: 0 to {MAX_AREAS - 1} is needed")
-    return <uint32_t> value
-
-
-cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
-                    Py_buffer *buffer) except -1:
-    """As take_buffer, and checked to be of `size` bytes."""
-    cdef Py_ssize_t length
-    take_buffer(obj, name, writable, buffer)
-    if buffer.len != size:
-        length = buffer.len
-        PyBuffer_Release(buffer)
-        hint = ""
-        if name == "page":
-            hint = ('; pad it, as page.ljust(page_size, b"\\0") does with bytes' if length < size
-                    else "; cut it into pages, and store_many takes them all at once")
-        raise ValueError(f"{name} is {length} bytes long; {size} are needed{hint}")
-    return 0
-
-
-cdef class View:
-    """A buffer, held as long as this is."""
-    cdef Py_buffer buffer
-    cdef bint held
-
-    def __dealloc__(self):
-        if self.held:
-            PyBuffer_Release(&self.buffer)
-
-
-cdef View view_of(object obj, str name, Py_ssize_t size, bint writable):
-    cdef View view = View.__new__(View)
-    take_pages(obj, name, size, writable, &view.buffer)
-    view.held = True
-    return view
-
-
-cdef object wide_integers(object array):
-    """As an array of 64-bit integers, signed or not."""
-    if array.dtype.kind == "O" and array.size:
-        for bad in array.tolist():
-            if isinstance(bad, int):
-                as_offset(bad)              # too large for an array, and no offset either
-        raise TypeError(f"offsets must be integers, not {array.dtype}")
-    return array.astype(UINT64 if array.dtype.kind == "u" else INT64)
-
-
-cdef View offsets_of(object offsets):
-    """`offsets` as uint64, every one checked."""
-    cdef View view
-    cdef const uint64_t *at
-    cdef uint64_t i, n, bits = 0
-    array = integer_array(offsets)
-    if array.dtype is not UINT64 and array.dtype is not INT64:
-        array = wide_integers(array)
-    if array.strides[0] != 8:
-        array = np.ascontiguousarray(array)
-    n = len(array)
-    view = view_of(array, "offsets", n * 8, False)
-    at = <const uint64_t *> view.buffer.buf
-    for i in range(n):
-        # the limit is a power of two; what was negative is beyond it
-        bits |= at[i]
-    if bits >= OFFSET_LIMIT:
-        for bad in (array.min(), array.max()):
-            as_offset(int(bad))
-    return view
-
-
-cdef int thread_count(object threads) except -1:
-    threads = as_int(threads, "threads")
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; at least 1 is needed")
-    return min(threads, 64)
-
-
-cdef uint32_t idle_of(object seconds) except? 0xffffffff:
-    """`idle_seconds` as the engine takes it: 0 for None."""
-    if seconds is None:
-        return 0
-    seconds = as_int(seconds, "idle_seconds")
-    if not 0 < seconds <= ENTRY_AGE_MAX:
-        raise ValueError(f"idle_seconds is {seconds}; 1 to {<int> ENTRY_AGE_MAX} (45 days) is "
-                         "needed")
-    return seconds
-
-
-# ---- results -------------------------------------------------------------------------------------
-
-
-cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, Engine engine):
-    """The exception for one page that was refused: the one table from status to exception.  `rc` is
-    what the backing store said, where it failed."""
-    where = f"page at offset {offset}" + (f" of swap area {swap_type}" if swap_type else "")
-    if status == Status.ABSENT:
-        return KeyError(offset)
-    if status == Status.NO_AREA:
-        return ValueError(f"{where}: no such swap area, or the offset lies beyond its end")
-    if status == Status.CORRUPT:
-        error = PageCorruptError(f"{where} is damaged in memory: it does not decompress to what "
-                                 "was stored; the entry is kept")
-        error.__cause__ = engine.compressor_error()
-        return error
-    if status == Status.BACKING_CORRUPT:
-        store = engine.stores[swap_type]
-        of = f", {store.name}" if store is not None else ""
-        return PageCorruptError(f"{where} is damaged in the backing store{of}: its "
-                                "checksum is not that of what was written; it is kept there")
-    if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
-        limit = engine.e.params.max_pages * engine.e.page_size
-        why = ("the pool is at its limit" if status == Status.POOL_LIMIT
-               else "the pool was at its limit and is still above the accept threshold")
-        return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise "
-                              "max_pool_bytes")
-    if status == Status.BACKING_FAIL:
-        return engine.backing_error(rc, f"{where}: the backing store failed", swap_type)
-    if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:
-        return MemoryError(f"{where}: no memory")
-    if status == Status.DISABLED:
-        name = ("non_same_filled_pages_enabled" if is_on(&engine.e.params, Flag.enabled)
-                else "enabled")
-        return engine.error(f"{where} refused: the parameter {name!r} is off")
-    if status == Status.COMPRESS_POOR:
-        why = ("the parameter 'reject_compress_poor' is on"
-               if is_on(&engine.e.params, Flag.reject_compress_poor)
-               else f"the zpool {engine.zpool} holds no raw pages")
-        return engine.error(f"{where} refused: it does not compress, and {why}")
-    if status == Status.COMPRESS_FAIL:
-        error = engine.error(f"{where}: the compressor {engine.compressor_.spec} failed")
-        error.__cause__ = engine.compressor_error()
-        return error
-    return engine.error(f"{where}: {PyStatus(status).text}")
 
 
 cdef bint encrypts(object store):
@@ -285,330 +94,12 @@ unborn.workers, unborn.worker_count = unborn_workers, 1
 unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
 
 
-# ---- what methods do inside a call ---------------------------------------------------------------
-
-
-ctypedef void (*call_body)(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
-
-
-cdef void look(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    """Nothing: whoever calls it only wants to know whether the engine is open."""
-    pass
-
-
-cdef struct page_args:
-    uint32_t type
-    uint64_t offset
-    uint8_t *page
-    bint absent                 # store only where no page is held
-    LoadAs how
-    bint no_wait
-    int status
-    int error                   # what the backing store said, where it failed
-
-
-cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start,
-                    int status) noexcept nogil:
-    if status >= 0:
-        latency_record(&w.latency, zsw_peek_u32(&e.latency_epoch), call, zsw_now_ns() - start)
-
-
-cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef page_args *a = <page_args *> args
-    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
-    a.status = store_page(e, w, a.type, a.offset, a.page, a.absent)
-    a.error = w.error
-    if zsw_unlikely(start != 0):
-        time_call(e, w, Timed.store_ns, start, a.status)
-
-
-cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef page_args *a = <page_args *> args
-    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
-    cdef uint32_t how = LOAD_NO_WAIT if a.no_wait else 0
-    if a.how == LoadAs.USUAL:
-        a.status = engine_load(e, w, a.type, a.offset, a.page, how)
-    elif a.how == LoadAs.TAKE:
-        a.status = engine_take(e, w, a.type, a.offset, a.page, how)
-    else:
-        a.status = load_page(e, w, a.type, a.offset, a.page, how)
-    a.error = w.error
-    if zsw_unlikely(start != 0):
-        time_call(e, w, Timed.load_ns, start, a.status)
-
-
-cdef void contains_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef page_args *a = <page_args *> args
-    a.status = engine_contains(e, a.type, a.offset)
-
-
-cdef struct range_args:
-    uint32_t type
-    uint64_t first
-    uint64_t last
-    uint64_t pages
-
-
-cdef void invalidate_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef range_args *a = <range_args *> args
-    a.pages = engine_invalidate(e, w, a.type, a.first, a.last)
-
-
-cdef void count_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef range_args *a = <range_args *> args
-    a.pages = engine_area_pages(e, a.type)
-
-
-cdef void is_online(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef range_args *a = <range_args *> args
-    a.pages = find_area(e, a.type, 0) != NULL
-
-
-cdef struct batch_args:
-    uint32_t type
-    const uint64_t *offsets
-    uint8_t *pages
-    uint64_t count
-    int threads
-    int8_t *status
-    uint32_t *ns
-    int error                   # what the backing store said of the first page that it failed with
-
-
-cdef void store_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef batch_args *a = <batch_args *> args
-    a.error = engine_store_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status,
-                                a.ns)
-
-
-cdef void load_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef batch_args *a = <batch_args *> args
-    a.error = engine_load_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status, a.ns)
-
-
-cdef struct look_args:
-    uint32_t type
-    uint64_t shard
-    const uint64_t *offsets
-    uint64_t count
-    # where to put shards or offsets, and how many of them there is room for
-    uint64_t *numbers
-    int32_t *sizes
-    uint64_t found
-
-
-cdef void invalidate_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef look_args *a = <look_args *> args
-    a.found = engine_invalidate_many(e, w, a.type, a.offsets, a.count)
-
-
-cdef void page_sizes(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef look_args *a = <look_args *> args
-    cdef uint64_t i
-    for i in range(a.count):
-        a.sizes[i] = <int32_t> engine_length(e, a.type, a.offsets[i])
-
-
-cdef void area_shard_numbers(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef look_args *a = <look_args *> args
-    a.found = engine_shards(e, a.type, a.numbers, a.count)
-
-
-cdef void shard_offsets(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef look_args *a = <look_args *> args
-    a.found = engine_shard_offsets(e, a.type, a.shard, a.numbers, <uint32_t> a.count)
-
-
-cdef struct pool_args:
-    zsw_compressor *compressor
-    const zsw_zpool_ops *ops
-    zsw_zpool_config config
-    int thread                  # what starting the maintenance thread came to
-    int rc
-    # of recompression
-    uint32_t idle
-    bint incompressible
-    uint64_t max_pages
-    uint32_t next
-    zsw_recompressed result
-
-
-cdef void use_pool(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef pool_args *a = <pool_args *> args
-    # the one that is current will be emptied some day
-    if zsw_load_ptr(<void **> &e.current) != NULL:
-        a.thread = maintenance_start(e)
-    if a.thread == 0:
-        a.rc = engine_use_pool(e, a.compressor, a.ops, &a.config)
-
-
-cdef void recompress_some(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef pool_args *a = <pool_args *> args
-    a.thread = maintenance_start(e)
-    if a.thread == 0:
-        a.rc = engine_recompress(e, w, a.compressor, a.ops, &a.config, a.idle, a.incompressible,
-                                 a.max_pages, SLICE // 8, &a.next, &a.result)
-
-
-cdef struct area_args:
-    uint32_t type
-    uint64_t pages
-    const zsw_backing_ops *backing
-    void *store
-    bint sealed
-    int thread
-    int rc
-
-
-cdef void seal(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef area_args *a = <area_args *> args
-    a.rc = engine_seal(e, a.type, a.sealed)
-
-
-cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef area_args *a = <area_args *> args
-    if a.backing != NULL:
-        a.thread = maintenance_start(e)
-    if a.thread == 0:
-        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store)
-
-
-cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef area_args *a = <area_args *> args
-    a.rc = engine_swapoff(e, w, a.type)
-
-
-cdef struct news_args:
-    uint32_t news
-    uint32_t times_full
-    # what each area's store last said to writes, and to reads: 0 or an errno
-    uint32_t errors[2 * MAX_AREAS]
-
-
-cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef news_args *a = <news_args *> args
-    cdef zsw_area *area
-    cdef uint32_t i
-    a.news = zsw_peek_u32(&e.news)
-    a.times_full = zsw_peek_u32(&e.times_full)
-    for i in range(<uint32_t> MAX_AREAS):
-        area = area_at(e, i)
-        a.errors[2 * i] = zsw_peek_u32(&area.write_error) if area != NULL else 0
-        a.errors[2 * i + 1] = zsw_peek_u32(&area.read_error) if area != NULL else 0
-
-
-cdef struct work_args:
-    uint64_t pages
-    uint64_t accept
-    uint32_t idle
-    uint64_t done
-
-
-cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef work_args *a = <work_args *> args
-    a.done = engine_writeback(e, w, a.pages, a.idle)
-
-
-cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef work_args *a = <work_args *> args
-    a.done = engine_compact(e, w)
-
-
-cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef work_args *a = <work_args *> args
-    engine_set_limits(e, a.pages, a.accept)
-
-
-cdef void sum_totals(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    engine_totals(e, <zsw_totals *> args)
-
-
-cdef struct latency_args:
-    zsw_histogram histograms[<int> TIMED]
-    bint reset
-
-
-cdef void read_latency(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef latency_args *a = <latency_args *> args
-    cdef int call
-    for call in range(<int> TIMED):
-        engine_latency(e, <Timed> call, &a.histograms[call])
-    if a.reset:
-        zsw_add_u32(&e.latency_epoch, 1)
-
-
-cdef struct nodes_args:
-    uint64_t *counts
-    int rc
-
-
-cdef void count_nodes(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef nodes_args *a = <nodes_args *> args
-    a.rc = engine_node_pages(e, a.counts, NODES)
-
-
-cdef struct pool_row:
-    zsw_compressor compressor
-    const char *name            # of the zpool; static
-    uint32_t chain
-    bint kernel
-    bint current
-    int64_t entries
-    uint64_t pages
-
-
-cdef struct pools_args:
-    pool_row rows[<int> MAX_POOLS]
-    uint32_t count
-
-
-cdef void list_pools(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
-    cdef pools_args *a = <pools_args *> args
-    # once: it may change meanwhile
-    cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
-    cdef zsw_pool *pool
-    cdef pool_row *row
-    cdef uint32_t i
-    a.count = 0
-    for i in range(<uint32_t> MAX_POOLS):
-        pool = pool_at(e, i)
-        if pool == NULL:
-            continue
-        row = &a.rows[a.count]
-        row.compressor = pool.compressor
-        row.name = pool.ops.name
-        row.chain = pool.config.chain
-        row.kernel = pool.config.kernel != 0
-        row.current = pool == current
-        row.entries = zsw_peek_i64(&pool.entries)
-        row.pages = pool.ops.total_pages(pool.zpool)
-        a.count += 1
-
-
-# ---- the engine ----------------------------------------------------------------------------------
-
-
-cdef class Held:
-    """A compressor that pools may call."""
-    cdef Compressor compressor
-    cdef int64_t calls              # that are about to give it a pool
-
-
-cdef class Handle:
-    pass
-
-
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
-    # id -> Held: all that pools may still use, whatever they think of being hashed or compared
-    cdef dict compressors
-    cdef Compressor compressor_     # the current one
     cdef Checksum checksum_         # None: no checksums
     cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
     cdef set opened                 # ids of those of the stores that we opened ourselves
-    # by swap type: the area's Backing, or None.  As long as it ever gets: setting cannot fail
-    cdef list stores
     cdef int backed                 # how many of them there are
     cdef uint32_t heard             # of zsw_engine.news
     cdef uint32_t times_full        # what it was then
@@ -768,15 +259,6 @@ cdef class Engine(Handle):
                 self._refused(done[i], error_for(done[i], 0, at[i], swap_type, self))
         return 0
 
-    cdef object compressor_error(self):
-        """The exception behind this thread's last failure of a compressor, where it is one in
-        Python; told once."""
-        for held in list(self.compressors.values()):
-            error = recall((<Held> held).compressor)
-            if error is not None:
-                return error
-        return None
-
     cdef Held hold(self, Compressor compressor):
         """Keeps a compressor that is about to get a pool, until `release`, and for as long as pools
         use it."""
@@ -805,15 +287,6 @@ cdef class Engine(Handle):
                     and not compressor_in_use(self.e, &held.compressor.c)):
                 self.compressors.pop(id(held.compressor), None)
         return 0
-
-    cdef object backing_error(self, int rc, str what, uint32_t swap_type):
-        cdef Backing store = self.stores[swap_type]
-        cause = recall(store) if store is not None else None
-        remedy = ("free space on its file system or make the swap file smaller"
-                  if -rc in (ENOSPC, EFBIG) else "look at the device and the system log")
-        error = BackingError(-rc, f"{what}: {cause or os.strerror(-rc)}; {remedy}")
-        error.__cause__ = cause
-        return error
 
     cdef Backing take_store(self, int type):
         """The area's backing store, which from now on is the caller's to drop."""
@@ -983,7 +456,7 @@ cdef class Engine(Handle):
         try:
             if store is not None and store is not backing:
                 self.opened.add(id(store))
-            limit = OFFSET_LIMIT if store is None else store.nr_pages
+            limit = <uint64_t> 1 << MAX_OFFSET_SHIFT if store is None else store.nr_pages
             if nr_pages is None:
                 nr_pages = limit
             nr_pages = as_int(nr_pages, "nr_pages")
@@ -1436,7 +909,7 @@ cdef class Engine(Handle):
         cdef range_args args
         args.type, args.first, args.pages = as_type(swap_type), as_offset(start), 0
         stop = as_int(stop, "stop")
-        if stop < 0 or stop > OFFSET_LIMIT:
+        if stop < 0 or stop > <uint64_t> 1 << MAX_OFFSET_SHIFT:
             raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
         # one too far; a range of none is one of the wrong way round, or closed
         args.last = stop
@@ -1449,7 +922,7 @@ cdef class Engine(Handle):
 
     def invalidate_area(self, swap_type=0):
         """Free every page of an area, which stays online.  Returns how many were held."""
-        return self.invalidate_range(0, OFFSET_LIMIT, swap_type=swap_type)
+        return self.invalidate_range(0, <uint64_t> 1 << MAX_OFFSET_SHIFT, swap_type=swap_type)
 
     def compressed_sizes(self, offsets, *, swap_type=0):
         """What each page takes, before the allocator's rounding.

@@ -1,0 +1,18 @@
+"""What Python hands over, checked and made raw."""
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef class View:
+    cdef Py_buffer buffer
+    cdef bint held
+
+
+cdef object as_int(object value, str name)
+cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff
+cdef uint32_t as_type(object swap_type) except? 0xffffffff
+cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
+                    Py_buffer *buffer) except -1
+cdef View view_of(object obj, str name, Py_ssize_t size, bint writable)
+cdef View offsets_of(object offsets)
+cdef int thread_count(object threads) except -1
+cdef uint32_t idle_of(object seconds) except? 0xffffffff
