@@ -28,7 +28,7 @@ default there.
 
 ## Figures
 
-`z.stats()` has them all, and `zswap.prometheus` under the names of the second column.
+`z.stats()` has them all, and `zswap/prometheus.py` under the names of the second column.
 
 {figures}
 
