@@ -299,10 +299,10 @@ def test_validate_waits_for_it(make, store, gate, thread):
     held = hold_batches(store, gate())
     storing = thread(fill, z, 1, 1000)
     with held:
+        storing.join()  # a validation has nobody beside it but the maintenance thread
         looking = thread(z._validate)
         threading.Thread.join(looking, 0.1)  # one that does not wait has failed by then
     looking.join()
-    storing.join()
     check(z, 1001)
 
 
