@@ -45,6 +45,13 @@ def test_one_function_enters_and_leaves_the_engine():
     assert not re.search(r"\b(raise|try|finally|for|while)\b", between)
 
 
+@pytest.mark.skipif(not BINDING.exists(), reason="the sources are not here")
+def test_what_close_frees_is_read_inside_calls_alone():
+    freed = re.compile(r"\be\.(current|pools|areas|lru|writeback)\b")
+    for path in sorted(BINDING.parent.glob("*.pyx")):
+        assert path.name == "requests.pyx" or not freed.search(path.read_text()), path
+
+
 # ---- garbage -------------------------------------------------------------------------------------
 
 
@@ -305,9 +312,8 @@ def test_a_failing_call_reports_its_own_error(engine, thread, eager_switches):
 def test_a_batch_reports_how_the_store_failed_with_its_first_page(engine, memory_store):
     store = memory_store()
     z = engine(max_pool_bytes="1MiB", backing=store, shrinker_enabled=False)
-    offsets = list(
-        range(1, 41)
-    )  # which are error numbers too, of more pages than are loaded under one lock
+    # which are error numbers too, of more pages than are loaded under one lock
+    offsets = list(range(1, 41))
     for offset in offsets:
         z[offset] = noise(offset)
     assert z.shrink(len(offsets)) == len(offsets)

@@ -76,7 +76,7 @@ cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, H
     if status == Status.COMPRESS_POOR:
         why = ("the parameter 'reject_compress_poor' is on"
                if is_on(&engine.e.params, Flag.reject_compress_poor)
-               else f"the zpool {engine.e.current.ops.name.decode()} holds no raw pages")
+               else f"the zpool {engine.zpool} holds no raw pages")
         return Error(f"{where} refused: it does not compress, and {why}")
     if status == Status.COMPRESS_FAIL:
         error = Error(f"{where}: the compressor {engine.compressor_.spec} failed")
