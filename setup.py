@@ -43,9 +43,8 @@ cflags = [
     "-Wno-missing-field-initializers",
 ]
 if sysconfig.get_platform().endswith("x86_64"):  # what is built for, not where
-    cflags += [
-        "-mpopcnt"
-    ]  # the index counts bits; every x86-64 processor since 2008 has the instruction
+    # the index counts bits; every x86-64 processor since 2008 has the instruction
+    cflags += ["-mpopcnt"]
 ldflags = []
 macros = []
 if switch("WERROR"):

@@ -553,11 +553,12 @@ def soak(
     faulty = Faulty(file) if faults else None
     psi = folder / "pressure"
     psi.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+    # the machine's own is not ours to press
     zswap.core.pressure_files = lambda: (
         bytes(psi),
         b"",
         0,
-    )  # the machine's own is not ours to press
+    )
     try:
         with zswap.ZSwap(
             max_pool_bytes=parse_bytes(cap),

@@ -79,9 +79,8 @@ class Taken:
 
 
 def in_zram(zram: Zram, corpus: str, pages: Pages) -> Taken:
-    source, target = (
-        memoryview(mmap.mmap(-1, pages.nbytes)) for _ in range(2)
-    )  # page-aligned, as O_DIRECT has it
+    # page-aligned, as O_DIRECT has it
+    source, target = (memoryview(mmap.mmap(-1, pages.nbytes)) for _ in range(2))
     source[:] = pages.reshape(-1).data
     zram.empty(pages.nbytes)
     zram.transfer(source, write=True)

@@ -22,9 +22,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HANG_SECONDS = float(
-    os.environ.get("ZSWAP_TEST_TIMEOUT", "300")
-)  # no test takes near this; a deadlock takes for ever
+# no test takes near this; a deadlock takes for ever
+HANG_SECONDS = float(os.environ.get("ZSWAP_TEST_TIMEOUT", "300"))
 
 
 def built(folder):

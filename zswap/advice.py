@@ -388,9 +388,8 @@ def _zram_commands(
     """
     commands = []
     if (kernel.zswap or {}).get("enabled") == "Y" and not kernel.disk_swaps:
-        commands.append(
-            f"echo N > /{PARAMETERS}/enabled"
-        )  # else zswap would take the pages before zram
+        # else zswap would take the pages before zram
+        commands.append(f"echo N > /{PARAMETERS}/enabled")
     swapped = {os.path.basename(swap.path) for swap in kernel.swaps if swap.zram}
     used = next((device for device in kernel.zram_devices if device.name in swapped), None)
     if used is not None:

@@ -258,9 +258,8 @@ def _without_zeros(
     results = []
     for result in measured.results:
         histogram = result.histogram.copy()
-        less = min(
-            int(histogram[0]), round(zeros * result.pages / sampled)
-        )  # some were measured on a part of the sample
+        # some were measured on a part of the sample
+        less = min(int(histogram[0]), round(zeros * result.pages / sampled))
         histogram[0] -= less
         if less < result.pages:
             results.append(replace(result, pages=result.pages - less, histogram=histogram))
@@ -296,9 +295,8 @@ def _measure(
     steps = (wanted + 2 * _REPEATS * places.size) * len(names) + slow_steps
     seen = kept_pages = timed_pages = zero_pages = done = 0
     histograms = np.zeros((len(names), size + 1), np.int64)
-    by_mapping = np.zeros(
-        (4, len(source.mappings)), np.int64
-    )  # sampled, same-filled, raw, payload bytes
+    # sampled, same-filled, raw, payload bytes
+    by_mapping = np.zeros((4, len(source.mappings)), np.int64)
     threads = min(4, len(os.sched_getaffinity(0)))
     engines = _Engines(names, size)
     try:

@@ -260,9 +260,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         elif name.startswith("_") or settable:
             wrong = False
         elif known is not None:
-            wrong = callable(known) and not callable(
-                value
-            )  # a method, which may be replaced by another
+            # a method, which may be replaced by another
+            wrong = callable(known) and not callable(value)
         else:
             wrong = cls is ZSwap  # subclasses have attributes of their own
         if wrong:

@@ -74,9 +74,8 @@ class Log:
     def refused(self, status: int, error: Exception) -> None:
         """Pages are refused."""
         reason = _reason(status)
-        if (
-            status != Status.BACKING_FAIL and reason not in self._refused
-        ):  # of the store itself it was told
+        # of the store itself it was told
+        if status != Status.BACKING_FAIL and reason not in self._refused:
             self._refused.add(reason)
             if self._often(reason):
                 self._say("pages are refused: %s", error)

@@ -60,9 +60,8 @@ def _cgroup_limits(root: _Root) -> list[tuple[int, str]]:
     for folder, limits, usage in _cgroups(root):
         for name in limits:
             text = _read(join(folder, name))
-            if (
-                text.isdigit() and 0 < int(text) < 1 << 60
-            ):  # version 1 writes a huge number for "no limit"
+            # version 1 writes a huge number for "no limit"
+            if text.isdigit() and 0 < int(text) < 1 << 60:
                 found.append((int(text), join(folder, usage)))
     return found
 
@@ -82,9 +81,8 @@ def pressure_files(root: _Root = "/") -> tuple[bytes, bytes, int]:
         join(root, "proc/pressure/memory"),
     ]
     psi = next((os.fsencode(path) for path in places if exists(path)), b"")
-    limit, usage = min(
-        _cgroup_limits(root), key=lambda found: found[0], default=(0, "")
-    )  # its own of two that are equal
+    # its own of two that are equal
+    limit, usage = min(_cgroup_limits(root), key=lambda found: found[0], default=(0, ""))
     return (psi if len(psi) < _LONGEST_PATH else b""), *(
         (os.fsencode(usage), limit) if len(usage) < _LONGEST_PATH else (b"", 0)
     )

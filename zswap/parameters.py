@@ -208,9 +208,8 @@ class Parameters(MutableMapping[str, Any]):
     __slots__ = ("__weakref__", "_lock", "_ref", "_values")
 
     def __init__(self, engine: ZSwap, given: dict[str, Any]) -> None:
-        self._ref = weakref.ref(
-            engine
-        )  # not a cycle: the last reference to an engine frees its memory
+        # not a cycle: the last reference to an engine frees its memory
+        self._ref = weakref.ref(engine)
         self._lock = Lock()  # one change at a time
         self._values = {
             key: row.kind.read(given.get(key, row.default)) for key, row in PARAMETERS.items()
@@ -237,9 +236,8 @@ class Parameters(MutableMapping[str, Any]):
         if engine.closed:
             raise ValueError("the ZSwap is closed")
         try:
-            read = PARAMETERS[key].kind.read(
-                value
-            )  # may run code of the user's: not under the lock
+            # may run code of the user's: not under the lock
+            read = PARAMETERS[key].kind.read(value)
             with self._lock:
                 engine._apply({**self._values, key: read}, key)
                 self._values[key] = read

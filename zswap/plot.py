@@ -40,6 +40,7 @@ __all__ = [
 FORMATS = ("png", "svg", "pdf")
 
 _INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
+# Okabe and Ito: told apart by everybody
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -47,7 +48,7 @@ _COLOURS = (
     "#cc79a7",
     "#8a6d00",
     "#56b4e9",
-)  # Okabe and Ito: told apart by everybody
+)
 _BINS = 64
 
 

@@ -59,9 +59,8 @@ _HISTOGRAMS = (
     ("store_seconds", "store", "Time to store a page, while the parameter latency was on."),
     ("load_seconds", "load", "Time to load a page, while the parameter latency was on."),
 )
-_POWERS = range(
-    8, 31, 2
-)  # of two, in nanoseconds: where the histograms' buckets end, from 256 ns to 1.07 s
+# of two, in nanoseconds: where the histograms' buckets end, from 256 ns to 1.07 s
+_POWERS = range(8, 31, 2)
 _OWN_LABELS = ("reason", "compressor", "zpool", "le")
 
 

@@ -105,9 +105,8 @@ def print_analysis(
     """
 
     def say(text: str = "", style: str | None = None) -> None:
-        whole = not console.is_terminal or text.startswith(
-            "  "
-        )  # what is to be copied is not wrapped
+        # what is to be copied is not wrapped
+        whole = not console.is_terminal or text.startswith("  ")
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=whole)
 
     say(_heading(analysis), "bold")

@@ -130,9 +130,8 @@ class StatsServer:
         self._command = " ".join(sys.orig_argv)[:_COMMAND]
         self._stopping = False
         self._clients: dict[int, _Client] = {}
-        self._listener = _listen(
-            os.fsdecode(path)
-        )  # as it was given: a relative path may fit where the absolute does not
+        # as it was given: a relative path may fit where the absolute does not
+        self._listener = _listen(os.fsdecode(path))
         self._inode = _inode(self.path)
         self._waker, self._wake = socket.socketpair()
         self._wake.setblocking(False)

@@ -130,9 +130,8 @@ def _run(command: click.Command, arguments: list[str] | None, name: str) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt, SystemExit) as error:
         return _ended(error)
-    except (
-        BrokenPipeError
-    ):  # the reader of our output has gone: nothing more can be said (click and rich do alike)
+    except BrokenPipeError:
+        # the reader of our output has gone: nothing more can be said (click and rich do alike)
         return 1
     except OSError as error:
         say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))

@@ -50,10 +50,11 @@ _SIZE, _PAGES, _NUMBER, _CALL, _FAILURE = (
     Kind.CALL,
     Kind.FAILURE,
 )
+# `Status` says the rest
 _OUR_REASON, _KERNELS_REASON = (
     Row(Kind.REFUSAL),
     Row(Kind.REFUSAL, kernel=True),
-)  # `Status` says the rest
+)
 
 
 @dataclass(frozen=True)

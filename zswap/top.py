@@ -596,9 +596,8 @@ class _Watch:
     def run(self) -> None:
         """Until q or Ctrl-C; SIGTERM and SIGHUP end the program."""
         while self._until_key() == _SUSPEND:
-            os.kill(
-                0, signal.SIGTSTP
-            )  # as the terminal would: the whole job; the next line runs when it is resumed
+            # as the terminal would: the whole job; the next line runs when it is resumed
+            os.kill(0, signal.SIGTSTP)
 
     def _draw(self) -> RenderableType:
         moment = time.monotonic()
@@ -695,9 +694,8 @@ def run(
     with Connection(path) as connection:
         if as_json:
             console.file.write(json.dumps(connection.snapshot(), indent=2) + "\n")
-        elif (
-            once or console.is_dumb_terminal or not console.file.isatty()
-        ):  # FORCE_COLOR makes a terminal of anything
+        # FORCE_COLOR makes a terminal of anything
+        elif once or console.is_dumb_terminal or not console.file.isatty():
             console.print(render(connection.snapshot()), highlight=False)
         else:
             with contextlib.suppress(KeyboardInterrupt):

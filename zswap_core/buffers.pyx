@@ -40,12 +40,12 @@ cdef object no_buffer(object obj, str name):
     elif isinstance(obj, str):
         hint = "; encode it first"
     return TypeError(f"{name} must be a buffer, such as bytes, a bytearray, a memoryview or an "
-                     "array, " f"not {type(obj).__name__}{hint}")
+                     f"array, not {type(obj).__name__}{hint}")
 
 
 cdef object of_objects(str name, object what):
     return TypeError(f"{name} holds references to Python objects ({what}), not bytes: store what "
-                     "they refer to, " "for example by pickle.dumps")
+                     "they refer to, for example by pickle.dumps")
 
 
 cdef int take_buffer(object obj, str name, bint writable, Py_buffer *buffer) except -1:
@@ -103,9 +103,8 @@ cdef object integer_array(object offsets):
         return array
     if array.ndim == 0 and array.dtype.kind not in "iu":
         raise TypeError("offsets must be a sequence or an array of integers, not "
-                        f"{type(offsets).__name__}; " "list(offsets) makes one of what can be "
-                                                      "iterated over, or np.fromiter(offsets, "
-                                                      "np.uint64)")
+                        f"{type(offsets).__name__}; list(offsets) makes one of what can be "
+                        "iterated over, or np.fromiter(offsets, np.uint64)")
     raise ValueError(f"offsets must be one-dimensional, not of shape {array.shape}"
                      + ("; for a single one give a list of it" if array.ndim == 0
                         else "; np.ravel(offsets) is"))

@@ -144,9 +144,8 @@ def test_what_it_takes(engine, checked):
         for e in (plain, z):
             e.store_many(offsets, b"".join(same(n) for n in offsets))
         grown = [e.stats().metadata_bytes - b for e, b in zip((plain, z), before, strict=True)]
-        table = 8192 / len(
-            offsets
-        )  # of where they lie, and what the last of the memory for them leaves over
+        # of where they lie, and what the last of the memory for them leaves over
+        table = 8192 / len(offsets)
         assert each * 0.98 <= (grown[1] - grown[0]) / len(offsets) <= each * 1.05 + table
     for e in (plain, z):
         e.clear()
@@ -177,9 +176,8 @@ def test_every_flip_in_memory_is_found(checked, spec, zpool, page_size):
     if spec.partition(":")[0] not in {info.name for info in zswap.compressors() if info.available}:
         pytest.skip(f"no library for {spec}")
     z = checked(spec, zpool, page_size)
-    kinds = (
-        (text, same) if zpool in ("zbud", "z3fold") else (text, noise, same)
-    )  # those hold no raw pages
+    # those hold no raw pages
+    kinds = (text, same) if zpool in ("zbud", "z3fold") else (text, noise, same)
     pages = {n: kinds[n % len(kinds)](n, page_size) for n in range(3 * len(kinds))}
     for n, page in pages.items():
         z[n] = page

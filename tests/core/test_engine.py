@@ -578,9 +578,8 @@ def test_after_the_limit_pages_are_refused_down_to_the_threshold(engine, thresho
     pages = 20
     z = engine(max_pool_bytes=pages * PAGE, accept_threshold_percent=threshold)
     assert fill(z) == pages
-    accept = min(
-        pages * threshold // 100, pages - 1
-    )  # at the limit itself it is the limit that refuses
+    # at the limit itself it is the limit that refuses
+    accept = min(pages * threshold // 100, pages - 1)
     for held in range(pages - 1, accept, -1):
         z.invalidate(held)
         refused(z, 100, noise(100), PoolLimitError, reject_accept_threshold=1)
@@ -817,9 +816,8 @@ def test_pages_stay_readable_after_a_switch(engine, make_page):
     for n, (compressor, zpool) in enumerate(specs):
         z.compressor, z.zpool = compressor, zpool
         z[n] = make_page(n)
-    until(
-        lambda: len(z.pools()) == len(specs)
-    )  # those in between, between two assignments, were empty
+    # those in between, between two assignments, were empty
+    until(lambda: len(z.pools()) == len(specs))
     z._validate()
     assert [z[n] for n in range(len(specs))] == [make_page(n) for n in range(len(specs))]
     pools = z.pools()

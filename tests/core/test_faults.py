@@ -201,9 +201,8 @@ def everything(folder, monkeypatch, binds, until, over=lambda: False):
         p.store_many(z, oracle, list(range(10, 160)), text, threads=3)
         p.store_many(z, oracle, list(range(160, 200)), same)
         p.store_many(z, oracle, list(range(200, 240)), noise)
-        p.store_many(
-            z, oracle, [n * SHARD + 7 for n in range(90)], same
-        )  # more shards than the first table takes
+        # more shards than the first table takes
+        p.store_many(z, oracle, [n * SHARD + 7 for n in range(90)], same)
         p.load_many(z, oracle, list(oracle), threads=3)
         for offset in list(oracle)[::9]:
             p.load(z, oracle, offset)
@@ -514,9 +513,8 @@ def test_a_switch_that_fails_changes_nothing(site):
 def test_a_recompression_that_fails_keeps_the_page(site):
     with make(compressor="lz4") as z, fault(site, times=FOREVER) as failed:
         done = z.recompress("zstd:3", incompressible=False)
-        assert failed() == (
-            2 if site in ("COMPRESS", "SCRATCH") else 1
-        )  # the raw page needs no decompressor
+        # the raw page needs no decompressor
+        assert failed() == (2 if site in ("COMPRESS", "SCRATCH") else 1)
         assert (done.moved, done.kept) == (0, 2)
         disarm()
         z._validate()

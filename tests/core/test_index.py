@@ -266,9 +266,8 @@ def test_threads_add_shards_together():
         order = rng.sample(range(400), 400)
         start.wait()
         for number in order:
-            index.put(
-                number * SHARD_SPAN + k * 70, k + 1
-            )  # each shard is found missing by several at once
+            # each shard is found missing by several at once
+            index.put(number * SHARD_SPAN + k * 70, k + 1)
             assert index.get(number * SHARD_SPAN + k * 70)[0] == k + 1
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]

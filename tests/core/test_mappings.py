@@ -19,9 +19,8 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
-BESIDE = (
-    0 if sys.version_info[:2] == (3, 11) else MIB // 4
-)  # by which other Pythons themselves grow meanwhile
+# by which other Pythons themselves grow meanwhile
+BESIDE = 0 if sys.version_info[:2] == (3, 11) else MIB // 4
 
 # `ours` are the mappings that never get huge pages and are reserved nowhere: nothing else in a
 # Python process is both.

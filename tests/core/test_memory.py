@@ -460,10 +460,11 @@ V1 = "sys/fs/cgroup/memory"
             2_000_000,
         ),
         ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "99999999999999\n"}, RAM),
+        # a container's own view
         (
             {"proc/self/cgroup": "0::/host/path\n", f"{V2}/memory.max": "1073741824\n"},
             1 << 30,
-        ),  # a container's own view
+        ),
         ({"proc/self/cgroup": "0::/a b\n", f"{V2}/a b/memory.max": "1073741824\n"}, 1 << 30),
         # version 1
         (
@@ -521,10 +522,11 @@ V1 = "sys/fs/cgroup/memory"
             },
             3000,
         ),
+        # "reclaim all you can": no size
         (
             {"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.high": "0\n"},
             RAM,
-        ),  # "reclaim all you can": no size
+        ),
         # a group that this namespace does not show
         (
             {

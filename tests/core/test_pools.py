@@ -56,9 +56,8 @@ def test_old_pools_stay_readable(make, until):
         switch(z, pair)
         for o in range(10):
             z.store(100 * k + o, words(100 * k + o))
-    until(
-        lambda: of(z) == dict.fromkeys(PAIRS, 10)
-    )  # pools in between, made by changing one thing at a time, go
+    # pools in between, made by changing one thing at a time, go
+    until(lambda: of(z) == dict.fromkeys(PAIRS, 10))
     pools = z.pools()
     assert [p.current for p in pools] == [True, False, False, False, False]
     assert (pools[0].compressor.partition(":")[0], pools[0].zpool) == PAIRS[-1]

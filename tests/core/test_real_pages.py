@@ -295,9 +295,8 @@ def test_four_threads_at_random(engine, pages, compressor):
     assert all(z.load(offset) == pages[n].tobytes() for offset, n in held.items())
 
 
-@pytest.mark.parametrize(
-    "zpool", ["zsmalloc:1", "zsmalloc:4", "zsmalloc-kernel", "z3fold"]
-)  # zbud holds no raw pages
+# zbud holds no raw pages
+@pytest.mark.parametrize("zpool", ["zsmalloc:1", "zsmalloc:4", "zsmalloc-kernel", "z3fold"])
 def test_every_zpool(engine, pages, zpool):
     z = engine("lz4", zpool, page_size=PAGE, max_pool_bytes="4GiB")
     offsets = np.arange(len(pages))

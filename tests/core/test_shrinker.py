@@ -104,9 +104,8 @@ def test_the_limit_wakes_it_and_it_works_down_to_the_threshold(make, store, unti
     assert s.pool_limit_hit == s.written_through_pages == 1
     # Batches are of 256 pages, so it may go too far by less than one.
     assert 1000 - accept <= s.written_back_pages < 1000 - accept + 256
-    assert sorted(o for o in store.pages if o != 1000) == list(
-        range(s.written_back_pages)
-    )  # the coldest
+    # the coldest
+    assert sorted(o for o in store.pages if o != 1000) == list(range(s.written_back_pages))
 
 
 def test_afterwards_pages_are_taken_in_again(make, until):
@@ -318,9 +317,8 @@ def test_swapoff_while_it_works(make, store, gate, thread, until):
         until(lambda: not z._online(0))
         assert leaving.is_alive()
     leaving.join()
-    with contextlib.suppress(
-        ValueError
-    ):  # perhaps the area had gone before it could be written through
+    # perhaps the area had gone before it could be written through
+    with contextlib.suppress(ValueError):
         storing.join()
     assert store.pages == {}
     assert z.load(3, swap_type=1) == noise(3)
@@ -394,9 +392,8 @@ def test_no_pressure_no_work(make, store, pressure, settle, until, monkeypatch, 
         monkeypatch.setattr(zswap.core, "pressure_files", lambda: (b"", b"", 0))
     z = make(shrinker_enabled=kind != "off")
     pressure.usage(1500 if kind == "at 15/16" else 1600)
-    if (
-        kind == "file pages"
-    ):  # of those in use, the kernel drops the others when anybody wants memory
+    # of those in use, the kernel drops the others when anybody wants memory
+    if kind == "file pages":
         pressure.write("memory.stat", "anon 900\nfile 700\nactive_file 600\ninactive_file 100\n")
     fill(z, 1001)  # to hit the limit is to look as well
     until(lambda: pool_pages(z) <= 900)

@@ -21,9 +21,8 @@ from zswap import Status, SwapFile
 PAGE = 4096
 WRITERS, READERS = 3, 2
 MINE = 48  # offsets of each writer
-STEPS = 500 * int(
-    os.environ.get("ZSWAP_STRESS", "1")
-)  # of each writer; a larger number for a longer run
+# of each writer; a larger number for a longer run
+STEPS = 500 * int(os.environ.get("ZSWAP_STRESS", "1"))
 AVAILABLE = {info.name for info in zswap.compressors() if info.available}
 SPECS = [
     spec
@@ -183,9 +182,8 @@ def test_everything_at_once(engine, memory_store, tmp_path, thread, record_prope
     s = z.stats()
     assert s.stored_pages + s.backed_pages == sum(v % 11 != 0 for v in world.highs)
     assert s.decompress_fail == s.reject_compress_fail == s.backing_write_fail == 0
-    assert (
-        kind == "object" or s.backing_read_fail == 0
-    )  # it raises for a page that is dropped just then, which is no error
+    # it raises for a page that is dropped just then, which is no error
+    assert kind == "object" or s.backing_read_fail == 0
     assert kind == "none" or s.written_back_pages > 0
     z.clear()
     z._validate()

@@ -129,9 +129,8 @@ def test_disjoint_offsets_against_dicts(engine, kinds):
 
     def work(k):
         rng = random.Random(k)
-        mine = [n * 4 + k for n in range(120)] + [
-            (k + 1) << 40
-        ]  # neighbours of the others', in the same runs
+        # neighbours of the others', in the same runs
+        mine = [n * 4 + k for n in range(120)] + [(k + 1) << 40]
         held = {}
         try:
             for step in range(500):

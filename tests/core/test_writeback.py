@@ -568,11 +568,12 @@ def test_a_page_that_cannot_be_decompressed_stays(make, store, codec, fill, make
     assert z.shrink(4) == 3
     assert store.writes == [[0, 1, 3]]
     s = z.stats()
+    # once more for the fourth page
     assert (s.decompress_fail, s.reject_reclaim_fail, s.backing_write_fail) == (
         2,
         2,
         0,
-    )  # once more for the fourth page
+    )
     assert sizes(z, 0, 1, 2, 3) == "bbmb"
     with pytest.raises(PageCorruptError, match="the entry is kept"):
         z.load(2)
@@ -1046,9 +1047,8 @@ def test_a_refused_store_into_an_area_that_is_leaving(
     with held:
         z.parameters["enabled"] = False
         storing = thread(lambda: z.store(1, noise(1), swap_type=1))
-        until(
-            lambda: z.stats().reject_disabled == 1
-        )  # then it has found the area, and waits for the writer
+        # then it has found the area, and waits for the writer
+        until(lambda: z.stats().reject_disabled == 1)
         leaving = thread(z.swapoff, 1)
         until(lambda: not z._online(1))
     shrinking.join()
@@ -1200,9 +1200,8 @@ def test_during_the_read(make, store, fill, gate, thread, make_page, what):
             z.parameters["exclusive_loads"] = True
             assert z.load(0) == make_page(0)
             expected = None
-        if (
-            what == "other"
-        ):  # another page of the shard goes to the store: the reader cannot tell, and reads again
+        # another page of the shard goes to the store: the reader cannot tell, and reads again
+        if what == "other":
             assert z.shrink(1) == 1
             expected, where = make_page(0), "b"
     if expected is None:

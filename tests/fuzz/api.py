@@ -180,9 +180,8 @@ class Drive:
         assert good, "it took what are no pages"
         assert known or all(type(o) in (int, bool) for o in offsets), given
         last = dict(zip(map(int, offsets), zip(pages, status.tolist(), strict=True), strict=True))
-        if threads != 1 and len(last) < len(
-            offsets
-        ):  # any of them may have won: store them once more
+        # any of them may have won: store them once more
+        if threads != 1 and len(last) < len(offsets):
             status = self.z.store_many(list(last), b"".join(page for page, _ in last.values()))
             last = {
                 o: (page, code)

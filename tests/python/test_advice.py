@@ -85,10 +85,11 @@ def test_advice_names_the_fastest_the_densest_and_a_balance():
     assert advice.worthwhile
     assert (advice.fastest, advice.densest) == ("lz4", "zstd:3")
     assert advice.balanced == "zstd:1"  # saves nearly as much as zstd:3 and takes half of its time
+    # the kernel's zswap takes no level
     assert (advice.zswap.compressor, advice.zswap.measured) == (
         "zstd",
         "zstd:3",
-    )  # the kernel's zswap takes no level
+    )
 
 
 def test_advice_leaves_the_fastest_that_saves_nothing_aside():
@@ -215,10 +216,11 @@ def test_zram_with_lzo_rle_and_lz4():
 def test_an_old_kernel_with_lzo_alone():
     kernel = zswap_kernel({"lzo"}, release="4.19.0", zpool="zbud")
     advice = advice_for(kernel=replace(kernel, zsmalloc=False), zpools=("zsmalloc-kernel", "zbud"))
+    # judged by the allocator that it has
     assert (advice.zswap.compressor, advice.zswap.zpool) == (
         "lzo",
         "zbud",
-    )  # judged by the allocator that it has
+    )
     assert not any("zpool" in command for command in advice.zswap.commands)
     assert advice.zswap.commands == ("cd /sys/module/zswap/parameters", "echo Y > enabled")
     with_zsmalloc = advice_for(kernel=kernel, zpools=("zsmalloc-kernel", "zbud"))
@@ -242,9 +244,8 @@ def test_zswap_comes_first_where_there_is_swap_on_a_disk_and_zram_where_there_is
     assert advice_for(kernel=both).first == "zswap"
     advice = advice_for(kernel=replace(both, swaps=()))
     assert advice.first == "zram"
-    assert (
-        "mktemp" in advice.zswap.commands[0]
-    )  # zswap needs swap; the file is a new one that nobody else can read
+    # zswap needs swap; the file is a new one that nobody else can read
+    assert "mktemp" in advice.zswap.commands[0]
     assert advice_for(kernel=replace(both, swaps=(Swap("/dev/zram0", 1 << 30, 0),))).first == "zram"
 
 

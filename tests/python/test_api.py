@@ -1504,9 +1504,8 @@ def test_what_cannot_be_copied_says_so(z, tmp_path):
                 pickle.dumps,
                 lambda thing: pickle.dumps([thing], 2),
             ):
-                if (
-                    not isinstance(thing, ItemsView) or attempt is not copy.copy
-                ):  # another view of the same is fine
+                # another view of the same is fine
+                if not isinstance(thing, ItemsView) or attempt is not copy.copy:
                     with pytest.raises(TypeError, match=r"can be neither copied nor pickled: "):
                         attempt(thing)
     unchanged(z)

@@ -381,9 +381,8 @@ def test_rows_take_turns(pages):
 
 
 def test_a_row_that_fails_says_why_and_the_others_are_measured(pages, monkeypatch):
-    monkeypatch.setitem(
-        rows.ROWS, "broken", None
-    )  # here alone: the row's own process knows no such row
+    # here alone: the row's own process knows no such row
+    monkeypatch.setitem(rows.ROWS, "broken", None)
     corpus = table.measure("mix", pages, rows=("broken", *FEW), rounds=1)
     assert [row.row for row in corpus.rows] == list(FEW)
     assert corpus.failed == ["broken"]
@@ -677,9 +676,8 @@ def test_json(capsys, tmp_path):
     assert (corpus["name"], corpus["pages"]) == ("mix", 32)
     assert [row["row"] for row in corpus["rows"]] == FEW
     assert len(corpus["rows"][1]["load"]) == 2
-    assert (
-        "zswap, batch" in picture.read_text() or picture.stat().st_size > 10_000
-    )  # text may be drawn as outlines
+    # text may be drawn as outlines
+    assert "zswap, batch" in picture.read_text() or picture.stat().st_size > 10_000
 
 
 def test_a_file_is_a_corpus(capsys, tmp_path):

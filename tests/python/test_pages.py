@@ -352,9 +352,8 @@ def test_pages_that_went_away_are_not_brought_back(kinds):
     process, made = kinds
     with open_process(process.pid) as source:
         reader = source._reader
-        at = made["memfd"] + (
-            1 << 19
-        )  # never touched there: reading would bring the page of the file in
+        # never touched there: reading would bring the page of the file in
+        at = made["memfd"] + (1 << 19)
         before = Path(f"/proc/{process.pid}/statm").read_text()
         source._offsets = np.array([at])
         source._counts = np.array([4])
@@ -798,9 +797,8 @@ def test_bytes_that_several_segments_name_are_read_once(tmp_path):
     )
     data = bytearray(core.read_bytes())
     first = struct.unpack_from("<Q", data, 64 + 8)[0]
-    struct.pack_into(
-        "<Q", data, 64 + 56 + 8, first
-    )  # the second says that it lies where the first does
+    # the second says that it lies where the first does
+    struct.pack_into("<Q", data, 64 + 56 + 8, first)
     core.write_bytes(data)
     with open_core(core) as source:
         assert source.read(np.arange(len(source)))[0].tobytes() == numbered(2, 1).tobytes()
@@ -835,10 +833,11 @@ def test_table_of_a_core_is_bounded(tmp_path):
 
 def test_notes_of_a_core_are_bounded_in_all(tmp_path, monkeypatch):
     monkeypatch.setattr(pages.cores, "_MOST_NOTES", 1000)
+    # holes: more than a thousand notes of 12 bytes each, without names and contents
     at, each = (
         1 << 20,
         16 << 10,
-    )  # holes: more than a thousand notes of 12 bytes each, without names and contents
+    )
     headers = [(4, at, 0, each), (4, at + each, 0, each), (1, at + 3 * each, PAGE, PAGE)]
     hostile_core(tmp_path / "core", 3, headers, at + 3 * each + PAGE)
     late = struct.pack("<III", 0, 136, 3) + bytes(40 + 16) + b"late".ljust(80, b"\0")

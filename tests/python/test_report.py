@@ -48,9 +48,8 @@ def printed(analysis, width, **options):
 def test_full_tables_fit_the_terminal(analysis, width):
     text = printed(analysis, width, everything=True, maps=True)
     for line in text.splitlines():
-        assert len(line.rstrip()) <= width or line.startswith("  "), (
-            line
-        )  # commands are not broken up
+        # commands are not broken up
+        assert len(line.rstrip()) <= width or line.startswith("  "), line
     tables = text.split("\n\n")[1:4]
     assert not any("…" in table.partition("Mapping")[0] for table in tables)
     for result in analysis.compressors:

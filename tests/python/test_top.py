@@ -50,10 +50,11 @@ def server(z, path):
 @pytest.fixture
 def now(server):
     with top.Connection("s") as connection:
+        # not ours, which may name a test
         return {
             **connection.snapshot(),
             "command": "python3 a_program.py",
-        }  # not ours, which may name a test
+        }
 
 
 def text_of(now, width, **options):
@@ -461,9 +462,8 @@ class Terminal:
                     self.until(step.encode())
                 else:
                     os.write(self.master, step)
-            while (
-                b"\x1b[?1049l" not in self.shown[-1000:]
-            ):  # it leaves the screen, and nothing may wait for us to read
+            # it leaves the screen, and nothing may wait for us to read
+            while b"\x1b[?1049l" not in self.shown[-1000:]:
                 self.shown += os.read(self.master, 1 << 16)
 
         thread = threading.Thread(target=act)

@@ -208,10 +208,11 @@ def test_cython_finds_the_declarations(tmp_path):
     source.write_text(
         "from zswap_core.abi cimport zsw_compressor_ops\ncdef zsw_compressor_ops table\n"
     )
+    # Cython asks no editable install's finder
     env = {
         **os.environ,
         "PYTHONPATH": str(Path(zswap_core.__file__).parents[1]),
-    }  # Cython asks no editable install's finder
+    }
     subprocess.run(
         [sys.executable, "-m", "cython", "-3", source.name], cwd=tmp_path, env=env, check=True
     )

@@ -5,9 +5,9 @@ import re
 
 import pytest
 import reference
-from conftest import ROOT
 
 import zswap
+from hooks import ROOT
 from zswap import top
 from zswap.parameters import FIRST, PARAMETERS, SWITCH
 from zswap.stats import FIGURES, Kind

@@ -378,11 +378,12 @@ def to_json(
 # ---- pictures ------------------------------------------------------------------------------------
 
 _INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
+# Okabe and Ito: told apart by everybody
 _COLOURS = {
     "limit": "#9aa5b1",
     "zswap": "#d55e00",
     "peer": "#0072b2",
-}  # Okabe and Ito: told apart by everybody
+}
 _SHAPES = {
     "dense, in order": ("#0072b2", "-"),
     "dense, random": ("#d55e00", "-"),

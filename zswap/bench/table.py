@@ -186,9 +186,8 @@ def _serve(
     The check and the tails come last.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.pthread_sigmask(
-        signal.SIG_SETMASK, {signal.SIGINT}
-    )  # it has come with all of _STOPPING held
+    # it has come with all of _STOPPING held
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
     row: Row | None = None
     try:
         pages, out = (_shared(path, count) for path in paths)
@@ -280,9 +279,8 @@ class _RowProcess:
         return kind, value
 
     def ask(self, word: str) -> dict[str, Any]:
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it has died, as the lack of an answer will tell
+        # it has died, as the lack of an answer will tell
+        with contextlib.suppress(BrokenPipeError):
             self._pipe.send(word)
         kind, value = self.answer()
         if kind == "missing":

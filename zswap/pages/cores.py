@@ -187,9 +187,8 @@ def _core_notes(
                 at = begin + -(-size // 4) * 4
                 if begin + size > end:
                     break
-                if (
-                    kind == _NT_PRPSINFO and 96 <= size <= 4096
-                ):  # it ends with the name (16) and the arguments (80)
+                # it ends with the name (16) and the arguments (80)
+                if kind == _NT_PRPSINFO and 96 <= size <= 4096:
                     core.seek(begin + size - 96)
                     note = core.read(96)
                     name, arguments = note[:16].split(b"\0")[0], note[16:].split(b"\0")[0]
@@ -227,9 +226,8 @@ def _without_holes(fd: int, begin: int, end: int, page_size: int) -> tuple[Int64
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole from here on
                 break
-            return np.array([begin]), np.array(
-                [(end - begin) // page_size]
-            )  # the file system cannot tell
+            # the file system cannot tell
+            return np.array([begin]), np.array([(end - begin) // page_size])
         if data >= end:
             break
         at = min(os.lseek(fd, data, os.SEEK_HOLE), end)

@@ -107,9 +107,8 @@ def parse_areas(text: bytes, local: frozenset[bytes]) -> Areas:
     -------
     Areas
     """
-    found = [
-        line for line in _LINE.findall(text) if len(line[0]) < 16
-    ]  # not [vsyscall], which no signed number holds
+    # not [vsyscall], which no signed number holds
+    found = [line for line in _LINE.findall(text) if len(line[0]) < 16]
     kinds: dict[tuple[bytes, ...], int] = {}
     reasons = np.empty(len(found), np.int8)
     names: dict[bytes, int] = {}
@@ -151,9 +150,8 @@ def local_devices(ours: bytes, theirs: bytes) -> frozenset[bytes]:
     An overlay is as local as what it is made of, so it is trusted only where it is mounted for us
     too, and not where the process may have mounted it over a file system of its own.
     """
-    fd = os.memfd_create(
-        "zswap-device", os.MFD_CLOEXEC
-    )  # the kernel's own tmpfs, which is mounted nowhere
+    # the kernel's own tmpfs, which is mounted nowhere
+    fd = os.memfd_create("zswap-device", os.MFD_CLOEXEC)
     try:
         device = os.fstat(fd).st_dev
     finally:
@@ -221,9 +219,8 @@ def runs_of(reader: Reader, local: frozenset[bytes], swapped_at_most: int) -> tu
     scan = _can_scan(reader)
     areas = parse_areas(reader.ask(b"a", [not scan]), local)
     ranges, exact = _scan(reader, areas) if scan else (_read_words(reader, areas), False)
-    exact = (
-        exact and not (areas.reasons == USERFAULTFD).any()
-    )  # what is write-protected there is marked like swapped pages
+    # what is write-protected there is marked like swapped pages
+    exact = exact and not (areas.reasons == USERFAULTFD).any()
     return areas, within(areas, ranges, None if exact else swapped_at_most)
 
 
@@ -284,9 +281,8 @@ def _scan(reader: Reader, areas: Areas) -> tuple[Ranges, bool]:
     while at < end:
         answer = reader.ask(b"s", [at, end])
         walked, guard = np.frombuffer(answer, np.uint64, 2).tolist()
-        regions = np.frombuffer(answer, np.int64, offset=16).reshape(
-            -1, 3
-        )  # begin, end, categories
+        # begin, end, categories
+        regions = np.frombuffer(answer, np.int64, offset=16).reshape(-1, 3)
         parts.append((regions[:, 0], regions[:, 1], (regions[:, 2] & _IS_PRESENT) != 0))
         exact = exact and bool(guard)
         if walked <= at:  # nothing more can be said
@@ -298,9 +294,8 @@ def _scan(reader: Reader, areas: Areas) -> tuple[Ranges, bool]:
 # Before: /proc/PID/pagemap, one 64-bit word for each page of address space, holes included.
 _PM_PRESENT, _PM_SWAPPED, _PM_FILE = np.uint64(1 << 63), np.uint64(1 << 62), np.uint64(1 << 61)
 _PM_GUARD = np.uint64(1 << 58)
-_PAGEMAP_CHUNK = (
-    1 << 16
-)  # words: half a MiB, which stays in the CPU's cache, for 256 MiB of address space
+# words: half a MiB, which stays in the CPU's cache, for 256 MiB of address space
+_PAGEMAP_CHUNK = 1 << 16
 _GAP = 1 << 10  # words between two mappings that are read rather than asked for again
 
 

@@ -117,9 +117,8 @@ def processes() -> list[Process]:
     for pid in map(int, filter(str.isdigit, names)):
         try:
             status = _status(f"/proc/{pid}")
-            if (
-                b"VmSize" not in status
-            ):  # a kernel thread, or its first thread has ended before the others
+            # a kernel thread, or its first thread has ended before the others
+            if b"VmSize" not in status:
                 status = next((s for s in _thread_statuses(pid, status) if b"VmSize" in s), status)
             if rss := _amount(status, b"RssAnon"):
                 found.append(

@@ -28,9 +28,8 @@ NO_SCAN = errno.ENOTTY  # the answer of a kernel that has no PAGEMAP_SCAN
 # PAGEMAP_SCAN, from Linux 6.7 on: the kernel walks the page tables, skips holes, and tells the zero
 # page apart.
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
-PM_SCAN_ARG = struct.Struct(
-    "=12Q"
-)  # size flags start end walk_end vec vec_len max_pages inverted mask anyof return
+# size flags start end walk_end vec vec_len max_pages inverted mask anyof return
+PM_SCAN_ARG = struct.Struct("=12Q")
 IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO, IS_GUARD = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 8
 REGIONS = 1 << 15
 

@@ -40,9 +40,8 @@ class _Forked:
     def __init__(self, pages: mmap.mmap) -> None:
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
-        with (
-            warnings.catch_warnings()
-        ):  # of other threads: the copy takes no lock that they could hold
+        # of other threads: the copy takes no lock that they could hold
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if not self.pid:

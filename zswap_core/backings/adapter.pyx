@@ -87,9 +87,8 @@ cdef class PythonBacking(Backing):
         for method in ("write_pages", "read_pages"):
             if not callable(getattr(obj, method, None)):
                 raise TypeError("a backing store is a path, a SwapFile or an object with "
-                                "write_pages(offsets, pages) and " "read_pages(offsets, out); "
-                                                                   f"{type(obj).__name__} has no "
-                                                                   f"{method}")
+                                "write_pages(offsets, pages) and read_pages(offsets, out); "
+                                f"{type(obj).__name__} has no {method}")
         nr_pages = getattr(obj, "nr_pages", None)
         if nr_pages is None:
             nr_pages = 1 << 47

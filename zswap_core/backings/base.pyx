@@ -161,7 +161,7 @@ cdef class Backing:
 
     def __reduce__(self):
         raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is a store "
-                        "of this process; " "another process opens one of its own")
+                        "of this process; another process opens one of its own")
 
     @property
     def closed(self):

@@ -349,11 +349,11 @@ cdef int check_file(object found, str path) except -1:
                                    f"{os.geteuid()}; use a file of your own")
     if found.st_nlink > 1:
         raise refusal(EMLINK, path, f"it has {found.st_nlink} names (hard links), and pages would "
-                                    "show under each; remove it " "and let zswap make a new one")
+                                    "show under each; remove it and let zswap make a new one")
     if mode & 0o077:
         raise refusal(EACCES, path, f"its mode {stat.S_IMODE(mode):04o} lets other users at it, "
-                                    "who may have it open already; " "if nobody needs it, run: rm "
-                                                                     f"{shlex.quote(path)}")
+                                    "who may have it open already; if nobody needs it, run: rm "
+                                    f"{shlex.quote(path)}")
     return 0
 
 
@@ -371,8 +371,8 @@ cdef int check_folders(str path) except -1:
             continue
         if found.st_uid not in (0, os.geteuid()):
             raise refusal(ELOOP, path, f"on the way there {there} is a symbolic link of user "
-                                       f"{found.st_uid}, who could make it " "lead anywhere; give "
-                                                                             "a path without it")
+                                       f"{found.st_uid}, who could make it lead anywhere; give a "
+                                       "path without it")
         target = os.readlink(there)
         ahead += target.split("/")[::-1]
         here = "/" if target.startswith("/") else here
@@ -434,9 +434,9 @@ cdef object read_header(int fd, str path):
         return None
     header = os.pread(fd, HEADER_BYTES, 0)
     if not header.startswith(MAGIC):
-        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as it "
-                                    "is; name another file, " "or remove this one if nobody needs "
-                                                              "it")
+        raise refusal(EEXIST, path, "it holds something else than zswap's pages, and is left as "
+                                    "it is; name another file, or remove this one if nobody needs "
+                                    "it")
     remedy = f"if nobody needs it, run: rm {shlex.quote(path)}"
     if (len(header) < HEADER_BYTES
             or zlib.crc32(header[:CRC_AT]) != int.from_bytes(header[CRC_AT:], "little")):
@@ -449,8 +449,8 @@ cdef object read_header(int fd, str path):
         raise refusal(EBADMSG, path, f"its header makes no sense; {remedy}")
     if state != BEING_MADE and length != (1 + nr_pages) * page_size:
         raise refusal(EBADMSG, path, f"it is {length} bytes long, and its header says "
-                                     f"{(1 + nr_pages) * page_size}: " "something else has "
-                                                                       f"changed it; {remedy}")
+                                     f"{(1 + nr_pages) * page_size}: something else has changed "
+                                     f"it; {remedy}")
     return nr_pages * page_size, state != CLEAN
 
 

@@ -60,7 +60,7 @@ import numpy as np
 
 from zswap_core.backings import open_backing
 from zswap_core.causes import remember
-from zswap_core.errors import StoreError
+from zswap_core.errors import Error, StoreError
 from zswap_core.params import Flag as _Flag
 from zswap_core.stats import Counter as _Counter
 from zswap_core.status import REFUSALS, Status as PyStatus
@@ -97,7 +97,6 @@ unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
     cdef Checksum checksum_         # None: no checksums
-    cdef object error               # zswap_core.errors.Error
     cdef bint slow                  # single stores release the GIL
     cdef set opened                 # ids of those of the stores that we opened ourselves
     cdef int backed                 # how many of them there are
@@ -110,9 +109,7 @@ cdef class Engine(Handle):
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
-        from zswap_core.errors import Error
         self.e = &unborn
-        self.error = Error
         self.compressors = {}
         self.stores = [None] * MAX_AREAS
         self.opened = set()
@@ -200,8 +197,8 @@ cdef class Engine(Handle):
 
     def __reduce__(self):
         raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is memory "
-                        "of this process; in another " "process make one anew, and dict(z.items()) "
-                                                       "copies its pages")
+                        "of this process; in another process make one anew, and dict(z.items()) "
+                        "copies its pages")
 
     @property
     def closed(self):
@@ -315,8 +312,8 @@ cdef class Engine(Handle):
             if page != NULL:
                 mapping |= ZSW_MAP_NO_FORK
             elif no_fork:
-                raise self.error("dontfork=True: the system cannot keep memory from forked "
-                                 "children (Linux 4.14 or later does)")
+                raise Error("dontfork=True: the system cannot keep memory from forked "
+                            "children (Linux 4.14 or later does)")
             zsw_unmap(page, self.e.page_size)
         self.e.params.wipe_on_free = wipe_on_free
         self.e.params.mapping = self.e.entries.mapping = mapping
@@ -338,12 +335,12 @@ cdef class Engine(Handle):
         """Raises what a call about a pool came to."""
         self.check_thread(args.thread)
         if args.rc == -ENOSPC:
-            raise self.error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
+            raise Error(f"there are {MAX_POOLS} pools that still hold pages; no more fit")
         if args.rc == -ENOMEM:
             raise MemoryError("no memory for the pool")
         if args.rc != 0:
             raise ValueError(f"no pool of compressor {compressor.spec!r} and zpool "
-                             f"{args.ops.name.decode()!r} " f"(error {-args.rc})")
+                             f"{args.ops.name.decode()!r} (error {-args.rc})")
         return 0
 
     def _use_pool(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node):
@@ -368,8 +365,8 @@ cdef class Engine(Handle):
 
     cdef int check_thread(self, int rc) except -1:
         if rc != 0:
-            raise self.error(f"the system starts no thread for the engine: {os.strerror(-rc)}; "
-                             "allow this user or container more (ulimit -u, pids.max)")
+            raise Error(f"the system starts no thread for the engine: {os.strerror(-rc)}; "
+                        "allow this user or container more (ulimit -u, pids.max)")
         return 0
 
     cdef object check_node(self, int node):
@@ -382,9 +379,9 @@ cdef class Engine(Handle):
             rc = zsw_bind_node(page, size, node) if page != NULL else -ENOMEM
         zsw_unmap(page, size)
         if rc != 0:
-            raise self.error(f"the system does not bind memory to NUMA node {node}: "
-                             f"{os.strerror(-rc)}; " "leave numa_node out, or give the process "
-                                                     "CAP_SYS_NICE if it runs in a container")
+            raise Error(f"the system does not bind memory to NUMA node {node}: {os.strerror(-rc)}; "
+                        "leave numa_node out, or give the process CAP_SYS_NICE if it runs in a "
+                        "container")
 
     def _use_checksum(self, Checksum checksum):
         """Keep a checksum of each page.  Before there are any pages."""
@@ -1045,8 +1042,8 @@ cdef class Engine(Handle):
         args.counts = <uint64_t *> view.buffer.buf
         self.call(count_nodes, &args, True)
         if args.rc != 0:
-            raise self.error(f"the system does not tell where memory lies: {os.strerror(-args.rc)} "
-                             "(move_pages)")
+            raise Error(f"the system does not tell where memory lies: {os.strerror(-args.rc)} "
+                        "(move_pages)")
         return {node: int(pages) for node, pages in enumerate(found) if pages}
 
     def _pools(self):

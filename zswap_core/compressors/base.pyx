@@ -121,8 +121,8 @@ cdef class Compressor:
 
     def __reduce__(self):
         raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is "
-                        "functions of this process; " "open_compressor makes one anew, of the same "
-                                                      "spec and dictionary")
+                        "functions of this process; open_compressor makes one anew, of the same "
+                        "spec and dictionary")
 
     def __repr__(self):
         return f"<Compressor {self.spec}, origin {self.origin}, {self.library} {self.version}>"

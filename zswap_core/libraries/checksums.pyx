@@ -43,7 +43,7 @@ cdef class Checksum:
 
     def __reduce__(self):
         raise TypeError("a Checksum can be neither copied nor pickled: it is a function of this "
-                        "process; " "open_checksum makes one anew")
+                        "process; open_checksum makes one anew")
 
     @property
     def path(self):

@@ -88,15 +88,15 @@ cdef class Cipher:
             # With memory for whatever a call will need.
             if self.c.init(self.c.contexts[i], kind, NULL, NO_KEY, NO_KEY, 1) != 1:
                 raise BackingError(EKEYREJECTED, f"{name}: {library.path} refuses AES-256-XTS; use "
-                                                 "another OpenSSL, or " f"${LIBCRYPTO.env} to name "
-                                                                        "one")
+                                                 f"another OpenSSL, or ${LIBCRYPTO.env} to name "
+                                                 "one")
         self.c.key = <uint8_t *> zsw_map_secret()
         if self.c.key == NULL:
             raise BackingError(ENOMEM, f"{name}: the system gives no memory that is safe for a key "
                                        "(Linux 4.14 or later does)")
         if mlock(self.c.key, KEY_BYTES) != 0:   # it was tried already, but without a word
             warnings.warn(f"{name}: its key cannot be locked in memory ({os.strerror(errno)}), so "
-                          "that the system may swap it " "out; allow this process more (ulimit -l)",
+                          "that the system may swap it out; allow this process more (ulimit -l)",
                           RuntimeWarning, stacklevel=2)
         rc = zsw_random(self.c.key, KEY_BYTES)
         if rc != 0:

@@ -45,11 +45,12 @@ LIBLZ4 = Source(
         "LZ4_compress_HC_continue",
     ),
     version_symbol="LZ4_versionString",
+    # the first without CVE-2021-3520; LZ4_resetStreamHC_fast is public since 1.9.0
     minimum=(
         1,
         9,
         4,
-    ),  # the first without CVE-2021-3520; LZ4_resetStreamHC_fast is public since 1.9.0
+    ),
 )
 
 LIBZSTD = Source(

@@ -9,9 +9,7 @@ import mmap
 import os
 import random
 import struct
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,18 +45,6 @@ KINDS = {
 if "ZSWAP_TEST_BACKING" in os.environ:
     _module, _, _name = os.environ["ZSWAP_TEST_BACKING"].partition(":")
     KINDS["own"] = getattr(importlib.import_module(_module), _name)
-
-
-@pytest.fixture(params=["disk", "shm"])
-def folder(request, tmp_path):
-    """A folder on the disk, and one in memory: O_DIRECT is another thing on each."""
-    if request.param == "disk":
-        yield tmp_path
-    elif not os.access("/dev/shm", os.W_OK):
-        pytest.skip("no /dev/shm to write to")
-    else:
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-            yield Path(name)
 
 
 def in_folders(*kinds):

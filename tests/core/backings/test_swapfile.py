@@ -34,18 +34,6 @@ HEADER = struct.Struct("<16sIIQ16sII")
 CLEAN, IN_USE, BEING_MADE = range(3)
 
 
-@pytest.fixture(params=["disk", "shm"])
-def folder(request, tmp_path):
-    """A folder on the disk, and one in memory: O_DIRECT is another thing on each."""
-    if request.param == "disk":
-        yield tmp_path
-    elif not os.access("/dev/shm", os.W_OK):
-        pytest.skip("no /dev/shm to write to")
-    else:
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-            yield Path(name)
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "swap"

@@ -21,9 +21,8 @@ from zswap_core.errors import CompressorNotFound, PageCorruptError
 
 PAGE = 4096
 RAW, PIECE, PIECES, LZ4, THEN_LZ4, ZSTD, THEN_ZSTD = range(0xA0, 0xA7)
-VARIANTS = [
-    open_lref(0, variant=name) for name in variants()
-]  # lref alone, whatever a page looks like
+# lref alone, whatever a page looks like
+VARIANTS = [open_lref(0, variant=name) for name in variants()]
 FIXED = dict(enumerate((0x03, 0x01, 0x3F, 0xFF, 0x0F, 0x10, 0x07, 0x02, 0xF0, 0x30, 0x7F, 0xC0), 1))
 FROZEN = (
     "adde7fa8adde7f5001adde7ff801adde7fa002adde7f4803adde7ff00398044005e80590063807e00788083009d809800a280bd00b780c20"

@@ -10,36 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from zpool_tools import PAGE, library_pages, uints, used_pages
+from zpool_tools import BUDDY_GEOMETRIES, CHUNK, PAGE, library_pages, put, uints, used_pages, where
 
 import zswap
 from hooks.buddies import Buddies
 from hooks.zpool import Zpool
 
-CHUNK = PAGE // 64
 HEADER = 2
 NCHUNKS = 62
 
-GEOMETRIES = [
-    {},
-    {"page_size": 16384},
-    {"page_size": 65536},
-    {"kernel": True},
-    {"kernel": True, "page_size": 65536},
-]
-LIMITS = list(zip(GEOMETRIES, (3904, 15616, 62464, 3896, 62456), strict=True))
-
-
-def put(zpool, *chunks):
-    """Handles of new objects of so many chunks."""
-    return list(zpool.malloc_many(uints(CHUNK * n for n in chunks)))
-
-
-def where(zpool, handle):
-    """(page, first chunk) of an object; pages are 4 KiB here, and as such aligned."""
-    address = zpool.address(handle)
-    assert address % CHUNK == 0
-    return address // PAGE, address % PAGE // CHUNK
+LIMITS = list(zip(BUDDY_GEOMETRIES, (3904, 15616, 62464, 3896, 62456), strict=True))
 
 
 def starts(zpool, *handles):
@@ -627,9 +607,8 @@ def test_compaction_under_loads_and_stores():
             ]
             try:
                 freed = rounds = 0
-                while rounds < 40 or (
-                    freed == 0 and rounds < 4000
-                ):  # in some, every object is in use
+                # in some, every object is in use
+                while rounds < 40 or (freed == 0 and rounds < 4000):
                     freed += z.compact()
                     rounds += 1
             finally:

@@ -8,35 +8,15 @@ from array import array
 
 import numpy as np
 import pytest
-from zpool_tools import PAGE, library_pages, uints, used_pages
+from zpool_tools import BUDDY_GEOMETRIES, CHUNK, PAGE, library_pages, put, uints, used_pages, where
 
 import zswap
 from hooks.buddies import Buddies
 from hooks.zpool import Zpool
 
-CHUNK = PAGE // 64
 NCHUNKS = 63
 
-GEOMETRIES = [
-    {},
-    {"page_size": 16384},
-    {"page_size": 65536},
-    {"kernel": True},
-    {"kernel": True, "page_size": 65536},
-]
-LIMITS = list(zip(GEOMETRIES, (3968, 15872, 63488, 3960, 63480), strict=True))
-
-
-def put(zpool, *chunks):
-    """Handles of new objects of so many chunks."""
-    return list(zpool.malloc_many(uints(CHUNK * n for n in chunks)))
-
-
-def where(zpool, handle):
-    """(page, first chunk) of an object; pages are 4 KiB here, and as such aligned."""
-    address = zpool.address(handle)
-    assert address % CHUNK == 0
-    return address // PAGE, address % PAGE // CHUNK
+LIMITS = list(zip(BUDDY_GEOMETRIES, (3968, 15872, 63488, 3960, 63480), strict=True))
 
 
 # ---- limits and layout ---------------------------------------------------------------------------

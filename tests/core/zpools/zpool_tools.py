@@ -7,6 +7,15 @@ from pathlib import Path
 import numpy as np
 
 PAGE = 4096
+# ---- of zbud and z3fold, whose objects are of whole chunks
+CHUNK = PAGE // 64
+BUDDY_GEOMETRIES = [
+    {},
+    {"page_size": 16384},
+    {"page_size": 65536},
+    {"kernel": True},
+    {"kernel": True, "page_size": 65536},
+]
 
 
 def name(geometry):
@@ -17,6 +26,18 @@ def name(geometry):
 def uints(values):
     """Sizes, as malloc_many() takes them."""
     return array("I", values)
+
+
+def put(zpool, *chunks):
+    """Handles of new objects of so many chunks."""
+    return list(zpool.malloc_many(uints(CHUNK * n for n in chunks)))
+
+
+def where(zpool, handle):
+    """(page, first chunk) of an object; pages are 4 KiB here, and as such aligned."""
+    address = zpool.address(handle)
+    assert address % CHUNK == 0
+    return address // PAGE, address % PAGE // CHUNK
 
 
 def used_pages(zpool):
