@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.errors import CompressorNotFound
 from zswap_core.locks import Lock
+from zswap_core.rows import document
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
@@ -267,8 +267,10 @@ class Parameters(MutableMapping[str, Any]):
         return f"Parameters({ {**self._values, 'compressor': self._values['compressor'].spec} })"
 
 
-Parameters.__doc__ = f"{Parameters.__doc__}\n\n" + "\n".join(
-    f"{name} : {row.kind.name}, by default {row.default!r}\n"
-    + textwrap.indent(textwrap.fill(row.text, 92), "    ")
-    for name, row in PARAMETERS.items()
+document(
+    Parameters,
+    (
+        (f"{name} : {row.kind.name}, by default {row.default!r}", row.text)
+        for name, row in PARAMETERS.items()
+    ),
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-import textwrap
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from zswap.memory import format_bytes
 from zswap_core.binding import LATENCY_BOUNDS
+from zswap_core.rows import document
 from zswap_core.status import REFUSALS
 
 
@@ -256,9 +256,10 @@ def _figures() -> dict[str, Row]:
 FIGURES = _figures()
 
 
-Stats.__doc__ = f"{Stats.__doc__}\n\nAttributes\n----------\n" + "\n".join(
-    f"{name} : int\n{textwrap.indent(textwrap.fill(FIGURES[name].text, 92), '    ')}"
-    for name in Stats.__dataclass_fields__
+document(
+    Stats,
+    ((f"{name} : int", FIGURES[name].text) for name in Stats.__dataclass_fields__),
+    "Attributes",
 )
 
 

@@ -3,8 +3,9 @@
 C has the numbers in status.pxd.  Messages, help, the figures and docs/reference.md read the rows.
 """
 
-import textwrap
 from enum import IntEnum
+
+from zswap_core.rows import document
 
 
 class Status(IntEnum):
@@ -86,8 +87,4 @@ class Status(IntEnum):
 #: The reasons to refuse a store, by the counter in `Stats`.
 REFUSALS = {status.counter: status for status in Status if status.counter is not None}
 
-Status.__doc__ = f"{Status.__doc__}\n    Attributes\n    ----------\n" + "\n".join(
-    f"    {status.name} : {status.value}\n"
-    + textwrap.fill(status.text, 96, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    for status in Status
-)
+document(Status, ((f"{s.name} : {s.value}", s.text) for s in Status), "Attributes")
