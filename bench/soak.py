@@ -42,7 +42,7 @@ import zswap
 import zswap.core
 from zswap.bench.corpora import PAGE, make
 from zswap.bench.output import machine
-from zswap.memory import format_bytes, parse_bytes
+from zswap.meminfo import format_bytes, parse_bytes
 from zswap.output import check, writing
 from zswap.plot import prepare, save_picture, settings
 from zswap.shell import run

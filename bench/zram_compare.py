@@ -26,7 +26,7 @@ from zswap.bench.corpora import CORPORA, PAGE, CorpusMissing, Pages, from_file, 
 from zswap.bench.output import Column, markdown, print_table
 from zswap.bench.rows import RowMissing
 from zswap.bench.zram import Zram, zsmalloc_chain
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap.shell import run
 
 TOLERANCE = 0.02

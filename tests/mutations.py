@@ -60,13 +60,6 @@ MUTATIONS = [
         tests="threads writeback stress",
     ),
     bug(
-        "a store changes the LRU without its lock",
-        "slots.pxd",
-        "        zsw_lock(&e.lru.lock)\n        if leaves:",
-        "        if leaves:",
-        tests="threads stress",
-    ),
-    bug(
         "the shard is let go before the LRU has the new entry",
         "store.pyx",
         "    change_lru(e, old, id)\n    zsw_unlock(&shard.lock)\n",
@@ -266,10 +259,30 @@ MUTATIONS = [
     bug(
         "the length of a decompressed page is not looked at",
         "objects.pyx",
-        "                                                      e.page_size) != <int64_t> "
-        "e.page_size):",
-        "                                                      e.page_size) < 0):",
+        "        if size <= 0 or not e.params.trim_zeros:",
+        "        if size <= 0:",
         tests="engine api compressors damage",
+    ),
+    bug(
+        "what a page ends in is not made zeros again",
+        "objects.pyx",
+        "        memset(page + size, 0, e.page_size - <size_t> size)",
+        "        pass",
+        tests="engine",
+    ),
+    bug(
+        "an extent is free before its pages are gone",
+        "extents.pyx",
+        "        insert(s, x, fresh[0], offset, unit, LEAVING)",
+        "        insert(s, x, fresh[0], offset, unit, EXTENT_FREE)",
+        tests="extents",
+    ),
+    bug(
+        "freed extents do not join",
+        "extents.pyx",
+        "    unite(s, x, id, find(s, x, end) if end < ALL_PAGES else 0)",
+        "    pass",
+        tests="extents",
     ),
     bug(
         "the limit is off by one",
@@ -286,11 +299,25 @@ MUTATIONS = [
         tests="engine shrinker",
     ),
     bug(
-        "the newest page stays in the LRU when it goes",
-        "lru.pxd",
-        "        lru.newest = entry.prev\n",
-        "        pass\n",
+        "a page that goes stays in the LRU",
+        "slots.pxd",
+        "    if is_entry(old):\n        lru_leave(&e.entries, old)\n",
+        "",
         tests="engine",
+    ),
+    bug(
+        "stamps of the LRU are not swept",
+        "lru.pyx",
+        "        sweep(lru, entries)\n",
+        "        pass\n",
+        tests="lru",
+    ),
+    bug(
+        "of the LRU's pages the youngest go first",
+        "lru.pyx",
+        "<uint64_t> (LRU_TIME - age) << 32 | id",
+        "<uint64_t> age << 32 | id",
+        tests="lru writeback",
     ),
     # ---- counters
     bug(
@@ -382,9 +409,72 @@ MUTATIONS = [
     bug(
         "a forked child keeps the swap file",
         "backings/file.pyx",
-        "    cdef swap_file *f = <swap_file *> watch\n    if f.fd >= 0:\n        close(f.fd)\n",
-        "    cdef swap_file *f = <swap_file *> watch\n",
+        "    reader_forget(&f.reader)\n    if f.fd >= 0:\n        close(f.fd)\n",
+        "    reader_forget(&f.reader)\n",
         tests="mappings",
+    ),
+    bug(
+        "a forked child keeps the swap file's rings",
+        "backings/file.pyx",
+        "    reader_forget(&f.reader)\n",
+        "",
+        tests="reads",
+    ),
+    bug(
+        "a page that is stored anew passes for what the store has",
+        "store.pyx",
+        "        set_clean(&e.index, pos, False)         # what the store has is stale now\n",
+        "        pass\n",
+        tests="promote writeback_model",
+    ),
+    bug(
+        "a page that is freed stays in the store if it was in the pool as well",
+        "invalidate.pyx",
+        "    if not is_clean(&e.index, pos):\n        return False\n",
+        "    return False\n",
+        tests="promote",
+    ),
+    bug(
+        "a page becomes resident though it has changed",
+        "promote.pyx",
+        "    if slot == NULL or slot[0] != seen or ",
+        "    if slot == NULL or not slot[0] or ",
+        tests="promote",
+    ),
+    bug(
+        "every read is a second one",
+        "promote.pyx",
+        "            and <uint32_t> (now - before) <= window)",
+        "            or before == 0)",
+        tests="promote",
+    ),
+    bug(
+        "a batch believes what it read though the page was written anew meanwhile",
+        "load.pyx",
+        "        if slot == NULL or slot[0] != parked[k].seen:\n",
+        "        if slot == NULL or not is_backed(slot[0]):\n",
+        tests="reads",
+    ),
+    bug(
+        "what a batch gets from the store is not checked",
+        "load.pyx",
+        "        elif e.index.checksums and sum_at(&e.index, pos)[0] != sums[k]:\n",
+        "        elif False:\n",
+        tests="reads",
+    ),
+    bug(
+        "a ring that fails is left with reads on their way",
+        "backings/transfer.pyx",
+        "    while flying or good and next < n:\n",
+        "    while good and (flying or next < n):\n",
+        tests="reads",
+    ),
+    bug(
+        "a short answer of the ring passes for a whole one",
+        "backings/transfer.pyx",
+        "    if r.size == 0:\n        r.rc = 0\n    return r.size != 0\n",
+        "    r.rc = 0\n    return False\n",
+        tests="reads swapfile",
     ),
     # ---- allocators, compaction
     bug(
@@ -435,7 +525,7 @@ MUTATIONS = [
         "pool.pyx",
         "        drop_contexts(e, pool)\n",
         "",
-        tests="pools memory",
+        tests="pools meminfo",
     ),
     # ---- writeback
     bug(
@@ -469,15 +559,15 @@ MUTATIONS = [
     bug(
         "a write is not told to readers of the store",
         "flight.pyx",
-        "        shard.writes += 1\n",
-        "",
+        "    shard.writes += 1\n    slot[0] = backed(shard.writes)\n",
+        "    slot[0] = backed(0)\n",
         tests="writeback writeback_model stress",
     ),
     bug(
         "a reader of the store does not look whether it was overtaken",
         "transit.pyx",
-        "slot[0] == ON_BACKING and shard.writes == writes\n",
-        "slot[0] == ON_BACKING\n",
+        "    still = slot != NULL and slot[0] == seen\n",
+        "    still = slot != NULL and is_backed(slot[0])\n",
         tests="writeback writeback_model stress",
     ),
     bug(
@@ -497,15 +587,15 @@ MUTATIONS = [
     bug(
         "a page that an exclusive load drops is not in transit",
         "transit.pyx",
-        "        slot[0] = IN_TRANSIT\n    zsw_unlock(&shard.lock)\n    if rc != 0:",
-        "        pass\n    zsw_unlock(&shard.lock)\n    if rc != 0:",
+        "        slot[0] = IN_TRANSIT\n    zsw_unlock(&shard.lock)\n    if rc != 0 and",
+        "        pass\n    zsw_unlock(&shard.lock)\n    if rc != 0 and",
         tests="writeback writeback_model stress",
     ),
     bug(
         "a page that was loaded gets no other round",
         "writeback.pyx",
-        "        elif zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED) & "
-        "ENTRY_REFERENCED:\n            continue\n",
+        "        if (not idle and zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED)\n"
+        "                & ENTRY_REFERENCED):\n            continue\n",
         "",
         tests="writeback",
     ),
@@ -644,8 +734,8 @@ MUTATIONS = [
         "        if (fault(Site.ZPOOL_RELOCATE) == 0\n                and pool.ops.relocate",
         "        zsw_unlock(&shard.lock)\n"
         "        if (fault(Site.ZPOOL_RELOCATE) == 0\n                and pool.ops.relocate",
-        "pool.id))\n    zsw_unlock(&shard.lock)",
-        "pool.id))\n    else:\n        zsw_unlock(&shard.lock)",
+        "moved = True\n    zsw_unlock(&shard.lock)",
+        "moved = True\n    else:\n        zsw_unlock(&shard.lock)",
         tests="tests/core/test_stress.py::test_readers_of_few_pages_beside_compaction",
     ),
     # ---- life
@@ -680,8 +770,8 @@ MUTATIONS = [
     bug(
         "a batch reports how the store failed last, not with its first page",
         "batch.pyx",
-        "        if b.error == 0 or first + i < b.failed_at:\n",
-        "        if True:\n",
+        "    if b.error == 0 or at < b.failed_at:\n",
+        "    if True:\n",
         tests="calls",
     ),
     bug(
@@ -753,6 +843,27 @@ MUTATIONS = [
         "lref/lref_core.h",
         "n_lines + n_distances + HEAD > cap)\n            return 0;\n        line_gather",
         "n_lines + n_distances + HEAD > cap)\n            (void) 0;\n        line_gather",
+        tests="lref",
+    ),
+    bug(
+        "lref's second opinion counts though it is larger",
+        "compressors/lref.pyx",
+        "min(cap if size == 0 else <size_t> size - 1, n)",
+        "min(cap, n)",
+        tests="lref",
+    ),
+    bug(
+        "lref asks for no second opinion where a page does not fit",
+        "compressors/lref.pyx",
+        "or (size == 0 and cap >= large)",
+        "",
+        tests="lref",
+    ),
+    bug(
+        '"auto" is lref on any processor',
+        "compressors/lref.pyx",
+        '("avx512", "avx2", "neon")',
+        '("avx512", "avx2", "neon", "sse41", "portable")',
         tests="lref",
     ),
     bug(

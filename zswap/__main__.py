@@ -1,4 +1,4 @@
-"""The command line: ``zswap analyze``, ``bench``, ``capture``, ``compressors`` and ``top``.
+"""The command line: ``zswap advise``, ``analyze``, ``bench``, ``capture`` and others.
 
 Exit codes: 0 done; 1 the work failed, or its result could not be written; 2 wrong usage, or a
 target that cannot be read; 130 stopped by Ctrl-C, 143 by SIGTERM, 128 and its number by another
@@ -11,166 +11,22 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from zswap import __version__
+from zswap.adviser.command import advise
 from zswap.bench.command import bench
-from zswap.shell import Failure, Refusal, printed_first, run
+from zswap.replay.command import replay
+from zswap.shell import Failure, Refusal, printed_first, progress_bar, run, say
 from zswap.shell import console as _console
 from zswap.shell import plain_errors as _plain_errors
-
-if TYPE_CHECKING:
-    from zswap.pages import PageSource
+from zswap.targets import Targets, check_compressors, file_options, page_count, seed_option
 
 __all__ = ["cli", "main"]
 
-
-def _page_count(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """Read a positive number of pages, or ``all`` (None)."""
-    if value == "all":
-        return None
-    try:
-        pages = int(value.replace(",", ""))
-    except ValueError:
-        pages = 0
-    if pages <= 0:
-        raise click.BadParameter(f"{value!r} is neither a positive number of pages nor 'all'")
-    return pages
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], object] | None]:
-    """Show a progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(err=True), transient=True) as bar:
-        task = bar.add_task("reading pages", total=None)
-        yield lambda done, total, what: bar.update(
-            task, completed=done, total=total, description=what
-        )
-
-
-def _say(text: str) -> None:
-    click.echo(f"zswap: {text}", err=True)
-
-
-def _open_target(
-    pids: tuple[str, ...], files: tuple[str, ...], cores: tuple[str, ...], more: tuple[str, ...]
-) -> PageSource:
-    """Open what was named, all of it as one target.
-
-    Words without an option belong to the option that was given.
-    """
-    from zswap import pages
-
-    if sum(map(bool, (pids, files, cores))) > 1:
-        raise click.UsageError(
-            "--pid, --file and --core exclude each other: name targets of one kind"
-        )
-    if files:
-        return pages.open_files(_once((*files, *more)))
-    if cores:
-        return _open_all(pages.open_core, _once((*cores, *more)))
-    if pids or more:
-        for word in more:
-            if not pids and not _is_number(word) and os.path.exists(word):
-                raise click.UsageError(
-                    f"unexpected {word!r}: say --file {word} to analyse a file, --core for a core "
-                    "dump, or --pid for a process"
-                )
-        return _open_all(pages.open_process, [_find_process(word) for word in (*pids, *more)])
-    chosen = pages.largest_process()
-    click.echo(
-        f"no target named; process {chosen.pid} has the most anonymous memory of those that may be "
-        "read",
-        err=True,
-    )
-    return pages.open_process(chosen.pid)
-
-
-def _is_number(word: str) -> bool:
-    return word.isascii() and word.isdigit()
-
-
-def _once(paths: tuple[str, ...]) -> list[str]:
-    """Leave out what is named twice, under whatever name."""
-    found: dict[str, str] = {}
-    for path in paths:
-        if found.setdefault(os.path.realpath(path), path) is not path:
-            _say(f"{path} is named twice; it is taken once")
-    return list(found.values())
-
-
-def _find_process(word: str) -> int:
-    """Return the number of a process, given that, or a name that only one has."""
-    from zswap import pages
-    from zswap.memory import format_bytes
-
-    if _is_number(word):
-        if not 0 < int(word) < 1 << 31:
-            raise Refusal(
-                f"no process {word}: their numbers are from 1 to /proc/sys/kernel/pid_max; see `ps`"
-            )
-        return int(word)
-    found = pages.find_processes(word)
-    if not found:
-        raise Refusal(
-            f"no process with memory of its own is called {word!r}: see `ps` for those that run, "
-            "and name one with --pid, or a"
-            " file with --file"
-        )
-    if len(found) > 1:
-        shown = ", ".join(
-            f"{process.pid} ({format_bytes(process.rss_anon)})" for process in found[:_SHOWN]
-        )
-        rest = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise Refusal(
-            f"{len(found)} processes are called {word!r}: {shown}{rest}; name one, or several, "
-            "with --pid"
-        )
-    _say(f"{word} is process {found[0].pid}")
-    return found[0].pid
-
-
-_SHOWN = 12  # of the processes of a name
-
-
-def _open_all(opener: Callable[[Any], PageSource], targets: list[Any]) -> PageSource:
-    from zswap import pages
-
-    opened: list[PageSource] = []
-    try:
-        for target in targets:
-            source = opener(target)
-            if source.pid is not None and any(source.pid == other.pid for other in opened):
-                source.close()
-                _say(f"process {source.pid} is named twice; it is taken once")
-            else:
-                opened.append(source)
-    except BaseException:
-        for source in opened:
-            source.close()
-        raise
-    return pages.open_together(opened)
-
-
-def _check_compressors(specs: tuple[str, ...]) -> None:
-    import zswap
-
-    for spec in specs:
-        try:
-            zswap.ZSwap(spec, max_pool_bytes=1 << 20).close()
-        except (ValueError, zswap.Error) as error:
-            raise Refusal(
-                f"cannot use compressor {spec!r}: {error}; see `zswap compressors`"
-            ) from error
+# What follows the program's name is the program's.
+_PROGRAM = {"allow_interspersed_args": False}
 
 
 def _check_zpools(names: tuple[str, ...]) -> None:
@@ -181,42 +37,6 @@ def _check_zpools(names: tuple[str, ...]) -> None:
             parse_zpool(name)
         except ValueError as error:
             raise Refusal(str(error)) from error
-
-
-def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Chooses the sample.",
-        ),
-        click.option(
-            "--core",
-            "cores",
-            metavar="PATH...",
-            multiple=True,
-            help="ELF core dumps (gcore PID, coredumpctl dump).",
-        ),
-        click.option(
-            "--file",
-            "files",
-            metavar="PATH...",
-            multiple=True,
-            help="Files, read as pages; several may follow.",
-        ),
-        click.option(
-            "--pid",
-            "pids",
-            metavar="N...",
-            multiple=True,
-            help="Running processes, by number or name; all as one.",
-        ),
-        click.argument("more", nargs=-1, metavar=""),
-    ):
-        command = option(command)
-    return command
 
 
 class _Commands(click.Group):
@@ -250,10 +70,11 @@ def cli() -> None:
 
 
 @cli.command(short_help="Estimate what zswap would save.")
-@_target_options
+@file_options
+@seed_option
 @click.option(
     "--pages",
-    callback=_page_count,
+    callback=page_count,
     metavar="N",
     default="20000",
     show_default=True,
@@ -282,10 +103,7 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", metavar="PATH", help="Draw the report to a .png, .svg or .pdf.")
 def analyze(
-    pids: tuple[str, ...],
-    files: tuple[str, ...],
-    cores: tuple[str, ...],
-    more: tuple[str, ...],
+    targets: Targets,
     pages: int | None,
     seed: int,
     compressors: tuple[str, ...],
@@ -310,14 +128,14 @@ def analyze(
 
         if plot is not None:
             drawing.prepare(plot)
-        _check_compressors(compressors)
+        check_compressors(compressors)
         _check_zpools(zpools)
 
-        demonstrating = not (pids or files or cores or more) and demonstration.is_called_for()
+        demonstrating = not targets and demonstration.is_called_for()
 
         def measure() -> measuring.Analysis:
             with contextlib.ExitStack() as stack:
-                targets = pids
+                chosen = targets
                 if demonstrating:
                     click.echo(
                         "no target named, and no process that may be read holds "
@@ -325,9 +143,9 @@ def analyze(
                         " measuring a demonstration",
                         err=True,
                     )
-                    targets = (str(stack.enter_context(demonstration.running())),)
-                source = stack.enter_context(_open_target(targets, files, cores, more))
-                progress = stack.enter_context(_progress())
+                    chosen = Targets(pids=(str(stack.enter_context(demonstration.running())),))
+                progress = stack.enter_context(progress_bar())
+                source = stack.enter_context(chosen.open(progress))
                 return measuring.analyze(
                     source,
                     compressors=compressors or None,
@@ -342,7 +160,7 @@ def analyze(
                 analysis = measure()
                 break
             except ProcessEnded:
-                if pids or more or not left:
+                if targets or not left:
                     raise
                 click.echo("it has ended; taking the one that is the largest now", err=True)
         if demonstrating:
@@ -361,10 +179,11 @@ def analyze(
 
 
 @cli.command(short_help="Write the pages of a target to a file.")
-@_target_options
+@file_options
+@seed_option
 @click.option(
     "--pages",
-    callback=_page_count,
+    callback=page_count,
     metavar="N",
     default="all",
     show_default=True,
@@ -378,10 +197,7 @@ def analyze(
     help="Where to write, readable by you alone; - for standard output.",
 )
 def capture(
-    pids: tuple[str, ...],
-    files: tuple[str, ...],
-    cores: tuple[str, ...],
-    more: tuple[str, ...],
+    targets: Targets,
     pages: int | None,
     seed: int,
     output: str,
@@ -389,15 +205,16 @@ def capture(
     """Write the pages of a target to a file, one after another, for `zswap analyze --file`."""
     with _plain_errors():
         from zswap import pages as reading
-        from zswap.memory import format_bytes
+        from zswap.meminfo import format_bytes
 
-        for path in (*files, *cores, *(more if files or cores else ())):
+        more = targets.more if targets.files or targets.cores else ()
+        for path in (*targets.files, *targets.cores, *more):
             with contextlib.suppress(OSError, ValueError):
                 if os.path.samefile(path, output):
                     raise Refusal(
                         f"{output} is the file whose pages are to be written; name another one"
                     )
-        with _open_target(pids, files, cores, more) as source, _progress() as progress:
+        with progress_bar() as progress, targets.open(progress) as source:
             written, vanished = reading.capture(
                 source,
                 output,
@@ -415,7 +232,9 @@ def capture(
         )
 
 
+cli.add_command(advise)
 cli.add_command(bench)
+cli.add_command(replay)
 
 
 @cli.command(short_help="List the compressors.")
@@ -465,6 +284,67 @@ def top(path: str, interval: float, once: bool, as_json: bool) -> None:
         raise Refusal(str(error)) from error
     except watching.Ended as error:
         raise Failure(str(error)) from error
+
+
+@cli.command("run", short_help="Run a program in less memory.", context_settings=_PROGRAM)
+@click.option(
+    "--budget",
+    metavar="BYTES",
+    required=True,
+    help="What its large allocations may take, such as 2G: pages, pool and metadata.",
+)
+@click.option("--backing", metavar="FILE", help="Where the coldest pages go, encrypted.")
+@click.option(
+    "--limit",
+    metavar="BYTES",
+    help="The most that may be allocated: what the file has room for; without one, the budget.",
+)
+@click.option(
+    "--min-size",
+    metavar="BYTES",
+    default="1M",
+    show_default=True,
+    help="The least allocation that counts as large.",
+)
+@click.option("--stats", metavar="SOCKET", help="Serve figures there, for `zswap top`.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+def run_program(
+    budget: str,
+    backing: str | None,
+    limit: str | None,
+    min_size: str,
+    stats: str | None,
+    as_json: bool,
+    program: tuple[str, ...],
+) -> int:
+    """Run a program whose large allocations lie compressed when they are cold.
+
+    What it and its children allocate of min-size or more, all together, takes no more memory than
+    the budget. The exit code is the program's, or 128 and the number of the signal that ended it;
+    a summary comes on standard error. See docs/memory.md.
+    """
+    from dataclasses import asdict
+
+    from zswap import Error
+    from zswap import program as running
+    from zswap_core.amounts import parse_bytes
+
+    try:
+        least = parse_bytes(min_size)
+        if least < 1:
+            raise ValueError(f"min-size is {min_size}; at least 1 is needed")
+        done = running.run(program, budget, backing, min_size=least, limit=limit, stats=stats)
+    except running.NotRun as error:
+        say(str(error))
+        return error.code
+    except (Error, ValueError, OSError) as error:
+        raise Refusal(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(asdict(done)), err=True)
+    else:
+        say(str(done))
+    return done.code
 
 
 def main(arguments: list[str] | None = None) -> int:

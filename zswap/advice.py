@@ -1,7 +1,5 @@
 """What to do with what was measured: which compressor for which aim, and how to set the kernel.
 
-Nothing is advised that `zswap.kernel` did not find, and no saving is claimed that was not measured.
-
 Nothing is advised that `zswap.kernel` did not find, and of nothing that was not measured is it said
 what it saves.
 """
@@ -16,7 +14,18 @@ from dataclasses import dataclass
 from zswap.estimate import CompressorResult, Estimate
 from zswap.kernel import PARAMETERS, Kernel
 
-__all__ = ["DEFLATE_KERNEL", "UNMEASURABLE", "Advice", "Choice", "Setting", "advise", "kernel_name"]
+__all__ = [
+    "DEFLATE_KERNEL",
+    "STANDS_FOR",
+    "UNMEASURABLE",
+    "Advice",
+    "Choice",
+    "Setting",
+    "advise",
+    "kernel_name",
+    "zram_commands",
+    "zswap_commands",
+]
 
 #: zlib as the kernel runs it: level 6, a window of 2 KiB.  Other libraries for the format are
 #: denser and much faster.
@@ -24,7 +33,7 @@ DEFLATE_KERNEL = "deflate-kernel"
 
 #: Which of the compressors measured does as the kernel's of that name does (its zstd is level 3,
 #: its lz4hc level 9).
-_STANDS_FOR = {
+STANDS_FOR = {
     "lz4": ("lz4", "lz4:1"),
     "lz4hc": ("lz4hc", "lz4hc:9"),
     "zstd": ("zstd:3", "zstd"),
@@ -155,7 +164,7 @@ def kernel_name(result: CompressorResult) -> str | None:
     A library called through Python is another implementation, and its sizes and times say nothing
     of the kernel's.
     """
-    for name, measured in _STANDS_FOR.items():
+    for name, measured in STANDS_FOR.items():
         if result.name in measured and (not result.through_python or result.name == DEFLATE_KERNEL):
             return name
     return None
@@ -255,10 +264,10 @@ def advise(
         name = kernel_name(r)
         assert name is not None
         if way == "zram":
-            commands, check = _zram_commands(kernel, name, target_bytes, stand_ins)
+            commands, check = zram_commands(kernel, name, target_bytes, stand_ins)
         else:
             assert pool_percent is not None
-            commands, check = _zswap_commands(kernel, name, pool_percent, target_bytes)
+            commands, check = zswap_commands(kernel, name, pool_percent, target_bytes)
         settings[way] = Setting(way, name, r.name, judges[way].zpool, commands, check)
     # zram needs no disk; where there is swap on one, zswap lets the coldest pages go there.
     ways = ("zswap", "zram") if kernel.disk_swaps else ("zram", "zswap")
@@ -356,7 +365,7 @@ def _choices(
 # ---- commands ------------------------------------------------------------------------------------
 
 
-def _zswap_commands(
+def zswap_commands(
     kernel: Kernel, name: str, percent: int, target_bytes: int
 ) -> tuple[tuple[str, ...], str]:
     """Return the commands that set zswap so, and one that shows that it is."""
@@ -379,7 +388,7 @@ def _zswap_commands(
     return tuple(commands), f"grep . /{PARAMETERS}/*"
 
 
-def _zram_commands(
+def zram_commands(
     kernel: Kernel, name: str, target_bytes: int, stand_ins: Mapping[str, CompressorResult]
 ) -> tuple[tuple[str, ...], str]:
     """Return the commands that set up zram for swap, and one that shows its compressor.

@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from zswap.log import Log
-from zswap.memory import format_bytes, online_node, pressure_files, total_ram
+from zswap.meminfo import format_bytes, online_node, parse_bytes, pressure_files, total_ram
 from zswap.parameters import FIRST, PARAMETERS, Parameters, boolean, not_an_attribute
-from zswap.stats import Latency, PoolInfo, Recompressed, Stats
+from zswap.stats import Latency, PoolInfo, Recompressed, Stats, Weight
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import Engine
 from zswap_core.compressors.base import Compressor
@@ -94,7 +94,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     Parameters
     ----------
     compressor : str or Compressor, default "lz4"
-        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.  Or one from
+        Name, or name and level as in ``"zstd:3"``; `zswap.compressors` lists them.  ``"auto"`` is
+        lref where the processor has AVX2 or NEON at least, else lz4.  Or one from
         `zswap.open_compressor`.
     zpool : str, default "zsmalloc"
         The allocator; `zswap.zpools` lists them.
@@ -108,8 +109,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         no pool at all: only same-filled pages are held, and others go to the backing store where
         there is one.
     accept_threshold_percent : int, default 90
-        After the limit was hit, pages are refused until the allocators are down to this share of
-        the limit.
+        After a page was refused at the limit, others are until the allocators are down to this
+        share of it; with `direct_reclaim` and a backing store only the shrinker goes by it.
     same_filled_pages_enabled : bool, default True
         Hold a page whose 8-byte words are all equal as that one word.
     backing : path, SwapFile or object with write_pages and read_pages, optional
@@ -126,6 +127,15 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     dontfork : bool, optional
         Let a forked child, whose copy of the engine is closed, find zeros where pages are
         (MADV_WIPEONFORK).  By default where the system can; with True it must.
+    direct_reclaim : bool, default True
+        Let a page that meets the limit wait while the coldest pages are written back, so that it
+        is the coldest that go.  False is the kernel's way: it is refused until the shrinker has
+        reached the accept threshold, and goes to the backing store itself.  Without a backing
+        store it makes no difference.
+    promote : {"second", "always", "never"}, default "second"
+        When a page that was read from the backing store stays in the pool again: when it is read a
+        second time before long, each time, or never.  The store keeps it, so that writing it back
+        again is no write.
     shrinker_enabled : bool, default True
         Also write back when memory is short: tasks stall on it, or the cgroup is near its limit.
     shrinker_interval : float, default 1.0
@@ -146,6 +156,10 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         against somebody who writes to the swap file it takes `encrypt` as well, since such a sum
         has no key.  A page that another thread changes while it is being stored may seem damaged as
         well.
+    trim_zeros : bool, default False
+        Compress a page only up to the zeros that it ends in, and make them anew when it is read:
+        for values shorter than a page, filled up with zeros.  Compressors in Python are given whole
+        pages all the same.
 
     Raises
     ------
@@ -201,12 +215,15 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         wipe_on_free: bool = False,
         dontdump: bool = False,
         dontfork: bool | None = None,
+        direct_reclaim: bool = True,
+        promote: str = "second",
         shrinker_enabled: bool = True,
         shrinker_interval: float = 1.0,
         numa_node: int | None = None,
         dictionary: Any = None,
         latency: bool = False,
         checksum: bool = False,
+        trim_zeros: bool = False,
     ) -> None:
         self._begin(page_size)
         self._log = Log()
@@ -227,14 +244,19 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                     "max_pool_bytes": max_pool_bytes,
                     "accept_threshold_percent": accept_threshold_percent,
                     "same_filled_pages_enabled": same_filled_pages_enabled,
+                    "direct_reclaim": direct_reclaim,
+                    "promote": promote,
                     "latency": latency,
                     "checksum": checksum,
+                    "trim_zeros": trim_zeros,
                     "shrinker_enabled": shrinker_enabled,
                     "shrinker_interval": shrinker_interval,
                 },
             )
             if self.parameters["checksum"]:
                 self._use_checksum(open_checksum())
+            if self.parameters["trim_zeros"]:
+                self._trim_zeros()
             for key, row in PARAMETERS.items():
                 # Of others than switches one applies all of its kind.
                 if row.apply == "switch" or key == FIRST[row.apply]:
@@ -296,6 +318,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
 
     def _apply_pool(self, values: Any, key: str) -> None:
         self._use_pool(values["compressor"], *parse_zpool(values["zpool"]), self._node)
+
+    def _apply_promote(self, values: Any, key: str) -> None:
+        self._set_promote(values[key])
 
     def _apply_fixed(self, values: Any, key: str) -> None:
         if values[key] != self.parameters[key]:
@@ -516,10 +541,72 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             *self._recompress(opened, *zpool, self._node, idle_seconds, incompressible, limit)
         )
 
-    def pop(self, offset: int, default: Any = _NOTHING) -> Any:
-        """Give the page at `offset` of area 0 and free it.
+    def weight(
+        self, start: SupportsIndex, stop: SupportsIndex, *, swap_type: SupportsIndex = 0
+    ) -> Weight:
+        """Say what a range of offsets holds and takes, before the allocator's rounding.
 
-        Where there is none, give `default`, or raise KeyError without one.
+        Parameters
+        ----------
+        start, stop : int
+            The first page number, and the one after the last.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        Weight
+            Pages, same-filled ones, those in the backing store, and the compressed bytes of the
+            others.  While others store it is right for each page as it was at some moment.
+        """
+        return Weight(*self._weight(start, stop, swap_type))
+
+    def evict(self, nbytes: int | str) -> int:
+        """Write the coldest pages back until so much memory is free.
+
+        Parameters
+        ----------
+        nbytes : int or str
+            Bytes, or as ``"64MiB"``.
+
+        Returns
+        -------
+        int
+            Bytes by which `Stats.resident_bytes` is smaller: less than asked for, or 0, when there
+            is no backing store, it fails or has no room, the budget of writeback is used up, or no
+            more is held.  What others store meanwhile counts against it.
+        """
+        wanted, freed = parse_bytes(nbytes), 0
+        stats = self.stats()
+        before, left = stats.resident_bytes, stats.stored_pages
+        while freed < wanted and left > 0:
+            # As many as take what is still missing, if they are like the others.
+            share = (wanted - freed) / max(stats.pool_total_size, 1)
+            done = self.shrink(min(int(stats.stored_pages * share) + 1, left))
+            if not done:
+                break
+            left -= done
+            stats = self.stats()
+            if before - stats.resident_bytes < wanted:
+                self.compact()  # each allocator page may still hold one that stays
+                stats = self.stats()
+            freed = before - stats.resident_bytes
+        return max(freed, 0)
+
+    def pop(self, offset: int, default: Any = _NOTHING) -> Any:
+        """Give a page of area 0 and free it, in one step.
+
+        Parameters
+        ----------
+        offset : int
+            Page number.
+        default : object, optional
+            What to give where nothing is held.
+
+        Raises
+        ------
+        KeyError
+            When nothing is held and there is no `default`.
         """
         try:
             return self._take(offset)
@@ -535,9 +622,14 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         raise KeyError("popitem(): no page is held")
 
     def setdefault(self, offset: SupportsIndex, default: Any = None) -> Any:
-        """Give the page at `offset` of area 0, which stays held.
+        """Give a page of area 0, which stays held; where there is none, store one, in one step.
 
-        Where there is none, store `default` and give that.
+        Parameters
+        ----------
+        offset : int
+            Page number.
+        default : bytes-like
+            The page to store and give where nothing is held.
         """
         offset = operator.index(offset)  # asked once
         while True:
@@ -553,6 +645,13 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         Each page is in place at once, not all of them together; but no `clear` and no update from
         another dict comes in between where `other` is a dict.  When one is refused its exception is
         raised, and those before it stay stored.
+
+        Parameters
+        ----------
+        other : mapping or iterable of pairs
+            Offsets and pages.
+        **pages : bytes-like
+            Taken as dict takes them; an offset is no name, so they are refused.
         """
         if other is self:
             pairs: Iterable[tuple[SupportsIndex, Any]] = ()

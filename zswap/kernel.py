@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import exists, isdir, join
+
+from zswap.meminfo import read_text
 
 __all__ = ["Kernel", "Swap", "ZramDevice", "read_kernel"]
 
@@ -27,11 +29,12 @@ _Root = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Swap:
-    """A swap area in use: its file or device, and bytes."""
+    """A swap area in use: its file or device, bytes, and which is filled first, the highest."""
 
     path: str
     size: int
     used: int
+    priority: int = field(default=0, compare=False)
 
     @property
     def zram(self) -> bool:
@@ -136,12 +139,12 @@ def read_kernel(root: _Root = "/") -> Kernel:
     Kernel
         Whatever cannot be read counts as absent.
     """
-    release = _text(join(root, "proc/sys/kernel/osrelease"))
+    release = read_text(root, "proc/sys/kernel/osrelease")
     config = _config(root, release)
     modules = _Modules(root, release)
     registered = {
         line.partition(":")[2].strip()
-        for line in _text(join(root, "proc/crypto")).splitlines()
+        for line in read_text(root, "proc/crypto").splitlines()
         if line.partition(":")[0].strip() == "name"
     }
     crypto = frozenset(
@@ -183,14 +186,6 @@ def read_kernel(root: _Root = "/") -> Kernel:
     )
 
 
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
 def _version(release: str) -> tuple[int, int]:
     match = re.match(r"(\d+)\.(\d+)", release)
     return (int(match[1]), int(match[2])) if match else (0, 0)
@@ -206,7 +201,7 @@ def _config(root: _Root, release: str) -> dict[str, str]:
             text = file.read()
     except (OSError, EOFError):
         for path in (f"boot/config-{release}", f"lib/modules/{release}/config"):
-            text = text or (_text(join(root, path)) if release else "")
+            text = text or (read_text(root, path) if release else "")
     return {
         name: value.strip('"')
         for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.MULTILINE)
@@ -220,16 +215,16 @@ class _Modules:
         folder = join(root, "lib/modules", release)
         loads = (
             exists(join(root, "proc/modules"))
-            and _text(join(root, "proc/sys/kernel/modules_disabled")) != "1"
+            and read_text(root, "proc/sys/kernel/modules_disabled") != "1"
         )
         there = bool(release) and isdir(folder)
         #: A kernel that loads no modules has nothing that is not seen.
         self.seen = there or not loads
-        self._builtin = _text(join(folder, "modules.builtin")).splitlines() if there else []
+        self._builtin = read_text(folder, "modules.builtin").splitlines() if there else []
         self._files = []
         if there and loads:
             listed = (
-                line.partition(":")[0] for line in _text(join(folder, "modules.dep")).splitlines()
+                line.partition(":")[0] for line in read_text(folder, "modules.dep").splitlines()
             )
             self._files = [path for path in listed if exists(join(folder, path))]
 
@@ -253,7 +248,7 @@ def _parameters(root: _Root) -> dict[str, str] | None:
         names = sorted(os.listdir(folder))
     except OSError:
         return None
-    return {name: _text(join(folder, name)) for name in names}
+    return {name: read_text(folder, name) for name in names}
 
 
 def _zram_devices(root: _Root) -> Iterator[ZramDevice]:
@@ -264,8 +259,8 @@ def _zram_devices(root: _Root) -> Iterator[ZramDevice]:
     except OSError:
         return
     for name in names:
-        words = _text(join(root, "sys/block", name, "comp_algorithm")).split()
-        size = _text(join(root, "sys/block", name, "disksize"))
+        words = read_text(root, "sys/block", name, "comp_algorithm").split()
+        size = read_text(root, "sys/block", name, "disksize")
         chosen = next((word.strip("[]") for word in words if word.startswith("[")), "")
         known = tuple(word.strip("[]") for word in words)
         yield ZramDevice(name, known, chosen, int(size) if size.isdigit() else 0)
@@ -294,10 +289,12 @@ def _zram_compressors(
 
 
 def _swaps(root: _Root) -> Iterator[Swap]:
-    for line in _text(join(root, "proc/swaps")).splitlines()[1:]:
+    for line in read_text(root, "proc/swaps").splitlines()[1:]:
         fields = line.split()
         if len(fields) >= 4 and fields[2].isdigit() and fields[3].isdigit():
-            yield Swap(fields[0], int(fields[2]) * 1024, int(fields[3]) * 1024)
+            number = fields[4] if len(fields) > 4 else ""
+            priority = int(number) if re.fullmatch(r"-?\d+", number) else 0
+            yield Swap(fields[0], int(fields[2]) * 1024, int(fields[3]) * 1024, priority)
 
 
 def _access(root: _Root) -> str:
@@ -314,7 +311,7 @@ def _access(root: _Root) -> str:
 def _mounted_read_only(root: _Root, path: str) -> bool:
     """Whether the mount that holds `path` is read-only, as a container's /sys is."""
     best, read_only = "", False
-    for line in _text(join(root, "proc/self/mountinfo")).splitlines():
+    for line in read_text(root, "proc/self/mountinfo").splitlines():
         fields = line.split()
         if len(fields) < 6:
             continue

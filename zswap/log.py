@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Hashable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap_core.backings import Backing
 from zswap_core.status import Status
 
-logger = logging.getLogger("zswap")
-logger.addHandler(logging.NullHandler())  # silent, unless the program wants to hear it
+if TYPE_CHECKING:
+    import logging
 
 # What comes and goes is told of so many times, and then once a minute: a disk that is nearly full
 # fails every other page.
 OFTEN = 8
 SECONDS = 60.0
+
+
+def _logger() -> logging.Logger:
+    import logging  # takes longer to import than an engine to make, and most say nothing
+
+    logger = logging.getLogger("zswap")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # silent, unless the program wants to hear it
+    return logger
 
 
 def _reason(status: int) -> str:
@@ -91,4 +100,4 @@ class Log:
 
     def _say(self, text: str, *values: object) -> None:
         with suppress(Exception):
-            logger.warning(text, *values)
+            _logger().warning(text, *values)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zswap.memory import parse_bytes
+from zswap.meminfo import parse_bytes
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
@@ -19,6 +18,9 @@ from zswap_core.rows import document
 
 if TYPE_CHECKING:
     from zswap.core import ZSwap
+
+
+PROMOTIONS = ("second", "always", "never")
 
 
 def boolean(value: object) -> bool:
@@ -87,6 +89,13 @@ def zpool(value: object) -> str:
     return format_zpool(*parse_zpool(value))
 
 
+def promotion(value: object) -> str:
+    """Read when pages come back into the pool."""
+    if not isinstance(value, str) or value not in PROMOTIONS:
+        raise ValueError(f"{value!r} is no such time; give {', '.join(map(repr, PROMOTIONS))}")
+    return value
+
+
 class Kind(NamedTuple):
     """What values a parameter takes."""
 
@@ -101,6 +110,7 @@ SECONDS = Kind("seconds", seconds)
 PAGES = Kind("pages or None", optional_count)
 COMPRESSOR = Kind("compressor", compressor)
 ZPOOL = Kind("zpool", zpool)
+PROMOTION = Kind("second, always or never", promotion)
 
 
 class Parameter(NamedTuple):
@@ -155,9 +165,24 @@ PARAMETERS: dict[str, Parameter] = {
     "reject_compress_poor": Parameter(
         SWITCH, False, "switch", "Refuse pages that do not compress instead of keeping them raw."
     ),
+    "direct_reclaim": Parameter(
+        SWITCH, True, "switch", "A page at the limit waits for room that the coldest ones make."
+    ),
+    "promote": Parameter(
+        PROMOTION,
+        "second",
+        "promote",
+        "When a page that is read from a backing store stays in the pool.",
+    ),
     "latency": Parameter(SWITCH, False, "switch", "Time stores and loads, for `ZSwap.latency`."),
     "checksum": Parameter(
         SWITCH, False, "fixed", "Keep a checksum with every page.  Chosen when the engine is made."
+    ),
+    "trim_zeros": Parameter(
+        SWITCH,
+        False,
+        "fixed",
+        "Compress a page only up to the zeros that it ends in.  Chosen when the engine is made.",
     ),
     "shrinker_enabled": Parameter(
         SWITCH,
@@ -185,17 +210,20 @@ PARAMETERS: dict[str, Parameter] = {
 FIRST = {row.apply: name for name, row in reversed(PARAMETERS.items())}
 
 
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one that was probably meant."""
+    import difflib  # only for a mistake
+
+    return next(iter(difflib.get_close_matches(name, names, 1)), None)
+
+
 def not_an_attribute(owner: str, name: str, form: str, attributes: tuple[str, ...]) -> str:
     """Say that `owner` no such attribute, and what was meant.
 
     That is one of `attributes`, or a parameter, written as in `form`.
     """
-    near = [name] if name in PARAMETERS else get_close_matches(name, [*attributes, *PARAMETERS], 1)
-    meant = (
-        f"; did you mean {near[0] if near[0] in attributes else form.format(near[0])}?"
-        if near
-        else ""
-    )
+    near = name if name in PARAMETERS else _nearest(name, [*attributes, *PARAMETERS])
+    meant = f"; did you mean {near if near in attributes else form.format(near)}?" if near else ""
     return f"{owner} no attribute {name!r} to set{meant}"
 
 
@@ -229,8 +257,8 @@ class Parameters(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in PARAMETERS:
-            near = get_close_matches(str(key), PARAMETERS, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            near = _nearest(str(key), PARAMETERS)
+            meant = f"; did you mean {near!r}?" if near else ""
             raise KeyError(f"{key!r} is no parameter{meant}; there are {', '.join(PARAMETERS)}")
         engine = self._engine
         if engine.closed:

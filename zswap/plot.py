@@ -1,4 +1,7 @@
-"""The report as a picture: ratio against load time, and the distribution of compressed sizes."""
+"""The report as a picture: ratio against load time, and the distribution of compressed sizes.
+
+As PNG it is 1920 by 1080, and told apart in grey: by names, markers and kinds of lines.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import io
 import logging
 import math
 import os
+import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +22,7 @@ import numpy as np
 from zswap import Error
 from zswap.analyze import Analysis
 from zswap.estimate import CompressorResult
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap.output import check, writing
 from zswap.report import size_and_margin
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "SIZE",
     "PlotError",
     "check_path",
     "draw",
@@ -34,6 +40,7 @@ __all__ = [
     "save",
     "save_picture",
     "settings",
+    "where_and_when",
 ]
 
 #: File formats by the ending of the name.
@@ -49,7 +56,10 @@ _COLOURS = (
     "#8a6d00",
     "#56b4e9",
 )
+_LINES = ("-", "--", ":")
 _BINS = 64
+#: Inches of a picture, at the 160 dots of `save_picture`.
+SIZE = (12.0, 6.75)
 
 
 class PlotError(Error):
@@ -202,7 +212,7 @@ def _drawn(analysis: Analysis) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(
-        figsize=(13, 6.2),
+        figsize=SIZE,
         facecolor="white",
         layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.04),
     )
@@ -226,16 +236,27 @@ def _drawn(analysis: Analysis) -> Figure:
         ha="left",
     )
     best = analysis.estimate(analysis.advice.balanced, analysis.advice.zpool)
-    subtitle = (
+    below = (
         f"{format_bytes(analysis.target_bytes)}, {analysis.sampled_pages:,} of "
         f"{analysis.total_pages:,} pages measured, "
         f"{100 * analysis.same_filled:.1f} % same-filled.  "
         f"{best.compressor} would save {size_and_margin(best.saved_bytes, best.margin_bytes)} "
-        f"({100 * best.saved:.0f} %)"
+        f"({100 * best.saved:.0f} %)\n{where_and_when()}"
     )
-    figure.supxlabel(subtitle, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
+    figure.supxlabel(below, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
     _label_points(figure, left, analysis, colours)
     return figure
+
+
+def where_and_when() -> str:
+    """Say in a line what a picture is of: now, this kernel, this machine."""
+    from zswap.adviser.machine import read_cpu
+
+    cpus = os.cpu_count() or 1
+    return (
+        f"{time.strftime('%Y-%m-%d %H:%M')}  ·  Linux {platform.release()}  ·  {read_cpu()}, "
+        f"{cpus} CPU{'s' * (cpus != 1)}"
+    )
 
 
 def _shorten(text: str, width: int) -> str:
@@ -388,12 +409,18 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     size = analysis.page_size
     edges = np.linspace(0, size, _BINS + 1)
     top = 0.0
-    for result in _shown_sizes(analysis):
+    for result, line in zip(_shown_sizes(analysis), _LINES, strict=False):
         bins = result.histogram[1:].reshape(_BINS, -1).sum(axis=1)
         share = 100 * bins / result.pages
         top = max(top, float(share.max()))
         axes.stairs(
-            share, edges, color=colours[result.name], linewidth=2, label=result.name, zorder=3
+            share,
+            edges,
+            color=colours[result.name],
+            linewidth=2,
+            linestyle=line,
+            label=result.name,
+            zorder=3,
         )
         axes.stairs(share, edges, color=colours[result.name], fill=True, alpha=0.10, zorder=2)
     top = top or 1.0
@@ -405,7 +432,7 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
         )
         axes.axvspan(float(saving[-1]), size, color="#b00020", alpha=0.07, linewidth=0, zorder=0)
         axes.annotate(
-            f"over {int(saving[-1]):,} bytes:\na whole page, nothing saved",
+            f"over {int(saving[-1]):,} bytes:\na whole page,\nnothing saved",
             (float(saving[-1]), 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(-8, -6),

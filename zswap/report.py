@@ -7,27 +7,38 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import zswap
-from zswap.advice import DEFLATE_KERNEL, LARGEST_POOL_PERCENT, UNMEASURABLE, Setting, kernel_name
-from zswap.analyze import MappingResult
+from zswap.advice import (
+    DEFLATE_KERNEL,
+    LARGEST_POOL_PERCENT,
+    UNMEASURABLE,
+    WORTH_A_KERNEL,
+    Setting,
+    kernel_name,
+)
 from zswap.demonstration import LEAST_BYTES
-from zswap.memory import format_bytes, parse_bytes
+from zswap.measure import MappingResult
+from zswap.meminfo import format_bytes, parse_bytes
 from zswap.pages import left_out_words
+from zswap_core.compressors.registry import AUTO, chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console
     from rich.table import Table
 
-    from zswap.analyze import Analysis
+    from zswap.analyze import Analysis, PartEstimate
     from zswap.estimate import CompressorResult, Estimate, Timing
 
 __all__ = [
     "JSON_VERSION",
     "analysis_json",
+    "choice_table",
     "compressors_json",
+    "part_tables",
     "print_analysis",
     "print_compressors",
+    "remarks",
     "size_and_margin",
 ]
 
@@ -36,6 +47,10 @@ JSON_VERSION = 1
 
 _MANY_ZEROS = 0.02  # share of pages from which on they are spoken of
 _WIDE = 100  # columns from which on there is room for more
+_NARROW = 78  # columns below which some must be left out
+# between columns, beside the blank that is there anyway: for 80 columns, and for 60
+_CLOSE, _TIGHT = (0, 0, 0, 1), (0, 0)
+_PARTS = 5  # processes, and cgroups, of several
 
 
 def size_and_margin(nbytes: int, margin: int) -> str:
@@ -118,25 +133,29 @@ def print_analysis(
     say()
     if everything:
         say("Compressors on these pages (times: ns a page, same-filled ones left out)")
-        console.print(_compressor_table(analysis))
+        console.print(_compressor_table(analysis, console.width))
         say()
-        confidence = "" if analysis.sampled_pages == analysis.total_pages else "± 95 % confidence; "
+        confidence = "" if analysis.exact else "± 95 % confidence; "
         say(
             f"Saved on the whole target ({confidence}its share of the allocator's pages and "
             "metadata counted)"
         )
-        console.print(_estimate_table(analysis, console.width >= _WIDE))
+        console.print(_estimate_table(analysis, console.width))
         say()
         for line in _notes(analysis):
             say(line, "dim")
     else:
-        console.print(_choice_table(analysis))
+        console.print(choice_table(analysis, console.width))
     for line in _zero_lines(analysis, everything):
         say(line)
+    if analysis.parts:
+        for table in part_tables(analysis, console.width, top if maps else _PARTS):
+            say()
+            console.print(table)
     if maps:
         say()
         say(f"Mapping by mapping, with {analysis.compressors[0].name}")
-        console.print(_mapping_table(analysis, top))
+        console.print(_mapping_table(analysis, top, console.width))
     say()
     for number, line in enumerate(advice_lines(analysis, everything=everything)):
         say(line, "bold" if number == 0 else None)
@@ -160,7 +179,7 @@ def _sampling(analysis: Analysis) -> str:
     read, total = analysis.sampled_pages, analysis.total_pages
     text = (
         f"All {total:,} pages read"
-        if read == total
+        if analysis.exact
         else f"{read:,} of {total:,} pages read, chosen at random (seed {analysis.seed}; ± 95 %)"
     )
     if analysis.vanished_pages:
@@ -170,17 +189,22 @@ def _sampling(analysis: Analysis) -> str:
     return f"{text}. {_percent(analysis.same_filled)} are same-filled."
 
 
-def _choice_table(analysis: Analysis) -> Table:
-    """Make the table of the best three, one line each."""
-    table = _table("compressor", "saves", "", "store", "load", "this kernel's")
+def choice_table(analysis: Analysis, width: int) -> Table:
+    """Make the table of the best three, one line each; in narrow ones intervals are left out."""
+    narrow = width < _NARROW
+    columns = ["compressor", "saves", "", "store", "load", "this kernel's"]
+    if narrow:
+        columns = [*(f"\n{column}" for column in columns[:-1]), "this kernel's\n(*: default)"]
+    table = _table(*columns)
     table.columns[-1].justify = "left"
-    table.padding = (0, 0, 0, 1)  # for 80 columns
+    table.padding = _TIGHT if narrow else _CLOSE
+    default = "*" if narrow else " (default)"
     for choice in analysis.advice.choices:
-        ways = ", ".join(
-            f"{way} (default)" if way in choice.default_of else way for way in choice.ways
-        )
+        ways = ", ".join(way + default * (way in choice.default_of) for way in choice.ways)
         if choice.measured is None:
-            table.add_row(choice.name, "not measured", "", "", "", ways)
+            # as long as an amount may be
+            unknown = "unmeasured" if narrow else "not measured"
+            table.add_row(choice.name, unknown, "", "", "", ways)
             continue
         e, r = (
             analysis.estimate(choice.measured, analysis.advice.zpool),
@@ -188,19 +212,21 @@ def _choice_table(analysis: Analysis) -> Table:
         )
         table.add_row(
             choice.name,
-            size_and_margin(e.saved_bytes, e.margin_bytes),
+            size_and_margin(e.saved_bytes, 0 if narrow else e.margin_bytes),
             _percent(e.saved),
             _microseconds(r.store.median),
             _microseconds(r.load.median),
-            ways or "neither zswap nor zram",
+            ways or ("neither" if narrow else "neither zswap nor zram"),
         )
     return table
 
 
-def _compressor_table(analysis: Analysis) -> Table:
+def _compressor_table(analysis: Analysis, width: int) -> Table:
     table = _table(
         "\ncompressor", "payload\nratio", "store ns\nmedian", "\np99", "load ns\nmedian", "\np99"
     )
+    if width < _NARROW:
+        table.padding = _TIGHT
     for result in analysis.compressors:
         table.add_row(
             result.name,
@@ -213,13 +239,16 @@ def _compressor_table(analysis: Analysis) -> Table:
     return table
 
 
-def _estimate_table(analysis: Analysis, wide: bool) -> Table:
+def _estimate_table(analysis: Analysis, width: int) -> Table:
+    wide, narrow = width >= _WIDE, width < _NARROW
     columns = ["\ncompressor", "\nzpool", "incom-\npressible", "effective\nratio", "\nsaves", ""]
     if wide:
         columns[4:4] = ["\npool", "\nmetadata"]
+    if narrow:
+        del columns[2]
     table = _table(*columns, left=2)
     if not wide:
-        table.padding = (0, 0, 0, 1)
+        table.padding = _TIGHT if narrow else _CLOSE
     before = None
     for e in analysis.estimates:
         cells = [
@@ -227,11 +256,13 @@ def _estimate_table(analysis: Analysis, wide: bool) -> Table:
             e.zpool,
             _percent(e.incompressible),
             _ratio(e.effective_ratio),
-            size_and_margin(e.saved_bytes, e.margin_bytes),
+            size_and_margin(e.saved_bytes, 0 if narrow else e.margin_bytes),
             _percent(e.saved),
         ]
         if wide:
             cells[4:4] = [format_bytes(e.allocator_bytes), format_bytes(e.metadata_bytes)]
+        if narrow:
+            del cells[2]
         table.add_row(*cells)
         before = e.compressor
     return table
@@ -296,12 +327,76 @@ def _zero_lines(analysis: Analysis, everything: bool) -> Iterable[str]:
         )
 
 
-def _mapping_table(analysis: Analysis, top: int) -> Table:
+def part_tables(
+    analysis: Analysis,
+    width: int,
+    top: int,
+    compressor: str | None = None,
+    zpool: str | None = None,
+) -> Iterator[Table]:
+    """Make tables of the processes, and of the cgroups where there are several, that save most.
+
+    By the setting advised unless a compressor (as it was measured) and an allocator are named.
+    """
+    setting = analysis.advice.setting(analysis.advice.first)
+    if compressor is None:
+        compressor = setting.measured if setting is not None else analysis.advice.balanced
+    zpool = zpool or (setting.zpool if setting is not None else analysis.advice.zpool)
+    name_width = max(10, min(28, width - 46))
+    yield _part_table(
+        "process", analysis.by_process(compressor, zpool), top, name_width, compressor
+    )
+    cgroups = analysis.by_cgroup(compressor, zpool)
+    if len(cgroups) > 1:
+        yield _part_table("cgroup", cgroups, top, name_width, compressor)
+
+
+def _part_table(
+    kind: str, parts: list[PartEstimate], top: int, width: int, compressor: str
+) -> Table:
+    from rich.markup import escape
+
+    with_pid = kind == "process"
+    table = _table(kind, "memory", f"{compressor} saves", "")
+    table.padding = (0, 0, 0, 1)
+    # one alone is no rest
+    shown, rest = (parts, []) if len(parts) <= top + 1 else (parts[:top], parts[top:])
+    for part in shown:
+        pid = f" {part.pids[0]}"
+        name = _short(part.name, width - len(pid)) + pid if with_pid else _end(part.name, width)
+        e = part.estimate
+        table.add_row(
+            escape(name),
+            format_bytes(part.target_bytes),
+            "too few pages read" if e is None else size_and_margin(e.saved_bytes, e.margin_bytes),
+            "" if e is None else _percent(e.saved),
+        )
+    if rest:
+        saved = sum(p.estimate.saved_bytes for p in rest if p.estimate is not None)
+        table.add_row(
+            f"{len(rest):,} others",
+            format_bytes(sum(p.target_bytes for p in rest)),
+            format_bytes(saved) if saved > 0 else "",
+            "",
+        )
+    return table
+
+
+def _end(path: str, width: int) -> str:
+    """Cut a path down to its last part, and that to `width`."""
+    last = path if len(path) <= width else "…/" + path.rpartition("/")[2]
+    return last if len(last) <= width else last[: width - 1] + "…"
+
+
+def _mapping_table(analysis: Analysis, top: int, width: int) -> Table:
     from rich.markup import escape
 
     table = _table(
         "\nmapping", "\nsize", "pages\nread", "same-\nfilled", "incom-\npressible", "payload\nratio"
     )
+    if width < _NARROW:
+        table.padding = _TIGHT
+    name_width = max(10, min(26, width - 46))
     shown = [m for m in analysis.mappings[:top] if m.sampled]
     rest = [m for m in analysis.mappings if m not in shown]
     if len(rest) == 1 and rest[0].sampled:
@@ -317,14 +412,14 @@ def _mapping_table(analysis: Analysis, top: int) -> Table:
             _ratio(m.payload_ratio),
         ]
         table.add_row(
-            escape(_short(m.name)),
+            escape(_short(m.name, name_width)),
             format_bytes(m.pages * m.page_size),
             *(share if m.sampled else ["0", "", "", ""]),
         )
     return table
 
 
-def _short(name: str, width: int = 26) -> str:
+def _short(name: str, width: int) -> str:
     """Cut a path down to its last part, and that to `width`."""
     name = name.rpartition("/")[2] if name.startswith("/") else name
     return name if len(name) <= width else name[: width - 1] + "…"
@@ -360,7 +455,7 @@ def advice_lines(analysis: Analysis, *, everything: bool = False) -> list[str]:
             f"{format_bytes(analysis.target_bytes)} are little to set up a kernel for: analyze "
             "what fills the memory."
         )
-        return [*lines, *_remarks(analysis)]
+        return [*lines, *remarks(analysis)]
     ways = [way for way in ("zswap", "zram") if advice.setting(way) is not None]
     ways.sort(key=lambda way: way != advice.first)
     for number, way in enumerate(ways):
@@ -370,8 +465,7 @@ def advice_lines(analysis: Analysis, *, everything: bool = False) -> list[str]:
             lines.append(f"Or {_praise(analysis, setting)}: --all-compressors shows how.")
         else:
             lines += ["", *_setting_lines(analysis, setting)]
-    remarks = list(_remarks(analysis))
-    return [*lines, *([""] if everything or not ways else []), *remarks]
+    return [*lines, *([""] if everything or not ways else []), *remarks(analysis)]
 
 
 def _gain(e: Estimate) -> str:
@@ -504,7 +598,7 @@ def _pool_line(analysis: Analysis) -> str:
     return f"({why})"
 
 
-def _remarks(analysis: Analysis) -> Iterator[str]:
+def remarks(analysis: Analysis) -> Iterator[str]:
     """Say what this kernel lacks, and what could not be measured."""
     advice = analysis.advice
     kernel, better = advice.kernel, advice.better
@@ -514,6 +608,12 @@ def _remarks(analysis: Analysis) -> Iterator[str]:
         yield (
             f"A kernel with CONFIG_{family}_{better.compressor.upper()} would save more: "
             f"{_praise(analysis, better)}.{unseen}"
+        )
+    if (own := _own(analysis)) is not None:
+        saved = analysis.estimate(own.name, advice.zpool).saved
+        yield (
+            f"{own.name}, which is this library's own and in no kernel, saves {100 * saved:.0f} % "
+            f"({_times(own)}) of what a program keeps in a ZSwap."
         )
     if kernel.zram != "absent" and kernel.zram_compressors is None:
         yield (
@@ -541,6 +641,19 @@ def _remarks(analysis: Analysis) -> Iterator[str]:
         yield f"lzo was not measured: {to_measure}."
 
 
+def _own(analysis: Analysis) -> CompressorResult | None:
+    """Find the densest of our own codec's levels, if the kernel is advised nothing as dense."""
+    advice = analysis.advice
+    setting = advice.setting(advice.first)
+    now = 0.0 if setting is None else analysis.estimate(setting.measured, advice.zpool).saved
+    more = {
+        analysis.estimate(r.name, advice.zpool).saved: r
+        for r in analysis.compressors
+        if r.name.partition(":")[0] == "lref"
+    }
+    return more[max(more)] if more and max(more) >= now + WORTH_A_KERNEL else None
+
+
 def print_compressors(console: Console) -> None:
     """Print the compressors that this library knows, and where each was found."""
     from rich.markup import escape
@@ -563,24 +676,35 @@ def print_compressors(console: Console) -> None:
             escape(f"{info.origin}: {package}") if info.available else "",
         )
     console.print(table)
+    if auto := _auto():
+        console.print(f"auto: {auto} on this processor.", highlight=False)
     for info in zswap.compressors():
         if not info.available:
             text = f"{info.name}: {info.error}"
             console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
+def _auto() -> str | None:
+    """Find what "auto" stands for; a list must not fail for it."""
+    try:
+        return chosen(AUTO)
+    except zswap.CompressorNotFound:
+        return None
+
+
 # ---- JSON ----------------------------------------------------------------------------------------
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def finite(value: float | None) -> float | None:
+    """Give a number as JSON has it: None where there is none, or no end of it."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _timing_json(timing: Timing) -> dict[str, float | None]:
     return {
-        "median": _number(timing.median),
-        "p99": _number(timing.p99),
-        "mean": _number(timing.mean),
+        "median": finite(timing.median),
+        "p99": finite(timing.p99),
+        "mean": finite(timing.mean),
     }
 
 
@@ -626,6 +750,13 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         mappings
             For each name: ``name``, ``pages``, and by the first compressor ``sampled_pages``,
             ``same_filled_pages``, ``raw_pages``, ``payload_bytes``, ``payload_ratio``.
+        processes
+            Where several processes are taken as one, for each, with what is advised first:
+            ``name``, ``pids``, ``bytes`` (pages that several share count in parts),
+            ``swapped_bytes``, ``sampled_pages``, ``saved_bytes``, ``saved_bytes_95`` (null: too few
+            pages read).
+        cgroups
+            The same of their cgroups.
         kernel
             What the running kernel has: ``release``, ``access`` (yes, not root, read-only),
             ``zswap``: ``parameters`` (null: it has none), ``compressors``, ``modules_seen``
@@ -671,7 +802,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "pages": analysis.sampled_pages,
             "vanished_pages": analysis.vanished_pages,
             "seed": analysis.seed,
-            "exact": analysis.sampled_pages == analysis.total_pages,
+            "exact": analysis.exact,
             "same_filled_pages": analysis.same_filled_pages,
             "same_filled": analysis.same_filled,
             "zero_pages": analysis.zero_pages,
@@ -680,7 +811,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             {
                 "name": result.name,
                 "payload_bytes": result.payload_bytes,
-                "payload_ratio": _number(result.payload_ratio),
+                "payload_ratio": finite(result.payload_ratio),
                 "raw_pages": result.raw_pages,
                 "through_python": result.through_python,
                 "store_ns": _timing_json(result.store),
@@ -699,10 +830,12 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
                 "same_filled_pages": m.same_filled,
                 "raw_pages": m.raw,
                 "payload_bytes": m.payload_bytes,
-                "payload_ratio": _number(m.payload_ratio) if m.sampled else None,
+                "payload_ratio": finite(m.payload_ratio) if m.sampled else None,
             }
             for m in analysis.mappings
         ],
+        "processes": [_part_json(p) for p in _parts(analysis, analysis.by_process)],
+        "cgroups": [_part_json(p) for p in _parts(analysis, analysis.by_cgroup)],
         "kernel": {
             "release": kernel.release,
             "access": kernel.access,
@@ -750,6 +883,27 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _parts(analysis: Analysis, by: Callable[[str, str], list[PartEstimate]]) -> list[PartEstimate]:
+    setting = analysis.advice.setting(analysis.advice.first)
+    if setting is None:
+        return by(analysis.advice.balanced, analysis.advice.zpool) if analysis.parts else []
+    return by(setting.measured, setting.zpool) if analysis.parts else []
+
+
+def _part_json(part: PartEstimate) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "pids": list(part.pids),
+        "bytes": part.target_bytes,
+        "swapped_bytes": part.swapped_bytes,
+        "sampled_pages": part.sampled_pages,
+        "saved_bytes": None if part.estimate is None else part.estimate.saved_bytes,
+        "saved_bytes_95": None
+        if part.estimate is None
+        else [part.estimate.saved_low, part.estimate.saved_high],
+    }
+
+
 def _estimate_json(e: Estimate) -> dict[str, Any]:
     return {
         "compressor": e.compressor,
@@ -759,7 +913,7 @@ def _estimate_json(e: Estimate) -> dict[str, Any]:
         "allocator_bytes": e.allocator_bytes,
         "metadata_bytes": e.metadata_bytes,
         "memory_bytes": e.memory_bytes,
-        "effective_ratio": _number(e.effective_ratio),
+        "effective_ratio": finite(e.effective_ratio),
         "saved_bytes": e.saved_bytes,
         "saved": e.saved,
         "saved_bytes_95": [e.saved_low, e.saved_high],
@@ -789,7 +943,8 @@ def compressors_json() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``schema``, ``version``, ``zswap``, and ``compressors``: for each ``name``, ``available``,
+        ``schema``, ``version``, ``zswap``, ``auto`` (which compressor that means here; null where
+        $ZSWAP_LREF names none), and ``compressors``: for each ``name``, ``available``,
         ``library``, ``version`` (its), ``path``, ``origin`` (wheel, system, ...), ``levels`` =
         [lowest, default, highest] or null, ``dictionary`` (whether it takes one), and ``error``
         where it is not available.
@@ -812,5 +967,6 @@ def compressors_json() -> dict[str, Any]:
         "schema": "zswap.compressors",
         "version": JSON_VERSION,
         "zswap": zswap.__version__,
+        "auto": _auto(),
         "compressors": compressors,
     }

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import select
+import shutil
 import signal
 import sys
 import warnings
@@ -22,7 +23,17 @@ from zswap.output import OutputError, OutputFailed
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Failure", "Refusal", "calm", "console", "plain_errors", "printed_first", "run", "say"]
+__all__ = [
+    "Failure",
+    "Refusal",
+    "calm",
+    "console",
+    "plain_errors",
+    "printed_first",
+    "progress_bar",
+    "run",
+    "say",
+]
 
 _PIPE_WIDTH = 120
 _WIDTHS = range(20, 1000)  # of a screen, believed
@@ -84,6 +95,22 @@ def printed_first(then: Callable[[], object]) -> Iterator[None]:
     then()
     if lost is not None:
         raise lost
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], object] | None]:
+    """Show a progress bar on a terminal that can take it back, nothing elsewhere."""
+    if not sys.stderr.isatty() or (on := console(err=True)).is_dumb_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=on, transient=True) as bar:
+        task = bar.add_task("reading pages", total=None)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
 
 
 def run(command: click.Command, arguments: list[str] | None = None, *, name: str) -> int:
@@ -190,7 +217,9 @@ def console(*, err: bool = False) -> Console:
             raise  # for `run` to answer, which knows what else there is to do
 
     made = Plain(stderr=err)
-    if not made.is_terminal:
+    if made.is_dumb_terminal:  # which rich takes to be 80 columns wide, whatever it is
+        made.size = shutil.get_terminal_size((80, 25))
+    elif not made.is_terminal:
         made = Plain(stderr=err, width=max(_PIPE_WIDTH, int(os.environ.get("COLUMNS", "0"))))
     return made
 

@@ -1,12 +1,12 @@
 """What an engine can say about itself."""
 
-from __future__ import annotations
+# No annotation here is put off, as `_figures` looks into all of them while the program starts.
 
 import enum
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple
 
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap_core.binding import LATENCY_BOUNDS
 from zswap_core.rows import document
 from zswap_core.status import REFUSALS
@@ -140,6 +140,17 @@ class Stats:
         ),
     ]
     backing_loads: Annotated[int, Row(_CALL, "Pages read from a backing store.", "read back")]
+    promoted_pages: Annotated[
+        int,
+        Row(_CALL, "Pages read from a backing store that stayed in the pool again."),
+    ]
+    clean_evictions: Annotated[
+        int,
+        Row(
+            _CALL,
+            "Pages that left the pool without a write: the backing store had them still.",
+        ),
+    ]
     reject_reclaim_fail: Annotated[
         int,
         Row(
@@ -238,16 +249,13 @@ class Stats:
 
 def _figures() -> dict[str, Row]:
     """Return the rows of all figures, those that are computed last."""
-    rows = {
-        name: hint.__metadata__[0]
-        for name, hint in get_type_hints(Stats, include_extras=True).items()
-    }
+    rows = {name: hint.__metadata__[0] for name, hint in Stats.__annotations__.items()}
     for name, status in REFUSALS.items():
         text = status.text.replace("Refused:", "Stores refused:", 1)
         rows[name] = rows[name]._replace(text=text, label=status.label)
     for name, value in vars(Stats).items():
         if isinstance(value, property):
-            hint = get_type_hints(value.fget, include_extras=True)["return"]
+            hint = value.fget.__annotations__["return"]
             rows[name] = hint.__metadata__[0]._replace(text=value.__doc__)
     return rows
 
@@ -289,6 +297,25 @@ class PoolInfo:
     references: int
 
 
+class Weight(NamedTuple):
+    """What a range of offsets holds.
+
+    Attributes
+    ----------
+    pages : int
+        Pages held, wherever.
+    same_filled, backed : int
+        Of these, pages held as one word; pages that are in the backing store alone.
+    compressed_bytes : int
+        Payload of the others, a raw page counted whole.
+    """
+
+    pages: int
+    same_filled: int
+    backed: int
+    compressed_bytes: int
+
+
 class Recompressed(NamedTuple):
     """What `ZSwap.recompress` did.
 
@@ -319,13 +346,14 @@ class Latency:
         How many calls fell into each bucket; `bounds` has the buckets.
     total, max : int
         Sum of all times, and the longest one, both exact.
+    bounds : tuple of int
+        Where each bucket begins, and where the last one ends; the same for all.
     """
 
     counts: tuple[int, ...]
     total: int
     max: int
 
-    #: Where each bucket begins, and where the last one ends.
     bounds = LATENCY_BOUNDS
 
     @property
@@ -334,7 +362,17 @@ class Latency:
         return sum(self.counts)
 
     def percentile(self, percent: float) -> int:
-        """Give the time that so many percent of the calls stayed within; 0 when there were none.
+        """Give the time that so many percent of the calls stayed within.
+
+        Parameters
+        ----------
+        percent : float
+            From 0 to 100.
+
+        Returns
+        -------
+        int
+            Nanoseconds; 0 when there were no calls.
 
         Raises
         ------

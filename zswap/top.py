@@ -16,7 +16,7 @@ import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap.serve import PROTOCOL_VERSION, SCHEMA
 from zswap.stats import FIGURES, Kind
 
@@ -52,6 +52,7 @@ _PAGES = _rows(Kind.PAGES)
 _CALLS = (("stored", "stores"), *_rows(Kind.CALL))  # the first is reckoned here, see `rates`
 _TROUBLES = _rows(Kind.REFUSAL, Kind.FAILURE)
 _LATENCIES = ("p50", "p90", "p99", "max")
+_ALL_LATENCIES = 72  # columns that they take
 
 
 class NotServed(Exception):
@@ -502,6 +503,7 @@ class _Screen:
                 times = (
                     f"{name} {_short_time(figures.get(name, 0), ascii_only):>8}"
                     for name in _LATENCIES
+                    if name != "p90" or width >= _ALL_LATENCIES
                 )
                 yield Text.assemble((label, "bold"), f"{_text(kind):5}  ", "  ".join(times))
                 label = " " * 8

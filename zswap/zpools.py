@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from zswap_core.binding import zpool_names
+from zswap_core.zpools.registry import BUILTIN, zpool_names
 
 _KERNEL_SUFFIX = "-kernel"
 _KERNEL_CHAINS = (4, 16)
@@ -20,8 +20,8 @@ def parse_zpool(spec: str) -> tuple[str, int, bool]:
         For an unknown name, or a chain that the allocator cannot have.
     """
     name, colon, chain_text = spec.partition(":")
-    kernel = name.endswith(_KERNEL_SUFFIX)
-    base = name.removesuffix(_KERNEL_SUFFIX)
+    kernel = name == "zsmalloc" + _KERNEL_SUFFIX
+    base = "zsmalloc" if kernel else name
     if name not in zpools():
         raise ValueError(f"unknown zpool {name!r}; there are {', '.join(zpools())}")
     if not colon:
@@ -43,5 +43,6 @@ def format_zpool(name: str, chain: int, kernel: bool) -> str:
 
 
 def zpools() -> list[str]:
-    """List the names of the allocators."""
-    return [*zpool_names(), "zsmalloc" + _KERNEL_SUFFIX]
+    """List the names of the allocators; those that were registered come last."""
+    names = zpool_names()
+    return [*names[:BUILTIN], "zsmalloc" + _KERNEL_SUFFIX, *names[BUILTIN:]]

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The one Cython mirror of zswap/abi.h.  Public: plug-ins cimport this and nothing else."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -10,11 +9,20 @@ cdef extern from "zswap/abi.h" nogil:
     const int ZSW_HANDLE_BITS
     const uint64_t ZSW_HANDLE_MAX
     const char *ZSW_COMPRESSOR_CAPSULE
+    const char *ZSW_ZPOOL_CAPSULE
+    const char *ZSW_BACKING_CAPSULE
     const size_t ZSW_COMPRESSOR_NEEDED
+    const size_t ZSW_ZPOOL_FIRST
+    const size_t ZSW_ZPOOL_NEEDED
+    const size_t ZSW_BACKING_FIRST
+    const size_t ZSW_BACKING_NEEDED
     const uint32_t ZSW_COMPRESSOR_STATELESS_DECOMPRESS
     const uint32_t ZSW_COMPRESSOR_SLOW
     const uint32_t ZSW_COMPRESSOR_GIVES_UP
+    const uint32_t ZSW_COMPRESSOR_WHOLE_PAGES
     const uint32_t ZSW_BACKING_NATIVE
+    const uint32_t ZSW_BACKING_LOG
+    const uint32_t ZSW_OBJECT_TRIMMED
     const uint32_t ZSW_ZPOOL_WIPE
     const uint32_t ZSW_ZPOOL_NO_DUMP
     const uint32_t ZSW_ZPOOL_NO_FORK
@@ -76,6 +84,12 @@ cdef extern from "zswap/abi.h" nogil:
         void (*free_many)(void *pool, const uint64_t *handles, size_t n) noexcept nogil
         size_t (*object_room)(void *pool, uint64_t handle) noexcept nogil
 
+    ctypedef struct zsw_object:
+        const uint8_t *data
+        const zsw_compressor *compressor
+        uint32_t length
+        uint32_t flags
+
     ctypedef struct zsw_backing_ops:
         uint32_t abi_version
         uint32_t struct_size
@@ -86,3 +100,14 @@ cdef extern from "zswap/abi.h" nogil:
         int (*read_pages)(void *store, const uint64_t *offsets, uint8_t *pages,
                           size_t n) noexcept nogil
         void (*discard)(void *store, const uint64_t *offsets, size_t n) noexcept nogil
+        void (*destroy)(void *store) noexcept nogil
+        int (*write_objects)(void *store, const uint64_t *offsets, const zsw_object *objects,
+                             size_t n) noexcept nogil
+        int (*uses)(void *store, const zsw_compressor *compressor) noexcept nogil
+        int (*tidy)(void *store) noexcept nogil
+
+    ctypedef struct zsw_backing:
+        const zsw_backing_ops *ops
+        void *state
+        uint64_t nr_pages
+        uint32_t page_size

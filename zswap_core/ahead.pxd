@@ -1,8 +1,8 @@
-# cython: language_level=3
-"""Looking ahead in a batch of loads, so that its cache misses overlap."""
+"""Looking ahead in a batch, so that its cache misses overlap."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.state cimport zsw_engine
+
 
 cdef enum:
     # looked at in one go: about as many misses as a processor waits for at a time

@@ -1,5 +1,4 @@
-# cython: language_level=3
-"""Looking ahead in a batch of loads, so that its cache misses overlap.
+"""Looking ahead in a batch, so that its cache misses overlap.
 
 From offset to object there are eight addresses, each read from where the one before points.  With
 millions of pages every one is a cache miss and a page walk, and between two loads the locks keep
@@ -14,8 +13,10 @@ comes of it but a prefetch.
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entry cimport ENTRY_SAME, is_entry, word_handle, word_pool, zsw_entry
-from zswap_core.index cimport (area_shard, run_id_peek, run_peek, SHARD_PAGES, SHARD_SHIFT,
-                               slot_peek, zsw_area, zsw_run, zsw_shard)
+from zswap_core.index cimport (
+    area_shard, run_id_peek, run_peek, SHARD_PAGES, SHARD_SHIFT, slot_peek, zsw_area, zsw_run,
+    zsw_shard,
+)
 from zswap_core.lookup cimport find_area, pool_at
 from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_prefetch, zsw_prefetch_write
 from zswap_core.slab cimport slab_peek
@@ -35,7 +36,8 @@ cdef void prefetch_object(zsw_engine *e, zsw_entry *entry) noexcept nogil:
 
 cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets,
                      uint32_t pages) noexcept nogil:
-    """Prefetches what loading so many pages will touch; at most AHEAD_PAGES."""
+    """Prefetches what loading so many pages, or storing them anew, will touch; at most
+    AHEAD_PAGES."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
     cdef zsw_shard *shard
     cdef uint32_t *ids[AHEAD_PAGES]
@@ -46,20 +48,22 @@ cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets,
         return
     for i in range(pages):
         shard = area_shard(&e.index, area, offsets[i] >> SHARD_SHIFT)
-        ids[i] = run_id_peek(&e.index, shard, offsets[i] & (SHARD_PAGES
-                                                            - 1)) if shard != NULL else NULL
+        ids[i] = NULL
+        if shard != NULL:
+            ids[i] = run_id_peek(&e.index, shard, offsets[i] & (SHARD_PAGES - 1))
         zsw_prefetch(ids[i])
     for i in range(pages):
         runs[i] = run_peek(&e.index, zsw_peek_u32(ids[i])) if ids[i] != NULL else NULL
         zsw_prefetch(runs[i])
     for i in range(pages):
-        ids[i] = slot_peek(&e.index, runs[i], offsets[i] & (SHARD_PAGES
-                                                            - 1)) if runs[i] != NULL else NULL
+        ids[i] = NULL
+        if runs[i] != NULL:
+            ids[i] = slot_peek(&e.index, runs[i], offsets[i] & (SHARD_PAGES - 1))
         zsw_prefetch(ids[i])
     for i in range(pages):
         id = zsw_peek_u32(ids[i]) if ids[i] != NULL else 0
         entries[i] = <zsw_entry *> slab_peek(&e.entries, id) if is_entry(id) else NULL
-        zsw_prefetch_write(entries[i])              # a load counts its reference there
+        zsw_prefetch_write(entries[i])      # where a load counts its reference, a store drops it
     for i in range(pages):
         if entries[i] != NULL:
             prefetch_object(e, entries[i])

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Swap areas: brought online, sealed and taken offline."""
 from libc.stdint cimport uint32_t, uint64_t
 

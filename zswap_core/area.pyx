@@ -1,16 +1,20 @@
-# cython: language_level=3
 """Swap areas: brought online, sealed and taken offline."""
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
+from zswap_core.extents cimport extents_clear
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport (area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open,
-                               AREA_SEALED, shard_table, zsw_area, zsw_shard)
+from zswap_core.index cimport (
+    area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, shard_table,
+    zsw_area, zsw_shard,
+)
 from zswap_core.invalidate cimport invalidate_area
-from zswap_core.os cimport (EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32,
-                            zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock)
+from zswap_core.os cimport (
+    EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr,
+    zsw_store_u32, zsw_unlock,
+)
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.wake cimport maintenance_wake
@@ -74,6 +78,9 @@ cdef int engine_swapoff(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept no
         # shard that is being added: either we see it below, or its store sees the area offline.
         zsw_lock(&area.grow)
         zsw_unlock(&area.grow)
+        zsw_lock(&area.extents.lock)
+        extents_clear(&e.extents, &area.extents)
+        zsw_unlock(&area.extents.lock)
         invalidate_area(e, w, area, 0, <uint64_t> -1)
     return rc
 
@@ -115,4 +122,6 @@ cdef void engine_swapoff_end(zsw_engine *e, uint32_t type) noexcept nogil:
     """Waits for the calls that may still use an area's backing store; then the area can come online
     again."""
     wait_calls(e)
+    zsw_lock(&e.areas_lock)                     # whoever asks its store something has had an answer
     zsw_store_u32(&e.areas[type].online, AREA_OFFLINE)
+    zsw_unlock(&e.areas_lock)

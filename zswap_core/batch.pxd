@@ -1,11 +1,10 @@
-# cython: language_level=3
 """Batches: many pages a call, shared among threads.
 
 `count` pages lie at `pages`, one after another.  Each gets its Status, and its nanoseconds unless
 `ns` is NULL.  Stores and loads return how a backing store failed with the first page that is
 BACKING_FAIL, -errno.
 """
-from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count

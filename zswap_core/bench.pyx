@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What a store and a load cost at the very least: loops over the compressor's own functions, the
 scan, a copy, the index.
 
@@ -13,11 +12,13 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport zsw_compressor
 from zswap_core.buffers cimport Items, items_of
 from zswap_core.compressors.base cimport Compressor
-from zswap_core.index cimport (area_bytes, area_destroy, area_init, area_lock_shard, area_shard,
-                               index_bytes, index_destroy, index_init, shard_find, shard_reserve,
-                               SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_index, zsw_shard)
+from zswap_core.index cimport (
+    area_bytes, area_destroy, area_init, area_lock_shard, area_shard, index_bytes, index_destroy,
+    index_init, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT, zsw_area, zsw_index, zsw_shard,
+)
 from zswap_core.os cimport zsw_lock, zsw_map, zsw_now_ns, zsw_unlock, zsw_unmap
 from zswap_core.samefilled cimport same_fill, same_filled
+
 
 cdef enum:
     RAW = -1            # kept as it is
@@ -95,10 +96,11 @@ cdef int64_t scan_range(zsw_loop *loop, const uint8_t *pages, uint64_t first,
                         uint64_t stop) noexcept nogil:
     """Look whether pages first .. stop - 1 are same-filled, and keep the words of those that
     are."""
+    cdef bint same
     cdef uint64_t i
     for i in range(first, stop):
-        loop.length[i] = SAME if same_filled(pages + i * loop.page_size, loop.page_size,
-                                             &loop.at[i]) else RAW
+        same = same_filled(pages + i * loop.page_size, loop.page_size, &loop.at[i])
+        loop.length[i] = SAME if same else RAW
     return 0
 
 

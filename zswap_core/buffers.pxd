@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Buffers and arrays of offsets, as callers give them: taken at one place, so that each is refused
 with the same words."""
 

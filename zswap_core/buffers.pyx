@@ -1,14 +1,16 @@
-# cython: language_level=3
 """Buffers and arrays of offsets, as callers give them.
 
 What is stored is bytes.  A buffer that holds references to Python objects is none: its bytes are
 addresses, which mean nothing once their objects are gone, and writing over them takes references
 that nobody counted.  So it is refused wherever a buffer is taken, by its format.
 """
-from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release,
-                             PyObject_CheckBuffer, PyObject_GetBuffer)
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
+    PyObject_GetBuffer,
+)
 
 import sys
+
 
 cdef object array_type = None       # numpy's, once it is loaded: compressors do without it
 

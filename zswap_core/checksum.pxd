@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The checksum of a page: 32 bits, made by a library's function."""
 from libc.stdint cimport uint8_t, uint32_t
 

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Compaction."""
 from libc.stdint cimport uint64_t
 

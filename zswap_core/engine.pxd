@@ -1,4 +1,3 @@
-# cython: language_level=3
 """An engine's life."""
 from libc.stdint cimport uint32_t
 

@@ -1,17 +1,20 @@
-# cython: language_level=3
 """An engine's life: created, forked away from, closed."""
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.entry cimport zsw_entry
+from zswap_core.extents cimport zsw_extent
 from zswap_core.fault cimport fault, Site
 from zswap_core.flight cimport flights_destroy
 from zswap_core.index cimport area_destroy, index_destroy, index_init
 from zswap_core.maintenance cimport maintenance_stop
-from zswap_core.os cimport (EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns,
-                            zsw_store_u32, zsw_swap_u32, zsw_unlock)
+from zswap_core.os cimport (
+    EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
+    zsw_swap_u32, zsw_unlock,
+)
 from zswap_core.pool cimport destroy_pools
+from zswap_core.promote cimport touches_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
 from zswap_core.worker cimport call_depth, first_worker, free_scratch, wait_calls
@@ -93,6 +96,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
             e.worker_count += 1
     index_init(&e.index)
     slab_init(&e.entries, sizeof(zsw_entry), ANY_ID)
+    e.entries.beside = sizeof(uint16_t)         # for stamps of the LRU
+    slab_init(&e.extents, sizeof(zsw_extent), ANY_ID)
     list_engine(e)
     if rc != 0:
         engine_close(e)
@@ -104,8 +109,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
 
 cdef int engine_close(zsw_engine *e) noexcept nogil:
     """Refuses new calls, waits for those in flight and frees all memory but the engine's shell, its
-    workers and areas: whoever has just left a call, or waits for the end of others', may still look
-    at those.  1 when another thread did so, or did so before; -EDEADLK from inside a call."""
+    workers and areas: a thread that has just left a call, or waits for others to end, may still
+    look at those.  1 when another thread does, or did, the same; -EDEADLK from inside a call."""
     cdef uint32_t i
     cdef zsw_worker *w
     if call_depth(e) > 0 and not e.forked:
@@ -126,8 +131,10 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
         free_scratch(w)
         w = w.next
     flights_destroy(e)
+    touches_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
+    slab_destroy(&e.extents)
     zsw_store_u32(&e.closed, 1)
     return 0
 

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Entries: taken, freed and given back, with the object and the counts that go with them."""
 from libc.stdint cimport uint32_t, uint64_t
 

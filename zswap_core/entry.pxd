@@ -1,20 +1,19 @@
-# cython: language_level=3
-"""An entry: the 24 bytes the engine keeps for each stored page.
+"""An entry: the 16 bytes the engine keeps for each stored page; two more lie beside it (lru.pxd).
 
 Who may touch what: `word` is written before the entry is published and by compaction, both with the
-shard's lock or with no other owner; `prev`/`next` belong to the LRU lock; `pos` is written under
-the shard's lock; `state` is atomic.
+shard's lock or with no other owner; `pos` is written under the shard's lock; `state` is atomic.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.os cimport zsw_add_u32, zsw_cas_u32, zsw_load_u32, zsw_peek_u32, zsw_poke_u32
 
+
 # What an index slot holds is the id of an entry, or one of these.  The slabs never hand out ids so
 # great.
 cdef extern from *:
     """
-    #define ON_BACKING 0xffffffffu  /* the page is in the area's backing store */
-    #define IN_TRANSIT 0xfffffffeu  /* a call is writing it there or discarding it: others wait */
+    #define ON_BACKING 0xff000000u  /* from here on: its backing store has it, see backed */
+    #define IN_TRANSIT 0xfeffffffu  /* a call is writing it there or discarding it: others wait */
     """
     const uint32_t ON_BACKING
     const uint32_t IN_TRANSIT
@@ -34,8 +33,6 @@ cdef enum:
 
 cdef struct zsw_entry:
     uint64_t word           # same-filled: the value; else handle:40 | length-1:16 | pool:8
-    uint32_t prev           # LRU neighbours
-    uint32_t next
     uint32_t pos            # where it is indexed: run:26 | slot:6; 0 when it is not
     uint32_t state
 
@@ -99,6 +96,17 @@ cdef inline void entry_touch(zsw_entry *entry, uint64_t now) noexcept nogil:
 cdef inline bint is_entry(uint32_t id) noexcept nogil:
     """Whether what an index slot holds is an entry."""
     return id - 1 < IN_TRANSIT - 1
+
+
+cdef inline uint32_t backed(uint32_t writes) noexcept nogil:
+    """What a slot holds once its page went to the backing store, by the shard's write of that
+    number.  A later write, of another page or the same, has another number: so a reader notices
+    that it was overtaken."""
+    return ON_BACKING | writes & ~ON_BACKING
+
+
+cdef inline bint is_backed(uint32_t id) noexcept nogil:
+    return id >= ON_BACKING
 
 
 cdef inline uint32_t entry_age(const zsw_entry *entry, uint64_t now) noexcept nogil:

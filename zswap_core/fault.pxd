@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Fault sites: the places that can fail, each with a name by which a test makes it fail.
 
 They are in every build, so that what tests run is what ships.  While no test has armed anything a
@@ -21,8 +20,10 @@ cpdef enum Site:
     SLAB_RELEASE            # giving an empty block back
     AREA                    # a swap area
     AREA_TABLE              # its table of shards, the first and each larger one
+    EXTENT                  # a node of what an area has handed out
     POOL                    # a pool
     WRITEBACK_BUFFERS
+    TOUCHES                 # the table of recent reads
     # allocators
     ZPOOL                   # an allocator's own structure
     ZPOOL_MALLOC            # an object
@@ -54,8 +55,21 @@ cpdef enum Site:
     FILE_WRITE_SHORT        # moves only so many bytes as the error number says
     FILE_READ
     FILE_READ_SHORT
+    FILE_RING               # making an io_uring
+    FILE_RING_ENTER         # asking it
+    FILE_THREAD             # one more thread to read with
     FILE_ALLOCATE
     FILE_PUNCH
+    FILE_LENGTH             # making it longer or shorter
+    FILE_TABLE              # memory to say where in it things lie
+    # memories
+    MEMORY_OPEN             # a userfaultfd
+    MEMORY_MAP              # address space: the memory, and what is kept about its pages
+    MEMORY_REGISTER
+    MEMORY_THREAD
+    MEMORY_COPY             # mapping pages
+    MEMORY_PROTECT          # write-protecting an extent
+    MEMORY_DROP             # dropping pages
     SITES                   # how many there are
 
 

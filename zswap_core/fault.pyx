@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Fault sites: whether the one that was reached is to fail."""
 from libc.stdint cimport uint32_t
 

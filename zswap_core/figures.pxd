@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Every counter, size and time, summed over workers and pools."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

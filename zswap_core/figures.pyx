@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Every counter, size and time, summed over workers and pools."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -9,6 +8,7 @@ from zswap_core.index cimport area_bytes, index_bytes, zsw_area
 from zswap_core.latency cimport latency_add, Timed, zsw_histogram
 from zswap_core.lookup cimport area_at, pool_at
 from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64
+from zswap_core.promote cimport TOUCHES_BYTES
 from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
 from zswap_core.stats cimport COUNTERS
@@ -34,6 +34,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
     memset(out, 0, sizeof(zsw_totals))
     out.pages_compacted = zsw_peek_u64(&e.pages_compacted)
     out.metadata_bytes = sizeof(zsw_engine) + index_bytes(&e.index) + slab_bytes(&e.entries)
+    out.metadata_bytes += slab_bytes(&e.extents)
     w = first_worker(e)
     while w != NULL:
         add_counters(w, out)
@@ -48,6 +49,8 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
             out.metadata_bytes += stats.metadata_bytes
     if zsw_load_ptr(<void **> &e.writeback) != NULL:
         out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> flight_room(e) * e.page_size
+    if zsw_load_ptr(<void **> &e.touches) != NULL:
+        out.metadata_bytes += TOUCHES_BYTES
     for i in range(<uint32_t> MAX_AREAS):
         area = area_at(e, i)
         if area != NULL:

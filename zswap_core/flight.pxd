@@ -1,9 +1,9 @@
-# cython: language_level=3
 """Flights: batches of pages on their way from the pools to the backing stores."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from zswap_core.index cimport zsw_area
+from zswap_core.index cimport zsw_area, zsw_shard
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_worker, zsw_writeback
+
 
 cdef enum:
     FLIGHT_BYTES = 1 << 20              # of pages, however large one is
@@ -11,11 +11,15 @@ cdef enum:
 
 cdef int flights_init(zsw_engine *e) noexcept nogil
 cdef void flights_destroy(zsw_engine *e) noexcept nogil
+cdef int write_to(const zsw_area *area, const uint64_t *offsets, const uint8_t *pages,
+                  size_t n) noexcept nogil
 cdef void call_pilot(zsw_engine *e) noexcept nogil
 cdef void dismiss_pilot(zsw_engine *e) noexcept nogil
 cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offset) noexcept nogil
 cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil
 cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil
+cdef void give_way(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_shard *shard,
+                   uint32_t *slot) noexcept nogil
 cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void flight_cancel(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil
 

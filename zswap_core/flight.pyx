@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Flights: batches of pages on their way from the pools to the backing stores.
 
 A flight is loaded (its pages are decompressed), started (written) and landed (its entries give way
@@ -10,24 +9,28 @@ have a pilot; one in Python is written by the caller, for it may call back.
 touch the flight aloft.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport ZSW_BACKING_NATIVE
 from zswap_core.entries cimport put_entry
-from zswap_core.entry cimport ON_BACKING
+from zswap_core.entry cimport backed
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
-from zswap_core.objects cimport read_object
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_map_as, zsw_store_ptr,
-                            zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
-                            zsw_unlock, zsw_unmap, zsw_wipe)
+from zswap_core.objects cimport name_object, read_object
+from zswap_core.os cimport (
+    zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_map_as, zsw_peek_u64, zsw_poke_u64,
+    zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock,
+    zsw_unmap, zsw_wipe,
+)
 from zswap_core.slots cimport change_lru, lock_entry
 from zswap_core.state cimport (
     ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback,
 )
 from zswap_core.stats cimport count, Counter
+from zswap_core.wake cimport tell_landing
+
 
 cdef enum turns:
     WRITERS
@@ -47,8 +50,8 @@ cdef int flights_init(zsw_engine *e) noexcept nogil:
         return -ENOMEM
     for i in range(2):
         if fault(Site.WRITEBACK_BUFFERS) == 0:
-            wb.flights[i].pages = <uint8_t *> zsw_map_as(<size_t> flight_room(e) * e.page_size,
-                                                         e.params.mapping)
+            wb.flights[i].pages = <uint8_t *> zsw_map_as(
+                <size_t> flight_room(e) * e.page_size, e.params.mapping)
         if wb.flights[i].pages == NULL:
             flights_free(e, wb)
             return -ENOMEM
@@ -72,6 +75,27 @@ cdef void flights_destroy(zsw_engine *e) noexcept nogil:
 # ---- who writes ----------------------------------------------------------------------------------
 
 
+cdef int write_to(const zsw_area *area, const uint64_t *offsets, const uint8_t *pages,
+                  size_t n) noexcept nogil:
+    """One write of the area's backing store: 0 or -errno."""
+    cdef int rc = fault(Site.BACKING_WRITE)
+    return area.backing.write_pages(area.store, offsets, pages, n) if rc == 0 else rc
+
+
+cdef int write_part(zsw_engine *e, const zsw_flight *flight, uint32_t first,
+                    uint32_t n) noexcept nogil:
+    """The same of pages of one area in a flight."""
+    cdef const zsw_area *area = flight.victims[first].area
+    cdef const uint64_t *offsets = flight.offsets + first
+    cdef int rc
+    if area.backing.write_objects == NULL:
+        return write_to(area, offsets, flight.pages + <size_t> first * e.page_size, n)
+    rc = fault(Site.BACKING_WRITE)
+    if rc == 0:
+        rc = area.backing.write_objects(area.store, offsets, flight.objects + first, n)
+    return rc
+
+
 cdef void write_flight(zsw_engine *e, zsw_flight *flight) noexcept nogil:
     cdef uint32_t first = 0, end, i
     cdef zsw_area *area
@@ -81,10 +105,7 @@ cdef void write_flight(zsw_engine *e, zsw_flight *flight) noexcept nogil:
         end = first + 1
         while end < flight.count and flight.victims[end].area == area:
             end += 1
-        rc = fault(Site.BACKING_WRITE)
-        if rc == 0:
-            rc = area.backing.write_pages(area.store, flight.offsets + first, flight.pages
-                                          + <size_t> first * e.page_size, end - first)
+        rc = write_part(e, flight, first, end - first)
         for i in range(first, end):
             flight.rc[i] = rc
         first = end
@@ -153,12 +174,14 @@ cdef void flight_end(zsw_engine *e, zsw_flight *flight) noexcept nogil:
 
 
 cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil:
-    """Decompresses the pages; those that cannot be stay where they are, and the flight is
-    shorter."""
+    """Decompresses the pages, but for stores that take objects; those that cannot be stay where
+    they are, and the flight is shorter."""
     cdef uint32_t i, n = 0
     for i in range(flight.count):
-        if read_object(e, w, flight.victims[i].word, flight.victims[i].sum, flight.pages
-                       + <size_t> n * e.page_size) < 0:
+        if flight.victims[i].area.backing.write_objects != NULL:
+            name_object(e, flight.victims[i].word, &flight.objects[n])
+        elif read_object(e, w, flight.victims[i].word, flight.victims[i].sum,
+                         flight.pages + <size_t> n * e.page_size) < 0:
             count(w.counters, Counter.reject_reclaim_fail, 1)
             put_entry(e, w, flight.victims[i].id)
             continue
@@ -194,6 +217,17 @@ cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
         write_flight(e, flight)
 
 
+cdef void give_way(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_shard *shard,
+                   uint32_t *slot) noexcept nogil:
+    """The entry gives its place to the backing store, which has the page.  Unlocks the shard."""
+    change_lru(e, id, 0)
+    shard.writes += 1
+    slot[0] = backed(shard.writes)
+    zsw_unlock(&shard.lock)
+    count(w.counters, Counter.backed_pages, 1)
+    put_entry(e, w, id)                                         # the index's
+
+
 cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogil:
     """The entry gives its place to the backing store, if it still has it."""
     cdef zsw_shard *shard
@@ -201,12 +235,7 @@ cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogi
     # still the same: we hold a reference
     cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)
     if slot != NULL:
-        change_lru(e, victim.id, 0)
-        slot[0] = ON_BACKING
-        shard.writes += 1
-        count(w.counters, Counter.backed_pages, 1)
-        zsw_unlock(&shard.lock)
-        put_entry(e, w, victim.id)                              # the index's
+        give_way(e, w, victim.id, shard, slot)
     put_entry(e, w, victim.id)                                  # ours
     return slot != NULL
 
@@ -241,8 +270,11 @@ cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
             area.backing.discard(area.store, flight.offsets + first, vain)
         first = end
     count(w.counters, Counter.written_back_pages, written)
+    if written and zsw_peek_u64(&e.pause_ns):
+        zsw_poke_u64(&e.pause_ns, 0)
     flight_end(e, flight)
     wb.aloft = NULL
+    tell_landing(e)
     return written
 
 

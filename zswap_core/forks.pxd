@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What must be done at once in a forked child."""
 
 

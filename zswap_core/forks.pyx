@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What must be done at once in a forked child: a list of those who want to know.
 
 Its lock is held while a fork is under way, so that the child finds the list whole and the lock its

@@ -1,10 +1,11 @@
-# cython: language_level=3
 """The index: (swap area, offset) -> entry id, in shards of 64 MiB of address space."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops
-from zswap_core.os cimport zsw_mutex
-from zswap_core.slab cimport zsw_slab
+from zswap_core.extents cimport zsw_extents
+from zswap_core.os cimport zsw_likely, zsw_mutex, zsw_peek_u32, zsw_store_u32
+from zswap_core.slab cimport slab_at, zsw_slab
+
 
 cdef enum:
     SHARD_SHIFT = 14                # 2^14 pages of 4 KiB: 64 MiB
@@ -29,8 +30,7 @@ cdef struct zsw_shard:
     uint32_t runs_kind
     uint32_t pages                  # held in this shard
     uint32_t id                     # its own, for the runs
-    # Pages of the shard that went to the backing store, ever: a reader of the store tells by it
-    # that a page went twice.
+    # Pages of the shard that went to the backing store, ever, which numbers them: see backed()
     uint32_t writes
     # 0: in the table.  Else out of it: the next such shard, or at the end its own id
     uint32_t next
@@ -38,6 +38,7 @@ cdef struct zsw_shard:
 
 cdef struct zsw_run:
     uint64_t present                # which of its 64 pages are held
+    uint64_t clean                  # which of those with an entry the backing store has as well
     uint32_t shard                  # 0 while the run is free
     uint32_t slots                  # array of entry ids, in order, packed
     uint8_t number                  # in its shard
@@ -56,10 +57,10 @@ cdef struct shard_table:
 
 cdef inline uint64_t next_slot(const shard_table *table, uint64_t number, uint64_t slot,
                                uint64_t *step) noexcept nogil:
-    """Where to look for a shard next; `step` is 0 at first.  Neighbours have neighbouring slots,
-    `number & mask`, and meet nobody there.  Those at equal distances may all have the same: they go
-    on from one that every bit of their number has a part in, in an order of their own, which comes
-    to every slot (a linear congruential generator of full period)."""
+    """Where to look for a shard next; `step` is 0 at first.  The first slot is `number & mask`, so
+    neighbours never collide.  Numbers at equal distances may all collide there: the second slot is
+    a hash of the whole number, and from there each number goes its own way through all slots (a
+    linear congruential generator of full period)."""
     if step[0] == 0:
         slot = number * <uint64_t> 0xd6e8feb86659fd93
         slot = (slot ^ slot >> 32) * <uint64_t> 0xd6e8feb86659fd93
@@ -87,6 +88,7 @@ cdef struct zsw_area:
     uint32_t write_error            # what its last write came to: 0 or an errno
     uint32_t read_error             # and its last read
     shard_table *table
+    zsw_extents extents             # offsets that were handed out
 
 
 cdef inline bint area_open(uint32_t online) noexcept nogil:
@@ -111,6 +113,7 @@ cdef struct zsw_index:
     zsw_slab runs
     zsw_slab arrays[ARRAY_KINDS]
     zsw_slab sums                   # for what is made of pages: see index_protect
+    uint32_t cleans                 # there is, or was, a page that is clean
     # there is garbage, or there are so many empty shards that removing them pays
     uint32_t reap_due
     # how often a shard has lost its last page since they were removed
@@ -119,6 +122,26 @@ cdef struct zsw_index:
     zsw_mutex garbage_lock
     index_garbage unlinked          # since the last index_turn
     index_garbage condemned         # before it: waits for the calls of that moment
+
+
+cdef inline bint is_clean(const zsw_index *ix, uint32_t pos) noexcept nogil:
+    """Whether the backing store has the page at `pos` as its entry has it.  Under the shard's
+    lock."""
+    cdef const zsw_run *run
+    if zsw_likely(zsw_peek_u32(&ix.cleans) == 0):
+        return False
+    run = <const zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)
+    return run.clean >> (pos & (RUN_PAGES - 1)) & 1
+
+
+cdef inline void set_clean(zsw_index *ix, uint32_t pos, bint clean) noexcept nogil:
+    cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)
+    cdef uint64_t bit = <uint64_t> 1 << (pos & (RUN_PAGES - 1))
+    if clean:
+        zsw_store_u32(&ix.cleans, 1)
+        run.clean |= bit
+    else:
+        run.clean &= ~bit
 
 
 cdef void index_init(zsw_index *ix) noexcept nogil
@@ -145,6 +168,8 @@ cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
 cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number,
                           uint64_t gone) noexcept nogil
+cdef uint32_t shard_hole(const zsw_index *ix, const zsw_shard *shard,
+                         uint32_t first) noexcept nogil
 cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last,
                             uint32_t *where, uint32_t *ids, uint32_t capacity) noexcept nogil
 cdef zsw_shard *pos_shard(const zsw_index *ix, uint32_t pos, uint32_t *where) noexcept nogil

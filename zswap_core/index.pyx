@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The sharded interval index.
 
 An area maps offsets to entries in three steps: a hash table finds the shard of 64 MiB that an
@@ -14,21 +13,24 @@ rebalance, while ranges and order stay natural. docs/design.md has the compariso
 Shards are added under `area.grow` and found without a lock: a table only ever gains shards, each
 published by one store of its id.  Empty shards are removed by building a table without them, which
 then takes the old one's place.  Both, the old table and the shards that are not in the new one, are
-garbage: calls in flight may still look at them, so they are kept until those have ended.  Who knows
-when that is calls index_turn, see reap.pyx.
+garbage: calls in flight may still look at them, so they are kept until those have ended.  reap.pyx
+knows when that is, and calls index_turn.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock,
-                            ZSW_MAP_NO_FORK, zsw_map_as, zsw_peek_u32, zsw_peek_u64, zsw_peek_u8,
-                            zsw_poke_u32, zsw_poke_u64, zsw_poke_u8, zsw_popcount, zsw_store_ptr,
-                            zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap)
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim,
-                              slab_check_end, slab_destroy, slab_give, slab_init, slab_peek,
-                              slab_take)
+from zswap_core.os cimport (
+    zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as,
+    ZSW_MAP_NO_FORK, zsw_peek_u8, zsw_peek_u32, zsw_peek_u64, zsw_poke_u8, zsw_poke_u32,
+    zsw_poke_u64, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap,
+)
+from zswap_core.slab cimport (
+    ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
+    slab_give, slab_init, slab_peek, slab_take,
+)
+
 
 cdef enum:
     TABLE_SLOTS = 128       # of the smallest table
@@ -194,8 +196,8 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number,
     shard = area_shard(ix, area, number)
     if shard == NULL:
         table = area.table
-        if table.count * 2 > table.mask and area_rebuild(ix,
-                                                         area) != 0 and table.count == table.mask:
+        if (table.count * 2 > table.mask and area_rebuild(ix, area) != 0
+                and table.count == table.mask):
             rc = -ENOMEM                        # one slot must stay free, or a search would not end
         if rc == 0 and slab_take(&ix.shards, &id, 1) != 1:
             rc = -ENOMEM
@@ -369,9 +371,9 @@ cdef void free_shards(zsw_index *ix, uint32_t *first) noexcept nogil:
 
 
 cdef bint index_turn(zsw_index *ix) noexcept nogil:
-    """For whoever knows that the calls which may have seen the condemned garbage have ended.  Frees
-    it and condemns what came after; True when there is such, so that the calls of this moment have
-    to end before the next turn."""
+    """To be called once the calls that may have seen the condemned garbage have ended.  Frees it,
+    and condemns what came after; True when there was such: then the calls of this moment must end
+    before the next turn."""
     cdef bint more
     zsw_lock(&ix.garbage_lock)
     free_tables(&ix.condemned.tables)
@@ -450,8 +452,8 @@ cdef zsw_run *run_peek(const zsw_index *ix, uint32_t id) noexcept nogil:
 
 cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where) noexcept nogil:
     """The slot at `where` in its run, or NULL."""
-    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES
-                                                  - 1)), present = zsw_peek_u64(&run.present)
+    cdef uint64_t bit = <uint64_t> 1 << (where & (RUN_PAGES - 1))
+    cdef uint64_t present = zsw_peek_u64(&run.present)
     if not present & bit:
         return NULL
     return array_peek(ix, zsw_peek_u8(&run.slots_kind), zsw_peek_u32(&run.slots),
@@ -473,6 +475,7 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
         fresh = True
         run = <zsw_run *> slab_at(&ix.runs, id)
         run.slots = run.sums = 0
+        run.clean = 0
         zsw_poke_u64(&run.present, 0)           # whoever has the id from before may look
         zsw_poke_u8(&run.slots_kind, 0)
         zsw_poke_u8(&run.number, <uint8_t> number)
@@ -545,6 +548,7 @@ cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept 
                  zsw_popcount(run.present & (bit - 1)))
     run.slots_kind = <uint8_t> kind
     run.present &= ~bit
+    run.clean &= ~bit
     zsw_poke_u32(&shard.pages, shard.pages - 1)
     if run.present == 0:
         drop_run(ix, shard, number, id)
@@ -585,11 +589,28 @@ cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number,
     array_keep(ix, &run.slots, &kind, run.present, run.present & ~gone)
     run.slots_kind = <uint8_t> kind
     run.present &= ~gone
+    run.clean &= ~gone
     zsw_poke_u32(&shard.pages, shard.pages - zsw_popcount(gone))
     if run.present == 0:
         drop_run(ix, shard, number, id)
     if shard.pages == 0:
         note_emptied(ix)
+
+
+cdef uint32_t shard_hole(const zsw_index *ix, const zsw_shard *shard,
+                         uint32_t first) noexcept nogil:
+    """The first place from there on at which no page is held; SHARD_PAGES when all are."""
+    cdef uint32_t run = first >> RUN_SHIFT, id
+    cdef uint64_t holes = ~<uint64_t> 0 << (first & (RUN_PAGES - 1))
+    while run < SHARD_RUNS:
+        id = shard_run(ix, shard, run)
+        if id != 0:
+            holes &= ~(<zsw_run *> slab_at(&ix.runs, id)).present
+        if holes != 0:
+            return run << RUN_SHIFT | zsw_ctz(holes)
+        holes = ~<uint64_t> 0
+        run += 1
+    return SHARD_PAGES
 
 
 cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t first, uint32_t last,
@@ -615,8 +636,9 @@ cdef uint32_t shard_collect(const zsw_index *ix, zsw_shard *shard, uint32_t firs
         r = <zsw_run *> slab_at(&ix.runs, id)
         slots = array_at(ix, r.slots_kind, r.slots)
         lo = first - (run << RUN_SHIFT) if first > run << RUN_SHIFT else 0
-        hi = last - (run << RUN_SHIFT) if last < (run << RUN_SHIFT
-                                                  | (RUN_PAGES - 1)) else RUN_PAGES - 1
+        hi = RUN_PAGES - 1
+        if last < (run << RUN_SHIFT | hi):
+            hi = last - (run << RUN_SHIFT)
         left = r.present & (<uint64_t> -1 << lo) & (<uint64_t> -1 >> (63 - hi))
         while left and count < capacity:
             bit = zsw_ctz(left)

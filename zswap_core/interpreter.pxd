@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Whether Python can still be called: for the adapters, whose threads may outlive it."""
 
 cdef extern from *:

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Invalidate: a page, a range, an area."""
 from libc.stdint cimport uint32_t, uint64_t
 

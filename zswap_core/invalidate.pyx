@@ -1,24 +1,42 @@
-# cython: language_level=3
 """Invalidate: unlink entries from index and LRU under the locks, free them after."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at, put_entries
-from zswap_core.entry cimport IN_TRANSIT, is_entry, ON_BACKING
-from zswap_core.index cimport (area_shard, RUN_PAGES, RUN_SHIFT, shard_collect, shard_erase_run,
-                               shard_find, SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area,
-                               zsw_shard)
+from zswap_core.entry cimport IN_TRANSIT, is_backed, is_entry
+from zswap_core.index cimport (
+    area_shard, is_clean, RUN_PAGES, RUN_SHIFT, set_clean, shard_collect, shard_erase_run,
+    shard_find, SHARD_PAGES, SHARD_SHIFT, shard_table, zsw_area, zsw_shard,
+)
 from zswap_core.lookup cimport find_area
+from zswap_core.lru cimport lru_stamp
 from zswap_core.os cimport (
-    zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_prefetch_write, zsw_sleep_ns, zsw_unlock,
+    zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_prefetch_write,
+    zsw_sleep_ns, zsw_unlock,
 )
 from zswap_core.slab cimport slab_at
-from zswap_core.slots cimport leave_lru, TRANSIT_NS
+from zswap_core.slots cimport change_lru, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.transit cimport discard_backed
 
+
 cdef enum:
     NOWHERE = SHARD_PAGES       # a place that no page has
+
+
+cdef bint take_clean(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t where) noexcept nogil:
+    """Puts the slot of an entry in transit if the backing store has its page as well."""
+    cdef uint32_t pos
+    cdef uint32_t *slot
+    if zsw_likely(zsw_peek_u32(&e.index.cleans) == 0):
+        return False
+    slot = shard_find(&e.index, shard, where, &pos)
+    if not is_clean(&e.index, pos):
+        return False
+    slot[0] = IN_TRANSIT
+    set_clean(&e.index, pos, False)
+    count(w.counters, Counter.backed_pages, 1)
+    return True
 
 
 cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
@@ -28,7 +46,7 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
     cdef uint32_t where[RUN_PAGES]
     cdef uint32_t ids[RUN_PAGES]
     cdef uint64_t offsets[RUN_PAGES]
-    cdef uint32_t i, found, entries, backed, transit, run, number
+    cdef uint32_t i, found, entries, backed, cleans, transit, run, number
     cdef uint64_t gone
     cdef uint32_t *slot
     cdef uint32_t pos
@@ -36,13 +54,16 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
     while True:
         zsw_lock(&shard.lock)
         found = shard_collect(&e.index, shard, first, last, where, ids, RUN_PAGES)
-        entries = backed = transit = run = 0
+        entries = backed = cleans = transit = run = 0
         gone = 0
         for i in range(found):
             if is_entry(ids[i]):
                 zsw_prefetch_write(entry_at(e, ids[i]))
-        leave_lru(e, ids, found)
+                zsw_prefetch_write(lru_stamp(&e.entries, ids[i]))
         for i in range(found):
+            change_lru(e, ids[i], 0)
+            if is_entry(ids[i]) and take_clean(e, w, shard, where[i]):
+                continue                        # its copy has to go as well
             if is_entry(ids[i]):
                 number = where[i] >> RUN_SHIFT
                 if number != run and gone:
@@ -51,7 +72,7 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
                 run = number
                 gone |= <uint64_t> 1 << (where[i] & (RUN_PAGES - 1))
                 where[i] = NOWHERE
-            elif ids[i] == ON_BACKING:
+            elif is_backed(ids[i]):
                 slot = shard_find(&e.index, shard, where[i], &pos)
                 slot[0] = IN_TRANSIT
             else:
@@ -64,13 +85,15 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
             if is_entry(ids[i]):
                 ids[entries] = ids[i]
                 entries += 1
-            elif where[i] != NOWHERE:
+                if where[i] != NOWHERE:
+                    cleans += 1
+            if where[i] != NOWHERE:
                 offsets[backed] = shard.number << SHARD_SHIFT | where[i]
                 backed += 1
         put_entries(e, w, ids, entries)
         if backed:
             discard_backed(e, w, area, shard, offsets, backed)
-        total += entries + backed
+        total += entries + backed - cleans
         if transit:
             zsw_sleep_ns(TRANSIT_NS)            # another call has them: it ends soon
         elif found < RUN_PAGES:

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Latency histograms: four buckets to each power of two, so that a time read back is off by an
 eighth at most.
 
@@ -7,6 +6,7 @@ Emptying them is the workers' doing for the same reason: each empties its own wh
 later epoch than before, and until then they do not count.
 """
 from libc.stdint cimport uint32_t, uint64_t
+
 
 cdef enum:
     LATENCY_BUCKETS = 160               # up to 2**41 ns, over half an hour

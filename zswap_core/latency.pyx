@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Latency histograms, recorded and summed."""
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,24 +1,36 @@
-# cython: language_level=3
 """Load: take a reference under the shard's lock, decompress after letting go of it."""
-from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
+from libc.string cimport memcpy, memset
 
 from zswap_core.ahead cimport AHEAD_FROM, look_ahead
+from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, find_entry, put_entry
-from zswap_core.entry cimport (entry_get, entry_same, entry_touch, IN_TRANSIT, is_entry, ON_BACKING,
-                               word_length, zsw_entry)
-from zswap_core.index cimport area_shard, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard
+from zswap_core.entry cimport (
+    entry_get, entry_same, entry_touch, IN_TRANSIT, is_backed, is_entry, word_length, zsw_entry,
+)
+from zswap_core.fault cimport fault, Site
+from zswap_core.index cimport (
+    area_shard, is_clean, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT, sum_at, zsw_area,
+    zsw_shard,
+)
 from zswap_core.lookup cimport find_area
+from zswap_core.news cimport note_answer
 from zswap_core.objects cimport check_sum, entry_sum, read_object
-from zswap_core.os cimport (zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u64,
-                            zsw_sleep_ns, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (
+    zsw_likely, zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_u64, zsw_sleep_ns,
+    zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe,
+)
 from zswap_core.params cimport Flag, is_on
+from zswap_core.promote cimport promote, promotes
 from zswap_core.samefilled cimport same_fill
-from zswap_core.slots cimport erase_entry, TRANSIT_NS
+from zswap_core.slots cimport TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
-from zswap_core.transit cimport AGAIN, read_backed, writing_begin, writing_end
+from zswap_core.transit cimport AGAIN, erase_entry, read_backed, writing_begin, writing_end
+
 
 cdef enum:
     OPTIMISTIC_READS = 8        # of one page from a backing store, before it keeps writers away
@@ -27,7 +39,7 @@ cdef enum:
 # What a load takes of an entry under the shard's lock.
 cdef struct zsw_held:
     uint64_t word
-    uint32_t id                 # 0: there is no page
+    uint32_t id                 # 0: there is no page; or it is in the backing store, and was parked
     uint32_t sum
     bint same                   # then it has no reference, and needs none
 
@@ -64,7 +76,7 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
             zsw_unlock(&shard.lock)
             break
         if zsw_unlikely(not is_entry(id)):
-            # One that was overtaken often reads with no writer about.  All unlock the shard.
+            # Overtaken often, it keeps writers away and reads again.  Each of these unlocks.
             tries += 1
             if tries < OPTIMISTIC_READS or how & LOAD_NO_WAIT:
                 status = load_backed(e, w, area, shard, offset, id, page, how)
@@ -98,8 +110,8 @@ cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) 
 
 cdef int read_held(zsw_engine *e, zsw_worker *w, const zsw_held *held, uint8_t *page,
                    bint take) noexcept nogil:
-    """Reads the page and drops the reference.  AGAIN: it was to be taken, and is not what is held
-    there any more."""
+    """Reads the page and drops the reference.  AGAIN: it was to be taken, but another page
+    is held there by now."""
     cdef int status = Status.SAME_FILLED
     if held.same:
         if zsw_unlikely(check_sum(e, w, &held.word, sizeof(held.word), held.sum) < 0):
@@ -133,7 +145,12 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
                     uint8_t *page, uint32_t how) noexcept nogil:
     """Reads the entry's page.  Called with the shard locked, returns with it unlocked."""
     cdef zsw_held held
-    cdef bint taken = hold_entry(e, w, id, &held)
+    cdef bint taken
+    if (zsw_unlikely(how & LOAD_TAKE) and how & LOAD_NO_WAIT
+            and is_clean(&e.index, entry_at(e, id).pos)):
+        zsw_unlock(&shard.lock)                 # the backing store must forget it
+        return Status.WOULD_BLOCK
+    taken = hold_entry(e, w, id, &held)
     if zsw_unlikely(how & LOAD_TAKE) and held.same:
         return take_same_filled(e, w, shard, offset, &held, page)
     zsw_unlock(&shard.lock)
@@ -149,14 +166,35 @@ cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
                      uint64_t offset, uint32_t id, uint8_t *page, uint32_t how) noexcept nogil:
     """Reads the page from the area's backing store.  Called with the shard locked, returns with it
     unlocked."""
-    cdef uint32_t writes = shard.writes
     zsw_unlock(&shard.lock)
     if how & LOAD_NO_WAIT:
         return Status.WOULD_BLOCK
     if id == IN_TRANSIT:
         zsw_sleep_ns(TRANSIT_NS)
         return AGAIN
-    return read_backed(e, w, area, shard, offset, writes, page, how & LOAD_TAKE)
+    if not how & LOAD_TAKE and promotes(e, area, offset):
+        return read_to_stay(e, w, area, shard, offset, id, page)
+    return read_backed(e, w, area, shard, offset, id, page, how & LOAD_TAKE)
+
+
+cdef int read_to_stay(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
+                      uint64_t offset, uint32_t id, uint8_t *page) noexcept nogil:
+    """As read_backed, and the page becomes resident: made of memory of ours, for the caller may
+    change his."""
+    cdef uint8_t *memory = NULL
+    cdef int status
+    if fault(Site.SCRATCH) == 0:
+        memory = <uint8_t *> zsw_map_as(e.page_size, e.params.mapping)
+    if memory == NULL:
+        return read_backed(e, w, area, shard, offset, id, page, False)
+    status = read_backed(e, w, area, shard, offset, id, memory, False)
+    if status >= 0:
+        promote(e, w, area, shard, offset, id, memory)
+        memcpy(page, memory, e.page_size)
+    if zsw_unlikely(e.params.wipe_on_free):
+        zsw_wipe(memory, e.page_size)
+    zsw_unmap(memory, e.page_size)
+    return status
 
 
 cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
@@ -166,7 +204,7 @@ cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sha
     cdef int status = AGAIN
     zsw_lock(&shard.lock)
     id = find_entry(e, shard, offset)
-    if id == ON_BACKING or id == IN_TRANSIT:
+    if is_backed(id) or id == IN_TRANSIT:
         status = load_backed(e, w, area, shard, offset, id, page, how)
     else:
         zsw_unlock(&shard.lock)
@@ -175,10 +213,25 @@ cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sha
     return status
 
 
+cdef bint park(zsw_parking *parking, zsw_area *area, zsw_shard *shard, uint64_t offset,
+               uint64_t at, uint32_t seen) noexcept nogil:
+    """Notes a page that is in the backing store, to be read with others; False when it must be read
+    by itself, after those."""
+    cdef zsw_parked *parked
+    if parking == NULL or parking.count == parking.most:
+        return False
+    parked = &parking.pages[parking.count]
+    parked.shard, parked.offset, parked.at, parked.seen = shard, offset, at, seen
+    parking.area = area
+    parking.count += 1
+    return True
+
+
 cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
-                           uint32_t pages, zsw_held *held) noexcept nogil:
-    """Takes the first of the pages, as many as lie in one shard with their entries or nothing;
-    returns how many."""
+                           uint32_t pages, zsw_held *held, zsw_parking *parking,
+                           uint64_t at) noexcept nogil:
+    """Takes the first of the pages, as many as lie in one shard with their entries or nothing, or
+    can be parked; returns how many.  The first is number `at` of the batch."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
     cdef uint64_t number = offsets[0] >> SHARD_SHIFT
     cdef zsw_shard *shard = area_shard(&e.index, area, number) if area != NULL else NULL
@@ -188,9 +241,12 @@ cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
     zsw_lock(&shard.lock)
     while taken < pages and offsets[taken] >> SHARD_SHIFT == number:
         id = find_entry(e, shard, offsets[taken])
-        held[taken].id = 0
-        if id != 0 and (zsw_unlikely(not is_entry(id))
-                        or zsw_unlikely(not hold_entry(e, w, id, &held[taken]))):
+        held[taken].id = id
+        if zsw_unlikely(not is_entry(id)):
+            if id != 0 and (not is_backed(id) or not park(parking, area, shard, offsets[taken],
+                                                          at + taken, id)):
+                break
+        elif zsw_unlikely(not hold_entry(e, w, id, &held[taken])):
             break
         taken += 1
     zsw_unlock(&shard.lock)
@@ -207,10 +263,11 @@ cdef uint64_t share(uint64_t *took, uint32_t pages, uint64_t since) noexcept nog
 
 
 cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
-                               uint32_t pages, uint8_t *out, int8_t *status,
-                               uint64_t *took) noexcept nogil:
-    """As engine_load for each of at most LOADS_TOGETHER pages.  `took`, unless it is NULL, gets the
-    nanoseconds of each; what is done for several at once they share."""
+                               uint32_t pages, uint8_t *out, int8_t *status, uint64_t *took,
+                               zsw_parking *parking, uint64_t first) noexcept nogil:
+    """As engine_load for each of at most LOADS_TOGETHER pages, of which the first is number `first`
+    of the batch; those that can be parked are, and WOULD_BLOCK.  `took`, unless it is NULL, gets
+    the nanoseconds of each; what is done for several at once they share."""
     cdef zsw_held held[LOADS_TOGETHER]
     cdef uint64_t at = 0
     cdef uint32_t i = 0, k, taken
@@ -224,10 +281,10 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
     while i < pages:
         # An exclusive load is over before the next begins, which may be of the same page.
         taken = (0 if zsw_unlikely(is_on(&e.params, Flag.exclusive_loads))
-                 else hold_entries(e, w, type, offsets + i, pages - i, held))
+                 else hold_entries(e, w, type, offsets + i, pages - i, held, parking, first + i))
         if zsw_unlikely(taken == 0):
-            status[i] = <int8_t> engine_load(e, w, type, offsets[i], out + <size_t> i * e.page_size,
-                                             0)
+            status[i] = <int8_t> engine_load(
+                e, w, type, offsets[i], out + <size_t> i * e.page_size, 0)
             i += 1
             if took != NULL:
                 at = share(&took[i - 1], 1, at)
@@ -237,13 +294,110 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
             if held[k].id == 0:
                 status[i] = Status.ABSENT
                 count(w.counters, Counter.load_misses, 1)
+            elif zsw_unlikely(not is_entry(held[k].id)):
+                status[i] = Status.WOULD_BLOCK
             else:
-                status[i] = <int8_t> read_held(e, w, &held[k], out + <size_t> i * e.page_size,
-                                               False)
+                status[i] = <int8_t> read_held(
+                    e, w, &held[k], out + <size_t> i * e.page_size, False)
                 count(w.counters, Counter.loads, status[i] >= 0)
             if took != NULL:
                 at = share(&took[i], 1, at)
             i += 1
+
+
+# ---- pages of a batch that the backing store has ------------------------------------------------
+
+
+cdef void parking_init(zsw_engine *e, zsw_parking *parking) noexcept nogil:
+    parking.memory = NULL
+    parking.count = 0
+    parking.most = min(<uint32_t> PARKED_PAGES, <uint32_t> PARKED_BYTES // e.page_size)
+
+
+cdef void parking_end(zsw_engine *e, zsw_parking *parking) noexcept nogil:
+    if parking.memory != NULL:
+        if zsw_unlikely(e.params.wipe_on_free):
+            zsw_wipe(parking.memory, PARKED_BYTES)
+        zsw_unmap(parking.memory, PARKED_BYTES)
+
+
+cdef int by_offset(const void *a, const void *b) noexcept nogil:
+    cdef const zsw_parked *x = <const zsw_parked *> a
+    cdef const zsw_parked *y = <const zsw_parked *> b
+    return -1 if x.offset < y.offset else x.offset > y.offset
+
+
+cdef int read_parked(zsw_engine *e, zsw_parking *parking) noexcept nogil:
+    """Reads the pages with one call of the store, each once: 0 or -errno."""
+    cdef uint64_t offsets[PARKED_PAGES]
+    cdef uint32_t i, n = 0
+    cdef int rc
+    if parking.memory == NULL:
+        if fault(Site.SCRATCH) == 0:
+            parking.memory = <uint8_t *> zsw_map_as(PARKED_BYTES, e.params.mapping
+                                                    | ZSW_MAP_NO_FORK)
+        if parking.memory == NULL:
+            return -ENOMEM
+    qsort(parking.pages, parking.count, sizeof(zsw_parked), by_offset)
+    for i in range(parking.count):
+        if n == 0 or offsets[n - 1] != parking.pages[i].offset:
+            offsets[n] = parking.pages[i].offset
+            n += 1
+        parking.pages[i].read = n - 1
+    rc = fault(Site.BACKING_READ)
+    if rc == 0:
+        rc = parking.area.backing.read_pages(parking.area.store, offsets, parking.memory, n)
+    if rc == 0:
+        note_answer(e, &parking.area.read_error, 0)
+    return rc
+
+
+cdef uint32_t settle(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint32_t i,
+                     uint8_t *out, int8_t *status) noexcept nogil:
+    """Hands over the pages that were read, from number i on, of one shard; those that changed
+    meanwhile stay WOULD_BLOCK.  Returns how many it looked at."""
+    cdef uint32_t sums[LOADS_TOGETHER]
+    cdef zsw_parked *parked = &parking.pages[i]
+    cdef zsw_shard *shard = parked.shard
+    cdef uint32_t n = 0, pos, k
+    cdef uint32_t *slot
+    while n < LOADS_TOGETHER and i + n < parking.count and parked[n].shard == shard:
+        sums[n] = checksum_of(&e.checksum, parking.memory + <size_t> parked[n].read * e.page_size,
+                              e.page_size)
+        n += 1
+    zsw_lock(&shard.lock)
+    for k in range(n):
+        slot = shard_find(&e.index, shard, parked[k].offset & (SHARD_PAGES - 1), &pos)
+        if slot == NULL or slot[0] != parked[k].seen:
+            status[parked[k].at] = Status.WOULD_BLOCK
+        elif e.index.checksums and sum_at(&e.index, pos)[0] != sums[k]:
+            status[parked[k].at] = Status.BACKING_CORRUPT
+        else:
+            status[parked[k].at] = Status.STORED
+    zsw_unlock(&shard.lock)
+    for k in range(n):              # no lock may be held while the caller's memory is touched
+        if status[parked[k].at] == Status.STORED:
+            memcpy(out + parked[k].at * e.page_size,
+                   parking.memory + <size_t> parked[k].read * e.page_size, e.page_size)
+            count(w.counters, Counter.backing_loads, 1)
+            count(w.counters, Counter.loads, 1)
+            if ((k == 0 or parked[k].read != parked[k - 1].read)
+                    and promotes(e, parking.area, parked[k].offset)):
+                promote(e, w, parking.area, shard, parked[k].offset, parked[k].seen,
+                        parking.memory + <size_t> parked[k].read * e.page_size)
+        elif status[parked[k].at] == Status.BACKING_CORRUPT:
+            count(w.counters, Counter.backing_checksum_fail, 1)
+    return n
+
+
+cdef void load_parked(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint8_t *out,
+                      int8_t *status) noexcept nogil:
+    """Reads the parked pages together.  Those of which nothing came stay WOULD_BLOCK: each must be
+    loaded by itself, which tells what is the matter with it."""
+    cdef uint32_t i = 0
+    if parking.count > 1 and read_parked(e, parking) == 0:
+        while i < parking.count:
+            i += settle(e, w, parking, i, out, status)
 
 
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:

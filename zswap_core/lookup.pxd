@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The engine's areas and pools, by number.  Found without a lock; what a call has found stays until
 it ends."""
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The maintenance thread: frees emptied pools, and shrinks."""
 from zswap_core.state cimport zsw_engine
 

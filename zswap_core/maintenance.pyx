@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The maintenance thread, one an engine, started by the first switch of pools or the first backing
 store.
 
@@ -11,16 +10,25 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.compact cimport engine_compact
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns,
-                            zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_store_u32, zsw_swap_u32,
-                            zsw_thread_join, zsw_thread_start, zsw_unlock)
-from zswap_core.pool cimport pools_reach, retire_pools
+from zswap_core.flight cimport flight_room
+from zswap_core.index cimport area_open, zsw_area
+from zswap_core.lookup cimport area_at
+from zswap_core.os cimport (
+    zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64,
+    zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join,
+    zsw_thread_start, zsw_unlock,
+)
+from zswap_core.pool cimport pools_reach, reclaim_goal, reclaims, retire_pools
 from zswap_core.pressure cimport under_pressure
-from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_worker
-from zswap_core.wake cimport maintenance_wake
+from zswap_core.reclaim cimport pages_above
+from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_worker
+from zswap_core.wake cimport maintenance_wake, tell_landing
+from zswap_core.worker cimport pages_listed
 from zswap_core.writeback cimport engine_writeback
 
+
 cdef enum:
+    SHRINK_FLIGHTS = 8          # at most, before others may write, where stores make room
     MAX_FAILURES = 16           # batches in a row from which nothing could be written
     PRESSURE_SHARE = 32         # under memory pressure, one in so many pages goes at each look
     # before looking again whether the calls have ended that may use an emptied pool; doubles
@@ -62,45 +70,96 @@ cdef bint write_some(zsw_engine *e, uint64_t pages, uint64_t *written) noexcept 
     return True
 
 
-cdef void shrink_to_threshold(zsw_engine *e) noexcept nogil:
-    """After the limit was hit: works down to the accept threshold.  Writing back frees objects here
-    and there, so whenever as much has gone as would make a sixteenth of the pool, what is left is
-    moved together."""
-    cdef uint64_t written = 0, since = 0, batch = WRITEBACK_BATCH
-    cdef int failures = 0, rc
-    cdef zsw_worker *w
-    while zsw_load_u32(&e.reached_full) and zsw_load_u32(&e.backed_areas):
+cdef uint64_t shrink_batch(zsw_engine *e, bint begun) noexcept nogil:
+    """How many pages to write back next; 0: the shrinker has nothing to do.  When a store was
+    refused at the limit it works down to the accept threshold.  Where stores make room before they
+    are refused it begins near the limit, and stops a little further down."""
+    cdef uint64_t goal
+    if not zsw_load_u32(&e.backed_areas):
+        return 0
+    if zsw_load_u32(&e.reached_full):
+        if pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
+            return WRITEBACK_BATCH
+        if reclaims(e):                         # else the next store finds out
+            zsw_store_u32(&e.reached_full, 0)
+    elif reclaims(e) and (begun or pools_reach(e, zsw_peek_u64(&e.params.near_pages))):
+        goal = reclaim_goal(e)
+        if pools_reach(e, goal + 1):
+            return min(pages_above(e, goal), <uint64_t> SHRINK_FLIGHTS * flight_room(e))
+    return 0
+
+
+cdef bint compact_some(zsw_engine *e) noexcept nogil:
+    """False when the engine is closing."""
+    cdef int rc
+    cdef zsw_worker *w = engine_enter(e, &rc)
+    if w == NULL:
+        return False
+    engine_compact(e, w)
+    engine_leave(e, w)
+    return True
+
+
+cdef void shrink_at_limit(zsw_engine *e) noexcept nogil:
+    """Writes back what the limit asks for.  That frees objects here and there, so whenever as much
+    has gone as would make a part of the pool, what is left is moved together."""
+    cdef uint64_t written = 0, since = 0, wanted, share = 32 if reclaims(e) else 16
+    cdef uint32_t failures = 0, halved = 0
+    cdef bint begun = False
+    while True:
+        wanted = shrink_batch(e, begun)
+        if wanted == 0:
+            return
+        begun = True
         if zsw_load_u32(&e.stop):
             zsw_store_u32(&e.limit_hit, 1)      # for the next thread, should there be one
             return
-        if not pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
-            return
-        if not write_some(e, batch, &written):
+        if not write_some(e, max(wanted >> halved, <uint64_t> 1), &written):
             return
         since += written
         if written == 0:
             failures += 1
             # a store that is nearly full may yet have room for some of them
-            batch = (batch + 1) // 2
+            halved += wanted >> halved > 1
             if failures == MAX_FAILURES or zsw_peek_i64(&e.params.writeback_limit) == 0:
-                return                          # the next interval, or the next hit, tries again
-        else:
-            failures = 0
-            batch = WRITEBACK_BATCH
-        if since > zsw_peek_u64(&e.lru.count) // 16 + WRITEBACK_BATCH:
-            since = 0
-            w = engine_enter(e, &rc)
-            if w == NULL:
+                # The next interval, or the next hit, tries again: not each store that comes near
+                # the limit.
+                zsw_poke_u64(&e.resting_until,
+                             zsw_now_ns() + zsw_peek_u64(&e.params.shrinker_interval_ns))
                 return
-            engine_compact(e, w)
-            engine_leave(e, w)
+        else:
+            failures = halved = 0
+            zsw_poke_u64(&e.resting_until, 0)
+        if since > pages_listed(e) // share + WRITEBACK_BATCH:
+            since = 0
+            if not compact_some(e):
+                return
+            tell_landing(e)
 
 
 cdef void shrink_some(zsw_engine *e) noexcept nogil:
     cdef uint64_t written
-    shrink_to_threshold(e)
+    shrink_at_limit(e)
     if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
-        write_some(e, zsw_peek_u64(&e.lru.count) // PRESSURE_SHARE + 1, &written)
+        write_some(e, pages_listed(e) // PRESSURE_SHARE + 1, &written)
+
+
+cdef bint tidy_stores(zsw_engine *e) noexcept nogil:
+    """Lets each store do some of its housekeeping; whether there is more to do."""
+    cdef uint32_t i
+    cdef int rc
+    cdef zsw_area *area
+    cdef bint more = False
+    cdef zsw_worker *w = engine_enter(e, &rc)
+    if w == NULL:
+        return False
+    for i in range(<uint32_t> MAX_AREAS):
+        area = area_at(e, i)
+        if (area != NULL and area_open(zsw_load_u32(&area.online)) and area.backing != NULL
+                and area.backing.tidy != NULL):
+            more = area.backing.tidy(area.store) == 1 or more
+    engine_leave(e, w)
+    return more
 
 
 cdef void *maintain(void *arg) noexcept nogil:
@@ -123,6 +182,8 @@ cdef void *maintain(void *arg) noexcept nogil:
                 now = looked = zsw_now_ns()
             if looked + interval - now < wait:
                 wait = looked + interval - now
+            if tidy_stores(e):
+                wait = min(wait, <uint64_t> PAUSE_MIN_NS)
         if zsw_load_u32(&e.stop):
             break
         if wait == FOREVER:

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What is worth a line in a log, noticed where it happens: by threads that may not ask for the GIL.
 
 The binding compares `zsw_engine.news` after a call with what it saw there before, and then looks at

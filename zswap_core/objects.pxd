@@ -1,7 +1,7 @@
-# cython: language_level=3
 """Pages and objects: a page is made into an object of a pool, and read back from it."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from zswap_core.abi cimport zsw_object
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entry cimport zsw_entry
 from zswap_core.index cimport sum_at
@@ -15,6 +15,8 @@ cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
                            const uint8_t *page) noexcept nogil
 cdef int make_object(zsw_engine *e, zsw_pool *pool, const uint8_t *data, uint32_t length,
                      uint64_t *word) noexcept nogil
+cdef int make_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id) noexcept nogil
+cdef void name_object(zsw_engine *e, uint64_t word, zsw_object *out) noexcept nogil
 cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
                      uint8_t *page) noexcept nogil
 

@@ -1,7 +1,6 @@
-# cython: language_level=3
 """The Cython mirror of zswap/os.h and zswap/track.h: atomics, the mutex, memory, clocks,
 threads."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "zswap/os.h" nogil:
@@ -13,6 +12,10 @@ cdef extern from "zswap/os.h" nogil:
 
     uint8_t zsw_peek_u8(const uint8_t *p)
     void zsw_poke_u8(uint8_t *p, uint8_t v)
+
+    uint16_t zsw_peek_u16(const uint16_t *p)
+    void zsw_store_u16(uint16_t *p, uint16_t v)
+    bint zsw_cas_u16(uint16_t *p, uint16_t expected, uint16_t desired)
 
     uint32_t zsw_load_u32(const uint32_t *p)
     uint32_t zsw_peek_u32(const uint32_t *p)
@@ -54,6 +57,7 @@ cdef extern from "zswap/os.h" nogil:
     void zsw_lock(zsw_mutex *m)
     bint zsw_trylock(zsw_mutex *m)
     void zsw_unlock(zsw_mutex *m)
+    void zsw_relock(zsw_mutex *m)
     size_t zsw_lock_any(zsw_mutex *m, size_t count)
     void zsw_futex_wait(uint32_t *word, uint32_t seen)
     void zsw_futex_wait_for(uint32_t *word, uint32_t seen, uint64_t ns)

@@ -1,9 +1,34 @@
-# cython: language_level=3
 """Pools: made, made current, emptied and freed; and the limit on what they take together."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.os cimport zsw_load_u32, zsw_peek_u64
+from zswap_core.params cimport Flag, is_on
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+
+
+cdef enum:
+    NEAR_LIMIT = -102           # no status: see reclaim.pyx
+    HEADROOM_SHARE = 32         # of the limit, one page in so many is kept free for stores to come,
+    HEADROOM_PAGES = 1024       # but no more than these
+
+
+cdef inline uint64_t headroom(uint64_t max_pages) noexcept nogil:
+    """So far below the limit stores wake the shrinker, if they make room before they are
+    refused."""
+    return min(max_pages // HEADROOM_SHARE, <uint64_t> HEADROOM_PAGES)
+
+
+cdef inline uint64_t reclaim_goal(zsw_engine *e) noexcept nogil:
+    """And so far down it goes then: always to where a page may come in, if there is a pool at
+    all."""
+    cdef uint64_t most = zsw_peek_u64(&e.params.max_pages)
+    return most - 1 - 2 * headroom(most) if most else 0
+
+
+cdef inline bint reclaims(zsw_engine *e) noexcept nogil:
+    """Whether stores make room before they are refused."""
+    return is_on(&e.params, Flag.direct_reclaim) and zsw_load_u32(&e.backed_areas) != 0
 
 
 cdef int engine_use_pool(zsw_engine *e, const zsw_compressor *compressor, const zsw_zpool_ops *ops,
@@ -13,6 +38,7 @@ cdef int pool_hold(zsw_engine *e, const zsw_compressor *compressor, const zsw_zp
 cdef void pool_release(zsw_engine *e, zsw_pool *pool) noexcept nogil
 cdef bint retire_pools(zsw_engine *e) noexcept nogil
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
+cdef bint hit_limit(zsw_engine *e) noexcept nogil
 cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil
 cdef void destroy_pools(zsw_engine *e) noexcept nogil
 cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil

@@ -1,7 +1,6 @@
-# cython: language_level=3
 """Pools: made, made current, emptied and freed; and the limit on what they take together.
 
-A pool needs no reference a call.  Calls use pools only while their worker is busy, so once every
+No call takes a reference to a pool.  Calls use pools only while their worker is busy, so once every
 worker that was busy has been given back, an empty pool that is not current has no user left.  The
 maintenance thread waits for that.
 """
@@ -9,16 +8,20 @@ from libc.errno cimport EINVAL, ENOMEM, ENOSPC
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from zswap_core.abi cimport (ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX,
-                             ZSW_PAGE_SIZE_MIN, zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats)
+from zswap_core.abi cimport (
+    ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
+    zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats,
+)
 from zswap_core.fault cimport fault, Site
+from zswap_core.index cimport AREA_OFFLINE, zsw_area
 from zswap_core.lookup cimport pool_at
 from zswap_core.news cimport note_full
-from zswap_core.os cimport (zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock,
-                            zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_ptr, zsw_store_u32,
-                            zsw_swap_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.os cimport (
+    zsw_fence, zsw_likely, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64,
+    zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_swap_u32, zsw_unlikely, zsw_unlock,
+)
 from zswap_core.state cimport (
-    GRACE_POOLS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool,
+    GRACE_POOLS, MAX_AREAS, MAX_POOLS, POOL_DRAINING, POOL_EMPTY, POOL_LIVE, zsw_engine, zsw_pool,
 )
 from zswap_core.status cimport Status
 from zswap_core.wake cimport maintenance_wake
@@ -200,8 +203,8 @@ cdef void free_unlinked(zsw_engine *e) noexcept nogil:
 
 
 cdef void destroy_pools(zsw_engine *e) noexcept nogil:
-    """At the engine's end, when no call is in flight: frees all pools.  Whoever asks about
-    compressors may do so yet."""
+    """At the engine's end, when no call is in flight: frees all pools.  The compressors
+    themselves can still be asked about."""
     cdef uint32_t id
     cdef zsw_pool *pool
     lock_pools(e)
@@ -280,6 +283,9 @@ cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages,
     back without waiting for the next store to find out."""
     zsw_poke_u64(&e.params.max_pages, max_pages)
     zsw_poke_u64(&e.params.accept_pages, accept_pages)
+    zsw_poke_u64(&e.params.near_pages, max_pages - headroom(max_pages))
+    zsw_poke_u64(&e.pause_ns, 0)
+    zsw_poke_u64(&e.resting_until, 0)
     hit_limit(e)
     # perhaps since before, and the threshold has come down
     if zsw_load_u32(&e.reached_full):
@@ -288,7 +294,17 @@ cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages,
 
 
 cdef int check_limits(zsw_engine *e) noexcept nogil:
-    """STORED when a page may come in, else the reason why not."""
+    """STORED when a page may come in, NEAR_LIMIT when reclaim.pyx is to say, else the reason why
+    not."""
+    cdef uint64_t near_pages = zsw_peek_u64(&e.params.near_pages)
+    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0 or pool_pages(e) >= near_pages):
+        return NEAR_LIMIT if reclaims(e) else admit_plainly(e)
+    return Status.STORED
+
+
+cdef int admit_plainly(zsw_engine *e) noexcept nogil:
+    """As the kernel does: at the limit, and until the accept threshold is reached, pages are
+    refused."""
     if zsw_unlikely(hit_limit(e)):
         return Status.POOL_LIMIT
     if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
@@ -298,10 +314,27 @@ cdef int check_limits(zsw_engine *e) noexcept nogil:
     return Status.STORED
 
 
+cdef bint stores_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil:
+    """Whether a backing store has objects of the compressor's."""
+    cdef uint32_t i
+    cdef zsw_area *area
+    cdef bint used = False
+    zsw_lock(&e.areas_lock)                     # the store of an area that is online stays
+    for i in range(<uint32_t> MAX_AREAS):
+        area = e.areas[i]
+        if (area != NULL and zsw_load_u32(&area.online) != AREA_OFFLINE and area.backing != NULL
+                and area.backing.uses != NULL):
+            used = used or area.backing.uses(area.store, compressor) != 0
+    zsw_unlock(&e.areas_lock)
+    return used
+
+
 cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil:
     cdef uint32_t id
     cdef zsw_pool *pool
-    cdef bint used = e.forked != 0              # its pools go with the process
+    # Its pools go with the process; and at the end nobody knows what the stores' owners do.
+    cdef bint used = e.forked != 0 or zsw_load_u32(&e.closing) != 0
+    used = used or stores_use(e, compressor)
     lock_pools(e)
     for id in range(<uint32_t> MAX_POOLS):
         pool = e.pools[id]

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Whether memory is short: what the kernel says of stalls, and how near the cgroup is to its
 limit."""
 from zswap_core.state cimport zsw_engine

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Memory pressure.
 
 Two signs, either of which counts: tasks stalled on memory for more than a tenth of the time since
@@ -15,6 +14,7 @@ from libc.string cimport memcpy, strrchr, strstr
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport zsw_now_ns, zsw_read_text
 from zswap_core.state cimport PATH_BYTES, zsw_engine
+
 
 cdef enum:
     TEXT_BYTES = 2048           # of memory.stat, `inactive_file` is in the first thousand

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What calls leave behind and the last of them clears away."""
 from zswap_core.os cimport zsw_peek_u32
 from zswap_core.state cimport GRACE_INDEX, zsw_engine, zsw_worker

@@ -1,12 +1,11 @@
-# cython: language_level=3
 """What calls leave behind and the last of them clears away: empty shards, tables that were
 replaced, spare entries.
 
 Calls find shards without a lock, so what is taken out of the index has to wait until every call
 that was in flight then has ended.  Nobody sleeps for that.  The workers that are busy are marked,
 and a call that gives a marked worker back looks whether it was the last: then it frees the garbage,
-and condemns what came after in the same way.  The call that does the removing is at its own end
-too, and alone it frees at once.
+and condemns what came after in the same way.  The call that removes is at its own end too:
+where it is the only one, it frees at once.
 
 Should a call end in the very moment in which its worker is marked, the mark stays until the
 worker's next call, or until anybody reaps, as compact() makes sure.  The garbage then waits a
@@ -17,8 +16,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.entries cimport give_spares, only_spares
 from zswap_core.index cimport area_prune, index_pruned, index_turn, zsw_area
 from zswap_core.lookup cimport area_at
-from zswap_core.os cimport (zsw_cas_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_store_u32,
-                            zsw_swap_u32, zsw_unlock)
+from zswap_core.os cimport (
+    zsw_cas_u32, zsw_lock, zsw_peek_u32, zsw_poke_u32, zsw_store_u32, zsw_swap_u32, zsw_unlock,
+)
 from zswap_core.state cimport GRACE_INDEX, MAX_AREAS, zsw_engine, zsw_worker
 from zswap_core.worker cimport await_calls, calls_ended, first_worker
 

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Recompression: held pages move to another compressor's pool where that makes them smaller."""
 from libc.stdint cimport uint32_t, uint64_t
 

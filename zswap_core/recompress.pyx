@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Recompression, as zram does it: in the order of the entries, a page at a time.
 
 An entry that qualifies is pinned, its page decompressed and compressed anew with no lock held.  The
@@ -6,12 +5,14 @@ result is kept only if its slot is smaller than the old one.  Then, under the sh
 entry's word changes, if the entry is still indexed and nobody else reads it; else the new object is
 freed and the page stays as it was.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport (entry_age, entry_pin, ENTRY_REFS, entry_same, ENTRY_SAME,
-                               word_handle, word_length, word_pool, zsw_entry)
+from zswap_core.entry cimport (
+    entry_age, entry_pin, ENTRY_REFS, entry_same, ENTRY_SAME, word_handle, word_length, word_pool,
+    zsw_entry,
+)
 from zswap_core.index cimport zsw_shard
 from zswap_core.lookup cimport pool_at
 from zswap_core.objects cimport compress_page, entry_sum, make_object, read_object

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Same-filled pages: every 8-byte word equal to the first.  Inline, because a store looks at every
 page."""
 from libc.stdint cimport uint8_t, uint64_t

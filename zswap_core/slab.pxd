@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Fixed-size items named by 32-bit ids, in blocks that never move and go back to the system when
 they empty."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -36,7 +35,10 @@ cdef struct zsw_slab:
     uint32_t room           # head of the list of blocks with room and memory, 1 + block number
     # head of the list of blocks whose memory went back, linked by `next` alone
     uint32_t cold
-    uint32_t mapping        # ZSW_MAP_ flags; to be set before the first item is taken
+    # to be set before the first item is taken: ZSW_MAP_ flags, and the bytes beside each item, see
+    # slab_beside
+    uint32_t mapping
+    uint32_t beside
     zsw_mutex lock
     # Written under the lock, looked at without.
     uint64_t inuse          # items handed out
@@ -46,7 +48,7 @@ cdef struct zsw_slab:
 
 
 cdef enum:
-    ANY_ID = 0xffffff00     # a limit that leaves ids free for other meanings
+    ANY_ID = 0xfe000000     # a limit that leaves ids free for other meanings
 
 
 cdef void slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil
@@ -54,7 +56,7 @@ cdef void slab_destroy(zsw_slab *s) noexcept nogil
 cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nogil
 cdef void slab_give(zsw_slab *s, const uint32_t *ids, uint32_t count) noexcept nogil
 cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil
-cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil
+cdef uint32_t slab_limit(const zsw_slab *s) noexcept nogil
 cdef int slab_validate(zsw_slab *s) noexcept nogil
 
 # Checking at rest that each item is free or some one owner's: begin, claim each that is owned, end.
@@ -70,6 +72,16 @@ cdef inline void *slab_at(const zsw_slab *s, uint32_t id) noexcept nogil:
     cdef uint32_t mask = (<uint32_t> 1 << s.shift) - 1
     cdef slab_table *table = <slab_table *> zsw_load_ptr(<void **> &s.table)
     return table.bases[id >> s.shift] + <size_t> (id & mask) * s.item_size
+
+
+cdef inline void *slab_beside(const zsw_slab *s, uint32_t id) noexcept nogil:
+    """What is kept beside the item: packed, so that a walk over all of it meets nothing else.  Zero
+    until it is written, and again when the block's memory has gone back to the system; neither
+    taking the item nor giving it back changes it."""
+    cdef uint32_t mask = (<uint32_t> 1 << s.shift) - 1
+    cdef slab_table *table = <slab_table *> zsw_load_ptr(<void **> &s.table)
+    return (table.bases[id >> s.shift] + (s.item_size << s.shift)
+            + <size_t> (id & mask) * s.beside)
 
 
 cdef inline void *slab_peek(const zsw_slab *s, uint32_t id) noexcept nogil:

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Slabs: where entries and index nodes live.
 
 An id is `block << shift | index`; id 0 is never handed out, so 0 can mean "none".  A block's freed
@@ -15,9 +14,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_load_u32, zsw_lock, zsw_map, zsw_map_as, ZSW_MAP_NO_FORK,
-                            zsw_poke_u32, zsw_poke_u64, zsw_popcount, zsw_release, zsw_store_ptr,
-                            zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.os cimport (
+    zsw_load_u32, zsw_lock, zsw_map, zsw_map_as, ZSW_MAP_NO_FORK, zsw_poke_u32, zsw_poke_u64,
+    zsw_popcount, zsw_release, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap,
+)
+
 
 cdef enum:
     BLOCK_BYTES = 64 << 10
@@ -32,7 +33,7 @@ cdef inline size_t whole_pages(size_t size) noexcept nogil:
 
 
 cdef inline size_t block_bytes(const zsw_slab *s) noexcept nogil:
-    return whole_pages(s.item_size << s.shift)
+    return whole_pages((s.item_size + s.beside) << s.shift)
 
 
 cdef void slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil:
@@ -114,7 +115,9 @@ cdef size_t touched_bytes(const zsw_slab *s, uint32_t number) noexcept nogil:
     """What a block costs: items are handed out from its beginning on, so it is the system's pages
     up to the last of them."""
     cdef uint32_t bump = s.blocks[number].bump
-    return whole_pages(bump * s.item_size) if bump > reserved(number) else 0
+    if bump <= reserved(number):
+        return 0
+    return whole_pages(bump * s.item_size) + whole_pages(<size_t> bump * s.beside)
 
 
 cdef int add_block(zsw_slab *s) noexcept nogil:
@@ -220,7 +223,7 @@ cdef uint64_t slab_bytes(zsw_slab *s) noexcept nogil:
     return size
 
 
-cdef uint32_t slab_limit(zsw_slab *s) noexcept nogil:
+cdef uint32_t slab_limit(const zsw_slab *s) noexcept nogil:
     """One past the greatest id that may be in use: for a walk over all items."""
     return zsw_load_u32(&s.block_count) << s.shift
 
@@ -301,8 +304,8 @@ cdef int slab_check_begin(zsw_slab *s, uint64_t **claims) noexcept nogil:
 
 
 cdef int slab_check_claim(const zsw_slab *s, uint64_t *claims, uint32_t id) noexcept nogil:
-    if id >> s.shift >= s.block_count or (id & ((<uint32_t> 1 << s.shift)
-                                                - 1)) >= s.blocks[id >> s.shift].bump or id == 0:
+    cdef uint32_t within = id & ((<uint32_t> 1 << s.shift) - 1)
+    if id == 0 or id >> s.shift >= s.block_count or within >= s.blocks[id >> s.shift].bump:
         return -7
     if claims[id >> 6] >> (id & 63) & 1:
         return -8

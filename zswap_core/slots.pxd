@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Slots of the index: locked to be filled, found again by an entry's place, and what changes in the
 LRU along with them."""
 from libc.stdint cimport uint32_t, uint64_t
@@ -6,9 +5,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport entry_same, is_entry
 from zswap_core.index cimport zsw_area, zsw_shard
-from zswap_core.lru cimport lru_add, lru_remove
-from zswap_core.os cimport zsw_lock, zsw_unlock
+from zswap_core.lru cimport lru_join, lru_leave
 from zswap_core.state cimport zsw_engine, zsw_worker
+
 
 cdef enum:
     TRANSIT_NS = 20000          # how long to sleep before looking again at a page in transit
@@ -20,8 +19,6 @@ cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, bint absent, 
                    uint32_t **slot, uint32_t *pos) noexcept nogil
 cdef uint32_t *lock_entry(zsw_engine *e, uint32_t id, uint32_t pos, zsw_shard **shard,
                           uint32_t *where) noexcept nogil
-cdef bint erase_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil
-cdef void leave_lru(zsw_engine *e, const uint32_t *ids, uint32_t n) noexcept nogil
 
 
 cdef inline bint in_lru(zsw_engine *e, uint32_t id) noexcept nogil:
@@ -30,13 +27,9 @@ cdef inline bint in_lru(zsw_engine *e, uint32_t id) noexcept nogil:
 
 
 cdef inline void change_lru(zsw_engine *e, uint32_t old, uint32_t fresh) noexcept nogil:
-    """`fresh` takes the place of `old` in a slot: the one leaves the LRU, the other joins it at its
-    new end, and 0 is neither. Under the shard's lock."""
-    cdef bint leaves = in_lru(e, old), joins = in_lru(e, fresh)
-    if leaves or joins:
-        zsw_lock(&e.lru.lock)
-        if leaves:
-            lru_remove(&e.lru, &e.entries, old)
-        if joins:
-            lru_add(&e.lru, &e.entries, fresh)
-        zsw_unlock(&e.lru.lock)
+    """`fresh` takes the place of `old` in a slot: the one leaves the LRU, the other joins it as its
+    youngest, and 0 is neither.  Under the shard's lock."""
+    if is_entry(old):
+        lru_leave(&e.entries, old)
+    if in_lru(e, fresh):
+        lru_join(&e.lru, &e.entries, fresh)

@@ -1,17 +1,17 @@
-# cython: language_level=3
 """The engine's structures, and the order of its locks."""
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.abi cimport zsw_compressor, zsw_object, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.checksum cimport zsw_checksum
 from zswap_core.index cimport zsw_area, zsw_index
 from zswap_core.latency cimport zsw_latency
-from zswap_core.lru cimport zsw_lru
+from zswap_core.lru cimport zsw_lru, zsw_search
 from zswap_core.os cimport pthread_t, zsw_mutex
 from zswap_core.params cimport zsw_params
 from zswap_core.slab cimport zsw_slab
 from zswap_core.stats cimport COUNTERS
 from zswap_core.status cimport REASONS
+
 
 cdef enum:
     MAX_AREAS = 256
@@ -25,7 +25,7 @@ cdef enum:
     MAX_OFFSET_SHIFT = 47
 
 
-# Grace periods of which one each may run: see worker.pyx.
+# Kinds of grace period; of each kind one runs at a time: see worker.pyx.
 cdef enum:
     GRACE_POOLS                 # of emptied pools; the maintenance thread's
     GRACE_INDEX                 # of what was taken out of the index; guarded by `reaping`
@@ -62,8 +62,9 @@ cdef struct zsw_worker:
     uint32_t busy
     # goes up when it is given back: tells a grace period that the call ended
     uint32_t uses
-    uint32_t awaited[GRACES]            # by which grace periods the call that has it is waited for,
-    uint32_t awaited_uses[GRACES]       # that is the one that began when `uses` was this
+    # by kind: whether a grace period waits for this call, and what `uses` was when it began
+    uint32_t awaited[GRACES]
+    uint32_t awaited_uses[GRACES]
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
     uint8_t *scratch                    # where pages are compressed to
@@ -71,6 +72,7 @@ cdef struct zsw_worker:
     uint32_t scratch_used               # since it was last wiped
     uint32_t spares                     # entries taken from the slab ahead of need
     uint32_t spare[SPARE_ENTRIES]
+    uint32_t lru_left                   # pages that may join before time passes, see lru_pass
     zsw_pool *counted                   # the pool that `entries` below belongs to
     int64_t entries                     # change of counted.entries not yet made
     # how a backing store first failed in this call, -errno; 0: it did not
@@ -96,6 +98,8 @@ cdef struct zsw_flight:
     zsw_victim victims[WRITEBACK_BATCH]     # by area and offset
     uint64_t offsets[WRITEBACK_BATCH]
     int32_t rc[WRITEBACK_BATCH]             # what writing each came to
+    # for stores that take those; what `pages` has of the others
+    zsw_object objects[WRITEBACK_BATCH]
     uint8_t *pages                          # flight_room() of them, page-aligned
     uint32_t count
 
@@ -110,13 +114,14 @@ cdef struct zsw_writeback:
     uint32_t turn                           # futex word
     uint64_t tokens_ns                      # when the rate was last accounted for
     uint64_t tokens                         # pages it allows now
+    zsw_search search                       # for the coldest pages
 
 
-# Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, lru.lock, then the
-# leaves (the index's garbage_lock, slab locks, the allocators').  `writing` alone is held while
-# pages are decompressed (into memory of our own) and while a backing store works, which may take
-# the GIL; so nobody waits for `writing` with the GIL held.  None of the others is held while memory
-# of the caller's is touched, while a page is compressed or decompressed, or while the GIL is taken.
+# Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, then the leaves (the
+# index's garbage_lock, slab locks, the allocators').  `writing` alone is held while pages are
+# decompressed (into memory of our own) and while a backing store works, which may take the GIL; so
+# nobody waits for `writing` with the GIL held.  None of the others is held while memory of the
+# caller's is touched, while a page is compressed or decompressed, or while the GIL is taken.
 cdef struct zsw_engine:
     zsw_params params
     uint32_t page_size
@@ -135,6 +140,7 @@ cdef struct zsw_engine:
     zsw_checksum checksum               # set once, before there are pages
     zsw_index index
     zsw_slab entries
+    zsw_slab extents                    # nodes of every area's
     zsw_lru lru
     zsw_mutex reaping                   # one at a time clears away what calls left behind
     zsw_mutex areas_lock
@@ -156,6 +162,16 @@ cdef struct zsw_engine:
     zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
     uint64_t pages_compacted            # by pools that are gone
     uint32_t latency_epoch              # goes up when the histograms are to be empty
+    uint64_t *touches                   # recent reads from backing stores, see promote.pyx
+    uint64_t reads                      # how many there were
+    # room below the limit, see reclaim.pyx
+    uint32_t tickets                    # stores that came to the gate
+    uint32_t turn                       # futex word: and those that left it
+    uint32_t landings                   # futex word: goes up when a flight lands or a writer leaves
+    uint32_t awaited                    # the first at the gate sleeps on it
+    uint64_t pause_ns                   # how long stores make no room; 0: they do
+    uint64_t paused_until
+    uint64_t resting_until              # how long they do not wake the shrinker; 0: they do
     # the maintenance thread
     pthread_t thread
     uint32_t thread_started

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The counters: one list, one array a worker, summed when somebody asks.  What each
 means is said in zswap/stats.py; refused stores are counted apart, by their status.
 
@@ -27,6 +26,8 @@ cpdef enum Counter:
     written_back_pages
     written_through_pages
     backing_loads
+    promoted_pages
+    clean_evictions
     reject_reclaim_fail
     backing_write_fail
     backing_read_fail

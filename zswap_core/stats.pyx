@@ -1,2 +1,1 @@
-# cython: language_level=3
 """The counters' names, as Python sees them."""

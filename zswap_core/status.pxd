@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The codes of status.py, for C: what became of one page."""
 
 

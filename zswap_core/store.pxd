@@ -1,11 +1,25 @@
-# cython: language_level=3
 """Store."""
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 
+from zswap_core.index cimport RUN_PAGES
 from zswap_core.state cimport zsw_engine, zsw_worker
+
+
+cdef enum:
+    STORES_TOGETHER = RUN_PAGES     # at most,
+    THROUGH_BYTES = 1 << 18             # of which so many bytes are written through together
+
+
+# A page of a batch that was refused.
+cdef struct refused_page:
+    uint64_t offset
+    uint32_t at
 
 
 cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
                     const uint8_t *page, bint absent) noexcept nogil
 cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
                       const uint8_t *page) noexcept nogil
+cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
+                                const uint64_t *offsets, uint32_t pages, const uint8_t *page,
+                                int8_t *status, uint64_t *took) noexcept nogil

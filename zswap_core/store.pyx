@@ -1,57 +1,74 @@
-# cython: language_level=3
 """Store: same-filled?  Room?  Compress, allocate, publish.
 
 Only the last step is seen by others: under the shard's lock the index slot changes from the old
 entry to the new one and both change places in the LRU.  The old entry loses the index's reference,
 and whoever drops the last reference frees it.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
+from zswap_core.abi cimport ZSW_BACKING_LOG, ZSW_PAGE_SIZE_MIN
+from zswap_core.ahead cimport AHEAD_PAGES, look_ahead
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
-from zswap_core.entry cimport (entry_same, IN_TRANSIT, is_entry, ON_BACKING, state_new, word_handle,
-                               word_length, zsw_entry)
-from zswap_core.index cimport shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard
+from zswap_core.entry cimport entry_same, IN_TRANSIT, is_backed, is_entry, state_new, zsw_entry
+from zswap_core.index cimport (
+    is_clean, set_clean, shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard,
+)
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
-from zswap_core.objects cimport compress_page, make_object
-from zswap_core.os cimport (zsw_load_ptr, zsw_lock, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
-                            zsw_store_u32, zsw_unlikely, zsw_unlock)
+from zswap_core.objects cimport make_entry
+from zswap_core.os cimport (
+    zsw_lock, zsw_now_ns, zsw_peek_u64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_prefetch,
+    zsw_store_u32, zsw_unlikely, zsw_unlock,
+)
 from zswap_core.params cimport Flag, is_on
-from zswap_core.pool cimport check_limits
+from zswap_core.pool cimport check_limits, NEAR_LIMIT
+from zswap_core.reclaim cimport admit
 from zswap_core.samefilled cimport same_filled
 from zswap_core.slots cimport change_lru, lock_slot, OCCUPIED
-from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport REASONS, Status
-from zswap_core.transit cimport write_through
-from zswap_core.worker cimport count_entry, worker_scratch
+from zswap_core.transit cimport write_through, write_through_many
+from zswap_core.worker cimport worker_scratch
+
+
+cdef enum:
+    STORES_AHEAD_FROM = 1 << 15     # entries in use; with fewer, compressing hides the misses
 
 
 cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
-                            uint64_t offset, uint32_t *slot) noexcept nogil:
-    """For wipe_on_free: has the backing store forget the page that is about to be replaced, and
-    returns its slot, which holds nothing then.  The shard is locked before and after; in between
-    others wait for the page."""
-    cdef uint32_t pos
+                            uint64_t offset, uint32_t *slot, uint32_t at) noexcept nogil:
+    """For wipe_on_free, and for stores in which it takes room: has the backing store forget the
+    page that is about to be replaced, and returns its slot, which holds nothing then.  The shard is
+    locked before and after; in between others wait for the page."""
+    cdef uint32_t pos, old = slot[0]
     slot[0] = IN_TRANSIT
+    set_clean(&e.index, at, False)
+    change_lru(e, old, 0)
     zsw_unlock(&shard.lock)
+    if is_entry(old):
+        put_entry(e, w, old)
+    else:
+        count(w.counters, Counter.backed_pages, -1)
     area.backing.discard(area.store, &offset, 1)
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     slot[0] = 0
-    count(w.counters, Counter.backed_pages, -1)
     count(w.counters, Counter.duplicate_entry, 1)
     return slot
 
 
 cdef int open_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent,
                    zsw_shard **shard, uint32_t **slot, uint32_t *pos) noexcept nogil:
-    """As lock_slot; what a slot says that the page is in the backing store can be overwritten."""
+    """As lock_slot, for a page that comes: a slot that says the backing store has it will do."""
     cdef int rc = lock_slot(e, area, offset, absent, shard, slot, pos)
-    if zsw_unlikely(e.params.wipe_on_free) and rc == Status.STORED and slot[0][0] == ON_BACKING:
-        slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0])
+    if (rc == Status.STORED
+            and zsw_unlikely(is_backed(slot[0][0]) or is_clean(&e.index, pos[0]))
+            and (e.params.wipe_on_free or area.backing.flags & ZSW_BACKING_LOG)):
+        slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0], pos[0])
     return rc
 
 
@@ -63,6 +80,8 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
     cdef uint32_t old = slot[0]
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
+    if is_clean(&e.index, pos):
+        set_clean(&e.index, pos, False)         # what the store has is stale now
     if zsw_unlikely(e.index.checksums != 0):
         sum_at(&e.index, pos)[0] = sum
     # The LRU comes last: what walks it may take any entry it finds there for complete.
@@ -75,20 +94,6 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
         else:
             # what the backing store has is stale and will be overwritten
             count(w.counters, Counter.backed_pages, -1)
-
-
-cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *page,
-                   uint64_t *word) noexcept nogil:
-    """Makes the page an object of the pool, compressed or, where that would take a whole allocator
-    page, raw."""
-    cdef int64_t length = compress_page(e, w, pool, page)
-    if zsw_unlikely(length < 0):
-        return <int> length
-    if length:
-        return make_object(e, pool, w.scratch, <uint32_t> length, word)
-    if is_on(&e.params, Flag.reject_compress_poor):
-        return Status.COMPRESS_POOR
-    return make_object(e, pool, page, e.page_size, word)
 
 
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
@@ -130,40 +135,24 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
 
 cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
                          const uint8_t *page, bint absent) noexcept nogil:
-    cdef zsw_pool *pool
-    cdef zsw_entry *entry
     cdef zsw_shard *shard
     cdef uint32_t *slot
-    cdef uint64_t word = 0
-    cdef uint32_t id, length, pos, sum
-    cdef int rc = check_limits(e)
+    cdef uint32_t id, pos, sum
+    cdef int status, rc = check_limits(e)
+    if zsw_unlikely(rc == NEAR_LIMIT):
+        rc = admit(e, w)
     if rc < 0:
         return rc
     sum = checksum_of(&e.checksum, page, e.page_size)
-    pool = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
-    rc = make_word(e, w, pool, page, &word)
-    if zsw_unlikely(rc < 0):
-        return rc
-    id = take_entry(e, w)
-    if zsw_unlikely(id == 0):
-        pool.ops.free(pool.zpool, word_handle(word))
-        return Status.ENTRY_FAIL
-    entry = entry_at(e, id)
-    zsw_poke_u64(&entry.word, word)
-    zsw_store_u32(&entry.state, state_new(False, w.now))
-    length = word_length(word)
-    # Counted before it is published: from then on another thread may free it.
-    count_entry(e, w, pool, 1)
-    count(w.counters, Counter.stored_pages, 1)
-    count(w.counters, Counter.compressed_bytes, length)
-    if length == e.page_size:
-        count(w.counters, Counter.stored_incompressible_pages, 1)
+    status = make_entry(e, w, page, &id)
+    if zsw_unlikely(status < 0):
+        return status
     rc = open_slot(e, w, area, offset, absent, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
     publish(e, w, shard, slot, pos, id, sum)
-    return Status.INCOMPRESSIBLE if length == e.page_size else Status.STORED
+    return status
 
 
 cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
@@ -171,18 +160,9 @@ cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
         zsw_poke_i64(&w.refused[-status], w.refused[-status] + 1)
 
 
-cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
-                      const uint8_t *page) noexcept nogil:
-    """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's
-    backing store; where there is none, or it fails, nothing is held at that offset any more."""
-    return store_page(e, w, type, offset, page, False)
-
-
-cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
-                    const uint8_t *page, bint absent) noexcept nogil:
-    """As engine_store; with `absent` only where nothing is held, else what is there stays and the
-    result is OCCUPIED."""
-    cdef zsw_area *area = find_area(e, type, offset)
+cdef int try_store(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                   const uint8_t *page, bint absent) noexcept nogil:
+    """Holds a copy of the page, or says why not."""
     cdef uint64_t value
     cdef int status
     if zsw_unlikely(not is_on(&e.params, Flag.enabled)):
@@ -198,8 +178,23 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
         status = hold_compressed(e, w, area, offset, page, absent)
     if zsw_unlikely(status < 0):
         count_refusal(w, status)
-        if area == NULL or status == OCCUPIED:
-            return status
+    return status
+
+
+cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
+                      const uint8_t *page) noexcept nogil:
+    """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's
+    backing store; where there is none, or it fails, nothing is held at that offset any more."""
+    return store_page(e, w, type, offset, page, False)
+
+
+cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
+                    const uint8_t *page, bint absent) noexcept nogil:
+    """As engine_store; with `absent` only where nothing is held, else what is there stays and the
+    result is OCCUPIED."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef int status = try_store(e, w, area, offset, page, absent)
+    if zsw_unlikely(status < 0) and area != NULL and status != OCCUPIED:
         if area.backing != NULL and status != Status.NO_AREA and worker_scratch(e, w, e.page_size):
             # no lock may be held while the caller's memory is touched
             memcpy(w.scratch, page, e.page_size)
@@ -207,3 +202,96 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
         if not absent:
             invalidate_area(e, w, area, offset, offset)     # what it held is stale now
     return status
+
+
+# ---- many pages ----------------------------------------------------------------------------------
+
+
+cdef int by_offset(const void *a, const void *b) noexcept nogil:
+    cdef const refused_page *x = <const refused_page *> a
+    cdef const refused_page *y = <const refused_page *> b
+    return -1 if x.offset < y.offset else x.offset > y.offset
+
+
+cdef bint is_refused(const refused_page *refused, uint32_t n, uint64_t offset) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if refused[i].offset == offset:
+            return True
+    return False
+
+
+cdef uint64_t through(zsw_engine *e, zsw_worker *w, zsw_area *area, refused_page *refused,
+                      uint32_t n, const uint8_t *pages, int8_t *status, uint64_t *took,
+                      uint64_t since) noexcept nogil:
+    """Writes pages that were refused to the area's backing store, with one write; returns the time,
+    which they share."""
+    cdef uint64_t offsets[STORES_TOGETHER]
+    cdef int statuses[STORES_TOGETHER]
+    cdef uint64_t now
+    cdef uint32_t i
+    qsort(refused, n, sizeof(refused_page), by_offset)
+    for i in range(n):              # no lock may be held while the caller's memory is touched
+        offsets[i] = refused[i].offset
+        memcpy(w.scratch + <size_t> i * e.page_size, pages + <size_t> refused[i].at * e.page_size,
+               e.page_size)
+    write_through_many(e, w, area, offsets, w.scratch, n, statuses)
+    for i in range(n):
+        status[refused[i].at] = <int8_t> statuses[i]
+    if took == NULL:
+        return 0
+    now = zsw_now_ns()
+    for i in range(n):
+        took[refused[i].at] += (now - since) // n
+    return now
+
+
+cdef inline void prefetch_page(const uint8_t *page) noexcept nogil:
+    """Prefetches a page, or its beginning, while the one before is compressed."""
+    cdef size_t i
+    for i in range(0, ZSW_PAGE_SIZE_MIN, 64):
+        zsw_prefetch(page + i)
+
+
+cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
+                                const uint64_t *offsets, uint32_t pages, const uint8_t *page,
+                                int8_t *status, uint64_t *took) noexcept nogil:
+    """As engine_store for each of at most STORES_TOGETHER pages, but what is refused goes to the
+    backing store together.  `took`, unless it is NULL, gets the nanoseconds of each."""
+    cdef refused_page refused[STORES_TOGETHER]
+    cdef uint32_t most = min(<uint32_t> STORES_TOGETHER, <uint32_t> THROUGH_BYTES // e.page_size)
+    cdef uint32_t n = 0, i, more
+    cdef zsw_area *area
+    cdef zsw_area *owner = NULL
+    cdef uint64_t before = zsw_now_ns() if took != NULL else 0, after
+    cdef bint ahead = zsw_peek_u64(&e.entries.inuse) >= STORES_AHEAD_FROM
+    for i in range(pages):
+        if zsw_unlikely(n != 0) and (n == most or is_refused(refused, n, offsets[i])):
+            # The later of two pages is held: it must come after the other.
+            before = through(e, w, owner, refused, n, page, status, took, before)
+            n = 0
+        # Where pages are same-filled, asking would take as long as looking at them.
+        if ahead and i % AHEAD_PAGES == 0:
+            more = min(pages - i, <uint32_t> AHEAD_PAGES)
+            # neighbours lie together, and what is in place of them came together
+            if offsets[i + more - 1] - offsets[i] != more - 1:
+                look_ahead(e, type, offsets + i, more)
+        if i + 1 < pages and (i == 0 or status[i - 1] != Status.SAME_FILLED):
+            prefetch_page(page + <size_t> (i + 1) * e.page_size)
+        area = find_area(e, type, offsets[i])
+        status[i] = <int8_t> try_store(e, w, area, offsets[i], page + <size_t> i * e.page_size,
+                                       False)
+        if zsw_unlikely(status[i] < 0) and area != NULL:
+            if (area.backing != NULL and status[i] != Status.NO_AREA
+                    and worker_scratch(e, w, <size_t> most * e.page_size)):
+                owner = area
+                refused[n].offset, refused[n].at = offsets[i], i
+                n += 1
+            else:
+                invalidate_area(e, w, area, offsets[i], offsets[i])
+        if took != NULL:
+            after = zsw_now_ns()
+            took[i] = after - before
+            before = after
+    if zsw_unlikely(n != 0):
+        through(e, w, owner, refused, n, page, status, took, before)

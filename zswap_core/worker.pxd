@@ -1,5 +1,6 @@
-# cython: language_level=3
 """Workers: what a call in flight owns, and how to know that calls have ended."""
+from libc.stdint cimport uint64_t
+
 from zswap_core.os cimport zsw_load_ptr
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
@@ -13,6 +14,7 @@ cdef int call_depth(zsw_engine *e) noexcept nogil
 cdef void wait_calls(zsw_engine *e) noexcept nogil
 cdef void await_calls(zsw_engine *e, int which) noexcept nogil
 cdef bint calls_ended(zsw_engine *e, int which) noexcept nogil
+cdef uint64_t pages_listed(zsw_engine *e) noexcept nogil
 
 
 cdef inline zsw_worker *first_worker(zsw_engine *e) noexcept nogil:

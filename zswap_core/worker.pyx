@@ -1,18 +1,21 @@
-# cython: language_level=3
 """Workers: what a call in flight owns, and how to know that calls have ended."""
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.os cimport (zsw_add_i64, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32,
-                            zsw_map_as, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64,
-                            zsw_self, zsw_sleep_ns, zsw_unmap)
+from zswap_core.os cimport (
+    zsw_add_i64, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32, zsw_map_as,
+    zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self, zsw_sleep_ns,
+    zsw_unmap,
+)
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport Counter
 from zswap_core.wake cimport maintenance_wake
 
+
 cdef enum:
-    # Of a page that does not compress a byte is written for each that is read.  Were scratch and
-    # page, which begins a system page as a rule, to agree in the low 12 bits of their addresses,
-    # each read would wait for a write it has nothing to do with.
+    # While a page that does not compress is compressed, a byte is written for each that is read.
+    # A page begins a system page as a rule; if scratch did too, their addresses would agree in the
+    # low 12 bits, and each read would wait for a write that it has nothing to do with.
     SCRATCH_LEAD = 2048
 
 
@@ -51,17 +54,16 @@ cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
 
 
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil:
-    cdef uint8_t *mapped
-    w.scratch_used = 1
-    if w.scratch_size >= size:
-        return True
-    free_scratch(w)
-    mapped = <uint8_t *> zsw_map_as(SCRATCH_LEAD + size,
-                                    e.params.mapping) if fault(Site.SCRATCH) == 0 else NULL
-    if mapped == NULL:
-        return False
-    w.scratch = mapped + SCRATCH_LEAD
-    zsw_poke_u64(&w.scratch_size, size)         # stats reads it meanwhile
+    cdef uint8_t *mapped = NULL
+    if w.scratch_size < size:
+        free_scratch(w)
+        if fault(Site.SCRATCH) == 0:
+            mapped = <uint8_t *> zsw_map_as(SCRATCH_LEAD + size, e.params.mapping)
+        if mapped == NULL:
+            return False
+        w.scratch = mapped + SCRATCH_LEAD
+        zsw_poke_u64(&w.scratch_size, size)     # stats reads it meanwhile
+    w.scratch_used = w.scratch != NULL
     return True
 
 
@@ -69,6 +71,7 @@ cdef void free_scratch(zsw_worker *w) noexcept nogil:
     if w.scratch != NULL:
         zsw_unmap(w.scratch - SCRATCH_LEAD, SCRATCH_LEAD + w.scratch_size)
     w.scratch = NULL
+    w.scratch_used = 0
     zsw_poke_u64(&w.scratch_size, 0)
 
 
@@ -80,6 +83,18 @@ cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:
             pool.compressor.ops.ctx_free(pool.compressor.state, w.contexts[pool.id])
             w.contexts[pool.id] = NULL
         w = w.next
+
+
+cdef uint64_t pages_listed(zsw_engine *e) noexcept nogil:
+    """How many pages are in the LRU: those held in memory, but for same-filled ones.  Exact when no
+    call is in flight."""
+    cdef int64_t pages = 0
+    cdef zsw_worker *w = first_worker(e)
+    while w != NULL:
+        pages += zsw_peek_i64(&w.counters[<int> Counter.stored_pages])
+        pages -= zsw_peek_i64(&w.counters[<int> Counter.same_filled_pages])
+        w = w.next
+    return <uint64_t> max(pages, <int64_t> 0)
 
 
 cdef void await_calls(zsw_engine *e, int which) noexcept nogil:
@@ -95,8 +110,8 @@ cdef void await_calls(zsw_engine *e, int which) noexcept nogil:
 
 
 cdef bint worker_ended(zsw_worker *w, int which) noexcept nogil:
-    if zsw_peek_u32(&w.awaited[which]) and (zsw_load_u32(&w.busy) == 0
-                                            or zsw_load_u32(&w.uses) != w.awaited_uses[which]):
+    if (zsw_peek_u32(&w.awaited[which])
+            and (zsw_load_u32(&w.busy) == 0 or zsw_load_u32(&w.uses) != w.awaited_uses[which])):
         zsw_poke_u32(&w.awaited[which], 0)
     return zsw_peek_u32(&w.awaited[which]) == 0
 

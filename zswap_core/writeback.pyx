@@ -1,32 +1,36 @@
-# cython: language_level=3
 """Writeback.
 
-A batch of victims is picked from the old end of the LRU.  One that was referenced since the last
-look gets another round: its mark is cleared and it moves to the new end; so does every other that
-is looked at, so that a second walker meets new ones.  Each victim is then looked up again under its
-shard's lock, for it may have gone meanwhile, and pinned by a reference.  The batch is sorted by
-place and becomes a flight (flight.pyx), with no lock but `writing` held.  Only after the write
-returned success, and only if the slot still holds this very entry, does the slot change to
-ON_BACKING and the entry lose the index's reference.  A failed write leaves every page where it was.
-What the store then has in vain is discarded.
+A batch of victims is picked from the oldest of the LRU.  One that was referenced since the last
+look gets another round: its mark is cleared and it becomes the youngest; so does each that is
+picked, so that the next batch has others, should this one fail.  Each victim is then looked up
+again under its shard's lock, for it may have gone meanwhile, and pinned by a reference.  The batch
+is sorted by place and becomes a flight (flight.pyx), with no lock but `writing` held.  Only after
+the write returned success, and only if the slot still holds this very entry, does the slot change
+to ON_BACKING and the entry lose the index's reference.  A failed write leaves every page where it
+was.  What the store then holds for nothing is discarded.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
-from zswap_core.entries cimport entry_at
+from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same, zsw_entry
-from zswap_core.flight cimport (call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load,
-                                flight_room, flight_start, flights_init, is_aloft)
-from zswap_core.index cimport SHARD_SHIFT, zsw_shard
+from zswap_core.flight cimport (
+    call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_room, flight_start,
+    flights_init, give_way, is_aloft,
+)
+from zswap_core.index cimport is_clean, set_clean, SHARD_SHIFT, zsw_shard
 from zswap_core.lookup cimport area_at
-from zswap_core.lru cimport lru_add, lru_remove
+from zswap_core.lru cimport lru_next, lru_pass, lru_renew, lru_since, lru_tick
 from zswap_core.objects cimport entry_sum
-from zswap_core.os cimport (zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_u32, zsw_lock,
-                            zsw_now_ns, zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64,
-                            zsw_unlock)
+from zswap_core.os cimport (
+    zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_u32, zsw_now_ns, zsw_now_s, zsw_peek_i64,
+    zsw_peek_u32, zsw_peek_u64, zsw_unlock,
+)
 from zswap_core.slots cimport lock_entry
 from zswap_core.state cimport zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
+from zswap_core.stats cimport count, Counter
 from zswap_core.transit cimport writing_begin, writing_end
+from zswap_core.worker cimport pages_listed
 
 
 cdef uint64_t within_budget(zsw_engine *e, uint64_t pages, uint32_t aloft) noexcept nogil:
@@ -68,45 +72,53 @@ cdef void spend(zsw_engine *e, uint32_t written) noexcept nogil:
             return
 
 
-cdef uint32_t pick(zsw_engine *e, zsw_flight *flight, uint32_t wanted, uint32_t idle, uint64_t now,
+cdef uint32_t pick(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t wanted, uint32_t idle,
                    uint64_t *looks) noexcept nogil:
     """Fills in the victims' ids and places from the LRU; `looks` is how many more entries may be
     looked at."""
-    cdef uint32_t found = 0, id
-    cdef uint64_t round
+    cdef uint32_t found = 0, id = 0
+    cdef uint16_t stamp = 0
+    cdef uint32_t begun = lru_tick(&e.lru, &e.entries)
     cdef zsw_entry *entry
-    zsw_lock(&e.lru.lock)
-    # nobody is looked at twice for one batch: that would be one page twice in it
-    round = e.lru.count
-    if round == 0:
-        looks[0] = 0
-    while found < wanted and looks[0] > 0 and round > 0:
+    e.writeback.search.vain = 0
+    while found < wanted and looks[0] > 0:
+        if not lru_next(&e.lru, &e.entries, &e.writeback.search, w.now, idle, &id, &stamp):
+            looks[0] = 0
+            break
+        if lru_since(&e.lru, stamp, begun):
+            break                               # nobody is looked at twice for one batch
         looks[0] -= 1
-        round -= 1
-        id = e.lru.oldest
         entry = entry_at(e, id)
-        lru_remove(&e.lru, &e.entries, id)
-        lru_add(&e.lru, &e.entries, id)
-        if idle:
-            if entry_age(entry, now) < idle:
-                continue
-        elif zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED) & ENTRY_REFERENCED:
+        if idle and entry_age(entry, w.now) < idle:
+            continue
+        lru_pass(&e.lru, &e.entries, &w.lru_left)
+        if not lru_renew(&e.lru, &e.entries, id, stamp):
+            continue                            # it has gone
+        if (not idle and zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED)
+                & ENTRY_REFERENCED):
             continue
         flight.victims[found].id = id
         flight.victims[found].pos = zsw_peek_u32(&entry.pos)
         found += 1
-    zsw_unlock(&e.lru.lock)
     return found
 
 
-cdef bint pin(zsw_engine *e, zsw_victim *victim) noexcept nogil:
+cdef bint pin(zsw_engine *e, zsw_worker *w, zsw_victim *victim, uint32_t *gone) noexcept nogil:
     """Looks the victim up where it was picked, for its id may name another page by now, and pins
-    it.  False when it is gone, has no backing store, is in use or on its way already."""
+    it.  False when it is gone, has no backing store, is in use or on its way already; or when the
+    store has the page as it is: it goes at once, which is counted in `gone`."""
     cdef zsw_entry *entry = entry_at(e, victim.id)
     cdef zsw_shard *shard
     cdef uint32_t where
     cdef bint pinned = False
-    if lock_entry(e, victim.id, victim.pos, &shard, &where) == NULL:
+    cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)
+    if slot == NULL:
+        return False
+    if is_clean(&e.index, victim.pos):
+        set_clean(&e.index, victim.pos, False)
+        give_way(e, w, victim.id, shard, slot)
+        count(w.counters, Counter.clean_evictions, 1)
+        gone[0] += 1
         return False
     victim.area = area_at(e, shard.type)
     if not entry_same(entry) and victim.area.backing != NULL:
@@ -127,16 +139,37 @@ cdef int by_place(const void *a, const void *b) noexcept nogil:
     return -1 if x.offset < y.offset else x.offset > y.offset
 
 
+cdef uint32_t drop_twins(zsw_engine *e, zsw_worker *w, zsw_victim *victims,
+                         uint32_t n) noexcept nogil:
+    """Leaves out pages that were picked twice, as one entry or as an older and a newer: which of
+    two writes to a place lands last, nobody could say.  Returns how many are left."""
+    cdef uint32_t i = 0, k, kept = 0
+    while i < n:
+        k = i + 1
+        while k < n and by_place(&victims[i], &victims[k]) == 0:
+            k += 1
+        if k == i + 1:
+            victims[kept] = victims[i]
+            kept += 1
+            i = k
+        while i < k:
+            put_entry(e, w, victims[i].id)
+            i += 1
+    return kept
+
+
 cdef uint32_t prepare(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t wanted,
-                      uint32_t idle, uint64_t *looks) noexcept nogil:
+                      uint32_t idle, uint64_t *looks, uint32_t *gone) noexcept nogil:
     """Picks up to `wanted` pages that have a store and loads the flight with them; returns how many
-    were picked."""
-    cdef uint32_t found = pick(e, flight, wanted, idle, w.now, looks), i, n = 0
+    were picked.  Those that need no write are gone then."""
+    cdef uint32_t found = pick(e, w, flight, wanted, idle, looks), i, n = 0
+    gone[0] = 0
     for i in range(found):
-        if pin(e, &flight.victims[i]):
+        if pin(e, w, &flight.victims[i], gone):
             flight.victims[n] = flight.victims[i]
             n += 1
     qsort(flight.victims, n, sizeof(zsw_victim), by_place)
+    n = drop_twins(e, w, flight.victims, n)
     flight.count = n
     flight_load(e, w, flight)
     return n
@@ -155,14 +188,17 @@ cdef uint64_t write_coldest(zsw_engine *e, zsw_worker *w, uint64_t pages,
     cdef zsw_flight *next = &wb.flights[0]
     cdef uint64_t done = 0, wanted, allowed
     # twice round, to take second chances away
-    cdef uint64_t looks = zsw_peek_u64(&e.lru.count) * (1 if idle else 2)
-    cdef uint32_t written, tried, aloft
+    cdef uint64_t looks = pages_listed(e) * (1 if idle else 2)
+    cdef uint32_t written, tried, aloft, gone = 0
     while done < pages:
         w.now = zsw_now_s()
         aloft = wb.aloft.count if wb.aloft != NULL else 0
         wanted = pages - done - aloft
         allowed = within_budget(e, min(wanted, <uint64_t> flight_room(e)), aloft)
-        tried = prepare(e, w, next, <uint32_t> allowed, idle, &looks) if allowed else 0
+        tried = (prepare(e, w, next, <uint32_t> allowed, idle, &looks, &gone) if allowed
+                 else 0)
+        done += gone
+        gone = 0
         if aloft:
             written = land(e, w)
             done += written
@@ -179,6 +215,17 @@ cdef uint64_t write_coldest(zsw_engine *e, zsw_worker *w, uint64_t pages,
     return done
 
 
+cdef uint64_t write_back(zsw_engine *e, zsw_worker *w, uint64_t pages,
+                         uint32_t idle) noexcept nogil:
+    """As engine_writeback, by the writer."""
+    cdef uint64_t done
+    if flights_init(e) != 0:
+        return 0
+    done = write_coldest(e, w, pages, idle)
+    dismiss_pilot(e)
+    return done
+
+
 cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
                                uint32_t idle) noexcept nogil:
     """Writes back up to `pages` of the coldest pages, with `idle` only those not accessed for so
@@ -190,8 +237,6 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
     # a backing store in Python, called by the one that is going on
     if not writing_begin(e):
         return 0
-    if flights_init(e) == 0:
-        done = write_coldest(e, w, pages, idle)
-        dismiss_pilot(e)
+    done = write_back(e, w, pages, idle)
     writing_end(e)
     return done

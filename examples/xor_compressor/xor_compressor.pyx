@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: cdivision=True
 """A compressor for zswap, from outside: each 8-byte word is XORed with the one before it, and runs
 of zeros are dropped.
 
@@ -13,11 +13,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from zswap_core.abi cimport (
-    ZSW_ABI_VERSION,
-    ZSW_COMPRESSOR_CAPSULE,
+    ZSW_ABI_VERSION, zsw_compressor, ZSW_COMPRESSOR_CAPSULE, zsw_compressor_ops,
     ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
-    zsw_compressor,
-    zsw_compressor_ops,
 )
 
 

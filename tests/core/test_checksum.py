@@ -247,7 +247,13 @@ def test_without_checksums_it_may_pass(engine):
 def test_every_flip_in_the_file_is_found(engine, tmp_path, page_size):
     path = tmp_path / "swap"
     file = zswap.SwapFile(path, "8MiB", page_size=page_size, direct=False)
-    z = engine(page_size=page_size, backing=file, checksum=True, shrinker_interval=3600.0)
+    z = engine(
+        page_size=page_size,
+        backing=file,
+        checksum=True,
+        promote="never",
+        shrinker_interval=3600.0,
+    )
     pages = {n: (text, noise)[n % 2](n, page_size) for n in range(16)}
     for n, page in pages.items():
         z[n] = page

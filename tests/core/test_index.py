@@ -89,7 +89,7 @@ def test_many_of_a_run_at_once():
     assert all(index.get(offset)[0] == value for offset, value in held.items())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
 def test_ranges(seed):
     rng = random.Random(seed)
     index = Index()
@@ -200,6 +200,7 @@ STRIDES |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
 def test_no_stride_crowds_the_table(stride):
     index = Index()

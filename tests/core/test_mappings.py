@@ -26,6 +26,7 @@ BESIDE = 0 if sys.version_info[:2] == (3, 11) else MIB // 4
 # Python process is both.
 PRELUDE = """
 import ctypes, os, resource, sys
+import logging      # as an engine does when it is full
 import numpy as np
 import hooks, zswap
 

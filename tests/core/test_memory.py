@@ -1,649 +1,601 @@
-"""Memory: what is taken and given back, how much there is, and how people write amounts of it."""
+"""`zswap.Memory`: pages that leave and come back, held against an oracle while everything else goes
+on; and what becomes of it where something fails."""
 
+import contextlib
+import errno
 import os
 import random
+import signal
+import subprocess
+import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 
+import hooks
 import zswap
-from hooks.parts import Codec
-from zswap.memory import format_bytes, parse_bytes, pressure_files, total_ram
+from hooks import memory as hook
+from hooks.faults import FOREVER, disarm, fault, hits
+from zswap.meminfo import parse_bytes
 
-pytestmark = [pytest.mark.slow, pytest.mark.memory]
+PAGE = os.sysconf("SC_PAGE_SIZE")
+BUDGET = "16MiB"
+ROOM = parse_bytes(BUDGET) // PAGE
 
-PAGE = 4096
 
-# Each measurement in a process of its own, whose heap nothing else stirs.  Pages come from one
-# block, so that the arrays here do not drown what is measured.
-PRELUDE = """
-import gc, random, sys
-import numpy as np
-import hooks, zswap
+def modes():
+    """The modes that this system allows this user."""
+    found = []
+    for mode in ("signal", "thread"):
+        with contextlib.suppress(zswap.Error):
+            zswap.Memory(BUDGET, mode=mode)
+            found.append(mode)
+    return found
+
+
+MODES = modes()
+pytestmark = [
+    pytest.mark.skipif(not MODES, reason="this system refuses userfaultfd"),
+    pytest.mark.skipif(PAGE != 4096, reason="the oracle stamps pages of 4096 bytes"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_armed():
+    yield
+    disarm()
+
+
+@pytest.fixture
+def spill(tmp_path):
+    """A path for a file, in memory where that can be: what is tested is not the disk."""
+    return f"/dev/shm/{tmp_path.name}.{os.getpid()}" if os.access("/dev/shm", 7) else tmp_path / "f"
+
+
+@pytest.fixture(params=MODES)
+def memory(request, spill):
+    """Make memories: `memory(...)` is `zswap.Memory` with a file, in each mode there is."""
+
+    def make(budget=BUDGET, backing=spill, **kwargs):
+        return zswap.Memory(budget, backing, mode=request.param, **kwargs)
+
+    return make
+
+
+class Oracle:
+    """Pages that are stamped, and how often each was."""
+
+    def __init__(self, mem, pages):
+        self.mem, self.pages = mem, pages
+        self.block = mem.buffer(pages * PAGE)
+        self.versions = np.zeros(pages, np.uint64)
+        self.wrong = []
+
+    def touch(self, me, threads, count, writes=6):
+        found = hook.touch(
+            self.block.address,
+            self.versions.ctypes.data,
+            self.pages,
+            me,
+            threads,
+            count,
+            me * 7919 + count,
+            writes,
+        )
+        if found >= 0:
+            self.wrong.append(found)
+
+    def check(self):
+        assert self.wrong == []
+        assert hook.check(self.block.address, self.versions.ctypes.data, self.pages) == -1
+
+
+def fill(mem, pages):
+    """Something that does not compress, of which the pool overflows."""
+    noise = mem.empty(pages * PAGE, np.uint8)
+    noise[:] = np.frombuffer(np.random.default_rng(pages).bytes(pages * PAGE), np.uint8)
+    return noise
+
+
+def at_rest(mem):
+    """The engine's structures agree, and nothing is left of arrays that are gone."""
+    mem._engine._validate()
+    stats = mem.stats()
+    assert (stats.allocated_bytes, stats.resident_bytes, stats.pinned_bytes) == (0, 0, 0)
+    assert mem._engine.stats().stored_pages == 0
+
 
 def rss():
-    for line in open("/proc/self/smaps_rollup"):
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024
-
-rng = random.Random(1)
-# Compressed to between a few bytes and nearly all.
-BLOCK = 1000
-SIZES = [5, 200, 1000, 1500, 2500, 3900]
-block = np.frombuffer(b"".join((rng.randbytes(rng.choice(SIZES)) + bytes(4096))[:4096]
-                               for _ in range(BLOCK)), np.uint8)
-
-def store(z, offsets):
-    for start in range(0, len(offsets), BLOCK):
-        some = offsets[start : start + BLOCK]
-        assert z.store_many(some, block[: len(some) * 4096], threads=2).min() >= 0
-
-def warm(z):
-    # The first use of everything: code, contexts, scratch, the first chunks.
-    store(z, np.arange(3000))
-    z.load_many(np.arange(100))
-    z.invalidate_range(0, 3000)
-    z.stats(), z.pools(), z.compact()
-    gc.collect()
-"""
+    """Memory of this process in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * PAGE
 
 
-@pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc:4", "zsmalloc-kernel", "zbud", "z3fold"])
-@pytest.mark.parametrize("how", ["area", "many", "one by one", "overwritten", "loaded", "swapoff"])
-def test_memory_goes_back_to_the_system(python, zpool, how):
-    if how in ("one by one", "overwritten", "loaded", "swapoff") and zpool != "zsmalloc":
-        pytest.skip("the allocator makes no difference to this")
-    out = python(
-        PRELUDE
-        + """
-zpool, how = sys.argv[1:]
-offsets = list(range(100_000))
-if how == "many":
-    rng.shuffle(offsets)
-offsets = np.array(offsets)
-listed = offsets.tolist()
-zeros = bytes(4096 * BLOCK)
-pages = np.ones(4096 * BLOCK, np.uint8)
-z = zswap.ZSwap("lz4", zpool, max_pool_bytes="1GiB")
-warm(z)
-before, metadata = rss(), z.stats().metadata_bytes
-store(z, offsets)
-full = rss()
-s = z.stats()
-assert s.stored_pages == 100_000
-assert full - before > s.compressed_bytes * 0.9, "it was measured at all"
-assert full - before < s.resident_bytes + (8 << 20), "what is taken is accounted for"
-if how == "area":
-    assert z.invalidate_area() == 100_000
-elif how == "many":
-    assert z.invalidate_many(offsets) == 100_000
-elif how == "one by one":
-    for o in listed:
-        z.invalidate(o)
-elif how == "loaded":
-    z.parameters["exclusive_loads"] = True
-    for start in range(0, 100_000, BLOCK):
-        z.load_many(offsets[start : start + BLOCK], pages, threads=2)
-elif how == "swapoff":
-    z.swapoff(0)
-else:
-    for start in range(0, 100_000, BLOCK):
-        z.store_many(offsets[start : start + BLOCK], zeros)
-    z.clear()
-after = rss()
-s = z.stats()
-assert s.stored_pages == 0
-z._validate()
-print(before, full, after, s.pool_total_size, s.idle_bytes, s.metadata_bytes - metadata)
-""",
-        zpool,
-        how,
-    )
-    before, full, after, total, idle, metadata = map(int, out.split())
-    assert total == idle
-    assert after - before <= 2 << 20, (
-        f"{(after - before) >> 10} KiB of {(full - before) >> 10} are still held, {idle >> 10} idle"
-    )
-    assert metadata <= 2 << 20
+# ---- the oracle ----------------------------------------------------------------------------------
 
 
-def test_half_the_pages_gone_and_compacted(python):
-    out = python(
-        PRELUDE
-        + """
-z = zswap.ZSwap("lz4", max_pool_bytes="1GiB")
-warm(z)
-before = rss()
-store(z, np.arange(60_000))
-full = rss() - before
-z.invalidate_many(np.arange(60_000)[np.arange(60_000) % 5 != 0])
-z.compact()
-print(full, rss() - before, z.stats().compressed_bytes)
-z._validate()
-"""
-    )
-    full, after, payload = map(int, out.split())
-    assert after <= full // 3
-    assert after <= payload * 1.3 + (4 << 20)
+def stress(mem, threads, count, also=lambda oracle: None):
+    """Touch six times what the budget holds, from several threads, and check all of it."""
+    oracle = Oracle(mem, 6 * ROOM)
+    workers = [
+        threading.Thread(target=oracle.touch, args=(me, threads, count)) for me in range(threads)
+    ]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        also(oracle)
+    for worker in workers:
+        worker.join()
+    oracle.check()
+    del oracle
+    at_rest(mem)
 
 
-def test_close_gives_everything_back(python):
-    out = python(
-        PRELUDE
-        + """
-z = zswap.ZSwap("zstd", max_pool_bytes="1GiB")
-warm(z)
-z.close()
-gc.collect()
-before = rss()
-for n in range(3):
-    z = zswap.ZSwap("zstd", max_pool_bytes="1GiB")
-    z.swapon(5)
-    store(z, np.arange(20_000))
-    z.compressor = "lz4"
-    store(z, np.arange(10_000, 40_000))
-    z.store_many(np.arange(300) << 30, block[: 300 * 4096], swap_type=5)
-    z.close()
-print(rss() - before)
-"""
-    )
-    assert int(out) <= 2 << 20
+def meddle(oracle):
+    """What another thread may do meanwhile."""
+    mem, rng = oracle.mem, random.Random(len(oracle.wrong))
+    pages = np.frombuffer(oracle.block, np.uint8).reshape(-1, PAGE)
+    for n in range(4):
+        first = rng.randrange(oracle.pages - 100)
+        part = pages[first : first + rng.randrange(1, 100)]
+        mem.advise(part, ("willneed", "cold", "random", "sequential", "normal")[n])
+        with mem.pin(part):
+            os.write(devnull, part)
+    mem.budget = rng.choice(("12MiB", "16MiB", "24MiB"))
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(0.01)
 
 
-def test_engines_come_and_go(python):
-    # Nothing is left behind: no memory, no thread, no file.
-    out = python(
-        PRELUDE
-        + """
-import os, threading
-def one(n):
-    known = n % 3 < len(zswap.compressors())
-    with zswap.ZSwap(["lz4", "zstd", "deflate"][n % 3] if known else "lz4") as z:
-        z[n] = block[:4096]
-        z.compressor = "lz4:2"
-        z[n + 1] = block[4096:8192]
-    with open("/proc/self/status") as f:
-        return int(f.read().split("Threads:")[1].split()[0])
-zswap.register_compressor("deflate-or-not", bytes, bytes)
-names = {c.name for c in zswap.compressors() if c.available}
-if "deflate" not in names:
-    print("0 0 0")
-    raise SystemExit
-for n in range(20): one(n)
-gc.collect()
-before, threads, files = rss(), one(0), len(os.listdir("/proc/self/fd"))
-for n in range(150): one(n)
-gc.collect()
-print(rss() - before, one(0) - threads, len(os.listdir("/proc/self/fd")) - files)
-"""
-    )
-    memory, threads, files = map(int, out.split())
-    assert memory <= 2 << 20
-    assert threads == files == 0
+devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def test_metadata_of_dense_pages(engine):
-    z = engine(max_pool_bytes="1GiB")
-    empty = z.stats().metadata_bytes
-    pages, count = (b"dense" + bytes(PAGE - 5)) * 1000, 200_000
-    for start in range(0, count, 1000):
-        z.store_many(range(start, start + 1000), pages)
-    s = z.stats()
-    assert (s.metadata_bytes - empty) / count <= 40
-    assert s.resident_bytes == s.pool_total_size + s.metadata_bytes
-    z.clear()
-    assert z.stats().metadata_bytes - empty <= 2 << 20
+def test_threads_find_every_page_as_they_left_it(memory):
+    mem = memory()
+    stress(mem, 3, 3_000)
+    assert mem.stats().fetched_pages > 1000
 
 
-def test_metadata_of_same_filled_pages(engine):
-    z = engine()
-    empty = z.stats().metadata_bytes
-    for start in range(0, 100_000, 1000):
-        z.store_many(range(start, start + 1000), bytes(PAGE * 1000))
-    s = z.stats()
-    assert s.pool_total_size == 0
-    assert (s.metadata_bytes - empty) / 100_000 <= 40
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_and_while_others_pin_advise_fork_and_change_the_budget(memory):
+    stress(memory(), 2, 2_000, meddle)
 
 
-def test_metadata_of_sparse_pages(engine):
-    # The dearest case: no two pages in the same shard, up to the last offset there is.
-    z = engine()
-    empty = z.stats().metadata_bytes
-    count = 5000
-    offsets = [n * ((1 << 47) // count) for n in range(count - 1)] + [(1 << 47) - 1]
-    z.store_many(offsets, bytes(PAGE * count))
-    assert (z.stats().metadata_bytes - empty) / count <= 256
-    assert list(z) == offsets
-    assert z.load_many(offsets).tobytes() == bytes(PAGE * count)
-    assert z.invalidate_range(1 << 46, 1 << 47) == sum(o >= 1 << 46 for o in offsets)
-    assert list(z) == [o for o in offsets if o < 1 << 46]
+@pytest.mark.slow
+@pytest.mark.skipif("ZSWAP_LONG" not in os.environ, reason="ZSWAP_LONG=1: minutes to hours")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_billion_touches(memory):
+    stress(memory(), 8, int(os.environ["ZSWAP_LONG"]) * 1_000_000, meddle)
 
 
-def test_sparse_offsets_that_come_and_go_do_not_pile_up(engine):
-    # A program whose offsets are addresses wanders over all of them in time.
-    z = engine()
-    pages = bytes(PAGE * 1000)
-    taken = []
-    for step in range(40):
-        z.store_many([((step * 1000 + n) << 20) for n in range(1000)], pages)
-        z.clear()
-        taken.append(z.stats().metadata_bytes)
-    assert taken[-1] <= taken[9] + (1 << 20)
+@pytest.mark.parametrize("spec", ["zstd", "lref", "deflate"])
+def test_other_compressors(memory, spec):
+    mem = memory(compressor=spec)
+    oracle = Oracle(mem, 3 * ROOM)
+    oracle.touch(0, 1, 8000)
+    oracle.check()
 
 
-def test_garbage_waits_for_calls_in_flight(engine):
-    # A load is held up in its decompressor.  What is taken out of the index meanwhile must wait for
-    # it, and goes when it ends.
-    gate = Codec()
-    zswap.register_compressor("test.memory.gate", factory=gate.capsule)
-    try:
-        z = engine("test.memory.gate")
-        z.store_many([7], b"held up" + bytes(PAGE - 7))
-        empty = z.stats().metadata_bytes
-        gate.hold_decompress = True
-        load = threading.Thread(target=z.load_many, args=([7],))
-        load.start()
-        while gate.decompressing != 1:
-            pass
-        sparse = [n << 30 for n in range(1, 5000)]
-        for _ in range(3):
-            z.store_many(sparse, bytes(PAGE * len(sparse)))
-            assert z.invalidate_many(sparse) == len(sparse)
-        assert z.stats().metadata_bytes > empty + len(sparse) * 64
-        assert list(z) == [7]
-        gate.hold_decompress = False
-        load.join()
-        assert z.stats().metadata_bytes <= empty + (256 << 10)
-    finally:
-        gate.hold_decompress = False
-        zswap.unregister_compressor("test.memory.gate")
+def test_with_checksums_and_encryption(memory):
+    mem = memory(encrypt=True, checksum=True)
+    noise = fill(mem, 2 * ROOM)
+    oracle = Oracle(mem, 2 * ROOM)
+    oracle.touch(0, 1, 4000, writes=10)
+    assert mem.stats().backed_bytes
+    oracle.check()
+    assert noise.tobytes() == np.random.default_rng(2 * ROOM).bytes(2 * ROOM * PAGE)
 
 
-def test_threads_that_empty_shards_under_each_other(engine):
-    # Each thread has one page of every shard, so that a shard is empty now and then, and removed
-    # while others look for it.
-    z = engine()
-    wrong, start = [], threading.Barrier(3)
-
-    def work(k):
-        rng = random.Random(k)
-        start.wait()
-        for _ in range(60):
-            offsets = [(n << 20) + k * 64 for n in rng.sample(range(300), 150)]
-            pages = b"".join(
-                f"thread {k} page {n} ".encode().ljust(PAGE, b".") for n in range(len(offsets))
-            )
-            z.store_many(offsets, pages)
-            if z.load_many(offsets).tobytes() != pages:
-                wrong.append("lost")
-            if z.invalidate_many(offsets) != len(offsets):
-                wrong.append("vanished")
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert not wrong
-    assert len(z) == 0
-    z._validate()
+# ---- the budget ----------------------------------------------------------------------------------
 
 
-def test_swapoff_gives_the_index_back(engine):
-    z = engine()
-    empty = z.stats().metadata_bytes
-    for _ in range(3):
-        z.swapon(1)
-        for start in range(0, 20_000, 1000):
-            z.store_many([(start + n) << 25 for n in range(1000)], bytes(PAGE * 1000), swap_type=1)
-        z.swapoff(1)
-        assert z.stats().metadata_bytes - empty <= 1 << 20
-
-
-def test_idle_memory_is_accounted_for(engine, make_page):
-    z = engine()
-    for n in range(200):
-        z[n] = make_page(n)
-    z.invalidate_range(0, 199)
-    s = z.stats()
-    assert 0 <= s.idle_bytes <= s.pool_total_size
-    z.compact()
-    s = z.stats()
-    assert s.idle_bytes == 0
-    assert 0 < s.pool_total_size <= 32 * PAGE
-
-
-@pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc-kernel", "zbud", "z3fold"])
-def test_little_stays_idle(engine, zpool):
-    z = engine("lz4", zpool, max_pool_bytes="1GiB")
-    pages = random.Random(1).randbytes(3000 * 1000)
-    pages = b"".join(pages[i : i + 3000].ljust(PAGE, b"-") for i in range(0, len(pages), 3000))
-    for start in range(0, 10_000, 1000):
-        z.store_many(range(start, start + 1000), pages)
-    for stop in range(500, 10_000, 500):
-        z.invalidate_range(0, stop)
-        assert z.stats().idle_bytes <= 1 << 20
-    z.invalidate_range(0, 10_000)
-    s = z.stats()
-    assert (s.idle_bytes, s.pool_total_size) == (0, 0), "an empty pool keeps none"
-
-
-# ---- amounts -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "amount"),
-    [
-        (0, 0),
-        (4096, 4096),
-        ("0", 0),
-        ("4096", 4096),
-        ("4096B", 4096),
-        ("64k", 64 << 10),
-        ("64K", 64 << 10),
-        ("64KiB", 64 << 10),
-        ("64kb", 64_000),
-        ("1M", 1 << 20),
-        ("512MiB", 512 << 20),
-        ("512 MiB", 512 << 20),
-        ("  512mib ", 512 << 20),
-        ("1.5GB", 1_500_000_000),
-        ("1.5 GiB", 3 << 29),
-        ("2T", 2 << 40),
-        ("1TiB", 1 << 40),
-        ("0.5k", 512),
-        (1 << 62, 1 << 62),
-        ("9007199254740993", 9007199254740993),  # 2**53 + 1: not by way of a float
-    ],
-)
-def test_amounts_read(text, amount):
-    assert parse_bytes(text) == amount
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "k",
-        "MiB",
-        "-1",
-        "+1",
-        "1e3",
-        "0x10",
-        "1 2",
-        "1..5",
-        ".5",
-        "1.5.5",
-        "10 PiB",
-        "10X",
-        "1_000",
-        "nan",
-        "inf",
-    ],
-)
-def test_amounts_that_are_none(text):
-    with pytest.raises(ValueError, match="amount"):
-        parse_bytes(text)
-
-
-def test_amounts_of_the_wrong_type():
-    with pytest.raises(ValueError, match="-1"):
-        parse_bytes(-1)
-    for value in (1.5, None, True, b"1", [1]):
-        with pytest.raises(TypeError):
-            parse_bytes(value)
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"),
-    [
-        (0, "0 B"),
-        (1, "1 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (1 << 20, "1.0 MiB"),
-        (512 << 20, "512.0 MiB"),
-        (3 << 29, "1.5 GiB"),
-        (1 << 40, "1.0 TiB"),
-        (1 << 52, "4096.0 TiB"),
-    ],
-)
-def test_amounts_written(amount, text):
-    assert format_bytes(amount) == text
-    assert parse_bytes(text) == amount
-
-
-# ---- how much there is ---------------------------------------------------------------------------
-
-
-def tree(root, files):
-    """Lay out a false /proc and /sys."""
-    for path, text in {
-        "proc/meminfo": "MemTotal:       16384000 kB\nMemFree: 1 kB\n",
-        **files,
-    }.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
-    return root
-
-
-RAM = 16384000 * 1024
-V2 = "sys/fs/cgroup"
-V1 = "sys/fs/cgroup/memory"
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, RAM),
-        ({"proc/self/cgroup": ""}, RAM),
-        # version 2
-        ({"proc/self/cgroup": "0::/\n"}, RAM),
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "max\n"}, RAM),
-        ({"proc/self/cgroup": "0::/a/b\n", f"{V2}/a/b/memory.max": "1073741824\n"}, 1 << 30),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                f"{V2}/a/b/memory.max": "max\n",
-                f"{V2}/a/memory.max": "2147483648\n",
-            },
-            2 << 30,
-        ),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                f"{V2}/a/b/memory.max": "3000000\n",
-                f"{V2}/a/memory.max": "2000000\n",
-            },
-            2_000_000,
-        ),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "99999999999999\n"}, RAM),
-        # a container's own view
-        (
-            {"proc/self/cgroup": "0::/host/path\n", f"{V2}/memory.max": "1073741824\n"},
-            1 << 30,
-        ),
-        ({"proc/self/cgroup": "0::/a b\n", f"{V2}/a b/memory.max": "1073741824\n"}, 1 << 30),
-        # version 1
-        (
-            {"proc/self/cgroup": "5:memory:/x\n", f"{V1}/x/memory.limit_in_bytes": "1073741824\n"},
-            1 << 30,
-        ),
-        (
-            {
-                "proc/self/cgroup": "5:memory:/x\n",
-                f"{V1}/x/memory.limit_in_bytes": "9223372036854771712\n",
-            },
-            RAM,
-        ),
-        (
-            {
-                "proc/self/cgroup": "4:cpu,cpuacct:/x\n3:memory,hugetlb:/x\n",
-                f"{V1}/x/memory.limit_in_bytes": "4096000\n",
-            },
-            4096000,
-        ),
-        ({"proc/self/cgroup": "4:cpu:/x\n", f"{V1}/x/memory.limit_in_bytes": "4096000\n"}, RAM),
-        # both: version 1 holds the memory controller, version 2 is there for systemd
-        (
-            {
-                "proc/self/cgroup": "5:memory:/x\n0::/x\n",
-                f"{V1}/x/memory.limit_in_bytes": "4096000\n",
-                f"{V2}/x/memory.max": "max",
-            },
-            4096000,
-        ),
-        # a colon in a path
-        ({"proc/self/cgroup": "0::/a:b\n", f"{V2}/a:b/memory.max": "1073741824\n"}, 1 << 30),
-        # the soft limit, of the group itself or of one above
-        (
-            {
-                "proc/self/cgroup": "0::/a\n",
-                f"{V2}/a/memory.max": "2000000\n",
-                f"{V2}/a/memory.high": "1000000\n",
-            },
-            1000000,
-        ),
-        (
-            {
-                "proc/self/cgroup": "0::/a\n",
-                f"{V2}/a/memory.max": "2000000\n",
-                f"{V2}/a/memory.high": "max\n",
-            },
-            2000000,
-        ),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b/c\n",
-                f"{V2}/a/memory.high": "3000\n",
-                f"{V2}/a/b/memory.max": "4000\n",
-            },
-            3000,
-        ),
-        # "reclaim all you can": no size
-        (
-            {"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.high": "0\n"},
-            RAM,
-        ),
-        # a group that this namespace does not show
-        (
-            {
-                "proc/self/cgroup": "0::/../../x\n",
-                "x/memory.max": "4096000\n",
-                f"{V2}/memory.max": "5000000\n",
-            },
-            5000000,
-        ),
-        # nonsense is no limit
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "lots\n"}, RAM),
-    ],
-)
-def test_total_ram(tmp_path, files, expected):
-    assert total_ram(tree(tmp_path, files)) == expected
-
-
-def test_total_ram_of_this_machine():
-    assert total_ram() > 64 << 20
-
-
-def test_no_meminfo(tmp_path, monkeypatch):
-    """As under ProcSubset=pid, or without /proc at all: the C library knows, and a cgroup's limit
-    still counts."""
-    assert total_ram(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limited = tmp_path / "limited"
-    tree(
-        limited,
-        {"proc/meminfo": "", "proc/self/cgroup": "0::/a\n", f"{V2}/a/memory.max": "3000000\n"},
-    )
-    assert total_ram(limited) == 3000000
-
-    def unknown(name):
-        raise OSError(38, "not implemented")
-
-    for sysconf in (unknown, lambda name: -1):
-        monkeypatch.setattr(os, "sysconf", sysconf)
-        with pytest.raises(zswap.Error, match=r"how much memory there is; give max_pool_bytes"):
-            total_ram(tmp_path)
-
-
-def test_an_engine_without_proc(python):
-    """In a sandbox of its own, with neither /proc nor /sys."""
-    program = """
-import ctypes, os
+PEAK = """
+import os, sys
+import numpy as np
 import zswap
-libc = ctypes.CDLL(None)
-# CLONE_NEWNS, MS_REC | MS_PRIVATE
-alone = libc.unshare(0x20000) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0
-def hide(folder):
-    return libc.mount(b"none", folder, b"tmpfs", 0, None) == 0
-if not alone or not hide(b"/proc") or not hide(b"/sys"):
-    print("cannot")
-    os._exit(0)
-assert not os.path.exists("/proc/self") and not os.listdir("/sys")
-with zswap.ZSwap() as z:
-    z[1] = b"k" * 4096
-    assert z[1] == b"k" * 4096
-    assert z.stats().max_pool_bytes > 1 << 20
-print("done")
+from hooks import memory as hook
+pages = 6 * 32 * 256
+mem = zswap.Memory("32MiB", sys.argv[1], mode=sys.argv[2])
+block = mem.buffer(pages * 4096)
+versions = np.zeros(pages, np.uint64)
+def of(name):
+    for line in open("/proc/self/status"):
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+hook.touch(block.address, versions.ctypes.data, 64, 0, 1, 10, 1, 6)
+before = of("VmRSS")
+for seed in range(1, 4):
+    assert hook.touch(block.address, versions.ctypes.data, pages, 0, 1, 5_000, seed, 6) == -1
+print(of("VmHWM") - before)
 """
-    if python(program).strip() == "cannot":
-        pytest.skip("this user may not mount")
 
 
-def test_pressure_files(tmp_path):
-    """The nearest pressure file, and the use of the cgroup with the lowest limit."""
-
-    def found(files):
-        for path in tmp_path.glob("*/**/*"):
-            if path.is_file():
-                path.unlink()
-        psi, usage, limit = pressure_files(tree(tmp_path, files))
-        strip = f"{tmp_path}/"
-        return os.fsdecode(psi).removeprefix(strip), os.fsdecode(usage).removeprefix(strip), limit
-
-    machine = {"proc/pressure/memory": "some"}
-    assert found({}) == ("", "", 0)
-    assert found(machine) == ("proc/pressure/memory", "", 0)
-    v2 = {**machine, "proc/self/cgroup": "0::/a/b\n"}
-    assert found(v2) == ("proc/pressure/memory", "", 0)
-    assert found({**v2, f"{V2}/a/memory.pressure": "some"})[0] == f"{V2}/a/memory.pressure"
-    assert found({**v2, f"{V2}/a/b/memory.max": "5000", f"{V2}/a/memory.max": "5000"})[1:] == (
-        f"{V2}/a/b/memory.current",
-        5000,
-    )
-    assert found({**v2, f"{V2}/a/b/memory.max": "5000", f"{V2}/a/memory.max": "4000"})[1:] == (
-        f"{V2}/a/memory.current",
-        4000,
-    )
-    assert found({**v2, f"{V2}/a/b/memory.max": "5000", f"{V2}/a/b/memory.high": "3000"})[1:] == (
-        f"{V2}/a/b/memory.current",
-        3000,
-    )
-    assert found({**v2, f"{V2}/a/b/memory.max": "max", f"{V2}/memory.high": "3000"})[1:] == (
-        f"{V2}/memory.current",
-        3000,
-    )
-    v1 = {"proc/self/cgroup": "5:memory:/x/y\n1:name=systemd:/z\n"}
-    assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "7000"})[1:] == (
-        f"{V1}/x/memory.usage_in_bytes",
-        7000,
-    )
-    assert found({**v1, f"{V1}/x/memory.limit_in_bytes": "9223372036854771712"})[1:] == ("", 0)
-    deep = "/".join("d" * 100 for _ in range(6))
-    assert found({"proc/self/cgroup": f"0::/{deep}\n", f"{V2}/{deep}/memory.max": "5000"})[1:] == (
-        "",
-        0,
-    )
+@pytest.mark.slow
+@pytest.mark.memory
+@pytest.mark.parametrize("mode", MODES)
+def test_all_of_it_stays_below_the_budget(python, spill, mode):
+    budget = 32 << 20
+    assert int(python(PEAK, spill, mode)) <= budget * 1.01 + (2 << 20)
 
 
-def test_an_engine_in_a_cgroup_with_a_soft_limit(tmp_path, monkeypatch, engine):
-    files = {
-        "proc/self/cgroup": "0::/a\n",
-        f"{V2}/a/memory.max": "max",
-        f"{V2}/a/memory.high": str(100 << 20),
-    }
-    root = tree(tmp_path, files)
-    monkeypatch.setattr("zswap.core.total_ram", lambda: total_ram(root))
-    assert engine(max_pool_percent=50).stats().max_pool_bytes == 50 << 20
+def test_what_cannot_be_held_is_a_memory_error(memory):
+    mem = memory(limit="32MiB")
+    a = mem.empty(24 << 20, np.uint8)
+    with pytest.raises(MemoryError, match="larger backing file"):
+        mem.empty(9 << 20, np.uint8)
+    del a
+    assert mem.empty(32 << 20, np.uint8).nbytes == 32 << 20
+
+
+def test_without_a_file_no_more_than_the_budget_holds(memory):
+    mem = memory(backing=None)
+    limit = mem.stats().limit
+    assert parse_bytes(BUDGET) * 3 // 4 < limit < parse_bytes(BUDGET)
+    with pytest.raises(MemoryError, match="give a backing file, or the limit"):
+        mem.empty(limit + PAGE, np.uint8)
+    a = mem.empty(limit // 8)
+    a[:] = np.frombuffer(np.random.default_rng(0).bytes(limit // 8 * 8))  # nothing compresses
+    assert mem.stats().total_bytes <= parse_bytes(BUDGET)
+    assert (a.view("u8") != 0).all()
+
+
+def test_a_limit_that_trusts_in_compression(memory):
+    mem = memory(backing=None, limit="64MiB")
+    a = mem.empty((64 << 20) // 8, np.int64)
+    for start in range(0, a.size, 1 << 20):
+        a[start : start + (1 << 20)] = np.arange(1 << 20) // 64 + start
+    for start in range(0, a.size, 1 << 20):
+        assert (a[start : start + (1 << 20)] == np.arange(1 << 20) // 64 + start).all()
+    assert mem.stats().pool_bytes
+    assert not mem.stats().backed_bytes
+
+
+def test_a_new_budget(memory):
+    mem = memory()
+    oracle = Oracle(mem, 3 * ROOM)
+    oracle.touch(0, 1, 4000)
+    mem.budget = "8MiB"
+    assert mem.budget == 8 << 20
+    deadline = time.monotonic() + 20
+    while mem.stats().total_bytes > 8 << 20 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert mem.stats().total_bytes <= 8 << 20
+    oracle.touch(0, 1, 4000)
+    mem.budget = 32 << 20
+    oracle.check()
+
+
+# ---- allocations ---------------------------------------------------------------------------------
+
+
+def test_sizes_that_are_no_pages(memory):
+    mem = memory()
+    kept = []
+    for size in (1, 7, PAGE - 1, PAGE, PAGE + 1, 64 * PAGE - 3, 1_000_001):
+        block = mem.buffer(size)
+        view = memoryview(block)
+        assert (len(view), view.readonly, bytes(view[:8])) == (size, False, bytes(min(size, 8)))
+        view[:] = bytes([size % 251]) * size
+        kept.append((size, view))
+    mem.advise(kept[-1][1], "cold")
+    for size, view in kept:
+        assert bytes(view) == bytes([size % 251]) * size
+    assert mem.buffer(3 * PAGE).address % PAGE == 0
+
+
+def test_freed_with_the_last_reference_and_zeros_when_used_again(memory):
+    mem = memory()
+    for _ in range(3):
+        a = mem.zeros((2000, 1024), np.int32)
+        assert not a.any()
+        a[:] = 5
+        mem.advise(a[:1000], "cold")
+        part = a[3:5]
+        del a
+        assert mem.stats().allocated_bytes == 2000 * 4096
+        assert (part == 5).all()
+        del part
+    at_rest(mem)
+
+
+def test_many_small_allocations_come_and_go(memory):
+    mem, rng, held = memory(limit="64MiB"), random.Random(3), {}
+    for n in range(1500):
+        if len(held) > 60:
+            where, array = held.popitem() if n % 2 else (k := next(iter(held)), held.pop(k))
+            assert (array == where % 100).all()
+        array = mem.empty(rng.randrange(1, 60_000), np.uint8)
+        assert not array.any()
+        array[:] = n % 100
+        held[n] = array
+        if n % 100 == 0:
+            mem.advise(array, "cold")
+    for where, array in held.items():
+        assert (array == where % 100).all()
+    del array
+    held.clear()
+    at_rest(mem)
+
+
+def test_a_memory_outlives_its_name(memory):
+    mem = memory()
+    a = mem.zeros(1 << 20)
+    a[:] = np.arange(1 << 20)
+    mem.close()
+    with pytest.raises(ValueError, match="closed"):
+        mem.empty(1)
+    del mem
+    for _ in range(2):
+        assert (a == np.arange(1 << 20)).all()
+
+
+# ---- pins and advice -----------------------------------------------------------------------------
+
+
+def resident(address, pages):
+    """Which of the pages are there, by /proc/self/pagemap."""
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(address // PAGE * 8)
+        return np.frombuffer(file.read(pages * 8), np.uint64) >> 63 == 1
+
+
+def test_pinned_pages_stay_and_may_be_read_by_the_system(memory, tmp_path):
+    mem = memory()
+    a = mem.empty(6 * ROOM * PAGE // 8)
+    a[:] = np.arange(a.size)
+    part = a[5 * PAGE : 5 * PAGE + 300 * PAGE // 8]
+    with mem.pin(part) as same, mem.pin(part[:100]):
+        assert same is part
+        a[::512].sum()
+        assert resident(part.ctypes.data, 300).all()
+        with open(tmp_path / "out", "wb", 0) as file:
+            file.write(part)
+        assert mem.stats().pinned_bytes >= 300 * PAGE
+        mem.advise(a, "cold")
+        assert resident(part.ctypes.data, 300).all()
+    assert (np.fromfile(tmp_path / "out") == part).all()
+    assert mem.stats().pinned_bytes == 0
+    mem.advise(part, "cold")
+    assert not resident(part.ctypes.data, 299).any()
+
+
+def test_too_much_cannot_be_pinned(memory):
+    mem = memory()
+    a = mem.zeros(3 * ROOM * PAGE, np.uint8)
+    with pytest.raises(MemoryError, match="too many to pin"), mem.pin(a):
+        pass
+    assert mem.stats().pinned_bytes == 0
+    with pytest.raises(ValueError, match="does not lie in this Memory"), mem.pin(np.zeros(5)):
+        pass
+
+
+def test_advice(memory):
+    mem = memory()
+    a = mem.empty((600, PAGE), np.uint8)
+    a[:] = (np.arange(600) % 100)[:, None] + 1
+    mem.advise(a, "cold")
+    assert not resident(a.ctypes.data, 600).any()
+    mem.advise(a[100:200], "willneed")
+    assert resident(a[100:].ctypes.data, 100).all()
+    mem.advise(a[10:20], "dontneed")
+    assert not a[10:20].any()
+    assert (a[9] == 10).all()
+    assert (a[20] == 21).all()
+    mem.advise(a[30:32].reshape(-1)[5:], "dontneed")  # whole pages alone
+    assert (a[30] == 31).all()
+    assert not a[31].any()
+    with pytest.raises(ValueError, match="contiguous"):
+        mem.advise(a[:, :8], "dontneed")
+    with pytest.raises(ValueError, match="unknown advice 'hot'"):
+        mem.advise(a, "hot")
+    for advice in ("random", "sequential", "normal"):
+        mem.advise(a, advice)
+        mem.advise(a, "cold")
+        assert int(a[40:].astype(int).sum()) == PAGE * sum(n % 100 + 1 for n in range(40, 600))
+    with mem.pin(a[:3]), pytest.raises(ValueError, match="pinned"):
+        mem.advise(a, "dontneed")
+
+
+def test_reading_in_order_reads_ahead(memory):
+    mem = memory()
+    a = mem.empty((2000, PAGE), np.uint8)
+    a[:] = 1
+    mem.advise(a, "cold")
+    before = mem.stats()
+    assert int(a[:, 5].astype(int).sum()) == 2000
+    after = mem.stats()
+    assert after.faults - before.faults < 100
+    assert after.fetched_pages - before.fetched_pages > 1900  # the last may not be counted yet
+
+
+# ---- what fails ----------------------------------------------------------------------------------
+
+
+def test_memories_that_cannot_be_made(memory):
+    before = len(os.listdir("/proc/self/fd"))
+    for site, number, wanted in (
+        ("MEMORY_OPEN", errno.EPERM, zswap.Error),
+        ("MEMORY_OPEN", errno.ENOSYS, zswap.Error),
+        ("MEMORY_OPEN", errno.EMFILE, OSError),
+        ("MEMORY_MAP", errno.ENOMEM, MemoryError),
+        ("MEMORY_REGISTER", errno.EINVAL, OSError),
+        ("MEMORY_THREAD", errno.EAGAIN, OSError),
+    ):
+        for nth in range(1, 9 if site == "MEMORY_MAP" else 2):
+            with fault(site, nth, FOREVER, number), pytest.raises(wanted):
+                memory()
+    assert memory().zeros(10).sum() == 0
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("site", "number"),
+    [
+        ("MEMORY_PROTECT", errno.ENOMEM),
+        ("MEMORY_DROP", errno.EINVAL),
+        ("BACKING_WRITE", errno.ENOSPC),
+        ("COMPRESS", errno.EIO),
+        ("ZPOOL_MALLOC", errno.ENOMEM),
+        ("SLAB_BLOCK", errno.ENOMEM),
+    ],
+)
+def test_pages_that_cannot_leave_stay(memory, site, number):
+    mem = memory()
+    noise = fill(mem, ROOM)
+    oracle = Oracle(mem, 4 * ROOM)  # whose entries fill more than one block
+    oracle.touch(0, 1, 2000)
+    with fault(site, 2, 50, number):
+        oracle.touch(0, 1, 8000)
+        noise[::PAGE] += 1
+        assert hits().get(site)
+    oracle.check()
+    noise[::PAGE] -= 1
+    assert noise.tobytes() == np.random.default_rng(ROOM).bytes(ROOM * PAGE)
+    del oracle, noise
+    at_rest(mem)
+
+
+LOST = """
+import errno, sys
+import numpy as np
+import zswap
+from hooks.faults import FOREVER, arm
+mem = zswap.Memory("16MiB", sys.argv[1], mode=sys.argv[2])
+a = mem.empty((100, 4096), np.uint8)
+a[:] = np.random.default_rng(1).integers(0, 3, a.shape)
+mem.advise(a, "cold")
+if sys.argv[3] == "BACKING_READ":
+    mem._engine.shrink(1000)
+arm(sys.argv[3], 1, FOREVER, errno.EIO)
+if sys.argv[4] == "asked":
+    try:
+        mem.advise(a, "willneed")
+    except Exception as error:
+        print(type(error).__name__)
+    try:
+        with mem.pin(a):
+            pass
+    except Exception as error:
+        print(type(error).__name__)
+else:
+    print(a[50, 0], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("site", "error", "line"),
+    [
+        ("DECOMPRESS", "PageCorruptError", "damaged in memory"),
+        ("BACKING_READ", "BackingError", "backing file cannot be read (errno 5)"),
+        ("MEMORY_COPY", "MemoryError", "the system has no memory for it"),
+    ],
+)
+def test_a_page_that_cannot_be_had_is_a_signal_and_one_line(spill, mode, site, error, line):
+    def run(how):
+        return subprocess.run(
+            [sys.executable, "-c", LOST, spill, mode, site, how],
+            cwd=hooks.ROOT / "tests",  # not the checkout, whose sources would be imported first
+            env={**os.environ, "PYTHONPATH": hooks.PATH},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = run("touched")
+    assert (done.returncode, done.stdout) == (-signal.SIGBUS, "")
+    assert done.stderr.startswith("zswap: page 50 of a Memory")
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run("asked")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [error] * 2, "")
+
+
+# ---- how the budget is divided -------------------------------------------------------------------
+
+SPLIT = {"budget": 1000, "pool": 350, "filled": 345, "stored": 900}  # 9 epochs' pages are stored
+POOL, FILE = (False, 5000), (True, 60_000)  # where a page is read, and how long that takes
+
+
+@pytest.mark.parametrize(
+    ("reads", "limit"),
+    [
+        ([(1, *POOL)] * 100, 340),  # they were missing from the room
+        ([(10, *POOL)] + [(10, *FILE)] * 100, 360),  # and these from the pool
+        ([(10, *POOL)] * 100, 350),  # whatever is done
+        ([(100, *FILE)] * 100, 350),
+        ([(1, *POOL)] * 100 + [(10, *FILE)] * 6, 340),  # what the file takes counts
+        ([(1, *POOL)] * 100 + [(10, *FILE)] * 20, 360),
+        ([(1, *POOL)] * 100 + [(10, *FILE)] * 9, 350),  # about as much
+        ([(1, *POOL)] * 10, 350),  # too few to tell
+        # a thread that was interrupted does not make the file dear
+        ([(1, *POOL)] * 100 + [(10, True, 9000), (10, True, 50_000_000)] * 10, 340),
+    ],
+)
+def test_the_budget_moves_to_where_more_would_have_been_saved(engine, reads, limit):
+    assert hook.split(engine(), **SPLIT, reads=reads)[0] == limit
+
+
+@pytest.mark.parametrize(("pool", "reads"), [(50, [(1, *POOL)]), (850, [(10, *FILE)])])
+def test_room_and_pool_keep_something(engine, pool, reads):
+    split = SPLIT | {"pool": pool, "filled": pool, "stored": 2 * pool}
+    assert hook.split(engine(), **split, reads=reads * 100)[0] == pool
+
+
+def test_a_pool_that_is_not_full_does_not_grow(engine):
+    reads = [(10, *POOL)] + [(10, *FILE)] * 100
+    assert hook.split(engine(), **SPLIT | {"filled": 200}, reads=reads)[0] == 350
+
+
+def test_what_the_pool_should_have_had_goes_there(engine):
+    reads = [(10, *POOL), (10, *FILE), (100, *FILE)]
+    assert hook.split(engine(), **SPLIT, reads=reads)[1] == [False, True, False]
+
+
+def test_a_hot_set_finds_room_though_the_pool_had_it(memory):
+    mem = memory()
+    assert mem.stats().pool_limit == parse_bytes(BUDGET) * 35 // 100 // PAGE * PAGE
+    words = mem.empty((3 * ROOM, PAGE // 8), np.uint64)
+    words[:] = np.arange(PAGE // 8)
+    words[:, 0] = np.arange(3 * ROOM)
+    hot = np.random.default_rng(1).permutation(3 * ROOM)[: ROOM * 6 // 10]
+    for _ in range(300):
+        before = mem.stats().faults
+        assert np.array_equal(words[hot, 0], hot)
+        faults = mem.stats().faults - before
+        if faults < len(hot) // 50:
+            break
+    assert faults < len(hot) // 50
+    assert mem.stats().pool_limit < parse_bytes(BUDGET) * 30 // 100
+
+
+def test_a_share_that_was_asked_for_stays(memory):
+    mem = memory(pool_share=0.6)
+    words = mem.empty((3 * ROOM, PAGE // 8), np.uint64)
+    words[:] = 1
+    hot = np.arange(ROOM * 7 // 10)
+    for _ in range(20):
+        words[hot, 0].sum()
+    assert mem.stats().pool_limit == parse_bytes(BUDGET) * 60 // 100 // PAGE * PAGE
+    mem.budget = "32MiB"
+    assert mem.stats().pool_limit == parse_bytes("32MiB") * 60 // 100 // PAGE * PAGE
+
+
+def test_the_division_goes_with_the_budget(memory):
+    mem = memory()
+    before = mem.stats().pool_limit
+    mem.budget = "64MiB"
+    assert mem.stats().pool_limit == pytest.approx(4 * before, rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0, 0.9, -1, 2])
+def test_a_share_that_cannot_be(spill, share):
+    with pytest.raises(ValueError, match=r"0\.05 to 0\.85"):
+        zswap.Memory(BUDGET, spill, pool_share=share)

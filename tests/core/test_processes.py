@@ -273,6 +273,18 @@ else:
 """
 
 
+def test_an_engine_alone_imports_no_doors(python):
+    out = python(
+        "import sys, zswap\nzswap.ZSwap().close()\n"
+        "doors = ('zswap.arrays', 'zswap.files', 'zswap.objects')\n"
+        "print([name for name in doors if name in sys.modules])\n"
+        "print(set(zswap.__all__) <= set(dir(zswap)))\n"
+        "from zswap import *\nprint(all(name in globals() for name in zswap.__all__))\n"
+        "print(hasattr(zswap, 'nothing'))"
+    )
+    assert out.split() == ["[]", "True", "True", "False"]
+
+
 def test_a_second_interpreter_is_told(python):
     if sys.version_info >= (3, 13):
         run = (

@@ -49,6 +49,7 @@ def make(engine, store, settle):
             "max_pool_bytes": 1000 * PAGE,
             "shrinker_interval": NEVER,
             "shrinker_enabled": False,
+            "direct_reclaim": False,
         } | kwargs
         made.append(engine(backing=backing, **kwargs))
         return made[-1]

@@ -26,9 +26,11 @@ REPORTS = {
     "entry.pool": "its pool does not exist",
     "entry.length": "shorter than the entry says",
     "entry.handle": "does not live",
-    "lru.next": "LRU",
-    "lru.prev": "LRU",
-    "lru.count": "LRU",
+    "reclaim.turn": "reclaim",
+    "reclaim.near": "reclaim",
+    "lru.missing": "LRU",
+    "lru.spare": "LRU",
+    "lru.ahead": "LRU",
     "slot.in transit": "in transit",
     "slot.backed": "backing store of an area that has none",
     "slot.other": "names another place",
@@ -83,6 +85,16 @@ def test_damage_is_reported(z, name):
     z._validate()
 
 
+@pytest.mark.parametrize("name", damage.SLAB)
+def test_damage_is_reported_too_while_all_freed_entries_are_spares(engine, make_page, name):
+    z = engine("lz4")
+    z.store_many(range(40), b"".join(make_page(i) for i in range(40)))
+    z.invalidate_many(range(10))
+    with Damage(z, name), pytest.raises(AssertionError, match=r"\(-\d+\)$"):
+        z._validate()
+    z._validate()
+
+
 def test_an_allocators_finding_names_the_allocator(z):
     with Damage(z, "bad_frees"), pytest.raises(AssertionError, match=rf"^{z.zpool} of pool 0: "):
         z._validate()
@@ -103,6 +115,7 @@ def test_unknown_damage():
         ("../tests/hooks/engine", [findings.ENGINE, findings.SLAB]),
         ("index", [findings.INDEX]),
         ("slab", [findings.SLAB]),
+        ("extents", [findings.EXTENTS]),
         ("zpools/arena", [findings.ARENA]),
         ("zpools/zbud", [findings.BUDDIES]),
         ("zpools/z3fold", [findings.BUDDIES]),

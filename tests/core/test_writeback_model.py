@@ -47,7 +47,7 @@ COMPRESSORS = [
     if spec.partition(":")[0] in AVAILABLE
 ]
 ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold", "zbud"]
-BACKINGS = [None, "path", "file", "memory"]
+BACKINGS = [None, "path", "packed", "file", "memory"]
 COUNTED = (
     "loads",
     "load_misses",
@@ -90,6 +90,8 @@ meddling = st.one_of(
         st.sampled_from(["exclusive_loads", "reject_compress_poor", "latency"]),
         st.sampled_from([False, False, True]),
     ),
+    st.tuples(st.just("direct_reclaim"), st.sampled_from([True, True, False])),
+    st.tuples(st.just("promote"), st.sampled_from(["second", "always", "always", "never"])),
     st.tuples(st.just("shrinker_interval"), st.sampled_from([3600, 86400.0])),
     st.tuples(st.just("writeback_rate"), st.sampled_from([None, 1 << 40])),
     st.tuples(st.just("max_pool_percent"), st.sampled_from([20, 100])),
@@ -227,7 +229,12 @@ class Model(RuleBasedStateMachine):
         """After a hit of the limit, or a limit that was set, wait until the shrinker has done its
         work: it frees pools first."""
         hits = self.z.stats().pool_limit_hit
-        if hits == self.hits and not limit_set:
+        full = self.z.parameters["direct_reclaim"] and self.z.parameters["max_pool_bytes"] in (
+            40960,
+            16384,
+            0,
+        )
+        if hits == self.hits and not limit_set and not full:
             return
         self.hits = hits
         now = self.z.compressor
@@ -430,7 +437,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(
         area=areas,
-        kind=st.sampled_from(["path", "file", "memory", "memory", None]),
+        kind=st.sampled_from(["path", "file", "packed", "packed", "memory", "memory", None]),
         drain=st.booleans(),
         off=st.integers(0, 3),
     )
@@ -463,10 +470,11 @@ class Model(RuleBasedStateMachine):
         """Swap an area on."""
         self.end[area] = 1 << 47
         backing = None
-        if kind in ("file", "path"):
+        if kind in ("file", "packed", "path"):
             self.end[area] = FILE_PAGES
             path = self.folder / str(area)
-            backing = SwapFile(path, FILE_PAGES * PAGE)
+            packed = kind == "packed"
+            backing = SwapFile(path, FILE_PAGES * PAGE, packed=packed, encrypt=packed and area > 0)
             assert not backing.left_open
             if kind == "path":  # it keeps its size; whoever opened it closes it
                 backing.close()
@@ -475,7 +483,8 @@ class Model(RuleBasedStateMachine):
                 self.files[area] = backing
         elif kind == "memory":
             backing = self.stores[area] = self.store_class()
-        self.z.swapon(area, backing=backing)
+        # one that encrypts has every later one encrypt that is not told
+        self.z.swapon(area, backing=backing, encrypt=False if backing is not None else None)
 
     @property
     def failing(self):
@@ -550,10 +559,12 @@ class Model(RuleBasedStateMachine):
         z = self.z
         if z is None:
             return
+        self.settle()  # also after a load, whose page may have come near the limit
         z._validate()
         sizes = []
-        exclusive = z.parameters["exclusive_loads"]
+        before = {name: z.parameters[name] for name in ("exclusive_loads", "promote")}
         z.parameters["exclusive_loads"] = False
+        z.parameters["promote"] = "never"
         for area in AREAS:
             where = z.compressed_sizes(OFFSETS, swap_type=area)
             assert [o for o, size in zip(OFFSETS, where, strict=True) if size != -1] == [
@@ -569,7 +580,8 @@ class Model(RuleBasedStateMachine):
             pages = z.load_many(OFFSETS, swap_type=area, status=status)
             for offset, page, code in zip(OFFSETS, pages, status, strict=True):
                 self.loaded(area, offset, code, page)
-        z.parameters["exclusive_loads"] = exclusive
+        for name, value in before.items():
+            z.parameters[name] = value
         s = z.stats()
         assert s.backed_pages == sizes.count(-2)
         assert s.stored_pages == len(self.held) - s.backed_pages

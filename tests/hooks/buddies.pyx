@@ -21,7 +21,7 @@ cdef class Buddies:
         if name not in ("zbud", "z3fold"):
             raise LookupError(name)
         self.zbud = name == "zbud"
-        self.ops = zpool_find(name.encode())
+        self.ops = zpool_find(name)
         if self.ops.create(&config, &self.pool) != 0:
             raise MemoryError
 

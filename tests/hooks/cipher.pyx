@@ -1,13 +1,13 @@
-# cython: language_level=3
 """The cipher of encrypted swap files, and what an open one knows."""
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.backings.base cimport Backing
-from zswap_core.backings.file cimport swap_file
+from zswap_core.backings.medium cimport swap_file
 from zswap_core.buffers cimport Items, items_of
 from zswap_core.libraries.ciphers cimport Cipher, cipher_run, KEY_BYTES, zsw_cipher
+
 
 cdef enum:
     MASK = 0xa5

@@ -13,27 +13,29 @@ from zswap_core.binding.results cimport Handle
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport IN_TRANSIT, ON_BACKING, word_handle, zsw_entry
 from zswap_core.index cimport (
-    ARRAY_KINDS, RUN_SHIFT, pos_shard, shard_find, zsw_area, zsw_run, zsw_shard,
+    ARRAY_KINDS, pos_shard, RUN_SHIFT, shard_find, zsw_area, zsw_run, zsw_shard,
 )
-from zswap_core.slab cimport slab_at, slab_block, zsw_slab
+from zswap_core.lru cimport LRU_LISTED, lru_stamp, stamp_at
+from zswap_core.slab cimport slab_at, slab_block, slab_give, slab_limit, zsw_slab
 from zswap_core.state cimport POOL_EMPTY, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.worker cimport first_worker
 from zswap_core.zpools.arena cimport REGION_PAGES, zsw_arena, zsw_region
 from zswap_core.zpools.z3fold cimport z3_page, z3_pool
-from zswap_core.zpools.zbud cimport BY_AGE, BY_ROOM, buddy_page, buddy_pool, page_at
+from zswap_core.zpools.zbud cimport buddy_page, buddy_pool, BY_AGE, BY_ROOM, page_at
 from zswap_core.zpools.zsmalloc cimport GROUPS, SLOT_BITS, zs_class, zs_pool, zspage
 
 from zswap_core.stats import Counter as Counters
 
 ENGINE = ("entry.pos", "entry.refs", "entry.pool", "entry.length", "entry.handle",
-          "entry.owned twice", "entry.same", "lru.next", "lru.prev", "lru.oldest", "lru.newest",
-          "lru.count", "slot.in transit", "slot.empty", "slot.other", "slot.backed", "worker.spare",
-          "worker.spares", "pool.entries", "pool.stage", "pool.id", "pool.holds", "pool.claimed",
-          "area.backed", "area.offline", "counter.stored_pages", "counter.same_filled_pages",
+          "entry.owned twice", "entry.same", "reclaim.turn", "reclaim.awaited", "reclaim.near",
+          "lru.missing", "lru.spare", "lru.ahead", "slot.in transit",
+          "slot.empty", "slot.other", "slot.backed", "worker.spare", "worker.spares",
+          "pool.entries", "pool.stage", "pool.id", "pool.holds", "pool.claimed", "area.backed",
+          "area.offline", "counter.stored_pages", "counter.same_filled_pages",
           "counter.stored_incompressible_pages", "counter.compressed_bytes", "counter.backed_pages")
 INDEX = ("shard.id", "shard.number", "shard.type", "shard.next", "shard.pages", "shard.present",
-         "shard.runs", "shard.runs_kind", "run.present", "run.shard", "run.number", "run.slots",
-         "run.slots_kind", "table.count", "table.slot", "garbage.shard")
+         "shard.runs", "shard.runs_kind", "run.present", "run.clean", "run.shard", "run.number",
+         "run.slots", "run.slots_kind", "table.count", "table.slot", "garbage.shard")
 SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "block.inuse", "slab.room", "slab.inuse",
         "slab.touched", "slab.touched_bytes", "slab.base", "array.inuse")
 ARENA = ("arena.total", "arena.idle", "arena.spans", "arena.bins", "arena.free", "arena.free_pages",
@@ -105,13 +107,20 @@ cdef class Damage:
 
     # ---- what there is to damage ----
 
+    cdef uint32_t listed(self, int number) except 0:
+        """The entry of the page that came as this one of those in the LRU; -1 is the last."""
+        ids = range(1, slab_limit(&self.e.entries))
+        stamps = [(lru_stamp(&self.e.entries, id)[0], id) for id in ids]
+        stamps = sorted([one for one in stamps if one[0]])
+        return stamps[number if number >= 0 else len(stamps) + number][1]
+
     cdef zsw_shard *shard(self):
         cdef uint32_t where
-        return pos_shard(&self.e.index, entry_at(self.e, self.e.lru.oldest).pos, &where)
+        return pos_shard(&self.e.index, entry_at(self.e, self.listed(0)).pos, &where)
 
     cdef zsw_run *run(self):
         return <zsw_run *> slab_at(&self.e.index.runs,
-                                   entry_at(self.e, self.e.lru.oldest).pos >> RUN_SHIFT)
+                                   entry_at(self.e, self.listed(0)).pos >> RUN_SHIFT)
 
     cdef uint32_t *slot(self, uint32_t id):
         cdef uint32_t where, pos
@@ -128,9 +137,9 @@ cdef class Damage:
 
     cdef int damage_engine(self) except -1:
         cdef zsw_engine *e = self.e
-        cdef uint32_t id = e.lru.oldest
+        cdef uint32_t id = self.listed(0), next = self.listed(1)
         cdef zsw_entry *entry = entry_at(e, id)
-        cdef zsw_entry *other = entry_at(e, entry.next)
+        cdef zsw_entry *other = entry_at(e, next)
         cdef zsw_pool *pool = e.current
         cdef zsw_worker *w
         word = self.name.partition(".")[2]
@@ -152,24 +161,27 @@ cdef class Damage:
             return self.put64(&entry.word, other.word)
         if self.name == "entry.same":
             return self.put32(&entry.state, entry.state | 0x100)
-        if self.name == "lru.next":
-            return self.put32(&entry.next, other.next)
-        if self.name == "lru.prev":
-            return self.put32(&other.prev, 0)
-        if self.name == "lru.oldest":
-            return self.put32(&e.lru.oldest, entry.next)
-        if self.name == "lru.newest":
-            return self.put32(&e.lru.newest, id)
-        if self.name == "lru.count":
-            return self.put64(&e.lru.count, e.lru.count + 1)
+        if self.name == "reclaim.turn":
+            return self.put32(&e.turn, e.turn + 1)
+        if self.name == "reclaim.awaited":
+            return self.put32(&e.awaited, 1)
+        if self.name == "reclaim.near":
+            return self.put64(&e.params.near_pages, e.params.near_pages + 1)
+        if self.name == "lru.missing":
+            return self.put16(lru_stamp(&e.entries, id), 0)
+        if self.name == "lru.spare":
+            return self.put16(lru_stamp(&e.entries, self.spare_worker().spare[0]), LRU_LISTED)
+        if self.name == "lru.ahead":
+            return self.put16(lru_stamp(&e.entries, id), stamp_at(e.lru.tick + 1))
         if self.name == "slot.in transit":
             return self.put32(self.slot(id), IN_TRANSIT)
         if self.name == "slot.empty":
             return self.put32(self.slot(id), 0)
         if self.name == "slot.other":
-            return self.put32(self.slot(id), entry.next)
+            return self.put32(self.slot(id), next)
         if self.name == "slot.backed":
-            return self.put32(self.slot(e.lru.newest), ON_BACKING)     # in an area that has none
+            # in an area that has none
+            return self.put32(self.slot(self.listed(-1)), ON_BACKING)
         if self.name == "worker.spare":
             w = self.spare_worker()
             return self.put32(&w.spare[0], w.spare[1])
@@ -213,6 +225,8 @@ cdef class Damage:
             return self.put32(&shard.runs_kind, ARRAY_KINDS)
         if self.name == "run.present":
             return self.put64(&run.present, run.present & (run.present - 1))
+        if self.name == "run.clean":
+            return self.put64(&run.clean, run.clean | (run.present & -run.present))
         if self.name == "run.shard":
             return self.put32(&run.shard, 0)
         if self.name == "run.number":
@@ -229,16 +243,27 @@ cdef class Damage:
             slot += 1
         return self.put32(&area.table.slots[slot], shard.id)
 
+    cdef slab_block *freed(self, zsw_slab *s) except NULL:
+        """A block with a freed entry.  Which CPUs' workers served the calls decides whether there
+        is one, or all are kept as spares: then one of those goes back."""
+        cdef zsw_worker *w
+        cdef uint32_t i
+        for i in range(s.block_count):
+            if s.blocks[i].free_head != 0:
+                return &s.blocks[i]
+        w = self.spare_worker()
+        w.spares -= 1
+        slab_give(s, &w.spare[w.spares], 1)
+        return self.freed(s)
+
     cdef int damage_slab(self) except -1:
         cdef zsw_slab *s = &self.e.entries
-        cdef slab_block *c = &s.blocks[0]
-        while c.free_head == 0:
-            c += 1
+        cdef slab_block *c = self.freed(s)
         if self.name == "slab.free_head":
             return self.put32(&c.free_head, 0)
         if self.name == "slab.free_used":
             return self.put32(<uint32_t *> (c.base + <size_t> (c.free_head - 1) * s.item_size),
-                              self.e.lru.oldest + 1)
+                              self.listed(0) + 1)
         if self.name == "slab.bump":
             return self.put32(&c.bump, c.bump + 1)
         if self.name == "block.inuse":
@@ -279,8 +304,8 @@ cdef class Damage:
         return self.put32(&region.prev, 1)                   # arena.prev
 
     cdef int damage_zsmalloc(self, zs_pool *pool) except -1:
-        cdef uint32_t id = <uint32_t> (word_handle(entry_at(self.e,
-                                                            self.e.lru.oldest).word) >> SLOT_BITS)
+        cdef uint64_t handle = word_handle(entry_at(self.e, self.listed(0)).word)
+        cdef uint32_t id = <uint32_t> (handle >> SLOT_BITS)
         cdef zspage *zs = <zspage *> slab_at(&pool.zspages, id)
         cdef zs_class *cls = &pool.classes[zs.class_id]
         cdef uint64_t *free = <uint64_t *> (zs + 1)

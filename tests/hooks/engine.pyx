@@ -1,4 +1,3 @@
-# cython: language_level=3
 """An engine at rest, looked into: its pages made older, its objects damaged, and all of it checked.
 
 validate() is one walk over areas, index, entries, LRU, workers and pools, against each other and
@@ -11,7 +10,7 @@ nothing may be left that is neither.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
@@ -19,15 +18,22 @@ from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.binding.results cimport Handle
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.entries cimport entry_at, find_entry
-from zswap_core.entry cimport (ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, is_entry, ON_BACKING,
-                               word_handle, word_length, word_pool, zsw_entry)
+from zswap_core.entry cimport (
+    ENTRY_AGE_SHIFT, ENTRY_REFS, ENTRY_SAME, entry_same, is_backed, is_entry, word_handle,
+    word_length, word_pool, zsw_entry,
+)
+from zswap_core.extents cimport extents_check
 from zswap_core.figures cimport engine_totals, zsw_totals
-from zswap_core.index cimport (area_check, area_open, area_shard, index_check_begin,
-                               index_check_end, index_claims, SHARD_SHIFT, zsw_area, zsw_shard)
+from zswap_core.index cimport (
+    area_check, area_open, area_shard, index_check_begin, index_check_end, index_claims, RUN_PAGES,
+    RUN_SHIFT, SHARD_SHIFT, zsw_area, zsw_run, zsw_shard,
+)
 from zswap_core.lookup cimport find_area
+from zswap_core.lru cimport LRU_AGE_MAX, LRU_LISTED, lru_stamp, LRU_TIME
 from zswap_core.maintenance cimport maintenance_start, maintenance_stop
-from zswap_core.os cimport zsw_lock, zsw_map, zsw_store_u32, zsw_unlock, zsw_unmap
-from zswap_core.slab cimport slab_check_begin, slab_check_claim, slab_check_end, slab_limit
+from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_map, zsw_store_u32, zsw_unlock, zsw_unmap
+from zswap_core.pool cimport headroom
+from zswap_core.slab cimport slab_at, slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
 from zswap_core.worker cimport first_worker
@@ -81,7 +87,8 @@ cdef int entry_check(check *c, uint32_t id, uint32_t pos) noexcept nogil:
     if pool == NULL:
         return -105
     length = word_length(entry.word)
-    if pool.ops.object_room(pool.zpool, word_handle(entry.word)) < length:
+    if (pool.ops.object_room != NULL
+            and pool.ops.object_room(pool.zpool, word_handle(entry.word)) < length):
         return -113
     if c.owned == c.most:
         return -112
@@ -96,11 +103,16 @@ cdef int entry_check(check *c, uint32_t id, uint32_t pos) noexcept nogil:
 cdef int slot_check(void *context, zsw_area *area, uint64_t offset, uint32_t id,
                     uint32_t pos) noexcept nogil:
     cdef check *c = <check *> context
+    cdef const zsw_run *run = <const zsw_run *> slab_at(&c.e.index.runs, pos >> RUN_SHIFT)
     c.found += 1
+    if (run.clean >> (pos & (RUN_PAGES - 1)) & 1
+            and (area.backing == NULL or not is_entry(id) or entry_same(entry_at(c.e, id)))):
+        c.out.place = offset
+        return -120
     if is_entry(id):
         return entry_check(c, id, pos)
     c.out.place = offset
-    if id != ON_BACKING:
+    if not is_backed(id):
         return -111
     c.backed += 1
     return 0 if area.backing != NULL else -114
@@ -167,22 +179,35 @@ cdef int entries_check(check *c) noexcept nogil:
     return rc if rc != 0 else end
 
 
+cdef int allocated_check(check *c) noexcept nogil:
+    """What areas have handed out: every node is one area's."""
+    cdef uint64_t *claims
+    cdef uint32_t i
+    cdef zsw_area *area
+    cdef int end, rc = slab_check_begin(&c.e.extents, &claims)
+    for i in range(<uint32_t> MAX_AREAS):
+        area = c.e.areas[i]
+        if area != NULL and rc == 0:
+            c.out.place = i
+            rc = extents_check(&c.e.extents, &area.extents, claims)
+    end = slab_check_end(&c.e.extents, claims)
+    return rc if rc != 0 else end
+
+
 cdef int lru_check(check *c) noexcept nogil:
-    cdef uint32_t id = c.e.lru.oldest, previous = 0
-    cdef uint64_t listed = 0
+    cdef uint32_t id
+    cdef uint16_t stamp
     cdef zsw_entry *entry
-    while id:
+    for id in range(1, slab_limit(&c.e.entries)):
         c.out.place = id
-        if id >= slab_limit(&c.e.entries) or listed == c.e.lru.count:
-            return -107
         entry = entry_at(c.e, id)
-        if entry.prev != previous or entry.pos == 0 or entry.state & ENTRY_SAME:
+        stamp = lru_stamp(&c.e.entries, id)[0]
+        if (stamp != 0) != (entry.pos != 0 and not entry.state & ENTRY_SAME):
             return -107
-        listed += 1
-        previous = id
-        id = entry.next
-    return (0 if listed == c.e.lru.count and previous == c.e.lru.newest and listed == c.held
-            - c.same else -108)
+        if stamp != 0 and (not stamp & LRU_LISTED or (c.e.lru.tick - stamp & LRU_TIME)
+                           > LRU_AGE_MAX):
+            return -108
+    return 0
 
 
 cdef int by_number(const void *a, const void *b) noexcept nogil:
@@ -253,6 +278,13 @@ cdef int counters_check(check *c) noexcept nogil:
     return 0
 
 
+cdef int reclaim_check(zsw_engine *e) noexcept nogil:
+    cdef uint64_t most = e.params.max_pages
+    if e.params.near_pages != most - headroom(most) or e.tickets != e.turn or e.awaited:
+        return -119
+    return 0
+
+
 cdef int walk(zsw_engine *e, zsw_finding *out) noexcept nogil:
     """Walks everything and compares it with the counters.  0, or a negative number that names the
     check that failed, see findings.py.  At rest."""
@@ -275,12 +307,16 @@ cdef int walk(zsw_engine *e, zsw_finding *out) noexcept nogil:
     if rc == 0:
         rc = lru_check(&c)
     if rc == 0:
+        rc = allocated_check(&c)
+    if rc == 0:
         rc = objects_check(&c)
     if rc == 0:
         rc = pool_counts_check(&c)
     zsw_unlock(&e.pools_lock)
     if rc == 0:
         rc = counters_check(&c)
+    if rc == 0:
+        rc = reclaim_check(e)
     zsw_unmap(c.objects, size)
     return rc
 
@@ -290,8 +326,8 @@ cdef uint8_t *find_object(zsw_engine *e, uint32_t type, uint64_t offset,
     """The bytes that the page was made into, or the word that it is; NULL when it is not in memory.
     At rest."""
     cdef zsw_area *area = find_area(e, type, offset)
-    cdef zsw_shard *shard = area_shard(&e.index, area,
-                                       offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef zsw_shard *shard = (
+        area_shard(&e.index, area, offset >> SHARD_SHIFT) if area != NULL else NULL)
     cdef uint32_t id = find_entry(e, shard, offset) if shard != NULL else 0
     cdef zsw_entry *entry = entry_at(e, id) if is_entry(id) else NULL
     cdef zsw_pool *pool
@@ -337,6 +373,11 @@ def validate(Handle z not None):
     if rc != 0:
         raise AssertionError(describe(rc, finding.place, finding.zpool.decode()
                                       if finding.zpool != NULL else None))
+
+
+def waiting(Handle z not None):
+    """How many stores are at the gate, waiting for room or making it."""
+    return zsw_load_u32(&z.e.tickets) - zsw_load_u32(&z.e.turn)
 
 
 def age(Handle z not None, uint32_t seconds):

@@ -11,9 +11,8 @@ ENGINE = {
     -104: "entry {}: it has other references than the index's own",
     -105: "entry {}: its pool does not exist",
     -106: "the counter of pages in backing stores is not their number",
-    -107: "entry {}: the LRU's links to it and from it do not agree, or it should not be listed",
-    -108: "the LRU's count or its newest entry is not what the list says, or an entry is missing "
-    "in it",
+    -107: "entry {}: it should be in the LRU and has no stamp, or the other way round",
+    -108: "entry {}: its stamp of the LRU is none, or older than one can be",
     -109: "pool {}: it counts other entries than there are, or its allocator other objects",
     -110: "the counters of stored, same-filled, incompressible pages or payload are not what the "
     "entries add up to",
@@ -24,6 +23,8 @@ ENGINE = {
     -115: "the count of areas with a backing store is wrong",
     -116: "entry {}: spare with a worker, and indexed, free or spare with another as well",
     -117: "object {:#x}: two entries own it",
+    -119: "reclaim: a store that has left is still at the gate, or the limit is near elsewhere",
+    -120: "offset {}: it is said to be in a backing store as well, and cannot be",
     -118: "pool {}: it is not where its number says, or somebody holds it still",
 }
 INDEX = {
@@ -36,6 +37,14 @@ INDEX = {
     -27: "removed shard: it is linked wrongly",
     -28: "removed shard: it is not empty",
     -30: "run: it has checksums and the index keeps none, or the other way round",
+}
+EXTENTS = {
+    -31: "area {}: its extents' tree is no heap",
+    -32: "area {}: an extent's longest free span is not that of the tree under it",
+    -33: "area {}: an extent does not begin where the one before it ends, or is too long",
+    -34: "area {}: an extent was left half freed, or its span is no multiple of it",
+    -35: "area {}: spans of one kind lie side by side",
+    -36: "area {}: its extents do not end with free offsets up to the last there is",
 }
 SLAB = {
     -1: "slab: a free list leads outside what was handed out, or in a circle",
@@ -117,7 +126,7 @@ ZPOOLS = {"zsmalloc": ZSMALLOC, "zbud": BUDDIES, "z3fold": BUDDIES}
 def describe(number: int, place: int = 0, zpool: str | None = None) -> str:
     """Say what a check found: its number, where, and the allocator when it was one of its own
     checks."""
-    tables = [ENGINE, INDEX] if zpool is None else [ZPOOLS.get(zpool, {}), ARENA]
+    tables = [ENGINE, INDEX, EXTENTS] if zpool is None else [ZPOOLS.get(zpool, {}), ARENA]
     for table in (*tables, SLAB):
         if number in table:
             where = "" if zpool is None else f"{zpool} of pool {place}: "

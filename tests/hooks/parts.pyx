@@ -1,4 +1,3 @@
-# cython: language_level=3
 """The engine's parts, driven from Python: for the test suite.  Programs use zswap.ZSwap.
 
 The parts are C structures without an object of their own, so each is wrapped here just enough that
@@ -13,35 +12,42 @@ it would in the engine.
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.errno cimport EBADMSG, ENOMEM
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from array import array
 
-from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRESSOR_SLOW,
-                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
-                             zsw_compressor_ops)
+from zswap_core.abi cimport (
+    ZSW_ABI_VERSION, zsw_compressor, ZSW_COMPRESSOR_CAPSULE, zsw_compressor_ops,
+    ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+)
 from zswap_core.buffers cimport Items, items_of
-from zswap_core.entry cimport (entry_age, ENTRY_AGE_SHIFT, ENTRY_REFERENCED, ENTRY_REFS,
-                               ENTRY_REFS_MAX, ENTRY_SAME, entry_get, entry_put, entry_touch,
-                               state_new, word_handle, word_length, word_pack, word_pool, zsw_entry)
-from zswap_core.index cimport (RUN_SHIFT, SHARD_PAGES, SHARD_SHIFT, area_bytes, area_destroy,
-                               area_init, area_lock_shard, area_check, area_prune, area_rebuild,
-                               area_shard, area_shards, index_bytes, index_check_begin,
-                               index_check_end, index_claims, index_destroy, index_init,
-                               index_pruned, index_turn, next_slot, pos_shard, shard_collect,
-                               shard_erase, shard_erase_run, shard_find, shard_reserve, shard_table,
-                               zsw_area, zsw_index, zsw_shard, run_id_peek, run_peek, slot_peek,
-                               zsw_run)
+from zswap_core.entry cimport (
+    entry_age, ENTRY_AGE_SHIFT, entry_get, entry_put, ENTRY_REFERENCED, ENTRY_REFS, ENTRY_REFS_MAX,
+    ENTRY_SAME, entry_touch, state_new, word_handle, word_length, word_pack, word_pool, zsw_entry,
+)
+from zswap_core.index cimport (
+    area_bytes, area_check, area_destroy, area_init, area_lock_shard, area_prune, area_rebuild,
+    area_shard, area_shards, index_bytes, index_check_begin, index_check_end, index_claims,
+    index_destroy, index_init, index_pruned, index_turn, next_slot, pos_shard, run_id_peek,
+    run_peek, RUN_SHIFT, shard_collect, shard_erase, shard_erase_run, shard_find, SHARD_PAGES,
+    shard_reserve, SHARD_SHIFT, shard_table, slot_peek, zsw_area, zsw_index, zsw_run, zsw_shard,
+)
 from zswap_core.latency cimport (
     latency_add, LATENCY_BUCKETS, latency_record, Timed, zsw_histogram, zsw_latency,
 )
-from zswap_core.lru cimport lru_add, lru_remove, zsw_lru
-from zswap_core.os cimport (zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns,
-                            zsw_store_u32, zsw_unlock, zsw_unmap)
+from zswap_core.lru cimport (
+    lru_join, lru_leave, lru_next, lru_pass, lru_renew, lru_stamp, lru_tick, zsw_lru, zsw_search,
+)
+from zswap_core.os cimport (
+    zsw_add_u32, zsw_load_u32, zsw_lock, zsw_map, zsw_sleep_ns, zsw_store_u32, zsw_unlock,
+    zsw_unmap,
+)
 from zswap_core.samefilled cimport same_fill, same_filled
-from zswap_core.slab cimport (ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init,
-                              slab_limit, slab_take, slab_validate, zsw_slab)
+from zswap_core.slab cimport (
+    ANY_ID, slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take,
+    slab_validate, zsw_slab,
+)
 
 SHARD_SPAN = SHARD_PAGES        # offsets in a shard
 REFS_MAX = ENTRY_REFS_MAX       # references an entry can have, the index's own among them
@@ -226,8 +232,8 @@ cdef class Index:
     def peek(self, uint64_t offset):
         """The id at `offset` or 0, read as a look ahead does: without the lock."""
         cdef zsw_shard *shard = area_shard(&self.ix, &self.area, offset >> SHARD_SHIFT)
-        cdef uint32_t *id = run_id_peek(&self.ix, shard,
-                                        offset & (SHARD_PAGES - 1)) if shard != NULL else NULL
+        cdef uint32_t *id = (
+            run_id_peek(&self.ix, shard, offset & (SHARD_PAGES - 1)) if shard != NULL else NULL)
         cdef zsw_run *run = run_peek(&self.ix, id[0]) if id != NULL else NULL
         id = slot_peek(&self.ix, run, offset & (SHARD_PAGES - 1)) if run != NULL else NULL
         return id[0] if id != NULL else 0
@@ -409,9 +415,12 @@ cdef class Lru:
     """An LRU with entries of its own, named by number."""
     cdef zsw_slab entries
     cdef zsw_lru lru
+    cdef zsw_search search
+    cdef uint32_t left
 
     def __cinit__(self):
         slab_init(&self.entries, sizeof(zsw_entry), ANY_ID)
+        self.entries.beside = sizeof(uint16_t)
 
     def __dealloc__(self):
         slab_destroy(&self.entries)
@@ -422,24 +431,42 @@ cdef class Lru:
             raise MemoryError
         return id
 
-    def add(self, uint32_t id):
-        lru_add(&self.lru, &self.entries, id)
+    def add(self, uint32_t id, uint64_t now=0, *, bint late=True):
+        """As the youngest; with `late` at a later time than whoever came before."""
+        if late:
+            lru_pass(&self.lru, &self.entries, &self.left)
+        (<zsw_entry *> slab_at(&self.entries, id)).state = state_new(False, now)
+        lru_join(&self.lru, &self.entries, id)
 
     def remove(self, uint32_t id):
-        lru_remove(&self.lru, &self.entries, id)
+        lru_leave(&self.entries, id)
 
-    def __len__(self):
-        return self.lru.count
+    def renew(self, uint32_t id):
+        """Makes it the youngest; False when it is not there."""
+        lru_pass(&self.lru, &self.entries, &self.left)
+        return lru_renew(&self.lru, &self.entries, id, max(lru_stamp(&self.entries, id)[0], 1))
 
-    def order(self, bint newest_first=False):
-        cdef uint32_t id = self.lru.newest if newest_first else self.lru.oldest
-        cdef zsw_entry *entry
-        ids = []
-        while id and <uint64_t> len(ids) <= self.lru.count:
-            ids.append(id)
-            entry = <zsw_entry *> slab_at(&self.entries, id)
-            id = entry.prev if newest_first else entry.next
-        return ids
+    def pop(self, uint64_t now=0, uint32_t idle=0, *, bint vain=False):
+        """The oldest, which leaves; None when there is none.  With `vain` those before were of no
+        use."""
+        cdef uint32_t id = 0
+        cdef uint16_t stamp = 0
+        if not vain:
+            self.search.vain = 0
+        if not lru_next(&self.lru, &self.entries, &self.search, now, idle, &id, &stamp):
+            return None
+        lru_leave(&self.entries, id)
+        return id
+
+    @property
+    def vain(self):
+        """Looks since there was an LRU."""
+        return self.search.vain
+
+    def wait(self, uint32_t ticks):
+        cdef uint32_t _
+        for _ in range(ticks):
+            lru_tick(&self.lru, &self.entries)
 
 
 # ---- same-filled pages ---------------------------------------------------------------------------

@@ -17,35 +17,14 @@ from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
 from zswap_core.buffers cimport Items, items_of
 from zswap_core.os cimport ZSW_POISON, ZSW_UNPOISON
 from zswap_core.zpools.arena cimport (
-    ARENA_SPAN_MAX,
-    arena_alloc,
-    arena_check_begin,
-    arena_check_claim,
-    arena_check_end,
-    arena_commit,
-    arena_destroy,
-    arena_free,
-    arena_idle_pages,
-    arena_init,
-    arena_release,
-    arena_total_pages,
-    arena_uncommit,
-    zsw_arena,
-    zsw_span,
+    arena_alloc, arena_check_begin, arena_check_claim, arena_check_end, arena_commit, arena_destroy,
+    arena_free, arena_idle_pages, arena_init, arena_release, ARENA_SPAN_MAX, arena_total_pages,
+    arena_uncommit, zsw_arena, zsw_span,
 )
-from zswap_core.zpools.registry cimport zpool_at, zpool_find
+from zswap_core.zpools.registry cimport zpool_find
 
 from zswap_core.zpools.geometry import Trial
-
-
-def zpools():
-    """Names of all zpools, the preferred one first."""
-    names = []
-    cdef size_t i = 0
-    while zpool_at(i) != NULL:
-        names.append(zpool_at(i).name.decode())
-        i += 1
-    return names
+from zswap_core.zpools.registry import zpool_names as zpools
 
 
 cdef int check(int rc) except -1:
@@ -88,7 +67,7 @@ cdef class Zpool:
         config.numa_node = numa_node
         config.flags = 0
         self.name = name
-        self.ops = zpool_find(name.encode())
+        self.ops = zpool_find(name)
         if self.ops == NULL:
             raise LookupError(f"no zpool {name!r}; there is {', '.join(zpools())}")
         check(self.ops.create(&config, &self.pool))

@@ -252,8 +252,8 @@ def test_sample_estimates_the_whole(mix):
 def test_more_pages_than_fit_one_chunk(mix, monkeypatch):
     whole = analyze(mix, compressors=["lz4"], pages=None)
     monkeypatch.setattr("zswap.pages.sampling.CHUNK_PAGES", 64)
-    monkeypatch.setattr("zswap.analyze._BATCH", 50)
-    monkeypatch.setattr("zswap.analyze._TIMED_PAGES", 100)
+    monkeypatch.setattr("zswap.measure._BATCH", 50)
+    monkeypatch.setattr("zswap.measure._TIMED_PAGES", 100)
     steps = []
     parts = analyze(
         mix,
@@ -348,7 +348,7 @@ def test_the_kernels_deflate_is_measured_with_zlib_where_the_kernel_has_it(mix):
 
 
 def test_what_takes_long_is_measured_on_a_part(mix, monkeypatch):
-    monkeypatch.setattr("zswap.analyze._SLOW_PAGES", 100)
+    monkeypatch.setattr("zswap.measure._SLOW_PAGES", 100)
     kernel = Kernel(release="6.18.0", zram="present", zram_compressors=frozenset({"deflate"}))
     found = analyze(mix, kernel=kernel, pages=None)
     assert (found.sampled_pages, found.compressor(DEFLATE_KERNEL).pages) == (1200, 100)
@@ -356,6 +356,12 @@ def test_what_takes_long_is_measured_on_a_part(mix, monkeypatch):
     assert e.margin_bytes > 0
     truth = found.estimate("zstd:3", "zsmalloc-kernel")
     assert abs(e.saved - truth.saved) < 0.1
+
+
+def test_auto_is_measured_as_what_it_stands_for(mix, monkeypatch):
+    monkeypatch.setenv("ZSWAP_LREF", "portable")
+    found = analyze(mix, pages=50, compressors=["auto", "lz4"], kernel=Kernel())
+    assert [r.name for r in found.compressors] == ["lz4"]
 
 
 def test_lzo_through_python_is_measured_only_by_request(monkeypatch):

@@ -34,7 +34,7 @@ from zswap import (
     Status,
     ZSwap,
 )
-from zswap.memory import total_ram
+from zswap.meminfo import total_ram
 
 PAGE = 4096
 LIMIT = 1 << 47
@@ -264,6 +264,9 @@ CALLS = {
     "invalidate_many": lambda z, o, **kw: z.invalidate_many([o], **kw),
     "compressed_sizes": lambda z, o, **kw: z.compressed_sizes([o], **kw),
     "invalidate_range": lambda z, o, **kw: z.invalidate_range(o, LIMIT, **kw),
+    "next_held": lambda z, o, **kw: z.next_held(o, **kw),
+    "next_hole": lambda z, o, **kw: z.next_hole(o, **kw),
+    "weight": lambda z, o, **kw: z.weight(o, LIMIT, **kw),
 }
 MAPPING = {
     "getitem": lambda z, o: z[o],
@@ -1189,6 +1192,14 @@ def every_call():
         "load_many, status": lambda z: z.load_many([1], status=np.zeros(1, np.int8)),
         "invalidate_many": lambda z: z.invalidate_many([1]),
         "compressed_sizes": lambda z: z.compressed_sizes([1]),
+        "next_held": lambda z: z.next_held(),
+        "next_hole": lambda z: z.next_hole(),
+        "weight": lambda z: z.weight(0, 10),
+        "weight, empty": lambda z: z.weight(5, 5),
+        "evict": lambda z: z.evict(1),
+        "evict, nothing": lambda z: z.evict(0),
+        "allocate": lambda z: z.allocate(1),
+        "free": lambda z: z.free(1),
         "in": lambda z: 1 in z,
         "in, no offset": lambda z: "x" in z,
         "len": len,

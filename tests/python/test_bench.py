@@ -274,6 +274,7 @@ def test_a_zram_device_is_added_and_taken_away(fake_zram, tmp_path, monkeypatch)
     control = tmp_path / "control"
     control.mkdir()
     (control / "hot_add").write_text("7\n")
+    (control / "hot_remove").write_text("")
     monkeypatch.setattr(zram, "CONTROL", control)
     added = fake_device(tmp_path, "zram7")
 
@@ -289,10 +290,29 @@ def test_a_zram_device_is_added_and_taken_away(fake_zram, tmp_path, monkeypatch)
         assert (added / "comp_algorithm").read_text() == "lz4\n"
     assert (control / "hot_remove").read_text() == "7\n"
     assert (fake_zram / "comp_algorithm").read_text() == "[lzo-rle] lzo lz4\n"
-    (control / "hot_remove").unlink()
+    (control / "hot_remove").write_text("")
     with zram.Zram("lz4"):
         (added / "disksize").write_text("1073741824\n")  # somebody has taken it over
-    assert not (control / "hot_remove").exists()
+    assert (control / "hot_remove").read_text() == ""
+
+
+def test_no_zram_device_is_added_that_could_not_be_taken_away(fake_zram, tmp_path, monkeypatch):
+    """On a read-only /sys one is still made by reading, and stays."""
+    control = tmp_path / "control"
+    control.mkdir()
+    (control / "hot_add").write_text("7\n")
+    (control / "hot_remove").write_text("")
+    monkeypatch.setattr(zram, "CONTROL", control)
+    writable = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != control / "hot_remove" and writable(path, mode)
+    )
+    fake_device(tmp_path, "zram7")
+    monkeypatch.setattr(
+        zram.Zram, "write", lambda self, name, value: (self.sys / name).write_text(f"{value}\n")
+    )
+    device = zram.Zram("lz4")
+    assert (device.added, device.dev.name) == (None, "zram0")
 
 
 def test_zram_of_this_kernel_is_as_it_was():
@@ -464,7 +484,7 @@ exec {python} -m zswap bench --smoke --corpus mix --pages 512 --row memcpy --row
 """
 
 
-def test_a_container_with_a_small_dev_shm():
+def test_a_container_with_a_small_dev_shm(tmp_path):
     pytest.importorskip("lmdb")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("mount namespaces need root")
@@ -472,6 +492,7 @@ def test_a_container_with_a_small_dev_shm():
         ["unshare", "-m", "sh", "-ec", SMALL_SHM.format(python=sys.executable)],
         capture_output=True,
         text=True,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parents[1])},
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -610,6 +631,32 @@ def test_a_narrow_table_leaves_columns_out(corpus):
         columns.append(len(line.split()))
     assert columns == sorted(columns)
     assert columns[0] < columns[-1]
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_table_that_is_too_wide_is_several(corpus, width):
+    lines = [line for line in printed(corpus, width).splitlines() if ": " not in line]
+    assert max(map(len, lines)) <= width
+    assert "…" not in "\n".join(lines)
+    rows = [line.split()[2:] for line in lines if line.startswith("zswap, batch")]
+    assert len(rows) > 1
+    assert [cell for row in rows for cell in row] == ["30", "12", "4", "5", "4.00", "2.00"]
+    for group in ("store ns", "load ns", "ratio"):
+        assert sum(group in line for line in lines) == 1
+
+
+def test_a_figure_too_long_for_the_terminal_is_folded():
+    found = [
+        figures.Figure("what a batch costs over the codec and the scan alone, by far", 1.06, 1.034),
+        figures.Figure("short", 250, 312, unit="ns"),
+    ]
+    console = Console(file=io.StringIO(), width=60)
+    output.print_figures(found, console)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 60
+    assert "…" not in text
+    assert re.search(r"≤ 1.06 × +1.034 × +yes", text)
+    assert re.search(r"^short +≤ 250 ns +312 ns +NO", text, re.MULTILINE)
 
 
 def test_markdown(corpus, capsys):

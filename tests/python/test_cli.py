@@ -181,7 +181,9 @@ def test_process_may_be_named(capsys, tmp_path):
         assert all(process.stdout.readline() == b"ready\n" for process in started)
         code, out, err = run(capsys, "analyze", "a-program-of-mine", *options)
         assert (code, out) == (2, "")
-        assert re.match("zswap: 2 processes are called 'a-program-of-mine': .*with --pid\n$", err)
+        assert re.match(
+            "zswap: 2 processes are called 'a-program-of-mine': .*with --pid, or .* --name ", err
+        )
         assert all(f"{process.pid} (" in err for process in started)
         second.communicate()
         for words in (["a-program-of-mine"], ["--pid", "a-program-of-mine"], [first.pid]):
@@ -376,8 +378,10 @@ def test_compressors_are_listed(capsys):
     code, out, _ = run(capsys, "compressors")
     assert code == 0
     assert re.search(r"^lz4 +liblz4", out, re.MULTILINE)
+    auto = re.search(r"^auto: (lref|lz4) on this processor\.$", out, re.MULTILINE)
     code, out, _ = run(capsys, "compressors", "--json")
     found = json.loads(out)
+    assert auto[1] == found["auto"]
     assert (found["schema"], found["version"]) == ("zswap.compressors", 1)
     assert [c["name"] for c in found["compressors"]] == [c.name for c in zswap.compressors()]
     keys = {
@@ -392,6 +396,15 @@ def test_compressors_are_listed(capsys):
         "error",
     }
     assert all(set(c) == keys for c in found["compressors"])
+
+
+def test_a_variant_that_is_none_spoils_no_list(capsys, monkeypatch):
+    monkeypatch.setenv("ZSWAP_LREF", "avx9")
+    code, out, _ = run(capsys, "compressors")
+    assert (code, "auto: " in out) == (0, False)
+    assert "lref: " in out
+    code, out, _ = run(capsys, "compressors", "--json")
+    assert (code, json.loads(out)["auto"]) == (0, None)
 
 
 def test_zpools_can_be_chosen(capsys, memory):
@@ -516,7 +529,7 @@ def test_forbidden_process_is_told_in_one_line():
     # Everything is imported while we may still read it; then the rights go.
     code = """
 import os, sys
-import zswap.__main__, zswap.analyze, zswap.pages, zswap.plot, zswap.report
+import zswap.__main__, zswap.analyze, zswap.pages.select, zswap.plot, zswap.report
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(zswap.__main__.main(['analyze', '--pid', sys.argv[1]]))
@@ -591,6 +604,8 @@ def test_picture_is_drawn(capsys, memory, tmp_path, ending):
     if ending == "png":
         assert data.startswith(b"\x89PNG")
         assert len(data) > 20_000
+        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+        assert (width, height) == (1920, 1080)
     else:
         assert ElementTree.fromstring(data).tag.endswith("svg")
 
@@ -598,6 +613,10 @@ def test_picture_is_drawn(capsys, memory, tmp_path, ending):
 def test_names_in_the_picture_do_not_overlap(analysis):
     figure = plot.draw(analysis)
     assert analysis.title in figure.get_suptitle()
+    below = figure._supxlabel.get_text()
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", below)
+    assert f"Linux {os.uname().release}" in below
+    assert re.search(r"\d CPUs?$", below)
     left = figure.axes[0]
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in left.texts]

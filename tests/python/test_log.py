@@ -69,9 +69,16 @@ def test_nothing_by_default(engine, said):
         z[2]
     z.stats()
     assert said() == []
-    assert any(
-        isinstance(handler, logging.NullHandler) for handler in logging.getLogger("zswap").handlers
-    )
+
+
+def test_nothing_by_default_when_there_is_something(full, capfd, monkeypatch):
+    """Nobody configured logging, and Python's last resort, stderr, hears nothing."""
+    log = logging.getLogger("zswap")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", False)
+    refused(full())
+    assert capfd.readouterr().err == ""
+    assert [type(handler) for handler in log.handlers] == [logging.NullHandler]
 
 
 def test_the_limit_once(full, said):
@@ -102,7 +109,9 @@ def test_the_limit_in_a_batch(engine, said):
 
 
 def test_the_limit_with_a_store(engine, said):
-    z = engine(max_pool_bytes="64KiB", shrinker_enabled=False, backing=Store())
+    z = engine(
+        max_pool_bytes="64KiB", shrinker_enabled=False, direct_reclaim=False, backing=Store()
+    )
     z.store_many(range(99), os.urandom(99 * PAGE))
     assert ["reached its limit" in text for text in said()] == [True]
 

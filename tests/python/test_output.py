@@ -381,7 +381,8 @@ if sys.argv[1] == 'named':
 try:
     with signals.raised(), writing('out', private=True) as file:
         file.write(b'secret' * 1000)
-        print(len([name for name in os.listdir() if 'part' in name]), flush=True)
+        # a signal in the middle of a flush would have its text written twice
+        os.write(1, b'%d\\n' % len([name for name in os.listdir() if 'part' in name]))
         while True:
             time.sleep(60)
 except BaseException as error:

@@ -767,6 +767,7 @@ def test_what_is_no_core_is_refused(tmp_path, head):
         open_core(tmp_path / "core")
 
 
+@pytest.mark.slow
 def test_every_byte_of_the_headers_may_be_damaged(tmp_path):
     core = tmp_path / "core"
     make_core(

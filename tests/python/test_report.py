@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from zswap import demonstration, report
-from zswap.advice import DEFLATE_KERNEL, advise
-from zswap.analyze import MappingResult, analyze
+from zswap.advice import DEFLATE_KERNEL, Choice, advise
+from zswap.analyze import analyze
 from zswap.estimate import CompressorResult, Timing, estimate, zpool_model
 from zswap.kernel import Kernel, Swap, ZramDevice
+from zswap.measure import MappingResult
+from zswap.meminfo import format_bytes
 from zswap.pages import open_files
 
 PAGE = mmap.PAGESIZE
@@ -44,7 +46,11 @@ def printed(analysis, width, **options):
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 120])
+def amount_of(e, width):
+    return report.size_and_margin(e.saved_bytes, e.margin_bytes if width >= 80 else 0)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_full_tables_fit_the_terminal(analysis, width):
     text = printed(analysis, width, everything=True, maps=True)
     for line in text.splitlines():
@@ -52,8 +58,56 @@ def test_full_tables_fit_the_terminal(analysis, width):
         assert len(line.rstrip()) <= width or line.startswith("  "), line
     tables = text.split("\n\n")[1:4]
     assert not any("…" in table.partition("Mapping")[0] for table in tables)
+    for e in analysis.estimates:  # what matters is there at any width
+        ratio = f"{e.effective_ratio:.2f}"
+        assert re.search(
+            rf"{e.zpool} .*{ratio} .*{amount_of(e, width)} +{100 * e.saved:.1f} %", text
+        ), f"{e.compressor} {e.zpool}"
     for result in analysis.compressors:
         assert re.search(rf"^{result.name} .*{result.payload_ratio:.2f}", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_best_are_shown_with_amount_share_and_times_at_every_width(analysis, width):
+    text = printed(analysis, width)
+    shown = [choice for choice in analysis.advice.choices if choice.measured is not None]
+    assert shown
+    for choice in shown:
+        e = analysis.estimate(choice.measured, analysis.advice.zpool)
+        amount = amount_of(e, width)
+        assert re.search(
+            rf"^{choice.name} +{amount} +{100 * e.saved:.1f} % +[\d.]+ µs +[\d.]+ µs +\w",
+            text,
+            re.MULTILINE,
+        ), text
+
+
+def test_the_widest_choices_fit_60_columns(analysis):
+    """Names, amounts, times and ways as long as they get."""
+    most = replace(
+        analysis.estimates[0],
+        target_bytes=1 << 31,
+        allocator_bytes=(1 << 31) - int(1023.9 * 2**20),
+        metadata_bytes=0,
+    )
+    assert len(format_bytes(most.saved_bytes)) == len("unmeasured")
+    slow = Timing(177_400.0, 999_900.0, 177_400.0)
+    choices = (
+        Choice("deflate", analysis.compressors[0].name, ("zswap", "zram"), ("zswap", "zram")),
+        Choice("lzo-rle", None, ("zswap", "zram"), ("zswap", "zram")),
+    )
+    found = replace(
+        analysis,
+        advice=replace(analysis.advice, choices=choices, zpool=most.zpool),
+        compressors=[replace(analysis.compressors[0], store=slow, load=slow)],
+        estimates=[most],
+    )
+    console = Console(file=io.StringIO(), width=60)
+    console.print(report.choice_table(found, 60))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert not any("…" in line for line in lines), lines
+    assert lines[-1] == "lzo-rle    unmeasured" + lines[-1][21:]
+    assert lines[-1].endswith("zswap*, zram*")
 
 
 def test_full_tables_name_the_estimates(analysis):
@@ -290,6 +344,19 @@ def test_lzo_that_was_not_measured_names_its_library(analysis):
     )
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_our_own_codec_is_named_apart_from_the_kernels(analysis, name):
+    rows = USUAL | {"lref": (1000, 4000, 1500), "lref:2": (900, 6000, 1900)}
+    found = on_kernel(analysis, KERNELS[name], rows)
+    lines = report.advice_lines(found)
+    assert [line.startswith("lref:2, ") for line in lines if "lref" in line] == [True], lines
+    lines = report.advice_lines(found, everything=True)
+    assert not any("lref" in line for line in lines if line.startswith("  "))
+    rows["lref"] = rows["lref:2"] = USUAL["lz4hc"]
+    lines = report.advice_lines(on_kernel(analysis, KERNELS["both, disk"], rows))
+    assert "lref" not in "".join(lines)
+
+
 def test_little_memory_is_nothing_to_set_a_kernel_for(analysis):
     found = on_kernel(analysis, KERNELS["both, disk"], pages=240)
     text = printed(found, 80)
@@ -312,7 +379,7 @@ def test_a_demonstration_says_that_it_is_one(analysis):
 def test_names_are_printed_as_they_are(analysis):
     strange = [MappingResult("[anon:[bold]x[/]]", 5, 5, 0, 0, 99, PAGE)]
     console = Console(file=io.StringIO(), width=80)
-    console.print(report._mapping_table(replace(analysis, mappings=strange), 5))
+    console.print(report._mapping_table(replace(analysis, mappings=strange), 5, 80))
     assert "[anon:[bold]x[/]]" in console.file.getvalue()
 
 

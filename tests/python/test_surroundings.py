@@ -5,12 +5,19 @@ Whatever it is, there is no traceback, the report is printed or its loss is an e
 is whole or not there.
 """
 
+import fcntl
+import importlib
 import itertools
 import os
+import pty
+import re
 import shlex
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -31,9 +38,11 @@ COMMANDS = {
     "version": "--version",
     "help": "analyze --help",
     "compressors": "compressors --json",
+    "advise": "advise --pages 20",
     "analyze": "analyze --file pages --compressor lz4 --pages 20",
     "capture": "capture --file pages -o out.bin",
     "bench": "bench --smoke --corpus mix --pages 16 --row memcpy",
+    "replay": "replay trace --compressor lz4",
     "top": "top nothing.sock",
     "usage": "analyze --nonsense",
 }
@@ -45,7 +54,16 @@ def folder(tmp_path):
     (tmp_path / "pages").write_bytes(
         b"".join(b"%d bottles " % number for number in range(20_000))[: 4096 * 32]
     )
+    (tmp_path / "trace").write_text("".join(f"{n * n % 97} rw\n" for n in range(1000)))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def fonts():
+    """matplotlib's list of fonts, which each folder of settings would take seconds to make anew."""
+    matplotlib = pytest.importorskip("matplotlib")
+    importlib.import_module("matplotlib.font_manager")
+    return list(Path(matplotlib.get_cachedir()).glob("fontlist-*.json"))
 
 
 def start(folder, command, around="{}", **environment):
@@ -118,34 +136,22 @@ def test_how_it_is_started(folder, command, around, lost):
         assert not (folder / "out.bin").exists()
 
 
+# Several at a time, of which none hides what another does.
 VARIABLES = [
-    ("COLUMNS", "auto"),
-    ("COLUMNS", "-5"),
-    ("COLUMNS", "²"),
-    ("COLUMNS", "9" * 30),
-    ("LINES", "²"),
-    ("TERM", "dumb"),
-    ("TERM", "no-such-terminal"),
-    ("NO_COLOR", "1"),
-    ("LANG", "C"),
-    ("LC_ALL", "C"),
-    ("PYTHONIOENCODING", "ascii"),
-    ("PYTHONIOENCODING", "ascii:strict"),
-    ("HOME", "/nonexistent"),
-    ("TMPDIR", "/nonexistent"),
-    ("PYTHONWARNINGS", "error"),
-    ("PYTHONOPTIMIZE", "2"),
-    ("PYTHONUNBUFFERED", "1"),
-    ("MPLBACKEND", "module://no.such"),
+    {"COLUMNS": "auto", "TERM": "dumb", "LANG": "C", "HOME": "/nonexistent"},
+    {"COLUMNS": "-5", "LC_ALL": "C", "PYTHONWARNINGS": "error", "TMPDIR": "/nonexistent"},
+    {"COLUMNS": "²", "NO_COLOR": "1", "PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2"},
+    {"COLUMNS": "9" * 30, "TERM": "no-such-terminal", "PYTHONIOENCODING": "ascii:strict"},
+    {"LINES": "²", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "module://no.such"},
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), VARIABLES)
-def test_variables(folder, name, value):
-    for command in ("compressors", "analyze"):
-        done = start(folder, command, **{name: value})
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "lz4" in done.stdout
+@pytest.mark.parametrize("variables", VARIABLES, ids=" ".join)
+@pytest.mark.parametrize("command", ["compressors", "analyze"])
+def test_variables(folder, command, variables):
+    done = start(folder, command, **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lz4" in done.stdout
 
 
 def test_signs_that_an_encoding_lacks_are_written_otherwise(folder):
@@ -156,24 +162,85 @@ def test_signs_that_an_encoding_lacks_are_written_otherwise(folder):
     assert "+-" in done.stdout
 
 
+# ---- terminals -----------------------------------------------------------------------------------
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m")
+
+
+def on_a_terminal(folder, columns, command, **variables):
+    """What a command writes to a terminal of that width."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+    words = [sys.executable, "-m", "zswap", *command.split()]
+    with subprocess.Popen(words, cwd=folder, env={**PLAIN, **variables}, **streams) as process:
+        os.close(slave)
+        written = b""
+        while True:
+            try:
+                data = os.read(master, 1 << 16)
+            except OSError:  # nobody has the other end any more
+                break
+            if not data:
+                break
+            written += data
+    os.close(master)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+@pytest.mark.parametrize("command", ["compressors", "analyze"])
+def test_a_dumb_terminal_is_as_wide_as_it_is(folder, command):
+    text = on_a_terminal(folder, 60, COMMANDS[command].removesuffix(" --json"), TERM="dumb")
+    assert "\x1b" not in text
+    assert re.search(r"^lz4 ", text, re.MULTILINE)
+    # what is to be copied is not wrapped
+    assert all(len(line) <= 60 or line.startswith("  ") for line in text.splitlines()), text
+
+
+def test_no_color_is_obeyed_as_its_page_says(folder):
+    """Set to anything but nothing at all, it means no colours."""
+    server = (
+        "import sys, zswap; z = zswap.ZSwap(max_pool_bytes='1MiB'); z.serve_stats('s'); "
+        "z[0] = bytes(range(256)) * 16; print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", server],
+        cwd=folder,
+        env=PLAIN,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as program:
+        program.stdout.readline()
+        plain, empty = (
+            on_a_terminal(folder, 60, "top s --once", TERM="xterm-256color", NO_COLOR=value)
+            for value in ("0", "")
+        )
+        program.stdin.close()
+    assert not COLOUR.search(plain)
+    assert COLOUR.search(empty)
+    for text in (plain, empty):
+        assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in text.splitlines()) <= 60
+
+
 # ---- pictures ------------------------------------------------------------------------------------
 
 PLOT = "analyze --file pages --compressor lz4 --pages 20 --plot out.svg"
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("where", "settings"),
     [
-        "text.usetex: True",
-        "text.parse_math: True\naxes.formatter.use_mathtext: True",
-        "backend: module://no.such",
-        "\x00\xff",
+        ("here", "text.usetex: True\nbackend: module://no.such"),
+        ("here", "\x00\xff"),
+        ("user", "text.parse_math: True\naxes.formatter.use_mathtext: True"),
+        ("user", "text.usetex: True"),
     ],
 )
-@pytest.mark.parametrize("where", ["here", "user"])
-def test_a_users_matplotlibrc_does_not_count(folder, settings, where):
-    pytest.importorskip("matplotlib")
+def test_a_users_matplotlibrc_does_not_count(folder, fonts, where, settings):
     (folder / "user").mkdir()
+    for file in fonts:
+        shutil.copy(file, folder / "user")
     (folder / "matplotlibrc" if where == "here" else folder / "user" / "matplotlibrc").write_text(
         settings, "latin-1"
     )
@@ -227,6 +294,7 @@ def test_capture_that_is_stopped(folder, number, old):
     if old is not None:
         (folder / "out.bin").write_bytes(old)
     os.truncate(folder / "pages", 8 << 30)
+    before = sorted(os.listdir(folder))
     process = subprocess.Popen(
         [sys.executable, "-m", "zswap", "capture", "--file", "pages", "-o", "out.bin"],
         cwd=folder,
@@ -253,7 +321,7 @@ def test_capture_that_is_stopped(folder, number, old):
     assert process.returncode == 128 + number
     assert "stopped" in said
     assert "Traceback" not in said
-    assert sorted(os.listdir(folder)) == (["pages"] if old is None else ["out.bin", "pages"])
+    assert sorted(os.listdir(folder)) == before
     assert old is None or (folder / "out.bin").read_bytes() == old
 
 

@@ -1,6 +1,8 @@
 """Rules about the sources that no tool knows."""
 
+import ast
 import importlib.util
+import inspect
 import re
 from fnmatch import fnmatch
 
@@ -14,12 +16,16 @@ CORE = ROOT / "zswap_core"
 
 # Modules that face Python: all others know neither objects nor exceptions, and run without the GIL.
 FACING_PYTHON = {
+    "api",
     "backings/adapter",
     "backings/base",
+    "backings/capsule",
     "backings/file",
     "bench",
     "binding/arguments",
     "binding/engine",
+    "binding/memory",
+    "binding/programs",
     "binding/results",
     "buffers",
     "compressors/adapter",
@@ -33,10 +39,14 @@ FACING_PYTHON = {
     "libraries/bind",
     "libraries/checksums",
     "libraries/ciphers",
+    "plugin",
+    "replay",
+    "trace",
     "zpools/geometry",
+    "zpools/registry",
 }
 # Modules that run Python callables on behalf of the engine.
-TAKING_THE_GIL = {"backings/adapter", "compressors/adapter"}
+TAKING_THE_GIL = {"api", "backings/adapter", "compressors/adapter"}
 
 pytestmark = pytest.mark.skipif(not (CORE / "abi.pxd").exists(), reason="the sources are not here")
 
@@ -158,9 +168,12 @@ def test_nothing_unpickles_or_evaluates():
     """No data from outside, be it a file, a socket or another process's memory, can run
     anything."""
     found = [
-        (path.name, match[0]) for path in python_files() for match in UNSAFE.finditer(code(path))
+        (path.name, match[0].strip())
+        for path in python_files()
+        for match in UNSAFE.finditer(code(path))
     ]
-    assert found == []
+    # what the object store has pickled itself: from memory, or after a keyed check
+    assert found == [("objects.py", "import pickle")]
     users = {
         path.parent.name for path in python_files() if UNSAFE_OUTSIDE_THE_BENCH.search(code(path))
     }
@@ -227,6 +240,58 @@ def test_every_figure_is_explained():
     ] == []
 
 
+# ---- docstrings ----------------------------------------------------------------------------------
+
+
+def public():
+    """Names and objects that users see, with the public members of classes."""
+    for name in zswap.__all__:
+        thing = getattr(zswap, name)
+        yield name, thing, ""
+        if inspect.isclass(thing):
+            for member in dir(thing):
+                if not member.startswith("_") and ours(thing, member):
+                    yield f"{name}.{member}", getattr(thing, member), inspect.getdoc(thing) or ""
+
+
+def ours(cls, member):
+    """Whether the class that has it is ours, not Python's."""
+    owner = next(c for c in cls.__mro__ if member in vars(c))
+    return owner.__module__.partition(".")[0] in ("zswap", "zswap_core")
+
+
+def in_a_section(name, doc, headings="Parameters|Attributes"):
+    """Whether numpydoc finds it: before the colon of a line in a section of that kind."""
+    for text in re.findall(rf"^(?:{headings})\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)", doc, re.S | re.M):
+        names = re.findall(r"^(\S[^:\n]*?)(?: ?:.*)?$", text, re.MULTILINE)
+        if any(name in re.split(r"[,\s*]+", line) for line in names):
+            return True
+    return False
+
+
+def test_every_parameter_and_attribute_is_in_a_section():
+    without = []
+    for name, thing, of_class in public():
+        doc = inspect.getdoc(thing) or ""
+        if callable(thing) and not inspect.isclass(thing):
+            asked = [p for p in inspect.signature(thing).parameters if p not in ("self", "cls")]
+            missing = [p for p in asked if not p.startswith("_") and not in_a_section(p, doc)]
+            without += [f"{name}({p})" for p in missing] or ([] if doc else [name])
+        elif "." in name and not doc_of_its_own(thing):
+            without += [name] if not in_a_section(name.partition(".")[2], of_class) else []
+    assert without == []
+
+
+def doc_of_its_own(thing):
+    """Whether a member that is no method has a docstring, and not just its type's."""
+    return bool(thing.__doc__) and thing.__doc__ != type(thing).__doc__
+
+
+def test_what_no_section_names_is_seen():
+    doc = "Parameters\n----------\na, *b : int\n    About c : this.\n\nRaises\n------\nd : no"
+    assert [n for n in "abcd" if in_a_section(n, doc)] == ["a", "b"]
+
+
 # ---- floors --------------------------------------------------------------------------------------
 
 
@@ -265,7 +330,7 @@ def readme():
 @pytest.mark.parametrize(
     "command",
     [
-        "python3 -m venv .venv && .venv/bin/pip install -v . && .venv/bin/zswap analyze",
+        "python3 -m venv .venv && .venv/bin/pip install -v . && .venv/bin/zswap advise",
         "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest -n auto",
     ],
 )
@@ -283,21 +348,36 @@ def test_readme_has_no_gaps(readme):
     assert re.findall(r"^[A-Z]+-[A-Z]+$", readme, re.MULTILINE) == []
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "SECURITY.md",
-        "docs/bench.md",
-        "docs/design.md",
-        "docs/kernel.md",
-        "docs/reliability.md",
-    ],
-)
+DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))
+
+
+def prose(text):
+    """A page without its code."""
+    return re.sub(
+        r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    )
+
+
+def anchors(text):
+    """What GitHub, and the site, call the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#{1,4} (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS)
 def test_links_lead_somewhere(page):
     path = ROOT / page
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
-    assert [target for target in targets if not (path.parent / target).exists()] == []
+    for link, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", prose(path.read_text())):
+        there = path.parent / link if link else path
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there.read_text()), f"{link}#{anchor}"
+
+
+def test_headings_are_called_as_github_calls_them():
+    text = "# A, b: `c` (d)\n## What's-new\n```\n# none\n```\n"
+    assert anchors(text) == {"a-b-c-d", "whats-new"}
 
 
 def test_every_mutation_still_fits_the_sources():
@@ -308,3 +388,29 @@ def test_every_mutation_still_fits_the_sources():
     assert not [
         f"{m.name}: {why}" for m in mutations.MUTATIONS if (why := mutations.unfit(m, ROOT))
     ]
+
+
+def started_in_the_checkout(source):
+    """Lines that start a program which is to import the zswap under test, from wherever the tests
+    are run: from a checkout that is not built it would import that."""
+    for call in ast.walk(ast.parse(source)):
+        if not (isinstance(call, ast.Call) and ast.unparse(call.func).startswith("subprocess.")):
+            continue
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if "PYTHONPATH" in given.get("env", "") and "cwd" not in given:
+            yield call.lineno
+
+
+def test_programs_do_not_start_in_the_checkout():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line in started_in_the_checkout(path.read_text())
+    ]
+    assert found == []
+
+
+def test_a_program_that_starts_in_the_checkout_is_seen():
+    source = "subprocess.run(c{}, env={{**os.environ, 'PYTHONPATH': hooks.PATH}})"
+    assert list(started_in_the_checkout(source.format(""))) == [1]
+    assert list(started_in_the_checkout(source.format(", cwd=tmp_path"))) == []

@@ -1,13 +1,19 @@
 """README.md, SECURITY.md and docs/: every line of them that is code runs, or names commands and
-options that there are."""
+options that there are.  Of the tutorial and the how-to pages all commands run, too, and print what
+the pages show."""
 
+import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import click
 import numpy as np
 import pytest
 
+import hooks
 import zswap
 from hooks import ROOT
 from zswap import demonstration
@@ -16,8 +22,10 @@ from zswap.__main__ import cli
 PAGES = [
     "README.md",
     "SECURITY.md",
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
+#: Those whose commands are run.
+FOLLOWED = [page for page in PAGES if page == "docs/tutorial.md" or page.startswith("docs/howto/")]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not here")
 
@@ -46,24 +54,132 @@ def test_every_block_says_what_it_is():
         assert set(opened) <= {"python", "sh", ""}, page
 
 
-# ---- Python --------------------------------------------------------------------------------------
+# ---- Python, and the commands of pages that are followed -----------------------------------------
+
+LISTING = re.compile(
+    r"^```(python|sh)\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
+)
+# Of these, how a line begins: the rest is the machine's.
+BEGINNINGS = {
+    "zswap advise": ("machine ", "RAM ", "swappable ", "swap ", "zram ", "zswap ", "measured "),
+    "zswap analyze": ("compressor ", "lz4 ", "Worth it: "),
+    "zswap compressors": ("compressor ", "lz4 ", "lz4hc ", "zstd ", "lref ", "auto: "),
+    "zswap top": ("zswap top ", "pools ", "memory ", "ratio ", "pages ", "stored ", "compressor "),
+}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_blocks_of_python_run_one_after_another(page, tmp_path, monkeypatch):
+def listings(page):
+    """The line, language and code of each block, and the output that is shown below it, if any."""
+    text = (ROOT / page).read_text()
+    return [(text.count("\n", 0, m.start()) + 2, *m.groups()) for m in LISTING.finditer(text)]
+
+
+def masked(text):
+    """Text without figures and blanks."""
+    text = re.sub(r"\d[\d,.]*(?: (?:[KMGT]iB|B|%)(?!\w))?", "#", text)
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def assert_printed(shown, printed, code=""):
+    """That a block prints what its page shows, whatever the figures."""
+    beginnings = [b for command, some in BEGINNINGS.items() if command in code for b in some]
+    if not beginnings:
+        assert masked(printed) == masked(shown)
+        return
+    found = [
+        [b for b in beginnings if re.search(rf"^ *{re.escape(b)}", text, re.MULTILINE)]
+        for text in (shown, printed)
+    ]
+    assert found[0], "the page shows no line that is known"
+    assert set(found[0]) <= set(found[1]), printed
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run commands with this zswap and this Python; what they print, errors as well."""
+    programs = tmp_path / ".programs"
+    programs.mkdir()
+    for name, start in (("zswap", " -m zswap"), ("python3", "")):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{start} "$@"\n')
+        program.chmod(0o755)
+
+    def run(commands):
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", commands],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "PYTHONPATH": hooks.PATH,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page in FOLLOWED)) for page in PAGES],
+)
+def test_blocks_run_one_after_another(page, tmp_path, monkeypatch, capsys, shell):
+    if page in FOLLOWED and "ZSWAP_SANITIZED" in os.environ:
+        pytest.skip("under sanitizers its commands would start programs that lack them")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     try:
-        for line, block in blocks(page, "python"):
+        for line, language, block, shown in listings(page):
+            if language == "sh":
+                if page in FOLLOWED:
+                    printed = shell(block)
+                    assert shown is None or not assert_printed(shown, printed, block)
+                continue
             if "prometheus" in block:
                 client = pytest.importorskip("prometheus_client")
                 monkeypatch.setattr(client, "REGISTRY", client.CollectorRegistry())
+            if "distributed" in block:
+                pytest.importorskip("distributed")
+            capsys.readouterr()
             code = compile("\n" * (line - 1) + block, page, "exec")
             exec(code, names)
+            if page in FOLLOWED and shown is not None:
+                assert_printed(shown, capsys.readouterr().out)
     finally:
         for value in list(names.values()):
             if isinstance(value, zswap.ZSwap):
                 value.close()
+
+
+def test_what_a_block_prints_is_compared():
+    assert_printed("12 pages,  3.5 MiB\n", "7 pages, 81 KiB\n\n")
+    with pytest.raises(AssertionError):
+        assert_printed("12 pages\n", "12 sheets\n")
+    with pytest.raises(AssertionError):
+        assert_printed("12 pages\n", "")
+    with pytest.raises(AssertionError, match="known"):
+        assert_printed("something\n", "something\n", "zswap advise")
+    assert_printed("RAM  1 GiB\nx\n", "RAM  2 GiB\nzram off\n", "zswap advise")
+    with pytest.raises(AssertionError):
+        assert_printed("RAM  1 GiB\nzram  off\n", "RAM  2 GiB\n", "zswap advise")
+
+
+def test_pages_that_are_followed_show_what_each_block_prints():
+    """Nothing that was to be filled in later; and there are such pages."""
+    assert len(FOLLOWED) > 8
+    for page in FOLLOWED:
+        blocks = listings(page)
+        assert any(shown for *_, shown in blocks), page
+        for line, language, block, shown in blocks:
+            prints = re.search(r"^ *print\(", block, re.MULTILINE) and language == "python"
+            assert shown or not prints, f"{page}:{line}"
 
 
 # Calls, assignments and attributes of an engine or of the package; not names of files, figures, or
@@ -98,6 +214,10 @@ def test_spans_of_python_are_found():
 @pytest.mark.parametrize("span", python_spans())
 def test_spans_of_python_run(span, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    if "zswap.dask" in span:
+        pytest.importorskip("distributed")
+    for module in re.findall(r"zswap\.(?:dask|zict)\b", span):
+        importlib.import_module(module)
     with zswap.ZSwap(max_pool_bytes="16MiB") as z:
         z.store_many(
             np.arange(20), np.random.default_rng(0).integers(0, 9, (20, z.page_size), np.uint8)
@@ -110,10 +230,11 @@ def test_spans_of_python_run(span, tmp_path, monkeypatch, capsys):
 
 def commands():
     """Each command of the blocks and spans, with its page: without variables set, comments and the
-    parts of a pipe."""
+    parts of a pipe.  Not the blocks of pages that are followed, which are run as they are."""
     starts = re.compile(r"(?:\.venv/bin/)?(?:zswap|python3?|pytest|pip|bash)(?= )")
     for page in PAGES:
-        lines = [line for _, block in blocks(page, "sh") for line in block.splitlines()]
+        shell = blocks(page, "sh") if page not in FOLLOWED else []
+        lines = [line for _, block in shell for line in block.splitlines()]
         for line in (
             *lines,
             *(span for span in spans(page) if starts.match(re.sub(r"^\w+=\S+ ", "", span))),
@@ -137,7 +258,7 @@ def wrong_zswap(words):
     """What is wrong with a command line of zswap: words in brackets are optional there, `N` and
     `PATH` stand for values."""
     command = cli
-    for word in words:
+    for word in words[: words.index("--")] if "--" in words else words:
         name = word.strip("[]")
         if isinstance(command, click.Group) and name in command.commands:
             command = command.commands[name]

@@ -38,6 +38,11 @@ def names(installed):
     return {file.as_posix() for file in installed.files}
 
 
+def is_module(name):
+    """Whether it is a compiled module of Python's, not what `zswap run` preloads."""
+    return name.endswith(".so") and "/preload/" not in name
+
+
 def test_version(installed):
     assert installed.version == zswap.__version__
 
@@ -59,9 +64,19 @@ def test_type_information_is_there(names):
     } <= names
 
 
+def test_the_manual_and_the_completions_are_there(names):
+    found = {name.lstrip("./") for name in names}
+    assert {
+        "share/man/man1/zswap.1",
+        "share/bash-completion/completions/zswap",
+        "share/zsh/site-functions/_zswap",
+        "share/fish/vendor_completions.d/zswap.fish",
+    } <= found
+
+
 def test_nothing_else_is_there(names):
     ours = re.compile(
-        r"zswap(_core)?/.*\.(py|pyi|so|typed)|zswap_core/(abi\.pxd|include/zswap/abi\.h)|zswap-[^/]+\.dist-info/.*|(\.\./)+bin/zswap|.*/__pycache__/.*\.pyc"
+        r"zswap(_core)?/.*\.(py|pyi|so|typed)|zswap_core/(abi\.pxd|include/zswap/(abi|zswap)\.h)|zswap-[^/]+\.dist-info/.*|(\.\./)+bin/zswap|(\.\./)+share/(man|bash-completion|zsh|fish)/.*|.*/__pycache__/.*\.pyc"
     )
     assert sorted(name for name in names if not ours.fullmatch(name)) == []
     assert not any(name.endswith((".pyx", ".c")) for name in names)
@@ -75,12 +90,13 @@ def test_every_source_was_compiled(names):
     }
     if not sources:
         pytest.skip("the sources are not here")
-    assert {name.partition(".")[0] for name in names if name.endswith(".so")} == sources
+    assert {name.partition(".")[0] for name in names if is_module(name)} == sources
+    assert "zswap_core/preload/zswap_run.so" in names
 
 
 def test_extensions_are_the_installed_ones(installed, names):
     for name in sorted(names):
-        if name.endswith(".so"):
+        if is_module(name):
             module = importlib.import_module(name.partition(".")[0].replace("/", "."))
             assert Path(module.__file__).resolve() == Path(installed.locate_file(name)).resolve()
 
@@ -114,7 +130,9 @@ FLAGS = """
 import os, sys, Cython.Build, setuptools
 Cython.Build.cythonize = lambda extensions, **options: extensions
 def setup(ext_modules, **options):
-    print(*sorted({" ".join(e.extra_compile_args) for e in ext_modules}), sep="\\n")
+    print(*sorted({" ".join(e.extra_compile_args + e.extra_link_args)
+              for e in ext_modules if "preload" not in e.name}),
+          sep="\\n")
 setuptools.setup = setup
 exec(compile(open("setup.py").read(), "setup.py", "exec"))
 """
@@ -122,8 +140,8 @@ exec(compile(open("setup.py").read(), "setup.py", "exec"))
 
 @pytest.fixture
 def flags():
-    """The compiler's flags under an environment: those of a module of the engine.  Others differ in
-    the first, -O1, alone."""
+    """The compiler's flags under an environment, and behind them the linker's: those of a module of
+    the engine.  Others differ in the first, -O1, alone."""
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
     if not (ROOT / "setup.py").exists():
@@ -157,18 +175,21 @@ def test_optimised_and_without_debug_information(flags):
     plain = flags()
     assert [flag for flag in plain if re.match("-[gO]", flag)] == ["-O3", "-g0"]
     assert {"-DNDEBUG", "-fwrapv"} <= set(plain)
-    assert flags(CFLAGS="-march=native") == [*plain, "-march=native"]
+    assert plain[-1] == "-Wl,-s"
+    assert flags(CFLAGS="-march=native") == [*plain[:-1], "-march=native", "-Wl,-s"]
 
 
 def test_the_users_flags_have_the_last_word(flags):
     assert flags(CFLAGS="-g -O1 '-DNAME=1'")[-3:] == ["-g", "-O1", "-DNAME=1"]
 
 
-def test_debugging_brings_debug_information(flags):
-    for switch in ("DEBUG", "SANITIZE"):
-        assert [flag for flag in flags(**{f"ZSWAP_{switch}": "1"}) if flag.startswith("-g")][
-            -1
-        ] == "-g"
+@pytest.mark.parametrize("switch", ["DEBUG", "SANITIZE", "COVERAGE"])
+def test_debugging_brings_debug_information_or_names(flags, switch):
+    found = flags(**{f"ZSWAP_{switch}": "1"})
+    assert [flag for flag in found if flag.startswith("-g")][-1] == (
+        "-g0" if switch == "COVERAGE" else "-g"
+    )
+    assert "-Wl,-s" not in found
 
 
 # ---- compiling against it ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import platform
@@ -14,8 +15,8 @@ import zswap
 from zswap.bench.figures import Figure
 from zswap.bench.growth import Point
 from zswap.bench.table import Corpus, Measured
-from zswap.memory import format_bytes
-from zswap.plot import check_path, save_picture, settings
+from zswap.meminfo import format_bytes
+from zswap.plot import SIZE, check_path, save_picture, settings, where_and_when
 from zswap.shell import console
 from zswap_core.compressors.registry import open_compressor
 
@@ -72,17 +73,17 @@ def heading(compressor: str, rounds: int) -> str:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar on a terminal, nothing elsewhere.
+    """Show a bar on a terminal that can take it back, nothing elsewhere.
 
     Gives a function that is told steps done, steps in all, and what is being done.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or (on := console(err=True)).is_dumb_terminal:
         yield lambda done, total, what: None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(err=True), transient=True) as bar:
+    with Progress(*columns, console=on, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(
             task, completed=done, total=total, description=what
@@ -172,8 +173,14 @@ def markdown(columns: Sequence[Column], grid: Grid) -> str:
 
 
 def _rich_table(
-    columns: Sequence[Column], grid: Grid, styles: Sequence[str | None], keep: int
+    columns: Sequence[Column],
+    grid: Grid,
+    styles: Sequence[str | None],
+    shown: Sequence[int],
+    *,
+    folded: bool = False,
 ) -> Table:
+    """Make the table of some columns; the first one `folded` where there is no room for it."""
     from rich import box
     from rich.table import Table
 
@@ -185,7 +192,6 @@ def _rich_table(
         header_style="bold",
         show_edge=False,
     )
-    shown = [number for number, column in enumerate(columns) if column.spare <= keep]
     before = ""
     for number in shown:
         group, name, _ = columns[number]
@@ -194,27 +200,52 @@ def _rich_table(
             if any(column.group for column in columns)
             else name
         )
-        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+        table.add_column(
+            title,
+            justify="right" if number else "left",
+            no_wrap=bool(number) or not folded,
+            overflow="fold",
+        )
         before = group
     for cells, style in zip(grid, styles, strict=True):
         table.add_row(*(cells[number] for number in shown), style=style)
     return table
 
 
+def _kept(columns: Sequence[Column], spare: int) -> list[int]:
+    return [number for number, column in enumerate(columns) if column.spare <= spare]
+
+
 def _fitting(
     console: Console, columns: Sequence[Column], grid: Grid, styles: Sequence[str | None]
-) -> Table:
-    """Make the table of as many columns as there is room for."""
+) -> list[Table]:
+    """Make a table of as many columns as there is room for.
+
+    Where there is too little for those that none must be without, it is several, group by group.
+    """
     from rich.measure import measure_renderables
 
-    for keep in range(max(column.spare for column in columns), -1, -1):
-        table = _rich_table(columns, grid, styles, keep)
-        if (
-            measure_renderables(console, console.options.update(max_width=1000), [table]).maximum
-            <= console.width
-        ):
-            break
-    return table
+    def fits(table: Table) -> bool:
+        options = console.options.update(max_width=1000)
+        return measure_renderables(console, options, [table]).maximum <= console.width
+
+    def of(shown: list[int]) -> Table:
+        return _rich_table(columns, grid, styles, shown)
+
+    for spare in range(max(column.spare for column in columns), -1, -1):
+        if fits(table := of(_kept(columns, spare))):
+            return [table]
+    parts: list[list[int]] = []
+    for _, group in itertools.groupby(_kept(columns, 0)[1:], lambda number: columns[number].group):
+        some = [*group]
+        if parts and fits(of([*parts[-1], *some])):
+            parts[-1] += some
+        else:
+            parts.append([0, *some])
+    return [
+        table if fits(table := of(part)) else _rich_table(columns, grid, styles, part, folded=True)
+        for part in parts
+    ]
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
@@ -226,7 +257,8 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 def print_table(columns: Sequence[Column], grid: Grid) -> None:
     """Print a table with as many of its columns as there is room for."""
     on = console()
-    on.print(_fitting(on, columns, grid, [None] * len(grid)))
+    for table in _fitting(on, columns, grid, [None] * len(grid)):
+        on.print(table)
 
 
 def print_corpus(corpus: Corpus, console: Console, *, as_markdown: bool = False) -> None:
@@ -240,7 +272,8 @@ def print_corpus(corpus: Corpus, console: Console, *, as_markdown: bool = False)
     styles = {"limit": "dim", "zswap": "bold", "peer": None}
     console.print()
     _say(console, _corpus_title(corpus), "bold")
-    console.print(_fitting(console, _ROW, grid, [styles[row.kind] for row in corpus.rows]))
+    for table in _fitting(console, _ROW, grid, [styles[row.kind] for row in corpus.rows]):
+        console.print(table)
     for line in _missing_lines(corpus):
         _say(console, line, "dim")
 
@@ -290,10 +323,9 @@ def print_figures(
     console.print()
     styles = {True: None, False: "bold red", None: "dim"}
     notes = console.width >= 150  # else below, where they may take a line of their own
-    table = _rich_table(
-        _FIGURE, grid, [styles[figure.holds] for figure in figures], 1 if notes else 0
-    )
-    console.print(table)
+    columns = _FIGURE if notes else _FIGURE[:-1]
+    for table in _fitting(console, columns, grid, [styles[figure.holds] for figure in figures]):
+        console.print(table)
     if not notes:
         for cells in grid:
             if cells[-1]:
@@ -384,11 +416,12 @@ _COLOURS = {
     "zswap": "#d55e00",
     "peer": "#0072b2",
 }
+_HATCHES = {"limit": "", "zswap": "///", "peer": ""}  # in grey peers look like zswap
 _SHAPES = {
-    "dense, in order": ("#0072b2", "-"),
-    "dense, random": ("#d55e00", "-"),
-    "sparse, in order": ("#0072b2", "--"),
-    "sparse, random": ("#d55e00", "--"),
+    "dense, in order": ("#0072b2", "-", "o"),
+    "dense, random": ("#d55e00", "-", "s"),
+    "sparse, in order": ("#0072b2", "--", "o"),
+    "sparse, random": ("#d55e00", "--", "s"),
 }
 
 
@@ -426,8 +459,11 @@ def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
 
 
 def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
+    """One corpus fills a picture of the usual size; more of them make it higher."""
     most = max(1, *(len(corpus.rows) for corpus in corpora))
-    picture, panels = _picture(len(corpora), 3, (15, 1.2 + len(corpora) * (0.9 + 0.24 * most)))
+    width, height = SIZE
+    height = max(height, 1.2 + len(corpora) * (0.9 + 0.24 * most))
+    picture, panels = _picture(len(corpora), 3, (width, height))
     for corpus, line in zip(corpora, panels, strict=True):
         names = [row.row for row in corpus.rows]
         colours = [_COLOURS[row.kind] for row in corpus.rows]
@@ -452,7 +488,14 @@ def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
             ),
         )
         for axes, (label, values, form) in zip(line, columns, strict=True):
-            bars = axes.barh(names, [value or 0 for value in values], color=colours, height=0.72)
+            bars = axes.barh(
+                names,
+                [value or 0 for value in values],
+                color=colours,
+                hatch=[_HATCHES[row.kind] for row in corpus.rows],
+                edgecolor="white",
+                height=0.72,
+            )
             axes.bar_label(
                 bars,
                 [_number(value, form) for value in values],
@@ -461,16 +504,16 @@ def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
                 color=_INK,
             )
             axes.invert_yaxis()
-            axes.margins(x=0.12)
+            axes.margins(x=0.16)
             if axes is not line[0]:
                 axes.set_yticklabels([])
             _style(axes, label, "x")
     picture.suptitle(
-        f"Holding pages, {compressor}: zswap beside its limits (grey) and its peers",
+        f"Holding pages, {compressor}: zswap (hatched) beside its limits (grey) and its peers",
         fontsize=15,
         color=_INK,
     )
-    picture.supxlabel(machine(), fontsize=9, color=_FAINT)
+    picture.supxlabel(where_and_when(), fontsize=10, color=_FAINT)
     return picture
 
 
@@ -496,21 +539,21 @@ def plot_growth(points: Sequence[Point], path: str) -> None:
 def _drawn_growth(points: Sequence[Point]) -> Picture:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    picture, panels = _picture(1, 4, (16, 4.6))
+    picture, panels = _picture(2, 2, SIZE)
     columns = (
         ("load", "ns to load a page"),
         ("store", "ns to store a new page"),
         ("invalidate", "ns a page to invalidate a range"),
         ("metadata", "bytes of metadata a page"),
     )
-    for axes, (what, title) in zip(panels[0], columns, strict=True):
-        for shape, (colour, line) in _SHAPES.items():
+    for axes, (what, title) in zip(panels.flat, columns, strict=True):
+        for shape, (colour, line, marker) in _SHAPES.items():
             chosen = [point for point in points if point.shape == shape]
             if chosen:
                 values = [getattr(point, what) for point in chosen]
                 entries = [point.entries for point in chosen]
                 axes.plot(
-                    entries, values, line, marker="o", markersize=5, color=colour, label=shape
+                    entries, values, line, marker=marker, markersize=6, color=colour, label=shape
                 )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -526,5 +569,5 @@ def _drawn_growth(points: Sequence[Point]) -> Picture:
         x=0.01,
         ha="left",
     )
-    picture.supxlabel(machine(), fontsize=9, color=_FAINT)
+    picture.supxlabel(where_and_when(), fontsize=10, color=_FAINT)
     return picture

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 import zswap
 from zswap.bench.corpora import PAGE, Pages
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap_core.bench import CodecLoop
 from zswap_core.compressors.registry import open_compressor
 

@@ -24,7 +24,12 @@ BLOCK, CONTROL, DEV = Path("/sys/block"), Path("/sys/class/zram-control"), Path(
 
 
 def _add() -> int | None:
-    """Return the number of a device that the kernel makes for us; None where it does not."""
+    """Return the number of a device that the kernel makes for us; None where it does not.
+
+    Nor where it could not be taken away again: to make one is to read, also of a read-only /sys.
+    """
+    if not os.access(CONTROL / "hot_remove", os.W_OK):
+        return None
     with contextlib.suppress(OSError, ValueError):
         return int((CONTROL / "hot_add").read_text())
     return None

@@ -22,18 +22,22 @@ behind should it block all the same.
 
 from zswap.pages.cores import open_core
 from zswap.pages.files import open_files
+from zswap.pages.group import open_processes
 from zswap.pages.output import capture
 from zswap.pages.pagemap import left_out_words
 from zswap.pages.process import Process, find_processes, largest_process, open_process, processes
 from zswap.pages.sampling import sample
-from zswap.pages.source import PageSource, ProcessEnded, SourceError, printable
+from zswap.pages.source import PageSource, Part, ProcessEnded, SourceError, printable
 from zswap.pages.together import open_together
+from zswap.pages.touched import Touched, watch_memory
 
 __all__ = [
     "PageSource",
+    "Part",
     "Process",
     "ProcessEnded",
     "SourceError",
+    "Touched",
     "capture",
     "find_processes",
     "largest_process",
@@ -41,8 +45,10 @@ __all__ = [
     "open_core",
     "open_files",
     "open_process",
+    "open_processes",
     "open_together",
     "printable",
     "processes",
     "sample",
+    "watch_memory",
 ]

@@ -61,4 +61,4 @@ def capture(
             seen += indexes.size
             if progress is not None:
                 progress(seen, wanted)
-    return written, seen - written
+    return written, seen - written - source.passed_over

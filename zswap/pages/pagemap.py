@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zswap.memory import format_bytes
+from zswap.meminfo import format_bytes
 from zswap.pages.source import Int64Array, printable
 from zswap.pages.watch import Reader
 

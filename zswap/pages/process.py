@@ -12,17 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from zswap.pages.pagemap import left_out_words, local_devices, runs_of
-from zswap.pages.source import Pages, PageSource, ProcessEnded, SourceError, Span, cut, printable
+from zswap.pages.pagemap import Areas, Runs, left_out_words, local_devices, runs_of
+from zswap.pages.source import (
+    Int64Array,
+    Pages,
+    PageSource,
+    ProcessEnded,
+    SourceError,
+    Span,
+    cut,
+    printable,
+)
 from zswap.pages.watch import BUFFER_BYTES, READ_LIMIT, Reader, command_of
 
 __all__ = [
+    "Look",
     "Process",
     "ProcessPages",
     "find_processes",
+    "forget",
     "largest_process",
+    "look",
     "open_process",
     "processes",
+    "read_spans",
+    "referenced",
 ]
 
 
@@ -63,48 +77,103 @@ class ProcessPages(PageSource):
         """End the reader."""
         self._reader.close()
 
-    def _read_spans(self, spans: Sequence[Span], pages: Pages) -> list[int]:
-        size, lost = self.page_size, []
-        most = BUFFER_BYTES // size
-        batch: list[tuple[int, int, int]] = []  # address, rows
-        rows = 0
-        for _, at, begin, end in spans:
-            while begin < end:
-                count = min(end - begin, most - rows)
-                batch.append((at, begin, begin + count))
-                rows, at, begin = rows + count, at + count * size, begin + count
-                if rows == most:
-                    lost += self._read_batch(batch, pages)
-                    batch, rows = [], 0
-        return lost + self._read_batch(batch, pages)
+    def forget(self, path: int) -> bool:
+        """Have the kernel forget what has been touched."""
+        return forget(self._reader)
 
-    def _read_batch(self, batch: Sequence[tuple[int, int, int]], pages: Pages) -> list[int]:
-        if not batch:
-            return []
-        size = self.page_size
-        asked = array.array("Q")
-        for at, begin, end in batch:
-            asked.extend((at, (end - begin) * size))
-        try:
-            answer = self._reader.ask(b"r", asked, limit=READ_LIMIT)
-        except OSError as error:
-            if error.errno != errno.ESRCH:
-                raise SourceError(
-                    f"cannot read the memory of process {self.pid}: {error.strerror}"
-                ) from error
-            raise ProcessEnded(
-                f"process {self.pid} ended while its memory was read; choose another, or a core "
-                "dump of it (--core)"
+    def referenced(self, path: int) -> Int64Array:
+        """Return what has been touched since."""
+        return referenced(self._reader)
+
+    def _read_spans(self, spans: Sequence[Span], pages: Pages) -> list[int]:
+        assert self.pid is not None
+        return read_spans(self._reader, self.pid, spans, pages)[0]
+
+
+def forget(reader: Reader) -> bool:
+    """Have the kernel forget what was touched of the process that a reader has open."""
+    try:
+        reader.ask(b"k")
+    except (OSError, SourceError):
+        return False
+    return True
+
+
+def referenced(reader: Reader) -> Int64Array:
+    """Return what was touched since, as `PageSource.referenced`; nothing where it has ended."""
+    try:
+        answer = reader.ask(b"f")
+    except (OSError, SourceError):
+        answer = b""
+    return np.frombuffer(answer, np.int64).reshape(-1, 5)
+
+
+def read_spans(
+    reader: Reader, pid: int, spans: Sequence[Span], pages: Pages
+) -> tuple[list[int], list[int]]:
+    """Read spans of the process that a reader has open into their rows of `pages`.
+
+    Returns
+    -------
+    lost, shared : list of int
+        The rows that could not be read, and those of pages that other processes have too.
+
+    Raises
+    ------
+    SourceError
+        When the process cannot be read any more.
+    """
+    size = pages.shape[1]
+    most = BUFFER_BYTES // size
+    lost: list[int] = []
+    shared: list[int] = []
+    batch: list[tuple[int, int, int]] = []  # address, rows
+    rows = 0
+    for _, at, begin, end in spans:
+        while begin < end:
+            count = min(end - begin, most - rows)
+            batch.append((at, begin, begin + count))
+            rows, at, begin = rows + count, at + count * size, begin + count
+            if rows == most:
+                _read_batch(reader, pid, batch, pages, lost, shared)
+                batch, rows = [], 0
+    if batch:
+        _read_batch(reader, pid, batch, pages, lost, shared)
+    return lost, shared
+
+
+def _read_batch(
+    reader: Reader,
+    pid: int,
+    batch: Sequence[tuple[int, int, int]],
+    pages: Pages,
+    lost: list[int],
+    shared: list[int],
+) -> None:
+    size = pages.shape[1]
+    asked = array.array("Q")
+    for at, begin, end in batch:
+        asked.extend((at, (end - begin) * size))
+    try:
+        answer = reader.ask(b"r", asked, limit=READ_LIMIT)
+    except OSError as error:
+        if error.errno != errno.ESRCH:
+            raise SourceError(
+                f"cannot read the memory of process {pid}: {error.strerror}"
             ) from error
-        read = np.frombuffer(answer, np.uint8).reshape(-1, size // mmap.PAGESIZE).all(axis=1)
-        rows = np.concatenate([np.arange(begin, end) for _, begin, end in batch])
-        buffer = np.frombuffer(self._reader.pages, np.uint8, rows.size * size).reshape(-1, size)
-        if rows[-1] - rows[0] + 1 == rows.size:
-            pages[rows[0] : rows[-1] + 1] = buffer
-        else:
-            pages[rows] = buffer
-        missing: list[int] = rows[~read].tolist()
-        return missing
+        raise ProcessEnded(
+            f"process {pid} ended while its memory was read; choose another, or a core "
+            "dump of it (--core)"
+        ) from error
+    marks = np.frombuffer(answer, np.uint8).reshape(-1, size // mmap.PAGESIZE)
+    rows = np.concatenate([np.arange(begin, end) for _, begin, end in batch])
+    buffer = np.frombuffer(reader.pages, np.uint8, rows.size * size).reshape(-1, size)
+    if rows[-1] - rows[0] + 1 == rows.size:
+        pages[rows[0] : rows[-1] + 1] = buffer
+    else:
+        pages[rows] = buffer
+    lost += rows[~marks.all(axis=1)].tolist()
+    shared += rows[(marks == 2).any(axis=1)].tolist()
 
 
 def processes() -> list[Process]:
@@ -236,12 +305,46 @@ def open_process(pid: int, *, page_size: int = mmap.PAGESIZE) -> PageSource:
         raise
 
 
-def _open_process(reader: Reader, pid: int, command: str, page_size: int) -> PageSource:
+@dataclass(frozen=True)
+class Look:
+    """What a look at a process has shown.
+
+    Attributes
+    ----------
+    pid : int
+    name : str
+        As `ps -o comm` shows it.
+    areas : Areas
+    runs : Runs
+    shared_bytes : int
+        Its resident shared memory.
+    """
+
+    pid: int
+    name: str
+    areas: Areas
+    runs: Runs
+    shared_bytes: int
+
+    def has_none(self, command: str) -> SourceError:
+        """Return the error that it has no anonymous memory."""
+        return SourceError(
+            f"process {self.pid} ({command}) has no anonymous memory in "
+            f"RAM{_instead(self.runs.swapped, self.runs.left_out)}"
+        )
+
+
+def look(reader: Reader, pid: int) -> Look:
+    """Have a reader open a process and find its anonymous pages.
+
+    Raises
+    ------
+    SourceError
+        When there is no such process, or its memory may not be read.
+    """
     try:
         status = _parse_status(reader.ask(b"o", [pid]))
         pid = int(status.get(b"Tgid", b"%d" % pid))  # a thread may have been named
-        if command == "?":
-            command = f"[{printable(status.get(b'Name', b'?').decode(errors='replace'))}]"
         theirs = reader.ask(b"m")
         areas, runs = runs_of(
             reader,
@@ -250,13 +353,19 @@ def _open_process(reader: Reader, pid: int, command: str, page_size: int) -> Pag
         )
     except OSError as error:
         raise _process_error(pid, error) from error
+    name = printable(status.get(b"Name", b"?").decode(errors="replace"))
+    return Look(pid, name, areas, runs, _amount(status, b"RssShmem"))
+
+
+def _open_process(reader: Reader, pid: int, command: str, page_size: int) -> PageSource:
+    found = look(reader, pid)
+    pid, areas, runs = found.pid, found.areas, found.runs
+    if command == "?":
+        command = f"[{found.name}]"
     if page_size != mmap.PAGESIZE:
         runs = runs.whole_pages(page_size)
     if not runs.counts.size:
-        raise SourceError(
-            f"process {pid} ({command}) has no anonymous memory in "
-            f"RAM{_instead(runs.swapped, runs.left_out)}"
-        )
+        raise found.has_none(command)
     return ProcessPages(
         reader=reader,
         kind="process",
@@ -269,7 +378,7 @@ def _open_process(reader: Reader, pid: int, command: str, page_size: int) -> Pag
         mappings=areas.names,
         page_size=page_size,
         swapped_pages=runs.swapped * mmap.PAGESIZE // page_size,
-        shared_bytes=_amount(status, b"RssShmem"),
+        shared_bytes=found.shared_bytes,
         left_out=runs.left_out,
         pid=pid,
         command=command,

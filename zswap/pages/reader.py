@@ -33,6 +33,8 @@ PM_SCAN_ARG = struct.Struct("=12Q")
 IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO, IS_GUARD = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 8
 REGIONS = 1 << 15
 
+EXCLUSIVE = 1 << 56  # the page is mapped once
+
 #: The upper bits of a word of /proc/PID/pagemap: present, swapped, of a file (or of shared memory).
 ANONYMOUS_AND_PRESENT = 0b100
 
@@ -118,6 +120,33 @@ class Target:
                 return
         raise OSError(errno.ENXIO, "no memory")
 
+    def amounts(self) -> bytes:
+        """Return what all mappings hold together; nothing where the kernel does not tell."""
+        try:
+            return self.text("smaps_rollup")
+        except OSError:
+            return b""
+
+    def forget(self) -> None:
+        """Have the kernel forget what has been touched."""
+        fd = os.open("clear_refs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.directory)
+        try:
+            os.write(fd, b"1\n")
+        finally:
+            os.close(fd)
+
+    def referenced(self) -> bytes:
+        """Return for each mapping begin, end, and bytes: anonymous, resident, touched."""
+        found = array.array("Q")
+        text = b"\n" + self.text("smaps")
+        for block in text.split(b"\nVmFlags:")[:-1]:
+            head = block[block.index(b"\n", 1) + 1 :] if found else block[1:]
+            begin, _, end = head.split(None, 1)[0].partition(b"-")
+            if len(begin) < 16:  # not [vsyscall]
+                found.extend((int(begin, 16), int(end, 16)))
+                found.extend(amount(block, key) for key in (b"Anonymous", b"Rss", b"Referenced"))
+        return found.tobytes()
+
     def areas(self, amounts: bool) -> bytes:
         """Return a line for each mapping.
 
@@ -168,7 +197,9 @@ class Target:
         return struct.pack("=QQ", walked, bool(guard)) + regions[: 3 * found].tobytes()
 
     def read(self, spans: "list[int]", out: memoryview) -> bytes:
-        """Read (address, bytes) pairs one behind another; return a byte for each page, 1 if read.
+        """Read (address, bytes) pairs one behind another; return a byte for each page.
+
+        It is 0 if the page was not read, 2 if other processes have it too, else 1.
 
         Only what is a present anonymous page right now: reading another would bring it in, from
         swap or from a file.
@@ -207,8 +238,17 @@ class Target:
                     there[at + got] = 0
                     got += 1
                 at += got
+            for index, word in enumerate(words):
+                if there[index] and not word & EXCLUSIVE:
+                    there[index] = 2
             done += there
         return bytes(done)
+
+
+def amount(block: bytes, key: bytes) -> int:
+    """Bytes that a mapping has of something according to smaps."""
+    at = block.find(b"\n" + key + b":")
+    return int(block[at + len(key) + 2 :].split(None, 1)[0]) * 1024 if at >= 0 else 0
 
 
 def anonymous_pages(block: bytes) -> int:
@@ -251,12 +291,21 @@ def serve(pages: memoryview, requests: io.FileIO, answers: io.FileIO) -> None:
             if letter == b"c":
                 answer = command(numbers[0])
             elif letter == b"o":
+                if target is not None:
+                    target.close()
+                target = None
                 target = Target(numbers[0])
                 answer = target.status
             elif target is None:
                 code = errno.EBADF
             elif letter == b"m":
                 answer = target.text("mountinfo")
+            elif letter == b"p":
+                answer = target.text("stat") + target.amounts()
+            elif letter == b"k":
+                target.forget()
+            elif letter == b"f":
+                answer = target.referenced()
             elif letter == b"a":
                 answer = target.areas(bool(numbers[0]))
             elif letter == b"s":

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from zswap import Error
 
+if TYPE_CHECKING:
+    from zswap.pages.touched import Touched
+
 __all__ = [
     "Int64Array",
     "PageSource",
     "Pages",
+    "Part",
     "ProcessEnded",
     "SourceError",
     "Span",
@@ -32,6 +38,37 @@ class SourceError(Error, ValueError):
 
 class ProcessEnded(SourceError):
     """The process ended while its memory was read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of several that are taken as one target.
+
+    Attributes
+    ----------
+    pid : int
+    name : str
+        As `ps -o comm` shows it.
+    cgroup : str
+        Its path, as ``/proc/PID/cgroup`` has it.
+    pages : int
+        Its anonymous pages in RAM.
+    share : float
+        Of these its own: a page that n processes share counts as 1/n.
+    swapped_pages : int
+    """
+
+    pid: int
+    name: str
+    cgroup: str
+    pages: int
+    share: float = 1.0
+    swapped_pages: int = 0
+
+    @property
+    def population(self) -> int:
+        """Pages that are its own."""
+        return round(self.pages * self.share)
 
 
 class PageSource:
@@ -63,6 +100,8 @@ class PageSource:
     command : str, optional
     pids : sequence of int, optional
         The processes, where there are several; else `pid` alone.
+    parts : sequence of Part, optional
+        The processes, one for each of `paths`, where pages that they share count once.
     """
 
     def __init__(
@@ -85,6 +124,7 @@ class PageSource:
         pid: int | None = None,
         command: str | None = None,
         pids: Sequence[int] | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         self.kind = kind
         self.title = title
@@ -98,6 +138,11 @@ class PageSource:
         self.pid = pid
         self.command = command
         self.pids = list(pids) if pids is not None else [] if pid is None else [pid]
+        self.parts = list(parts)
+        #: Pages that were read and left out, as they count elsewhere.
+        self.passed_over = 0
+        #: What `zswap.pages.watch_memory` has found, if it was called.
+        self.touched: Touched | None = None
         self.paths = list(paths)
         self._path_index = np.asarray(path_index, np.int64)
         self._offsets = np.asarray(offsets, np.int64)
@@ -121,6 +166,35 @@ class PageSource:
     def nbytes(self) -> int:
         """Size of all pages of the target that can be read."""
         return len(self) * self.page_size
+
+    @property
+    def population(self) -> int:
+        """Pages that the target takes: those that several of its processes share count once."""
+        return sum(part.population for part in self.parts) if self.parts else len(self)
+
+    def part_of(self, indexes: Int64Array) -> Int64Array:
+        """Return, for each page number, which of `paths` (and of `parts`) it belongs to."""
+        return self._path_index[np.searchsorted(self._ends, indexes, side="right")]
+
+    def places(self, indexes: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return, for each page number, which of `paths` has it, and the byte offset there."""
+        run = np.searchsorted(self._ends, indexes, side="right")
+        first = self._ends[run] - self._counts[run]
+        return self._path_index[run], self._offsets[run] + (indexes - first) * self.page_size
+
+    def forget(self, path: int) -> bool:
+        """Have the kernel forget what has been touched of a process; whether it does."""
+        return False
+
+    def referenced(self, path: int) -> Int64Array:
+        """Return for each mapping of a process what has been touched since.
+
+        Returns
+        -------
+        ndarray of int64, shape (n, 5)
+            Begin, end, and bytes: anonymous, resident, touched.
+        """
+        return np.zeros((0, 5), np.int64)
 
     def mapping_of(self, indexes: Int64Array) -> Int64Array:
         """Return, for each page number, which of `mappings` it belongs to."""
@@ -150,9 +224,7 @@ class PageSource:
         pages = np.empty((indexes.size, size), np.uint8)
         if not indexes.size:
             return pages, indexes
-        run = np.searchsorted(self._ends, indexes, side="right")
-        offset = self._offsets[run] + (indexes - (self._ends[run] - self._counts[run])) * size
-        which = self._path_index[run]
+        which, offset = self.places(indexes)
         # A span is a stretch of wanted pages that one call can read.
         cut = np.flatnonzero((np.diff(offset) != size) | (np.diff(which) != 0)) + 1
         begins = np.concatenate(([0], cut))

@@ -1,4 +1,4 @@
-"""Several targets taken as one."""
+"""Several core dumps taken as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["open_together"]
 
 
 class Together(PageSource):
-    """The pages of several sources of one kind, one source behind another."""
+    """The pages of several core dumps, one behind another."""
 
     def __init__(self, sources: Sequence[PageSource]) -> None:
         self._sources = list(sources)
@@ -26,13 +26,10 @@ class Together(PageSource):
         left_out: Counter[str] = Counter()
         for source in sources:
             left_out.update(source.left_out)
-        what = {"process": "processes", "core": "core dumps", "file": "files"}[first.kind]
-        titles = ", ".join(
-            source.title.removeprefix("process ").removeprefix("core dump ") for source in sources
-        )
+        titles = ", ".join(source.title.removeprefix("core dump ") for source in sources)
         super().__init__(
             kind=first.kind,
-            title=f"{len(sources)} {what}: {cut(titles)}",
+            title=f"{len(sources)} core dumps: {cut(titles)}",
             paths=[path for source in sources for path in source.paths],
             path_index=np.concatenate(
                 [s._path_index + at for s, at in zip(sources, self._first_path, strict=True)]
@@ -52,7 +49,6 @@ class Together(PageSource):
             hole_pages=sum(s.hole_pages for s in sources),
             left_out=left_out,
             notes=list(dict.fromkeys(note for s in sources for note in s.notes)),
-            pids=[pid for s in sources for pid in s.pids],
         )
 
     def close(self) -> None:
@@ -71,15 +67,12 @@ class Together(PageSource):
 
 
 def open_together(sources: Sequence[PageSource]) -> PageSource:
-    """Take several targets of one kind as one.
-
-    Pages that processes share (since a fork) are counted in each, as the kernel counts them in
-    each's RssAnon.
+    """Take several core dumps as one.
 
     Parameters
     ----------
     sources : sequence of PageSource
-        Of the same kind and page size; closed with what is returned.
+        Of the same page size; closed with what is returned.
 
     Returns
     -------

@@ -73,10 +73,12 @@ class _Forked:
 class Reader:
     """A child process that looks at one process for us.
 
-    `pages` is the memory that it reads pages into.
+    `pages` is the memory that it reads pages into; after `patience` seconds without an answer to a
+    look it is given up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = LOOK_LIMIT) -> None:
+        self.patience = patience
         fd = os.memfd_create("zswap-pages", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, BUFFER_BYTES)
@@ -105,7 +107,7 @@ class Reader:
         letter: bytes,
         numbers: Sequence[int] | array.array[int] = (),
         *,
-        limit: float = LOOK_LIMIT,
+        limit: float | None = None,
     ) -> bytes:
         """Send a request and wait for the answer.
 
@@ -114,7 +116,7 @@ class Reader:
         OSError
             What the kernel said to the reader.
         Blocked
-            When no answer came in `limit` seconds; the reader is given up then.
+            When no answer came in `limit` (or `patience`) seconds; the reader is given up then.
         """
         if letter in (b"o", b"c"):
             self._pid = numbers[0]
@@ -128,7 +130,7 @@ class Reader:
                 request = request[child.stdin.write(request) :]
         except BrokenPipeError:
             raise self._lost() from None
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + (self.patience if limit is None else limit)
         code, length = ANSWER.unpack(self._receive(ANSWER.size, deadline))
         answer = self._receive(length, deadline)
         if code:

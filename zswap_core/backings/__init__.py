@@ -1,7 +1,7 @@
 """Backing stores, each a table of C functions (`zswap/abi.h`): where pages go that leave the pool.
 
 `base` is what a store is, `file` the swap file, `adapter` any Python object with `write_pages` and
-`read_pages`.
+`read_pages`, `capsule` a table from outside, `registry` those by name.
 """
 
 import os
@@ -9,9 +9,11 @@ from typing import Any
 
 from zswap_core.backings.adapter import PythonBacking
 from zswap_core.backings.base import Backing
+from zswap_core.backings.capsule import CapsuleBacking
 from zswap_core.backings.file import SwapFile
+from zswap_core.backings.registry import open_registered
 
-__all__ = ["Backing", "PythonBacking", "SwapFile", "open_backing"]
+__all__ = ["Backing", "CapsuleBacking", "PythonBacking", "SwapFile", "open_backing"]
 
 LARGEST_DEFAULT = 64 << 30
 LEAST_DEFAULT = 1 << 16  # a page of any size
@@ -23,10 +25,11 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
 
     Parameters
     ----------
-    spec : path, Backing or object
-        A path is opened as a sparse `SwapFile`.  A swap file that is already there keeps its size;
-        a new one has room for half of what is free on its file system, but never more than 64 GiB.
-        A `Backing` is returned as it is.  Any other object needs the methods of `PythonBacking`.
+    spec : path, name, Backing or object
+        A name that was registered, as in "memory:1000", is opened by its factory.  A path is opened
+        as a sparse `SwapFile`.  A swap file that is already there keeps its size; a new one has
+        room for half of what is free on its file system, but never more than 64 GiB.  A `Backing`
+        is returned as it is.  Any other object needs the methods of `PythonBacking`.
     page_size : int, default 4096
     encrypt : bool, default False
         Open the path as an encrypted `SwapFile`.  A store that is open already must be one.
@@ -34,7 +37,7 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
     Returns
     -------
     Backing
-        Whoever opened it by path closes it: ``opened is not spec``.
+        Whoever opened it by path or name closes it: ``opened is not spec``.
 
     Raises
     ------
@@ -46,6 +49,9 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
         The `Backing` has another page size, or is closed, or `encrypt` was asked of something that
         does not.
     """
+    registered = open_registered(spec, page_size) if isinstance(spec, str) else None
+    if registered is not None:
+        return open_backing(registered, page_size, encrypt=encrypt)
     if isinstance(spec, Backing):
         if spec.closed:
             raise ValueError(f"{spec!r} is closed; open it anew")

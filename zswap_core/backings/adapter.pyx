@@ -220,4 +220,8 @@ cdef zsw_backing_ops PYTHON = zsw_backing_ops(
     write_pages=write_pages,
     read_pages=read_pages,
     discard=discard,
+    destroy=NULL,
+    write_objects=NULL,
+    uses=NULL,
+    tidy=NULL,
 )

@@ -1,4 +1,3 @@
-# cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops
@@ -34,7 +33,15 @@ cdef class Backing:
     cpdef detach(self)
     cdef int check(self) except -1
     cdef int erase(self) except -1
+    cdef int wipe_freed(self, bint wipe) except -1
     cdef int release(self) except -1
+
+
+# Values of Backing.use.  One word, so that attach and close cannot both win.
+cdef enum:
+    OPEN
+    ATTACHED
+    CLOSED
 
 
 cdef object backing_error(Backing self, int rc, str what)

@@ -1,6 +1,6 @@
 """`Backing`: a zsw_backing_ops with its state, its description and its lifetime."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EBUSY, EFBIG, EINVAL, EIO, ENOSPC, EPERM
+from libc.errno cimport EBADMSG, EBUSY, EFBIG, EINVAL, EIO, ENOSPC, EPERM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.buffers cimport integer_array, take_buffer
@@ -13,23 +13,20 @@ import numpy as np
 from zswap_core.causes import recall
 from zswap_core.errors import BackingError
 
-# Values of Backing.use.  One word, so that attach and close cannot both win.
-cdef enum:
-    OPEN
-    ATTACHED
-    CLOSED
 
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << 47
 
-cdef dict REMEDIES = {ENOSPC: "free space on its file system, or use a smaller swap file",
-                      EFBIG: "raise the limit on file sizes (ulimit -f), or use a smaller swap "
-                             "file", EIO: "the device failed, or the file was changed behind "
-                                          "zswap's back: see the system log, then use a new swap "
-                                          "file", EKEYREJECTED: "libcrypto could not encrypt or "
-                                                                "decrypt: see the system log, then "
-                                                                "use a new swap file",
-                      EPERM: "after a fork it belongs to the parent process; open a swap file of "
-                             "your own", }
+cdef dict REMEDIES = {
+    EBADMSG: "what is there is not what was written: the device failed, or something else has "
+             "written to the file; see the system log, and use a new swap file",
+    EFBIG: "raise the limit on file sizes (ulimit -f), or use a smaller swap file",
+    EIO: "the device failed, or the file was changed behind zswap's back: see the system log, then "
+         "use a new swap file",
+    EKEYREJECTED: "libcrypto could not encrypt or decrypt: see the system log, then use a new swap "
+                  "file",
+    ENOSPC: "free space on its file system, or use a smaller swap file",
+    EPERM: "after a fork it belongs to the parent process; open a swap file of your own",
+}
 
 
 cdef object backing_error(Backing self, int rc, str what):
@@ -194,16 +191,32 @@ cdef class Backing:
         perform(self, WRITE, offsets, pages)
 
     def read_pages(self, offsets, out):
-        """Read the pages at `offsets` into the writable buffer `out`.
+        """Read pages.  One of a `SwapFile` that was never written reads as zeros.
 
-        Raises as `write_pages` does, and then `out` is undefined.  A page of a `SwapFile` that was
-        never written reads as zeros.
+        Parameters
+        ----------
+        offsets : array_like of int, shape (n,)
+            Where each lies.
+        out : writable bytes-like
+            Room for the n pages, one after another, in C-contiguous memory.
+
+        Raises
+        ------
+        BackingError
+            A page cannot be read; `out` is undefined then.
+        ValueError
+            An offset is out of range, `out` has a wrong length, or the store is closed.
         """
         perform(self, READ, offsets, out)
 
     def discard_pages(self, offsets):
-        """Say that the pages at `offsets` are no longer wanted: a hint, which never fails and
-        leaves them undefined."""
+        """Say that pages are no longer wanted: a hint, which never fails and leaves them undefined.
+
+        Parameters
+        ----------
+        offsets : array_like of int, shape (n,)
+            Where they lie.
+        """
         perform(self, DISCARD, offsets, None)
 
     def stats(self):
@@ -257,6 +270,10 @@ cdef class Backing:
 
     cdef int erase(self) except -1:
         """Drop every page, where a store can do that at once."""
+        return 0
+
+    cdef int wipe_freed(self, bint wipe) except -1:
+        """Whether what is left of freed pages has to be overwritten, should it not be anyway."""
         return 0
 
     cdef int release(self) except -1:

@@ -9,7 +9,8 @@ the file, not to find pages in it again: every opening starts empty.
     32-47           random identity, new at each opening
     48, 52          state (u32): 0 clean, 1 in use, 2 being made; process id of the last user
                     (u32), for messages
-    56-4091         zeros
+    56              layout (u32): 0 plain, as above, 1 packed, see packed.pyx: its length is its use
+    60-4091         zeros
     4092            CRC32 of all bytes before (u32)
 
 State 2 is written before the file gets its size, and before it loses its pages, so that a process
@@ -18,24 +19,35 @@ killed at any point leaves a file that can be opened again.
 No file is taken over: whoever has an old one open, or had it open when its mode was another, would
 read every page.  An opening makes a new file in its place.
 """
-from libc.errno cimport (EACCES, EAGAIN, EBADF, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINTR,
-                         EINVAL, EIO, EISDIR, ELOOP, EMLINK, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM,
-                         errno)
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.errno cimport (
+    EACCES, EAGAIN, EBADMSG, EBUSY, EDQUOT, EEXIST, EFBIG, EINVAL, EISDIR, ELOOP, EMLINK, ENOSPC,
+    ENOSYS, EOPNOTSUPP, EPERM,
+)
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
-from posix.fcntl cimport F_GETFL, F_SETFL, O_DIRECT, fcntl
-from posix.stat cimport fstat, struct_stat
+from posix.fcntl cimport F_GETFL, F_SETFL, fcntl, O_DIRECT
 from posix.types cimport off_t
-from posix.unistd cimport close, getpid, pread, pwrite
+from posix.unistd cimport close, getpid
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_BACKING_NATIVE, zsw_backing_ops
-from zswap_core.backings.base cimport Backing, in_range, page_size_of
+from zswap_core.backings.base cimport ATTACHED, Backing, in_range, page_size_of
+from zswap_core.backings.medium cimport (
+    allocate, BOUNCE_BYTES, BOUNCES, clear, enter, leave, overwrite, swap_file,
+)
+from zswap_core.backings.packed cimport (
+    packed_bytes, packed_clear, packed_destroy, packed_open, packed_ops, zsw_packed,
+)
+from zswap_core.backings.transfer cimport (
+    MANY, move, read_many, reader_close, reader_forget, zsw_read,
+)
 from zswap_core.fault cimport fault, Site
 from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
 from zswap_core.libraries.ciphers cimport Cipher, cipher_run
-from zswap_core.os cimport (zsw_add_i64, zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32,
-                            zsw_lock_any, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
-                            zsw_sleep_ns, zsw_store_u32, zsw_unlock, zsw_unmap, zsw_wipe, )
+from zswap_core.os cimport (
+    zsw_add_u64, zsw_fence, zsw_load_i64, zsw_load_u32, zsw_lock_any, zsw_map_as, ZSW_MAP_NO_DUMP,
+    ZSW_MAP_NO_FORK, zsw_peek_i64, zsw_peek_u64, zsw_poke_u32, zsw_sleep_ns, zsw_store_u32,
+    zsw_unlock, zsw_unmap, zsw_wipe,
+)
 
 import fcntl as locks
 import os
@@ -48,26 +60,23 @@ from contextlib import suppress
 from zswap_core.amounts import parse_bytes
 from zswap_core.errors import BackingError
 
-cdef extern from "<fcntl.h>" nogil:
-    int fallocate(int fd, int mode, off_t offset, off_t size)
-    const int FALLOC_FL_KEEP_SIZE
-    const int FALLOC_FL_PUNCH_HOLE
-    const int FALLOC_FL_ZERO_RANGE
 
 cdef enum:
     ALIGNMENT = 4096            # of memory and of file offsets: enough for O_DIRECT on every device
-    BLOCK = 512                 # what a short transfer with O_DIRECT is a multiple of
     REQUEST_BYTES = 1 << 20     # the longest single transfer
-    BOUNCE_BYTES = 1 << 18      # the same through a bounce buffer
 
 cdef enum:
     CLEAN
     IN_USE
     BEING_MADE
 
+cdef enum:
+    PLAIN
+    PACKED
+
 MAGIC = b"\x89zswap swap\r\n\x1a\n\0"
 VERSION = 1
-HEADER = struct.Struct("<16sIIQ16sII")
+HEADER = struct.Struct("<16sIIQ16sIII")
 HEADER_BYTES = 4096
 CRC_AT = HEADER_BYTES - 4
 LARGEST_FILE = (1 << 63) - 1    # what a file offset can say
@@ -77,77 +86,13 @@ MOST_LINKS = 40                 # that Linux follows in one path
 # ---- the table: any thread, no GIL ---------------------------------------------------------------
 
 
-cdef int enter(swap_file *f) noexcept nogil:
-    """0, and a leave() is due, when the file may be used."""
-    cdef struct_stat now
-    cdef int rc
-    if getpid() != f.pid:
-        return -EPERM
-    zsw_add_i64(&f.calls, 1)
-    zsw_fence()  # close sets `closed` and then reads `calls`: one of the two sees the other
-    if zsw_load_u32(&f.closed):
-        leave(f)
-        return -EBADF
-    # Where the file was cut, and where a later write made it longer again, pages would read as
-    # zeros.
-    rc = fault(Site.FILE_STAT)
-    if rc == 0 and fstat(f.fd, &now) != 0:
-        rc = -errno
-    if rc == 0 and now.st_size != f.size:
-        zsw_store_u32(&f.damaged, 1)
-    if zsw_load_u32(&f.damaged):
-        rc = -EIO
-    if rc != 0:
-        leave(f)
-    return rc
-
-
 cdef void forget_in_child(zsw_fork_watch *watch) noexcept nogil:
     """A forked child, which may give up its rights, keeps no way to the pages."""
     cdef swap_file *f = <swap_file *> watch
+    reader_forget(&f.reader)
     if f.fd >= 0:
         close(f.fd)
     f.fd = -1
-
-
-cdef void leave(swap_file *f) noexcept nogil:
-    zsw_add_i64(&f.calls, -1)
-
-
-cdef ssize_t request(int fd, bint writing, bint direct, uint8_t *memory, size_t size,
-                     off_t at) noexcept nogil:
-    """One system call: the bytes moved, or -errno."""
-    cdef int failed = fault(Site.FILE_WRITE if writing else Site.FILE_READ)
-    cdef int cut = -fault(Site.FILE_WRITE_SHORT if writing else Site.FILE_READ_SHORT)
-    cdef ssize_t moved
-    if failed != 0:
-        return failed
-    if cut != 0 and <size_t> cut < size:
-        if direct and cut < BLOCK:
-            return cut  # the system would refuse to be asked for so little
-        size = <size_t> cut
-    moved = pwrite(fd, memory, size, at) if writing else pread(fd, memory, size, at)
-    return moved if moved >= 0 else -errno
-
-
-cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size,
-              off_t at) noexcept nogil:
-    """All `size` bytes, or -errno."""
-    cdef ssize_t moved
-    while size > 0:
-        moved = request(fd, writing, direct, memory, size, at)
-        if moved == -EINTR:
-            continue
-        if moved < 0:
-            return <int> moved
-        if direct:
-            moved -= moved % BLOCK  # the next request has to start with a block
-        if moved == 0:
-            return -EIO  # the file ends here
-        memory += moved
-        size -= <size_t> moved
-        at += moved
-    return 0
 
 
 cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *source, uint8_t *target,
@@ -159,6 +104,41 @@ cdef int recode(swap_file *f, bint writing, uint64_t offset, const uint8_t *sour
     if source != target:
         memcpy(target, source, n * f.page_size)
     return 0
+
+
+cdef size_t stretch_at(const uint64_t *offsets, size_t n, size_t longest) noexcept nogil:
+    """How many of the first offsets are consecutive."""
+    cdef size_t stretch = 1
+    while stretch < longest and stretch < n and offsets[stretch] == offsets[0] + stretch:
+        stretch += 1
+    return stretch
+
+
+cdef int read_stretches(swap_file *f, const uint64_t *offsets, uint8_t *pages,
+                        size_t n) noexcept nogil:
+    """All n pages, into aligned memory, with many requests on their way at a time."""
+    cdef zsw_read reads[MANY]
+    cdef size_t firsts[MANY + 1]
+    cdef size_t i = 0, k, count
+    cdef int rc = 0
+    while i < n and rc == 0:
+        count = 0
+        while i < n and count < MANY:
+            firsts[count] = i
+            i += stretch_at(offsets + i, n - i, REQUEST_BYTES // f.page_size)
+            reads[count].memory = pages + firsts[count] * f.page_size
+            reads[count].size = (i - firsts[count]) * f.page_size
+            reads[count].at = <off_t> ((1 + offsets[firsts[count]]) * f.page_size)
+            count += 1
+        firsts[count] = i
+        read_many(&f.reader, f.fd, f.direct, reads, <uint32_t> count)
+        zsw_add_u64(&f.counts.read_requests, count)
+        for k in range(count):
+            rc = rc or reads[k].rc
+            if rc == 0:
+                rc = recode(f, False, offsets[firsts[k]], pages + firsts[k] * f.page_size,
+                            pages + firsts[k] * f.page_size, firsts[k + 1] - firsts[k])
+    return rc
 
 
 cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *pages,
@@ -175,15 +155,14 @@ cdef int transfer(swap_file *f, bint writing, const uint64_t *offsets, uint8_t *
     cdef int rc = 0
     if not in_range(f.nr_pages, offsets, n):
         return -EINVAL  # and so every product below fits: the file's own size does
+    if not writing and not unaligned and stretch_at(offsets, n, longest) < n:
+        return read_stretches(f, offsets, pages, n)
     if bounced:
         number = zsw_lock_any(f.bounce_locks, BOUNCES)
     if unaligned:
         zsw_add_u64(&f.counts.bounced_pages, n)
     while i < n and rc == 0:
-        stretch = 1
-        while stretch < longest and i + stretch < n and offsets[i
-                                                                + stretch] == offsets[i] + stretch:
-            stretch += 1
+        stretch = stretch_at(offsets + i, n - i, longest)
         bytes = stretch * f.page_size
         at = <off_t> ((1 + offsets[i]) * f.page_size)
         memory = f.bounces + number * BOUNCE_BYTES if bounced else pages
@@ -225,38 +204,6 @@ cdef int read_pages(void *store, const uint64_t *offsets, uint8_t *pages, size_t
     return rc
 
 
-cdef int allocate(Site site, int fd, int mode, off_t at, off_t size) noexcept nogil:
-    """fallocate(), over again when it was interrupted: 0 or -errno."""
-    cdef int rc = -EINTR
-    while rc == -EINTR:
-        rc = fault(site)
-        if rc == 0 and fallocate(fd, mode, at, size) != 0:
-            rc = -errno
-    return rc
-
-
-cdef int clear(swap_file *f, off_t at, off_t size) noexcept nogil:
-    """Makes zeros of a range by the file system's means.  A preallocated file keeps its blocks:
-    that is what it is for."""
-    cdef int mode = FALLOC_FL_ZERO_RANGE if f.preallocated else FALLOC_FL_PUNCH_HOLE
-    return allocate(Site.FILE_PUNCH, f.fd, mode | FALLOC_FL_KEEP_SIZE, at, size)
-
-
-cdef int overwrite(swap_file *f, off_t at, size_t size) noexcept nogil:
-    """The same where the file system has none."""
-    cdef size_t number = zsw_lock_any(f.bounce_locks, BOUNCES), part
-    cdef uint8_t *zeros = f.bounces + number * BOUNCE_BYTES
-    cdef int rc = 0
-    memset(zeros, 0, size if size < BOUNCE_BYTES else BOUNCE_BYTES)
-    while size > 0 and rc == 0:
-        part = size if size < BOUNCE_BYTES else BOUNCE_BYTES
-        rc = move(f.fd, True, f.direct, zeros, part, at)
-        at += part
-        size -= part
-    zsw_unlock(&f.bounce_locks[number])
-    return rc
-
-
 cdef int forget(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
     """What freed pages leave in the file goes at once, where the file system can do so cheaply or
     not."""
@@ -264,9 +211,7 @@ cdef int forget(swap_file *f, const uint64_t *offsets, size_t n) noexcept nogil:
     cdef off_t start
     cdef int rc = 0, failed = 0
     while i < n:
-        stretch = 1
-        while i + stretch < n and offsets[i + stretch] == offsets[i] + stretch:
-            stretch += 1
+        stretch = stretch_at(offsets + i, n - i, n)
         start = <off_t> (f.page_size + offsets[i] * f.page_size)
         rc = -EOPNOTSUPP
         if not zsw_load_u32(&f.cannot_punch):
@@ -301,6 +246,10 @@ cdef zsw_backing_ops FILE_OPS = zsw_backing_ops(
     write_pages=write_pages,
     read_pages=read_pages,
     discard=discard,
+    destroy=NULL,
+    write_objects=NULL,
+    uses=NULL,
+    tidy=NULL,
 )
 
 
@@ -441,13 +390,14 @@ cdef object read_header(int fd, str path):
     if (len(header) < HEADER_BYTES
             or zlib.crc32(header[:CRC_AT]) != int.from_bytes(header[CRC_AT:], "little")):
         raise refusal(EBADMSG, path, f"its header is damaged; {remedy}")
-    _, version, page_size, nr_pages, _, state, _ = HEADER.unpack_from(header)
+    _, version, page_size, nr_pages, _, state, _, layout = HEADER.unpack_from(header)
     if version != VERSION:
         raise refusal(EBADMSG, path, f"it has format version {version}, and this zswap knows only "
                                      f"{VERSION}; {remedy}")
-    if page_size == 0 or nr_pages == 0 or state not in (CLEAN, IN_USE, BEING_MADE):
+    if (page_size == 0 or nr_pages == 0 or state not in (CLEAN, IN_USE, BEING_MADE)
+            or layout not in (PLAIN, PACKED)):
         raise refusal(EBADMSG, path, f"its header makes no sense; {remedy}")
-    if state != BEING_MADE and length != (1 + nr_pages) * page_size:
+    if layout == PLAIN and state != BEING_MADE and length != (1 + nr_pages) * page_size:
         raise refusal(EBADMSG, path, f"it is {length} bytes long, and its header says "
                                      f"{(1 + nr_pages) * page_size}: something else has changed "
                                      f"it; {remedy}")
@@ -487,9 +437,19 @@ cdef class SwapFile(Backing):
         is made here, never leaves memory and is wiped at close.  What the file held can then be
         read by nobody, be it found on the disk or in a backup.  It hides what pages hold, not which
         are written when; and it finds no damage: a changed page decrypts to garbage.
+    io_uring : bool, default True
+        Read what many loads ask for through io_uring, where the system allows it; otherwise a few
+        threads read it.
     unlink : bool, default False
         Remove the file's name once it is open: the system frees it when the process ends, however
         it ends.
+    packed : bool, default False
+        Keep pages as they were compressed in the pool, one behind the other, and not each at an
+        offset of its own.  Less is written and read, and writes are in order whatever the offsets.
+        The file is as long as its use: it grows and shrinks, and is no larger than 1.3 times what
+        it holds, compressed, and 16 MiB; what is freed in between is moved together in the
+        background.  The engine's pages are in it only as long as the engine uses it: in between it
+        is empty.  See docs/tier.md.
 
     Attributes
     ----------
@@ -497,11 +457,15 @@ cdef class SwapFile(Backing):
         Absolute.
     direct : bool
         Whether O_DIRECT is in use.
-    preallocated, encrypted : bool
+    preallocated, encrypted, packed : bool
+    io_uring : bool
+        Whether io_uring is wanted, and was not refused when it was tried.
     id : str
         32 hexadecimal digits, new at each opening.
     left_open : bool
         Whether the file was there, and its last user died without closing it.
+    name, page_size, nr_pages, closed, attached, last_error
+        As of every `Backing`.
 
     Raises
     ------
@@ -516,10 +480,10 @@ cdef class SwapFile(Backing):
     A forked child cannot use its parent's swap file: every call fails with EPERM.  It does keep the
     file locked until it ends, should the parent die without closing.
 
-    Should the file change its length while open, all calls fail with EIO from then on, since a page
-    that was cut off would read as zeros.
+    Should others change its length while it is open, all calls fail with EIO from then on, since a
+    page that was cut off would read as zeros.
 
-    A page that was never written reads as zeros, or with `encrypt` as anything.
+    A page that was never written reads as zeros, or with `encrypt` as anything, unless `packed`.
 
     Examples
     --------
@@ -538,25 +502,32 @@ cdef class SwapFile(Backing):
     cdef readonly str id
     cdef readonly bint left_open
     cdef bint was_there         # a swap file, which this one replaced
+    cdef readonly bint packed
+    cdef zsw_packed p
 
     def __cinit__(self, *args, **kwargs):
         self.f.fd = -1
 
     def __init__(self, path, size=None, direct=True, preallocate=False, page_size=4096, *,
-                 encrypt=False, unlink=False):
+                 encrypt=False, io_uring=True, unlink=False, packed=False):
         if self.ops != NULL:
             raise TypeError("a SwapFile is opened once; make another")
         self.page_size = page_size_of(page_size)
         self.path = os.path.abspath(os.fsdecode(path))
         self.name = f"swap file {self.path!r}"
+        self.packed = packed
+        if packed and preallocate:
+            raise ValueError(f"{self.name}: a packed file takes and gives back space as it is "
+                             "used; give one of packed and preallocate")
         if size is not None:
             size = parse_bytes(size)
             self.set_size(size)
         self.f.pid = getpid()
         self.f.counts = &self.counts
+        self.f.reader.no_rings = not io_uring
         if fault(Site.FILE_BUFFERS) == 0:
-            self.f.bounces = <uint8_t *> zsw_map_as(BOUNCES * BOUNCE_BYTES, ZSW_MAP_NO_DUMP
-                                                    | ZSW_MAP_NO_FORK)
+            self.f.bounces = <uint8_t *> zsw_map_as(
+                BOUNCES * BOUNCE_BYTES, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
         if self.f.bounces == NULL:
             raise MemoryError(f"{self.name}: no memory for its bounce buffers")
         if encrypt:
@@ -589,7 +560,7 @@ cdef class SwapFile(Backing):
                               f"make a file of {self.f.size} bytes of it") from error
             raise
         self.state = &self.f
-        self.ops = &FILE_OPS
+        self.ops = packed_ops() if packed else &FILE_OPS
 
     def __del__(self):
         if self.ops != NULL and not self.attached:
@@ -597,6 +568,8 @@ cdef class SwapFile(Backing):
 
     def __dealloc__(self):
         unwatch_forks(&self.f.watch)
+        reader_close(&self.f.reader)
+        packed_destroy(&self.p)
         if self.f.fd >= 0:
             close(self.f.fd)
         zsw_unmap(self.f.bounces, BOUNCES * BOUNCE_BYTES)
@@ -604,7 +577,7 @@ cdef class SwapFile(Backing):
     def __repr__(self):
         if self.ops == NULL:
             return "<SwapFile, never opened>"
-        notes = "".join(f", {note}" for note in ("direct", "encrypted", "closed")
+        notes = "".join(f", {note}" for note in ("direct", "encrypted", "packed", "closed")
                         if getattr(self, note))
         return f"<SwapFile {self.path!r}, {self.nr_pages} pages of {self.page_size} bytes{notes}>"
 
@@ -619,6 +592,55 @@ cdef class SwapFile(Backing):
     @property
     def encrypted(self):
         return self.f.cipher != NULL
+
+    @property
+    def io_uring(self):
+        return zsw_load_u32(&self.f.reader.no_rings) == 0
+
+    def stats(self):
+        """Return what was done since the file was opened: as other stores, and `ring_requests`, how
+        many of the `read_requests` went through io_uring.
+
+        Of a packed file also `packed_bytes`, what the pages in it were compressed to, `file_bytes`,
+        its length, `file_written_bytes` and `file_read_bytes`, `moved_bytes`, what cleaning wrote
+        of those, `cleaned_segments`, and `metadata_bytes`, the memory that says where pages lie.
+        """
+        figures = super().stats() | {"ring_requests": zsw_peek_u64(&self.f.reader.in_rings)}
+        if self.packed:
+            figures |= {
+                "packed_bytes": zsw_peek_u64(&self.p.log.bytes),
+                "file_bytes": zsw_peek_i64(<int64_t *> &self.f.size),
+                "file_written_bytes": zsw_peek_u64(&self.p.written_bytes),
+                "file_read_bytes": zsw_peek_u64(&self.p.read_bytes),
+                "moved_bytes": zsw_peek_u64(&self.p.moved_bytes),
+                "cleaned_segments": zsw_peek_u64(&self.p.cleaned),
+                "metadata_bytes": packed_bytes(&self.p),
+            }
+        return figures
+
+    cpdef attach(self):
+        """Reserve the store for one engine (or one swap area of it), until `detach`.  A packed file
+        is empty before and after."""
+        Backing.attach(self)
+        self.forget_objects()
+
+    cpdef detach(self):
+        """End what `attach` began; nothing when nothing began."""
+        if zsw_load_u32(&self.use) == ATTACHED:
+            self.forget_objects()
+            zsw_poke_u32(&self.p.wipe, 0)
+        Backing.detach(self)
+
+    cdef int forget_objects(self) except -1:
+        """What is in a packed file can be read with the engine's compressors only."""
+        if self.packed:
+            with nogil:
+                packed_clear(&self.f)
+        return 0
+
+    cdef int wipe_freed(self, bint wipe) except -1:
+        zsw_poke_u32(&self.p.wipe, wipe)
+        return 0
 
     cdef int open_anew(self) except -1:
         """A new file, locked."""
@@ -676,7 +698,7 @@ cdef class SwapFile(Backing):
                              f"give {most} at most")
         self.nr_pages = self.f.nr_pages = nr_pages
         self.f.page_size = self.page_size
-        self.f.size = (1 + nr_pages) * self.page_size
+        self.f.size = self.page_size if self.packed else (1 + nr_pages) * self.page_size
         return 0
 
     cdef int make(self, bint direct, bint preallocate) except -1:
@@ -684,8 +706,10 @@ cdef class SwapFile(Backing):
         os.ftruncate(self.f.fd, self.f.size)
         if preallocate:
             self.preallocate()
-        self.f.direct = direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL)
-                                         | O_DIRECT) == 0
+        if self.packed and packed_open(&self.f, &self.p) != 0:
+            raise MemoryError(f"{self.name}: no memory to say where in it pages lie")
+        self.f.direct = (
+            direct and fcntl(self.f.fd, F_SETFL, fcntl(self.f.fd, F_GETFL) | O_DIRECT) == 0)
         self.write_header(IN_USE)
         return 0
 
@@ -700,7 +724,7 @@ cdef class SwapFile(Backing):
 
     cdef int write_header(self, uint32_t state) except -1:
         header = HEADER.pack(MAGIC, VERSION, self.page_size, self.nr_pages, bytes.fromhex(self.id),
-                             state, self.f.pid)
+                             state, self.f.pid, PACKED if self.packed else PLAIN)
         header = header.ljust(CRC_AT, b"\0")
         header += zlib.crc32(header).to_bytes(4, "little")
         cdef const uint8_t *text = header
@@ -721,6 +745,8 @@ cdef class SwapFile(Backing):
 
     cdef int erase(self) except -1:
         cdef swap_file *f = &self.f
+        if self.packed:
+            return self.forget_objects()
         with nogil:
             if enter(f) == 0:
                 if clear(f, f.page_size, f.size - f.page_size) != 0 and f.preallocated:
@@ -732,6 +758,9 @@ cdef class SwapFile(Backing):
     cdef int drop_pages(self) except -1:
         """At close, when no call is under way."""
         cdef int rc
+        if self.packed:
+            os.ftruncate(self.f.fd, self.page_size)
+            return 0
         with nogil:
             rc = clear(&self.f, self.page_size, self.f.size - self.page_size)
         if rc != 0 and not zsw_load_u32(&self.f.damaged):
@@ -750,6 +779,7 @@ cdef class SwapFile(Backing):
                 zsw_fence()
                 while zsw_load_i64(&self.f.calls) != 0:
                     zsw_sleep_ns(50_000)
+            reader_close(&self.f.reader)
             if self.cipher is not None:
                 self.cipher.forget()
             # a file that is not marked clean is as good: its content is dropped either way

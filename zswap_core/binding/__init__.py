@@ -1,5 +1,5 @@
 """The only place where Python objects, buffers and exceptions meet the engine."""
 
-from zswap_core.binding.engine import COUNTER_NAMES, FLAGS, LATENCY_BOUNDS, Engine, zpool_names
+from zswap_core.binding.engine import COUNTER_NAMES, FLAGS, LATENCY_BOUNDS, Engine
 
-__all__ = ["COUNTER_NAMES", "FLAGS", "LATENCY_BOUNDS", "Engine", "zpool_names"]
+__all__ = ["COUNTER_NAMES", "FLAGS", "LATENCY_BOUNDS", "Engine"]

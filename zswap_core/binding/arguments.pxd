@@ -9,6 +9,7 @@ cdef class View:
 
 cdef object as_int(object value, str name)
 cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff
+cdef uint64_t as_stop(object stop) except? 0xffffffffffffffff
 cdef uint32_t as_type(object swap_type) except? 0xffffffff
 cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
                     Py_buffer *buffer) except -1

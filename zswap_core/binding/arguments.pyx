@@ -10,6 +10,7 @@ from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT
 
 import numpy as np
 
+
 cdef object UINT64 = np.dtype(np.uint64), INT64 = np.dtype(np.int64)
 cdef uint64_t OFFSET_LIMIT = <uint64_t> 1 << MAX_OFFSET_SHIFT
 
@@ -41,6 +42,14 @@ cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff:
         raise ValueError(f"offset {offset} is out of range: a page number from 0 to "
                          f"2**{MAX_OFFSET_SHIFT} - 1 is needed")
     return <uint64_t> value
+
+
+cdef uint64_t as_stop(object stop) except? 0xffffffffffffffff:
+    """One past the last offset of a range."""
+    stop = as_int(stop, "stop")
+    if stop < 0 or stop > OFFSET_LIMIT:
+        raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
+    return stop
 
 
 cdef uint32_t as_type(object swap_type) except? 0xffffffff:

@@ -12,27 +12,31 @@ giving the GIL away and getting it back costs more than the microsecond or two i
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINVAL, ENOMEM, ENOSPC
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.errno cimport EINVAL, ENODEV, ENOMEM, ENOSPC
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (
-    ZSW_COMPRESSOR_SLOW, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, zsw_zpool_ops, ZSW_ZPOOL_WIPE,
+    ZSW_COMPRESSOR_SLOW, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, ZSW_ZPOOL_WIPE,
 )
 from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
 from zswap_core.binding.arguments cimport (
-    as_int, as_offset, as_type, take_pages, View, view_of, offsets_of, thread_count, idle_of,
+    as_int, as_offset, as_stop, as_type, idle_of, offsets_of, take_pages, thread_count, View,
+    view_of,
 )
 from zswap_core.binding.requests cimport (
-    LoadAs, NODES, SLICE, area_args, area_shard_numbers, batch_args, call_body, compact_all,
-    contains_page, count_nodes, count_pages, do_load, do_store, invalidate_batch, invalidate_pages,
-    is_online, latency_args, list_pools, load_batch, look, look_args, news_args, nodes_args,
-    page_args, page_sizes, pool_args, pool_row, pools_args, range_args, read_latency, read_news,
-    recompress_some, seal, set_limits, shard_offsets, store_batch, sum_totals, swap_off, swap_on,
-    use_pool, work_args, write_back,
+    allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
+    contains_page, count_nodes, count_pages, do_load, do_store, extent_args, free_extent,
+    invalidate_batch, invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span,
+    LoadAs, look, look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args,
+    page_sizes, pool_args, pool_row, pools_args, range_args, read_latency, read_news,
+    recompress_some, seal, set_limits, shard_offsets, SLICE, span_args, store_batch, store_span,
+    sum_totals, swap_off, swap_on, use_pool, walk_args, weigh_pages, work_args, write_back,
 )
-from zswap_core.binding.results cimport Handle, Held, error_for
+from zswap_core.binding.results cimport error_for, Handle, Held
+from zswap_core.buffers cimport take_buffer
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.compressors.base cimport Compressor
 from zswap_core.engine cimport engine_close, engine_create, engine_free
@@ -52,7 +56,7 @@ from zswap_core.state cimport (
 )
 from zswap_core.status cimport Status
 from zswap_core.wake cimport maintenance_wake
-from zswap_core.zpools.registry cimport zpool_at, zpool_find
+from zswap_core.zpools.registry cimport zpool_find
 
 import os
 
@@ -62,23 +66,13 @@ from zswap_core.backings import open_backing
 from zswap_core.causes import remember
 from zswap_core.errors import Error, StoreError
 from zswap_core.params import Flag as _Flag
+from zswap_core.promote import Promote as _Promote
 from zswap_core.stats import Counter as _Counter
 from zswap_core.status import REFUSALS, Status as PyStatus
 
 COUNTER_NAMES = tuple([c.name for c in sorted(_Counter) if c.name != "COUNTERS"])
 FLAGS = tuple([f.name for f in sorted(_Flag) if f.name != "FLAGS"])
 LATENCY_BOUNDS = tuple([bucket_start(i) for i in range(LATENCY_BUCKETS + 1)])
-
-
-def zpool_names():
-    """Names of the allocators, in order of preference."""
-    cdef const zsw_zpool_ops *ops
-    names = []
-    while True:
-        ops = zpool_at(len(names))
-        if ops == NULL:
-            return names
-        names.append(ops.name.decode())
 
 
 cdef bint encrypts(object store):
@@ -323,7 +317,7 @@ cdef class Engine(Handle):
                             bint kernel, int numa_node) except -1:
         memset(args, 0, sizeof(pool_args))
         args.compressor = &compressor.c
-        args.ops = zpool_find(zpool.encode())
+        args.ops = zpool_find(zpool)
         if args.ops == NULL:
             raise ValueError(f"unknown zpool {zpool!r}")
         args.config.page_size, args.config.chain, args.config.kernel, args.config.numa_node = (
@@ -382,6 +376,10 @@ cdef class Engine(Handle):
             raise Error(f"the system does not bind memory to NUMA node {node}: {os.strerror(-rc)}; "
                         "leave numa_node out, or give the process CAP_SYS_NICE if it runs in a "
                         "container")
+
+    def _trim_zeros(self):
+        """Compress pages only up to the zeros that they end in.  Before there are any pages."""
+        self.e.params.trim_zeros = True
 
     def _use_checksum(self, Checksum checksum):
         """Keep a checksum of each page.  Before there are any pages."""
@@ -462,6 +460,7 @@ cdef class Engine(Handle):
             args.pages = nr_pages
             if store is not None:
                 store.attach()
+                store.wipe_freed(self.e.params.wipe_on_free)
                 args.backing, args.store = store.ops, store.state
         except BaseException:
             if store is not None and store is not backing:
@@ -581,7 +580,12 @@ cdef class Engine(Handle):
         zsw_poke_u64(&self.e.params.shrinker_interval_ns, interval_ns)
         zsw_poke_i64(&self.e.params.writeback_limit, limit)
         zsw_poke_u64(&self.e.params.writeback_rate, rate)
+        zsw_poke_u64(&self.e.pause_ns, 0)       # what they held up may go on
+        zsw_poke_u64(&self.e.resting_until, 0)
         maintenance_wake(self.e)                # it sleeps by the old interval
+
+    def _set_promote(self, str name):
+        zsw_poke_u32(&self.e.params.promote, _Promote[name])
 
     def _writeback_limit(self):
         return zsw_peek_i64(&self.e.params.writeback_limit)
@@ -714,12 +718,182 @@ cdef class Engine(Handle):
         return 0
 
     def invalidate(self, offset, *, swap_type=0):
-        """Free the page at `offset`.  Returns whether one was held."""
+        """Free a page.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        bool
+            Whether one was held.
+        """
         cdef range_args args
         args.first = args.last = as_offset(offset)
         args.type = as_type(swap_type)
         self.call(invalidate_pages, &args, self.backed != 0)
         return args.pages != 0
+
+    # ---- extents ---------------------------------------------------------------------------------
+
+    def allocate(self, pages, swap_type=0):
+        """Hand out offsets in a row that nobody else is given until they are freed.
+
+        So that several users can share one area.  It knows only what it has handed out itself: an
+        area in which you choose offsets of your own is not one to allocate from.
+
+        Parameters
+        ----------
+        pages : int
+            How many, 1 or more.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            The first of the offsets.  Nothing is held at any of them.
+
+        Raises
+        ------
+        Error
+            When the area has not so many offsets in a row left.
+        ValueError
+            When `pages` is out of range, the area not online, or the engine closed.
+
+        Notes
+        -----
+        Of all places that fit the first is taken.  An extent costs no memory where its neighbour is
+        of the same length, and 40 bytes elsewhere.
+        """
+        cdef extent_args args
+        args.type, pages = as_type(swap_type), as_int(pages, "pages")
+        if not 0 < pages <= <uint64_t> 1 << MAX_OFFSET_SHIFT:
+            raise ValueError(f"pages is {pages}; 1 to 2**{MAX_OFFSET_SHIFT} is needed")
+        args.pages = pages
+        self.call(allocate_extent, &args, False)
+        if args.rc == -ENOSPC:
+            raise Error(f"swap area {args.type} has no {pages} offsets in a row left; free some, "
+                        "or bring an area online that has more (swapon)")
+        if args.rc == -ENOMEM:
+            raise MemoryError(f"no memory for one more extent of swap area {args.type}")
+        if args.rc != 0:
+            raise ValueError(f"swap area {args.type} is not online")
+        return args.offset
+
+    def free(self, offset, swap_type=0):
+        """Take back what `allocate` gave, and free every page in it.
+
+        Parameters
+        ----------
+        offset : int
+            What `allocate` returned.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            How many pages were held there.
+
+        Raises
+        ------
+        ValueError
+            When no extent begins at `offset`, be it that it was freed before.
+        MemoryError
+            When there is no memory to split what the extent is noted in.  Nothing has changed then.
+        """
+        cdef extent_args args
+        args.offset, args.type, args.pages = as_offset(offset), as_type(swap_type), 0
+        self.call(free_extent, &args, self.backed != 0)
+        if args.rc == -ENOMEM:
+            raise MemoryError(f"no memory to free the extent at offset {args.offset} of swap area "
+                              f"{args.type}; it is as it was")
+        if args.rc == -ENODEV:
+            raise ValueError(f"swap area {args.type} is not online")
+        if args.rc != 0:
+            raise ValueError(f"no extent begins at offset {args.offset} of swap area {args.type}: "
+                             "free what allocate() returned, once")
+        return args.pages
+
+    # ---- bytes of any number, from the beginning of a page on ------------------------------------
+
+    def _store_span(self, first, data, *, swap_type=0):
+        """Store a buffer of any length at `first` and what follows; the last page is filled up with
+        zeros.  All or nothing: if a page is refused, none of them is held any more."""
+        cdef span_args args
+        cdef Py_buffer buffer
+        args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
+        take_buffer(data, "data", False, &buffer)
+        try:
+            args.data, args.bytes = <uint8_t *> buffer.buf, buffer.len
+            self.run_span(&args, store_span, self.slow or self.backed != 0)
+        finally:
+            PyBuffer_Release(&buffer)
+        if args.status < 0:
+            error = error_for(args.status, args.error, args.first + args.done, args.type, self)
+            if args.done:
+                self.invalidate_range(args.first, args.first + args.done, swap_type=swap_type)
+            self.hear()
+            self._refused(args.status, error)
+            raise error
+        self.hear()
+
+    def _load_span(self, first, out, *, swap_type=0):
+        """What _store_span stored: into `out`, a buffer, or as bytes where that is their number."""
+        cdef span_args args
+        cdef Py_buffer buffer
+        args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
+        if type(out) is int:
+            out = PyBytes_FromStringAndSize(NULL, out)
+            args.data, args.bytes = <uint8_t *> PyBytes_AS_STRING(out), len(out)
+            self.read_span(&args)
+            return out
+        take_buffer(out, "out", True, &buffer)
+        try:
+            args.data, args.bytes = <uint8_t *> buffer.buf, buffer.len
+            self.read_span(&args)
+        finally:
+            PyBuffer_Release(&buffer)
+        return out
+
+    cdef int read_span(self, span_args *args) except -1:
+        # A page or less is tried with the GIL: if it can be read at once it takes a microsecond.
+        args.no_wait = args.bytes <= self.e.page_size
+        self.run_span(args, load_span, not args.no_wait)
+        if zsw_unlikely(args.status == Status.WOULD_BLOCK):
+            args.no_wait = False
+            self.run_span(args, load_span, True)
+        self.hear()
+        if args.status < 0:
+            raise error_for(args.status, args.error, args.first + args.done, args.type, self)
+        return 0
+
+    cdef int run_span(self, span_args *args, call_body body, bint waits) except -1:
+        args.done, args.part, args.most, args.status = 0, NULL, SLICE // 16, 0
+        waits = waits or args.bytes > self.e.page_size
+        if args.bytes % self.e.page_size:
+            args.part = <uint8_t *> PyMem_Malloc(self.e.page_size)
+            if args.part == NULL:
+                raise MemoryError
+        try:
+            while True:
+                self.call(body, args, waits)
+                if args.status < 0 or args.done * self.e.page_size >= args.bytes:
+                    return 0
+                PyErr_CheckSignals()
+        except BaseException:
+            if body == store_span and args.done and not self.closed:
+                self.invalidate_range(args.first, args.first + args.done, swap_type=args.type)
+            raise
+        finally:
+            if args.part != NULL and self.e.params.wipe_on_free:
+                memset(args.part, 0, self.e.page_size)
+            PyMem_Free(args.part)
 
     # ---- the mapping over area 0; collections.abc supplies the rest ------------------------------
 
@@ -884,7 +1058,20 @@ cdef class Engine(Handle):
         return codes if storing else pages
 
     def invalidate_many(self, offsets, *, swap_type=0):
-        """Free the pages at `offsets`.  Returns how many were held."""
+        """Free pages, wherever they lie.
+
+        Parameters
+        ----------
+        offsets : array_like of int, shape (n,)
+            Page numbers in the area.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            How many were held.
+        """
         cdef look_args args
         cdef uint64_t n, begun = 0, freed = 0
         cdef View view
@@ -902,14 +1089,24 @@ cdef class Engine(Handle):
             PyErr_CheckSignals()
 
     def invalidate_range(self, start, stop, *, swap_type=0):
-        """Free the pages at ``start <= offset < stop``.  Returns how many were held."""
+        """Free a range of pages, in time that grows with what is held there.
+
+        Parameters
+        ----------
+        start, stop : int
+            The first page number, and the one after the last.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            How many were held.
+        """
         cdef range_args args
         args.type, args.first, args.pages = as_type(swap_type), as_offset(start), 0
-        stop = as_int(stop, "stop")
-        if stop < 0 or stop > <uint64_t> 1 << MAX_OFFSET_SHIFT:
-            raise ValueError(f"stop {stop} is out of range: 0 to 2**{MAX_OFFSET_SHIFT} is needed")
         # one too far; a range of none is one of the wrong way round, or closed
-        args.last = stop
+        args.last = as_stop(stop)
         if args.last > args.first:
             args.last -= 1
             self.call(invalidate_pages, &args, True)
@@ -918,11 +1115,29 @@ cdef class Engine(Handle):
         return args.pages
 
     def invalidate_area(self, swap_type=0):
-        """Free every page of an area, which stays online.  Returns how many were held."""
+        """Free every page of an area, which stays online.
+
+        Parameters
+        ----------
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            How many were held.
+        """
         return self.invalidate_range(0, <uint64_t> 1 << MAX_OFFSET_SHIFT, swap_type=swap_type)
 
     def compressed_sizes(self, offsets, *, swap_type=0):
-        """What each page takes, before the allocator's rounding.
+        """Say what each page takes, before the allocator's rounding.
+
+        Parameters
+        ----------
+        offsets : array_like of int, shape (n,)
+            Page numbers in the area.
+        swap_type : int, optional
+            The swap area.
 
         Returns
         -------
@@ -940,6 +1155,58 @@ cdef class Engine(Handle):
         args.sizes = <int32_t *> size_view.buffer.buf
         self.call(page_sizes, &args, True)
         return sizes
+
+    def next_held(self, offset=0, *, swap_type=0):
+        """Find the first page that is held, from an offset on.
+
+        Parameters
+        ----------
+        offset : int
+            Where to begin.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int or None
+            Its offset; None when there is none.
+        """
+        cdef walk_args args
+        args.type, args.offset = as_type(swap_type), as_offset(offset)
+        self.call(next_held, &args, True)
+        return args.offset if args.found else None
+
+    def next_hole(self, offset=0, *, swap_type=0):
+        """Find the first offset at which no page is held, from an offset on.
+
+        Parameters
+        ----------
+        offset : int
+            Where to begin.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int or None
+            The offset: the area's size when all the others are held; None when the area has no such
+            offset, or is not online.
+        """
+        cdef walk_args args
+        args.type, args.offset = as_type(swap_type), as_offset(offset)
+        self.call(next_hole, &args, True)
+        return args.offset if args.found else None
+
+    def _weight(self, start, stop, swap_type):
+        cdef walk_args args
+        args.type, args.offset = as_type(swap_type), as_offset(start)
+        args.last = as_stop(stop)
+        if args.last > args.offset:
+            args.last -= 1
+            self.call(weigh_pages, &args, True)
+            return args.weight.pages, args.weight.same_filled, args.weight.backed, args.weight.bytes
+        self.call(look, NULL, False)
+        return 0, 0, 0, 0
 
     # ---- iteration -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, z
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.walk cimport zsw_weight
 
 
 cdef enum:
@@ -52,6 +53,46 @@ cdef struct range_args:
 cdef void invalidate_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void count_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void is_online(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+# From `offset` on, or at offset..last.
+cdef struct walk_args:
+    uint32_t type
+    uint64_t offset
+    uint64_t last
+    bint found
+    zsw_weight weight
+
+cdef void next_held(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void next_hole(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void weigh_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef struct extent_args:
+    uint32_t type
+    uint64_t offset
+    uint64_t pages              # of an extent to allocate; that were held in one that is freed
+    int rc
+
+cdef void allocate_extent(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void free_extent(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+# Bytes that lie in a row from the beginning of a page on; the last one may be a part of a page.
+cdef struct span_args:
+    uint32_t type
+    uint64_t first
+    uint8_t *data
+    uint64_t bytes
+    uint8_t *part               # room for a page, where `bytes` are no whole number of them
+    uint64_t done               # pages, of this call and those before
+    uint64_t most               # of one call
+    bint no_wait
+    int status                  # of the first page that failed
+    int error
+
+cdef void store_span(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void load_span(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct batch_args:

@@ -1,6 +1,8 @@
 """What methods ask of the engine, done inside a call: see the .pxd."""
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
+from zswap_core.allocate cimport engine_allocate, engine_free_extent
 from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapon
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.compact cimport engine_compact
@@ -21,7 +23,10 @@ from zswap_core.pool cimport engine_set_limits, engine_use_pool
 from zswap_core.recompress cimport engine_recompress
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.store cimport store_page
-from zswap_core.walk cimport engine_area_pages, engine_shard_offsets, engine_shards
+from zswap_core.walk cimport (
+    engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
+    engine_weigh,
+)
 from zswap_core.writeback cimport engine_writeback
 
 
@@ -78,6 +83,70 @@ cdef void count_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef void is_online(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef range_args *a = <range_args *> args
     a.pages = find_area(e, a.type, 0) != NULL
+
+
+cdef void next_held(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef walk_args *a = <walk_args *> args
+    a.found = engine_next_held(e, a.type, &a.offset)
+
+
+cdef void next_hole(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef walk_args *a = <walk_args *> args
+    a.found = engine_next_hole(e, a.type, &a.offset)
+
+
+cdef void weigh_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef walk_args *a = <walk_args *> args
+    engine_weigh(e, a.type, a.offset, a.last, &a.weight)
+
+
+cdef void allocate_extent(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef extent_args *a = <extent_args *> args
+    a.rc = engine_allocate(e, a.type, a.pages, &a.offset)
+
+
+cdef void free_extent(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef extent_args *a = <extent_args *> args
+    a.rc = engine_free_extent(e, w, a.type, a.offset, &a.pages)
+
+
+cdef void store_span(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef span_args *a = <span_args *> args
+    cdef uint64_t at, last = a.done + a.most
+    cdef uint8_t *page
+    a.status = 0
+    while a.done < last and a.done * e.page_size < a.bytes:
+        at = a.done * e.page_size
+        page = a.data + at
+        if a.bytes - at < e.page_size:
+            memcpy(a.part, page, a.bytes - at)
+            memset(a.part + (a.bytes - at), 0, e.page_size - (a.bytes - at))
+            page = a.part
+        a.status = store_page(e, w, a.type, a.first + a.done, page, False)
+        if a.status < 0:
+            a.error = w.error
+            return
+        a.done += 1
+
+
+cdef void load_span(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef span_args *a = <span_args *> args
+    cdef uint64_t at, last = a.done + a.most
+    cdef uint8_t *page
+    cdef bint part
+    a.status = 0
+    while a.done < last and a.done * e.page_size < a.bytes:
+        at = a.done * e.page_size
+        part = a.bytes - at < e.page_size
+        page = a.part if part else a.data + at
+        a.status = load_page(e, w, a.type, a.first + a.done, page,
+                             LOAD_NO_WAIT if a.no_wait else 0)
+        if a.status < 0:
+            a.error = w.error
+            return
+        if part:
+            memcpy(a.data + at, page, a.bytes - at)
+        a.done += 1
 
 
 cdef void store_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

@@ -82,4 +82,6 @@ cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, H
         error = Error(f"{where}: the compressor {engine.compressor_.spec} failed")
         error.__cause__ = compressor_error(engine)
         return error
-    return Error(f"{where}: {PyStatus(status).text}")
+    text = PyStatus(status).text
+    why = text.removeprefix("Refused: ")
+    return Error(f"{where}: {text}" if why == text else f"{where} refused: {why}")

@@ -11,7 +11,7 @@ from libc.errno cimport EBADMSG, EIO
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops
+from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops, ZSW_COMPRESSOR_WHOLE_PAGES
 from zswap_core.buffers cimport take_buffer
 from zswap_core.compressors.base cimport Compressor, spec_of
 from zswap_core.interpreter cimport zsw_python_is_gone
@@ -136,7 +136,7 @@ cdef zsw_compressor_ops PYTHON = zsw_compressor_ops(
     abi_version=ZSW_ABI_VERSION,
     struct_size=sizeof(zsw_compressor_ops),
     name="python",
-    flags=0,
+    flags=ZSW_COMPRESSOR_WHOLE_PAGES,
     bound=bound,
     ctx_new=NULL,
     ctx_free=NULL,

@@ -1,4 +1,3 @@
-# cython: language_level=3
 from zswap_core.abi cimport zsw_compressor, zsw_compressor_ops
 from zswap_core.libraries.bind cimport Library
 

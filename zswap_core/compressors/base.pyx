@@ -7,19 +7,15 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from zswap_core.abi cimport (
-    ZSW_ABI_VERSION,
-    ZSW_COMPRESSOR_CAPSULE,
-    ZSW_COMPRESSOR_NEEDED,
+    zsw_compressor, ZSW_COMPRESSOR_CAPSULE, ZSW_COMPRESSOR_NEEDED, zsw_compressor_ops,
     ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
-    zsw_compressor,
-    zsw_compressor_ops,
 )
 from zswap_core.buffers cimport take_buffer
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library
+from zswap_core.plugin cimport table_name, take_table
 
 import os
 
@@ -130,7 +126,13 @@ cdef class Compressor:
     # ---- one page at a time ----------------------------------------------------------------------
 
     def bound(self, n):
-        """Return the room that `compress_into` wants so that any n bytes fit."""
+        """Return the room that `compress_into` wants so that any `n` bytes fit.
+
+        Parameters
+        ----------
+        n : int
+            Bytes to compress.
+        """
         check(self)
         cdef size_t size = n
         return self.c.ops.bound(self.c.state, size)
@@ -155,7 +157,20 @@ cdef class Compressor:
         return bytes(memoryview(out)[:n]) if n else None
 
     def decompress(self, data, size):
-        """Decompress to exactly `size` bytes; anything else is a `PageCorruptError`."""
+        """Decompress what was compressed of `size` bytes.
+
+        Parameters
+        ----------
+        data : bytes-like
+            What `compress` made.
+        size : int
+            Bytes before it was compressed, all of them and no more.
+
+        Raises
+        ------
+        PageCorruptError
+            When `data` is damaged, or comes to another length.
+        """
         out = bytearray(size)
         n = self.decompress_into(data, out)
         if n != size:
@@ -163,12 +178,42 @@ cdef class Compressor:
         return bytes(out)
 
     def compress_into(self, data, out):
-        """Compress into a writable buffer.  Return how many bytes were written, 0 when the result
-        does not fit."""
+        """Compress into a buffer.
+
+        Parameters
+        ----------
+        data : bytes-like
+            What to compress, up to 2 GiB.
+        out : writable bytes-like
+            Where the result goes; `bound` says what is always enough.
+
+        Returns
+        -------
+        int
+            Bytes written; 0 when the result does not fit.
+        """
         return convert(self, True, data, out)
 
     def decompress_into(self, data, out):
-        """Decompress into a writable buffer.  Return how many bytes were written."""
+        """Decompress into a buffer.
+
+        Parameters
+        ----------
+        data : bytes-like
+            What `compress` made.
+        out : writable bytes-like
+            Where the result goes.
+
+        Returns
+        -------
+        int
+            Bytes written.
+
+        Raises
+        ------
+        PageCorruptError
+            When `data` is damaged, or does not fit.
+        """
         return convert(self, False, data, out)
 
     # ---- capsules --------------------------------------------------------------------------------
@@ -208,25 +253,20 @@ cdef class Compressor:
         cdef const zsw_compressor *given = (
             <const zsw_compressor *> PyCapsule_GetPointer(capsule, ZSW_COMPRESSOR_CAPSULE))
         cdef const zsw_compressor_ops *ops = given.ops
-        if (ops == NULL or ops.abi_version != ZSW_ABI_VERSION
-                or ops.struct_size < ZSW_COMPRESSOR_NEEDED):
-            raise ValueError("the capsule's table is not of compressor ABI version "
-                             f"{ZSW_ABI_VERSION}")
+        cdef zsw_compressor_ops whole
+        take_table(ops, "compressor", ZSW_COMPRESSOR_NEEDED, &whole, sizeof(whole))
         if ops.bound == NULL or ops.compress == NULL or ops.decompress == NULL:
             raise ValueError("the capsule's table lacks bound, compress or decompress")
         if (ops.ctx_new == NULL) != (ops.ctx_free == NULL):
             raise ValueError("the capsule's table has one of ctx_new and ctx_free without the "
                              "other")
         if name is None:
-            if ops.name == NULL:
-                raise ValueError("the capsule's table has no name, and none was given")
-            name = ops.name.decode()
+            name = table_name(ops)
 
         cdef Compressor self = Compressor.__new__(Compressor)
         self.c.ops = ops
         if ops.struct_size < sizeof(zsw_compressor_ops):
-            memcpy(&self.whole, ops, ops.struct_size)
-            self.whole.struct_size = sizeof(zsw_compressor_ops)
+            self.whole = whole
             self.c.ops = &self.whole
         self.c.state = given.state
         self.keep = capsule
@@ -246,7 +286,7 @@ cdef void release_owner(object capsule) noexcept:
 
 cpdef str dictionary_id(object dictionary):
     """What tells a dictionary from another."""
-    from hashlib import sha256              # dear to import, and few have dictionaries
+    from hashlib import sha256  # dear to import, and few have dictionaries
     return sha256(dictionary).hexdigest()
 
 

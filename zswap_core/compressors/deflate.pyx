@@ -3,7 +3,7 @@ from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_SLOW, zsw_compressor_ops
+from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops, ZSW_COMPRESSOR_SLOW
 from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
@@ -58,8 +58,8 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
 
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
                       size_t cap) noexcept nogil:
-    return <int64_t> (<deflate_state *> state).compress((<deflate_context *> ctx).compressor, src,
-                                                        n, dst, cap)
+    return <int64_t> (<deflate_state *> state).compress(
+        (<deflate_context *> ctx).compressor, src, n, dst, cap)
 
 
 cdef int64_t decompress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,

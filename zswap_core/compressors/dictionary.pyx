@@ -77,8 +77,9 @@ def train_dictionary(pages, size=16 << 10, *, page_size=4096):
     if not view.c_contiguous or view.nbytes % page_size:
         raise ValueError(f"pages must be a C-contiguous buffer of whole pages of {page_size} "
                          f"bytes, not of {view.nbytes} bytes")
-    samples = sample_pages(view, page_size, max(SAMPLES * size // page_size,
-                                                FEWEST)) if view.nbytes else view
+    samples = view
+    if view.nbytes:
+        samples = sample_pages(view, page_size, max(SAMPLES * size // page_size, FEWEST))
     if len(samples) < FEWEST:
         raise ValueError(f"{len(samples)} pages that are not same-filled are too few to learn "
                          f"from; {FEWEST} are needed")

@@ -9,18 +9,20 @@ from libc.errno cimport EBADMSG, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from zswap_core.abi cimport (ZSW_ABI_VERSION, ZSW_COMPRESSOR_GIVES_UP, ZSW_COMPRESSOR_SLOW,
-                             ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor,
-                             zsw_compressor_ops)
+from zswap_core.abi cimport (
+    ZSW_ABI_VERSION, zsw_compressor, ZSW_COMPRESSOR_GIVES_UP, zsw_compressor_ops,
+    ZSW_COMPRESSOR_SLOW, ZSW_COMPRESSOR_STATELESS_DECOMPRESS,
+)
 from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library
-from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unlikely, zsw_unmap
+from zswap_core.os cimport zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_unlikely, zsw_unmap
 
 import os
 
 from zswap_core.compressors.registry import open_compressor
 from zswap_core.errors import CompressorNotFound
+
 
 cdef extern from "lref.h" nogil:
     ctypedef struct lref_variant:
@@ -49,6 +51,7 @@ cdef extern from "lref.h" nogil:
     lref_class lref_classify(const lref_variant *variant, const uint8_t *src, size_t n)
 
 VARIANT_ENV = "ZSWAP_LREF"
+FASTER_THAN_LZ4 = ("avx512", "avx2", "neon")    # for these "auto" means lref
 
 
 # The other compressor is called through its table; the Compressor keeps whoever opened it alive.
@@ -138,12 +141,25 @@ cdef int64_t compress_heap(const lref_state *s, lref_context *c, const uint8_t *
     return less
 
 
+cdef int64_t ask_other(const lref_state *s, lref_context *c, const uint8_t *src, size_t n,
+                       uint8_t *dst, size_t cap, int64_t size) noexcept nogil:
+    """A second opinion on what came out large, `size` bytes in dst, or does not fit, 0: the other
+    compressor's result where that is less."""
+    cdef size_t room = min(cap if size == 0 else <size_t> size - 1, n)
+    cdef int64_t less = compress_other(s, c, src, n, c.between, room, s.other_mark)
+    if less > 0:
+        memcpy(dst, c.between, less)
+    memset(c.between, 0, room)
+    return size if less == 0 else less
+
+
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
                       size_t cap) noexcept nogil:
     cdef const lref_state *s = <const lref_state *> state
     cdef lref_context *c = <lref_context *> ctx
     cdef lref_class looks = LREF_TEXT           # so does what is no page
-    cdef int64_t size, less
+    cdef size_t large = n - n // 4
+    cdef int64_t size
     if s.other.ops == NULL:
         return <int64_t> lref_compress(s.variant, c.workspace, src, n, dst, cap)
     if n % LREF_PIECE_SIZE == 0 and n - 1 < LREF_SIZE_MAX:
@@ -154,9 +170,8 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
         size = compress_other(s, c, src, n, dst, min(cap, n), s.other_mark)
         return size if size != 0 else keep_raw(src, n, dst, cap)
     size = compress_heap(s, c, src, n, dst, cap)
-    if size > <int64_t> n:                      # it did not shrink
-        less = compress_other(s, c, src, n, dst, n, s.other_mark)
-        return less if less != 0 else keep_raw(src, n, dst, cap)
+    if size > <int64_t> large or (size == 0 and cap >= large):
+        size = ask_other(s, c, src, n, dst, cap, size)
     return size
 
 
@@ -217,6 +232,13 @@ def variants():
     return names
 
 
+def default_variant():
+    """The one that the environment names, or the best."""
+    name = os.environ.get(VARIANT_ENV) or variants()[0]
+    find_variant(name)
+    return name
+
+
 cdef const lref_variant *find_variant(str name) except NULL:
     """The variant of that name; CompressorNotFound when there is none or this processor lacks what
     it needs."""
@@ -240,7 +262,7 @@ def open_lref(level, path=None, variant=None):
     path : str, optional
         The library's file for the other compressor: liblz4, or libzstd for level 3.
     variant : str, optional
-        One of `variants()`; by default what the environment names, or the best.
+        One of `variants()`; by default `default_variant()`.
     """
     cdef Compressor self, other = None
     cdef Library lib = Library.__new__(Library)
@@ -250,7 +272,7 @@ def open_lref(level, path=None, variant=None):
     if level:
         other = open_compressor("zstd:1" if level == 3 else "lz4", path=path)
     if variant is None:
-        variant = os.environ.get(VARIANT_ENV) or variants()[0]
+        variant = default_variant()
     lib.library = "lref"
     lib.version = f"1 ({variant})"
     lib.path = __file__

@@ -7,14 +7,15 @@ from libc.errno cimport EBADMSG, EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from zswap_core.abi cimport ZSW_ABI_VERSION, ZSW_COMPRESSOR_STATELESS_DECOMPRESS, zsw_compressor_ops
+from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops, ZSW_COMPRESSOR_STATELESS_DECOMPRESS
 from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
-from zswap_core.os cimport ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_map_as, zsw_unmap
+from zswap_core.os cimport zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_unmap
 
 from zswap_core.errors import CompressorNotFound
-from zswap_core.libraries.find import LIBLZO2, explicit_path, module_file
+from zswap_core.libraries.find import explicit_path, LIBLZO2, module_file
+
 
 # LZO1X_1_MEM_COMPRESS
 cdef size_t WORK_SIZE = 16384 * sizeof(void *)

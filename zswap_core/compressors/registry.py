@@ -3,6 +3,8 @@
 A spec is a name, or a name and a level: "lz4", "zstd:3", "zstd:-5".  The spec of an opened
 compressor with a dictionary goes on with the dictionary's id, as in "zstd:3+dict:1a2b3c4d", and can
 be opened again as long as somebody holds that compressor.
+
+"auto" is no compressor but a choice: lref where the processor has the vectors for it, else lz4.
 """
 
 import re
@@ -26,6 +28,7 @@ from zswap_core.libraries.find import (
     out_of_memory,
 )
 from zswap_core.locks import Lock
+from zswap_core.registry import Registry
 
 __all__ = [
     "CompressorInfo",
@@ -58,7 +61,8 @@ _BUILTIN = {
     "deflate": _Builtin("deflate", LIBDEFLATE, (1, 6, 12)),
     "lref": _Builtin("lref", None, (1, 1, 3)),
 }
-_registered: dict[str, _Registered] = {}
+_known = Registry("compressor", CompressorNotFound, _BUILTIN)
+AUTO = "auto"
 
 _DICTIONARY_SIZES = 8, 1 << 24  # zstd ignores less; more than 16 MiB helps no page
 
@@ -74,7 +78,6 @@ class _Key(NamedTuple):
 _opened: WeakValueDictionary[_Key, Compressor] = WeakValueDictionary()
 _lock = Lock()
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 _LEVEL = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -115,7 +118,8 @@ def open_compressor(
     Parameters
     ----------
     spec : str or Compressor
-        "name" or "name:level"; a Compressor is returned as it is.
+        "name" or "name:level", or "auto": `lref` where the processor has AVX2 or NEON at least,
+        else `lz4`; a Compressor is returned as it is.
     path : str, optional
         The library's file, for a compressor that has a library; by default it is looked for.
     dictionary : bytes-like, optional
@@ -147,9 +151,9 @@ def open_compressor(
     if not isinstance(spec, str):
         raise TypeError(f"a compressor is a string or a Compressor, not {type(spec).__name__}")
 
-    spec, plus, known = spec.partition("+")
+    spec, plus, known = chosen(spec).partition("+")
     name, colon, text = spec.partition(":")
-    entry = _entry(name)
+    entry = _known.find(name)
     level = _level(name, entry.levels, text if colon else None)
     if isinstance(entry, _Builtin) and entry.source is not None:
         path = explicit_path(entry.source, path)
@@ -173,9 +177,20 @@ def open_compressor(
     else:
         opened = _open_registered(name, entry, level)
     with _lock:
-        if _registered.get(name, entry) is not entry:
-            return opened  # replaced meanwhile
+        if _known.get(name) is not entry:
+            return opened  # replaced or taken away meanwhile
         return _opened.setdefault(key, opened)
+
+
+def chosen(spec: str) -> str:
+    """Return what "auto" stands for on this machine, and any other spec as it is."""
+    name, colon, _ = spec.partition(":")
+    if name != AUTO:
+        return spec
+    if colon:
+        raise ValueError(f"{AUTO!r} stands for lref or lz4 and has no levels: name one of these")
+    lref = import_module("zswap_core.compressors.lref")
+    return "lref" if lref.default_variant() in lref.FASTER_THAN_LZ4 else "lz4"
 
 
 def _with_known_dictionary(spec: str, known: str) -> Compressor:
@@ -198,15 +213,6 @@ def _dictionary(name: str, entry: "_Builtin | _Registered", dictionary: Any) -> 
     if not low <= len(data) <= high:
         raise ValueError(f"the dictionary is {len(data)} bytes long; {low} to {high} are needed")
     return data
-
-
-def _entry(name: str) -> "_Builtin | _Registered":
-    with _lock:
-        entry = _BUILTIN.get(name) or _registered.get(name)
-        known = [*_BUILTIN, *sorted(_registered)]
-    if entry is None:
-        raise CompressorNotFound(f"there is no compressor {name!r}; there are {', '.join(known)}")
-    return entry
 
 
 def _level(name: str, levels: Levels | None, text: str | None) -> int | None:
@@ -290,12 +296,9 @@ def register_compressor(
     ValueError
         The name is not allowed, or belongs to a compressor that comes with zswap.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is not a name for a compressor: use a-z, 0-9, '_', '.' and '-', 32 at most"
-        )
-    if name in _BUILTIN:
-        raise ValueError(f"compressor {name!r} comes with zswap and cannot be replaced")
+    if name == AUTO:
+        raise ValueError(f"{name!r} is no name for a compressor: it stands for lref or lz4")
+    _known.check(name)
     if factory is not None:
         if compress is not None or decompress is not None:
             raise TypeError("give either compress and decompress or factory, not both")
@@ -310,16 +313,26 @@ def register_compressor(
 
     with _lock:
         _forget(name)
-        _registered[name] = _Registered(factory or (lambda: made), levels)
+        _known.add(name, _Registered(factory or (lambda: made), levels))
 
 
 def unregister_compressor(name: str) -> None:
-    """Take a registered compressor away.  What uses it already goes on using it."""
-    if name in _BUILTIN:
-        raise ValueError(f"compressor {name!r} comes with zswap and cannot be taken away")
+    """Take a registered compressor away.  What uses it already goes on using it.
+
+    Parameters
+    ----------
+    name : str
+        The name it was registered under.
+
+    Raises
+    ------
+    CompressorNotFound
+        Nothing was registered under that name.
+    ValueError
+        It comes with zswap.
+    """
     with _lock:
-        if _registered.pop(name, None) is None:
-            raise CompressorNotFound(f"no compressor {name!r} was registered")
+        _known.remove(name)
         _forget(name)
 
 
@@ -330,12 +343,8 @@ def _forget(name: str) -> None:
 
 def compressors() -> list[CompressorInfo]:
     """List every known compressor, whether its library is there, and which was taken."""
-    with _lock:
-        entries: dict[str, _Builtin | _Registered] = {
-            **_BUILTIN,
-            **dict(sorted(_registered.items())),
-        }
-    return [_info(name, entry) for name, entry in entries.items()]
+    entries = ((name, _known.get(name)) for name in _known.names())
+    return [_info(name, entry) for name, entry in entries if entry]
 
 
 def _info(name: str, entry: "_Builtin | _Registered") -> CompressorInfo:

@@ -1,5 +1,5 @@
 """Shared libraries, opened by dlopen."""
-from posix.dlfcn cimport RTLD_LOCAL, RTLD_NOW, dlerror, dlopen, dlsym
+from posix.dlfcn cimport dlerror, dlopen, dlsym, RTLD_LOCAL, RTLD_NOW
 
 from zswap_core.fault cimport fault, Site
 

@@ -1,4 +1,3 @@
-# cython: language_level=3
 from zswap_core.checksum cimport zsw_checksum
 from zswap_core.libraries.bind cimport Library
 

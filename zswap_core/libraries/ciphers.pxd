@@ -1,7 +1,7 @@
-# cython: language_level=3
 from libc.stdint cimport uint8_t, uint64_t
 
 from zswap_core.os cimport zsw_mutex
+
 
 cdef enum:
     KEY_BYTES = 64              # two AES-256 keys, as XTS wants

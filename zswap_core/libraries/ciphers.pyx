@@ -12,14 +12,16 @@ from libc.string cimport memset
 from posix.mman cimport mlock
 
 from zswap_core.libraries.bind cimport Library, open_library
-from zswap_core.os cimport (EKEYREJECTED, zsw_lock_any, zsw_map_secret, zsw_random, zsw_unlock,
-                            zsw_unmap_secret, zsw_wipe)
+from zswap_core.os cimport (
+    EKEYREJECTED, zsw_lock_any, zsw_map_secret, zsw_random, zsw_unlock, zsw_unmap_secret, zsw_wipe,
+)
 
 import os
 import warnings
 
 from zswap_core.errors import BackingError, CompressorNotFound
 from zswap_core.libraries.find import LIBCRYPTO
+
 
 cdef enum:
     TWEAK_BYTES = 16
@@ -87,9 +89,9 @@ cdef class Cipher:
                 raise MemoryError(f"{name}: no memory to encrypt with")
             # With memory for whatever a call will need.
             if self.c.init(self.c.contexts[i], kind, NULL, NO_KEY, NO_KEY, 1) != 1:
-                raise BackingError(EKEYREJECTED, f"{name}: {library.path} refuses AES-256-XTS; use "
-                                                 f"another OpenSSL, or ${LIBCRYPTO.env} to name "
-                                                 "one")
+                raise BackingError(
+                    EKEYREJECTED, f"{name}: {library.path} refuses AES-256-XTS; use another "
+                                  f"OpenSSL, or ${LIBCRYPTO.env} to name one")
         self.c.key = <uint8_t *> zsw_map_secret()
         if self.c.key == NULL:
             raise BackingError(ENOMEM, f"{name}: the system gives no memory that is safe for a key "

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """Spans of 1 to 32 contiguous pages, carved out of a few big mappings and given back to the system
 in batches.
 
@@ -19,8 +18,9 @@ at every moment, and the memory behind the arena is never more than that.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_zpool_config
-from zswap_core.os cimport ZSW_POISON, zsw_add_u64, zsw_load_u64, zsw_mutex, zsw_unlikely, zsw_wipe
+from zswap_core.os cimport zsw_add_u64, zsw_load_u64, zsw_mutex, ZSW_POISON, zsw_unlikely, zsw_wipe
 from zswap_core.slab cimport zsw_slab
+
 
 cdef enum:
     ARENA_SPAN_MAX = 32              # pages in the longest span

@@ -11,30 +11,17 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from zswap_core.abi cimport ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, ZSW_ZPOOL_WIPE, zsw_zpool_config
+from zswap_core.abi cimport zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FORK, ZSW_ZPOOL_WIPE
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
-    ZSW_POISON,
-    ZSW_UNPOISON,
-    zsw_add_u64,
-    zsw_ctz,
-    zsw_load_u64,
-    zsw_lock,
-    ZSW_MAP_NO_DUMP,
-    ZSW_MAP_NO_FORK,
-    zsw_map,
-    zsw_map_as,
-    zsw_bind_node,
-    zsw_nodes_of,
-    zsw_popcount,
-    zsw_release_inside,
-    zsw_unlock,
-    zsw_unmap,
-    zsw_yield,
+    zsw_add_u64, zsw_bind_node, zsw_ctz, zsw_load_u64, zsw_lock, zsw_map, zsw_map_as,
+    ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_nodes_of, ZSW_POISON, zsw_popcount, zsw_release_inside,
+    zsw_relock, zsw_unlock, zsw_unmap, ZSW_UNPOISON, zsw_yield,
 )
 from zswap_core.slab cimport (
     slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate,
 )
+
 
 cdef enum:
     IDLE_BYTES = 1 << 20        # about this much stays warm
@@ -42,6 +29,7 @@ cdef enum:
     REGION_BYTES_MAX = 8 << 20
     REGION_PAGES_MIN = 64        # whole words of bits, and room for the longest span
     NODE_BATCH = 512            # pages the system is asked about at a time
+    SPANS_HELD = 32             # become free before others get the arena's lock
 
 cdef uint64_t ALL = ~(<uint64_t> 0)
 
@@ -327,6 +315,8 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
     zsw_lock(&arena.lock)
     for first in range(count):
         uncarve(arena, batch[first].at, batch[first].pages)
+        if first % SPANS_HELD == SPANS_HELD - 1:
+            zsw_relock(&arena.lock)
     arena.releasing -= 1
     zsw_unlock(&arena.lock)
     return pages
@@ -391,8 +381,9 @@ cdef void arena_init(zsw_arena *arena, uint32_t page_shift,
     arena.numa_node = config.numa_node
     arena.wipe = config.flags & ZSW_ZPOOL_WIPE != 0
     arena.regions.mapping = ZSW_MAP_NO_DUMP if config.flags & ZSW_ZPOOL_NO_DUMP else 0
-    arena.mapping = arena.regions.mapping | (ZSW_MAP_NO_FORK if config.flags & ZSW_ZPOOL_NO_FORK
-                                             else 0)
+    arena.mapping = arena.regions.mapping
+    if config.flags & ZSW_ZPOOL_NO_FORK:
+        arena.mapping |= ZSW_MAP_NO_FORK
 
 
 cdef void arena_destroy(zsw_arena *arena) noexcept nogil:
@@ -509,12 +500,13 @@ cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_span *s
 
 cdef int check_region(zsw_arena *arena, uint64_t *claims, uint32_t id) noexcept nogil:
     cdef zsw_region *region = region_of(arena, id)
+    cdef uint64_t taken
     cdef uint32_t i
     cdef uint32_t free_pages = 0
     cdef uint32_t longest
     for i in range(<uint32_t> REGION_WORDS):
-        if claims[<size_t> id * REGION_WORDS + i] != (~region.free[i] if i < region.pages // 64
-                                                      else region.free[i]):
+        taken = ~region.free[i] if i < region.pages // 64 else region.free[i]
+        if claims[<size_t> id * REGION_WORDS + i] != taken:
             # a page that is neither free nor in a span
             return -206
         free_pages += <uint32_t> zsw_popcount(region.free[i])

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What an allocator would take, without an engine: for `zswap analyze`."""
 from cpython.exc cimport PyErr_NoMemory
 from libc.errno cimport ENOMEM
@@ -10,6 +9,7 @@ from zswap_core.zpools.registry cimport zpool_find
 from zswap_core.zpools.zsmalloc cimport zsmalloc_classes, zsmalloc_geometry
 
 import os
+
 
 cdef enum:
     MOST_CLASSES = 256
@@ -46,7 +46,7 @@ cdef class Trial:
         config.page_size, config.chain, config.kernel = page_size, chain, kernel
         config.numa_node, config.flags = -1, 0
         self.name = name
-        self.ops = zpool_find(name.encode())
+        self.ops = zpool_find(name)
         if self.ops == NULL:
             raise LookupError(f"there is no zpool {name!r}")
         check(self.ops.create(&config, &self.pool), name)

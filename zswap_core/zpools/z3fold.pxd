@@ -1,9 +1,9 @@
-# cython: language_level=3
 """z3fold: up to three objects a page, or one that needs the whole of it."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_zpool_ops
-from zswap_core.zpools.zbud cimport CHUNKS, buddy_page, buddy_pool
+from zswap_core.zpools.zbud cimport buddy_page, buddy_pool, CHUNKS
+
 
 cdef enum:
     CELLS = 3

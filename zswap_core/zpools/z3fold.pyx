@@ -36,39 +36,17 @@ from libc.string cimport memcpy, memmove
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.os cimport (
-    ZSW_UNPOISON,
-    zsw_load_u64,
-    zsw_lock,
-    zsw_store_u64,
-    zsw_unlikely,
-    zsw_unlock,
+    zsw_load_u64, zsw_lock, zsw_store_u64, zsw_unlikely, zsw_unlock, ZSW_UNPOISON,
 )
 from zswap_core.slab cimport slab_give, slab_limit
 from zswap_core.zpools.arena cimport arena_release, arena_vacate
 from zswap_core.zpools.zbud cimport (
-    BY_AGE,
-    CHUNK_BITS,
-    CHUNKS,
-    best_fit,
-    buddies_check,
-    buddies_create,
-    buddies_destroy,
-    buddies_node_pages,
-    buddies_stats,
-    buddies_total_pages,
-    buddies_trim,
-    buddy_page,
-    buddy_pool,
-    chunks_for,
-    lru_touch,
-    object_at,
-    page_at,
-    page_delete,
-    page_new,
-    page_objects,
-    unbuddied_add,
+    best_fit, buddies_check, buddies_create, buddies_destroy, buddies_node_pages, buddies_stats,
+    buddies_total_pages, buddies_trim, buddy_page, buddy_pool, BY_AGE, CHUNK_BITS, CHUNKS,
+    chunks_for, lru_touch, object_at, page_at, page_delete, page_new, page_objects, unbuddied_add,
     unbuddied_remove,
 )
+
 
 cdef enum:
     HEADER = 2                  # chunks
@@ -498,9 +476,8 @@ cdef int z3_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexce
             and middle_target(&on.page) != on.page.start_middle):
         move_middle(pool, cell)
         moved = True
+    # what is due is the caller's to trim, who holds a lock
     zsw_unlock(&pool.buddies.lock)
-    if zsw_unlikely(due):
-        arena_release(&pool.buddies.arena)
     new_handle[0] = handle                      # the cell stays, whatever it says now
     return moved
 

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """zbud: one or two objects a page; and what z3fold, which packs three, has in common with it.
 
 A page of either is 64 chunks, whatever its size: one or two that the kernel's header takes, then
@@ -15,6 +14,7 @@ from zswap_core.abi cimport zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats
 from zswap_core.os cimport zsw_ctz, zsw_mutex
 from zswap_core.slab cimport slab_at, zsw_slab
 from zswap_core.zpools.arena cimport zsw_arena
+
 
 cdef enum:
     CHUNK_BITS = 6

@@ -18,43 +18,21 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport (
-    ZSW_ABI_VERSION,
-    ZSW_PAGE_SIZE_MAX,
-    ZSW_PAGE_SIZE_MIN,
-    ZSW_ZPOOL_NO_DUMP,
-    zsw_zpool_config,
-    zsw_zpool_ops,
-    zsw_zpool_stats,
+    ZSW_ABI_VERSION, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
+    zsw_zpool_ops, zsw_zpool_stats,
 )
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
+    zsw_ctz, zsw_lock, zsw_map_as, ZSW_MAP_NO_DUMP, zsw_unlikely, zsw_unlock, zsw_unmap,
     ZSW_UNPOISON,
-    zsw_ctz,
-    zsw_lock,
-    ZSW_MAP_NO_DUMP,
-    zsw_map_as,
-    zsw_unlikely,
-    zsw_unlock,
-    zsw_unmap,
 )
 from zswap_core.slab cimport slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take
 from zswap_core.zpools.arena cimport (
-    arena_alloc,
-    arena_check_begin,
-    arena_check_claim,
-    arena_check_end,
-    arena_commit,
-    arena_destroy,
-    arena_free,
-    arena_idle_pages,
-    arena_init,
-    arena_metadata_bytes,
-    arena_node_pages,
-    arena_release,
-    arena_total_pages,
-    arena_vacate,
-    zsw_span,
+    arena_alloc, arena_check_begin, arena_check_claim, arena_check_end, arena_commit, arena_destroy,
+    arena_free, arena_idle_pages, arena_init, arena_metadata_bytes, arena_node_pages, arena_release,
+    arena_total_pages, arena_vacate, zsw_span,
 )
+
 
 cdef enum:
     HEADER = 1                      # chunks

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """zsmalloc: objects in size classes, each class packed into zspages of a few pages."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -6,6 +5,7 @@ from zswap_core.abi cimport zsw_zpool_ops
 from zswap_core.os cimport zsw_mutex
 from zswap_core.slab cimport zsw_slab
 from zswap_core.zpools.arena cimport zsw_arena, zsw_span
+
 
 cdef enum:
     SLOT_BITS = 12              # of a handle

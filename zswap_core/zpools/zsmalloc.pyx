@@ -26,61 +26,24 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (
-    ZSW_ABI_VERSION,
-    ZSW_HANDLE_BITS,
-    ZSW_PAGE_SIZE_MAX,
-    ZSW_PAGE_SIZE_MIN,
-    ZSW_ZPOOL_NO_DUMP,
-    zsw_zpool_config,
-    zsw_zpool_ops,
-    zsw_zpool_stats,
+    ZSW_ABI_VERSION, ZSW_HANDLE_BITS, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN, zsw_zpool_config,
+    ZSW_ZPOOL_NO_DUMP, zsw_zpool_ops, zsw_zpool_stats,
 )
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
-    ZSW_UNPOISON,
-    zsw_add_i64,
-    zsw_add_u64,
-    zsw_clz,
-    zsw_ctz,
-    zsw_lock,
-    ZSW_MAP_NO_DUMP,
-    zsw_map_as,
-    zsw_peek_i64,
-    zsw_peek_u64,
-    zsw_prefetch,
-    zsw_unlikely,
-    zsw_unlock,
-    zsw_unmap,
+    zsw_add_i64, zsw_add_u64, zsw_clz, zsw_ctz, zsw_lock, zsw_map_as, ZSW_MAP_NO_DUMP, zsw_peek_i64,
+    zsw_peek_u64, zsw_prefetch, zsw_relock, zsw_unlikely, zsw_unlock, zsw_unmap, ZSW_UNPOISON,
 )
 from zswap_core.slab cimport (
-    slab_at,
-    slab_bytes,
-    slab_destroy,
-    slab_give,
-    slab_init,
-    slab_limit,
-    slab_peek,
-    slab_take,
+    slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_peek, slab_take,
     slab_validate,
 )
 from zswap_core.zpools.arena cimport (
-    ARENA_SPAN_MAX,
-    arena_alloc,
-    arena_check_begin,
-    arena_check_claim,
-    arena_check_end,
-    arena_commit,
-    arena_destroy,
-    arena_free,
-    arena_idle_pages,
-    arena_init,
-    arena_metadata_bytes,
-    arena_node_pages,
-    arena_release,
-    arena_total_pages,
-    arena_uncommit,
-    arena_vacate,
+    arena_alloc, arena_check_begin, arena_check_claim, arena_check_end, arena_commit, arena_destroy,
+    arena_free, arena_idle_pages, arena_init, arena_metadata_bytes, arena_node_pages, arena_release,
+    ARENA_SPAN_MAX, arena_total_pages, arena_uncommit, arena_vacate,
 )
+
 
 cdef enum:
     OUR_CHAIN = 32
@@ -97,6 +60,11 @@ cdef enum:
     # what is left of a class's objects once compaction has filled all others
     TAIL = 13
     WITH_ROOM = 0x7FE           # the mask of groups 1 to 10
+
+    # What compaction does before others get the lock of a class: zspages that change their group,
+    MOVES_HELD = 64
+    TRIMS_HELD = 4                  # that give memory back,
+    SEEN_HELD = 512                 # that are looked at for that
 
 
 # ---- geometry ------------------------------------------------------------------------------------
@@ -498,16 +466,23 @@ cdef uint32_t emptiest(const zs_class *cls) noexcept nogil:
 
 
 cdef uint64_t class_compact_begin(zs_pool *pool, zs_class *cls) noexcept nogil:
-    cdef uint64_t free = cls.zspages * cls.slots - cls.objects
+    """Under the class's lock, which others have in between."""
     cdef uint64_t moves = 0
-    cdef uint32_t id = emptiest(cls)
-    cdef uint32_t left
-    while free >= cls.slots and id != 0:
+    cdef uint32_t sources = 0
+    cdef uint32_t id, left
+    cdef int64_t free
+    while True:
+        # of all but the sources; those that others emptied meanwhile still count as such
+        free = <int64_t> (cls.zspages - sources) * cls.slots - <int64_t> cls.objects
+        id = emptiest(cls)
+        if id == 0 or free < cls.slots:
+            break
         group_move(pool, cls, id, SOURCE)
         moves += zspage_of(pool, id).objects
-        free -= cls.slots
-        id = emptiest(cls)
-    if id != 0 and not pool.whole:
+        sources += 1
+        if sources % MOVES_HELD == 0:
+            zsw_relock(&cls.lock)
+    if id != 0 and free >= 0 and not pool.whole:
         left = cls.slots - <uint32_t> free              # slots the tail will have in use
         if zspage_of(pool, id).span.committed > pages_for(pool, cls, left):
             group_move(pool, cls, id, TAIL)
@@ -566,29 +541,36 @@ cdef int zs_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexce
     target = zs_map(pool, <uint64_t> id << SLOT_BITS | slot)
     ZSW_UNPOISON(target, cls.payload)
     memcpy(target, zs_map(pool, handle), cls.payload)
-    zs_free(pool, handle)
+    zsw_lock(&cls.lock)
+    # what is due is the caller's to trim, who holds a lock
+    object_drop(pool, cls, <uint32_t> (handle >> SLOT_BITS), <uint32_t> (handle & SLOT_MASK))
+    zsw_unlock(&cls.lock)
     new_handle[0] = <uint64_t> id << SLOT_BITS | slot
     return 1
 
 
-cdef uint64_t trim_tails(zs_pool *pool, zs_class *cls) noexcept nogil:
-    """Gives back the pages behind the last object of each zspage with room; returns how many."""
+cdef bint trim_some(zs_pool *pool, zs_class *cls, uint64_t *freed) noexcept nogil:
+    """Gives back the pages behind the last object of some zspages with room, of which there are few
+    after compaction; False when no more are found."""
     cdef zspage *zs
-    cdef uint64_t freed = 0
-    cdef uint32_t group, id, slots, pages
+    cdef uint32_t group, id, slots, pages, seen = 0, trimmed = 0
     for group in range(1, <uint32_t> FULL):
         id = cls.heads[group]
         while id != 0:
+            if trimmed == TRIMS_HELD or seen == SEEN_HELD:
+                return trimmed != 0
             zs = zspage_of(pool, id)
+            seen += 1
             slots = cls.slots
             while slot_is_free(zs, slots - 1):
                 slots -= 1
             pages = pages_for(pool, cls, slots)
             if pages < zs.span.committed:
-                freed += zs.span.committed - pages
+                freed[0] += zs.span.committed - pages
                 arena_uncommit(&pool.arena, &zs.span, pages)
+                trimmed += 1
             id = zs.next
-    return freed
+    return False
 
 
 cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
@@ -596,8 +578,9 @@ cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
     again."""
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef zs_class *cls
-    cdef int64_t freed = 0
-    cdef uint32_t i, id, group
+    cdef uint64_t trimmed = 0
+    cdef int64_t freed
+    cdef uint32_t i, id, group, moved = 0
     for i in range(pool.class_count):
         cls = &pool.classes[i]
         zsw_lock(&cls.lock)
@@ -605,13 +588,15 @@ cdef uint64_t zs_compact_end(void *opaque) noexcept nogil:
             while cls.heads[group] != 0:
                 id = cls.heads[group]
                 group_move(pool, cls, id, fullness(cls, zspage_of(pool, id).objects))
-        if not pool.whole:
-            # Under the lock, since an object may come to lie there; after compaction few zspages
-            # have room.
-            freed += <int64_t> trim_tails(pool, cls)
+                moved += 1
+                if moved % MOVES_HELD == 0:
+                    zsw_relock(&cls.lock)
+        # Under the lock, since an object may come to lie there.
+        while not pool.whole and trim_some(pool, cls, &trimmed):
+            zsw_relock(&cls.lock)
         zsw_unlock(&cls.lock)
     arena_release(&pool.arena)
-    freed = max(freed + zsw_peek_i64(&pool.freed_by_compaction), <int64_t> 0)
+    freed = max(<int64_t> trimmed + zsw_peek_i64(&pool.freed_by_compaction), <int64_t> 0)
     zsw_add_u64(&pool.pages_compacted, <uint64_t> freed)
     return <uint64_t> freed
 

@@ -18,13 +18,13 @@ from test_backing_adapter import Full, Memory, read
 from zswap_core.backings import Backing, PythonBacking, SwapFile
 
 PAGE = 4096
-SIZES = [4096, 16384, 65536]
+SIZES = [4096, 16384, pytest.param(65536, marks=pytest.mark.slow)]
 
 
-def in_file(direct):
+def in_file(direct, **kwargs):
     def make(folder, nr_pages, page_size):
         path = folder / "swap"
-        return SwapFile(path, nr_pages * page_size, direct=direct, page_size=page_size)
+        return SwapFile(path, nr_pages * page_size, direct=direct, page_size=page_size, **kwargs)
 
     return make
 
@@ -39,6 +39,9 @@ def of_object(kind):
 KINDS = {
     "direct": in_file(True),
     "cached": in_file(False),
+    "packed": in_file(True, packed=True),
+    "packed, cached": in_file(False, packed=True, io_uring=False),
+    "packed, encrypted": in_file(True, packed=True, encrypt=True),
     "object": of_object(Full),
     "object without discard": of_object(Memory),
 }
@@ -49,7 +52,7 @@ if "ZSWAP_TEST_BACKING" in os.environ:
 
 def in_folders(*kinds):
     """Each kind with the folders that make a difference to it."""
-    where = {kind: ["disk", "shm"] for kind in ("direct", "cached", "own")}
+    where = {kind: ["disk", "shm"] for kind in ("direct", "cached", "packed", "own")}
     pairs = [(kind, folder) for kind in kinds for folder in where.get(kind, ["disk"])]
     return pytest.mark.parametrize(("kind", "folder"), pairs, indirect=["folder"])
 
@@ -65,6 +68,7 @@ def unaligned(size, shift=8):
     return aligned(size + PAGE)[shift : shift + size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page_size", SIZES)
 @each
 def test_against_a_dict(kind, folder, page_size):
@@ -76,7 +80,7 @@ def test_against_a_dict(kind, folder, page_size):
         assert isinstance(store, Backing)
         assert store.page_size == page_size
         assert store.nr_pages >= nr_pages
-        assert kind != "cached" or not store.direct
+        assert "cached" not in kind or not store.direct
         obj = getattr(store, "obj", None)
         last = [store.nr_pages - 1, store.nr_pages // 2]
         for step in range(100):
@@ -120,7 +124,7 @@ def test_against_a_dict(kind, folder, page_size):
         assert figures["write_failures"] == figures["read_failures"] == 0
         assert figures["discard_failures"] == 0
         if isinstance(store, SwapFile):
-            assert (figures["bounced_pages"] > 0) == store.direct
+            assert (figures["bounced_pages"] > 0) == (store.direct and not store.packed)
         if obj is not None:
             done = {
                 kind: [offsets for k, offsets in obj.calls if k == kind]
@@ -159,6 +163,7 @@ def test_beyond_the_end(kind, folder):
         assert read(store, end - 1) == b"x" * PAGE
 
 
+@pytest.mark.slow
 @each
 def test_threads(kind, folder):
     """More of them than a swap file has bounce buffers."""

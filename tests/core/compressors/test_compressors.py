@@ -257,6 +257,7 @@ def decompress_anything(c, data, cap=PAGE):
 
 
 @pytest.mark.parametrize("spec", ["lz4", "lz4hc", "zstd", "deflate", "lzo", "lref", "lref:2"])
+@pytest.mark.slow
 def test_damage_is_contained(spec):
     c = opened(spec)
     packed = [c.compress(page) for page in PAGES]

@@ -3,6 +3,7 @@ says; damage; limits."""
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,28 @@ def test_marks():
     assert marks[2] == [THEN_ZSTD, THEN_ZSTD, ZSTD, RAW]
 
 
+def test_a_second_opinion():
+    """What lref does little for is given to the other one, too, also where it does not fit at all;
+    whichever is smaller counts, and a low limit is no reason to ask."""
+    rnd = random.Random(0)
+    lines = [rnd.randbytes(30) + bytes(34) for _ in range(36)]  # this half looks like a heap
+    page = (b"".join(lines) + rnd.randbytes(1019) * 2)[:PAGE]
+    c, alone = open_lref(1), VARIANTS[0].compress(page)
+    packed = c.compress(page)
+    assert len(alone) > PAGE * 3 // 4 > len(packed) + 100
+    assert packed[-1] == LZ4
+    assert c.decompress(packed, PAGE) == page
+    assert c.compress(page, len(alone) - 1) == packed
+    assert c.compress(page, len(packed)) is None
+
+    noisy = b"".join(rnd.randbytes(6) + bytes(2) for _ in range(512))  # no four alike in a row
+    noisy = noisy[:-256] + noisy[2048:2304]  # of which LZ4 makes something, but less
+    assert (
+        PAGE * 3 // 4 < len(c.compress(noisy)) < len(open_compressor("lz4").compress(noisy)) < PAGE
+    )
+    assert c.compress(noisy)[-1] == PIECE
+
+
 def test_it_shrinks_what_it_is_for():
     rng = np.random.default_rng(0)
     words = np.zeros((512, 64), np.uint64)
@@ -260,6 +283,7 @@ def outcome(c, packed, size):
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [PAGE, 16384])
 def test_variants_agree_on_damage(size):
     rnd = random.Random(size)
@@ -353,11 +377,43 @@ def test_an_unknown_variant(monkeypatch, name):
         open_lref(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", variants())
 def test_a_variant_by_name(python, name):
     code = "import zswap; print(next(i.version for i in zswap.compressors() if i.name == 'lref'))"
     out = python(code, ZSWAP_LREF=name)
     assert out.strip() == f"1 ({name})"
+
+
+@pytest.mark.parametrize("name", variants())
+def test_auto(monkeypatch, name):
+    """lref where vectors make it the faster one, else lz4; what it stands for is what is seen."""
+    monkeypatch.setenv("ZSWAP_LREF", name)
+    expected = "lref:1" if name in ("avx512", "avx2", "neon") else "lz4:1"
+    assert open_compressor("auto").spec == expected
+    with zswap.ZSwap("auto", max_pool_bytes="1MiB") as z:
+        z[0] = HEAPS[0]
+        assert z.compressor == expected
+        z.compressor = "zstd:1"
+        z.parameters["compressor"] = "auto"
+        assert z.compressor == z.pools()[0].compressor == expected
+        z.recompress("auto")
+        assert z[0] == HEAPS[0]
+
+
+def test_auto_is_no_name(monkeypatch):
+    with pytest.raises(CompressorNotFound, match="there is no compressor 'autos'"):
+        open_compressor("autos")
+    with pytest.raises(ValueError, match="'auto' stands for lref or lz4 and has no levels"):
+        open_compressor("auto:1")
+    with pytest.raises(ValueError, match="takes no dictionary"):
+        open_compressor("auto", dictionary=bytes(64))
+    with pytest.raises(ValueError, match="it stands for lref or lz4"):
+        zswap.register_compressor("auto", bytes, bytes)
+    assert "auto" not in [info.name for info in zswap.compressors()]
+    monkeypatch.setenv("ZSWAP_LREF", "avx9")
+    with pytest.raises(CompressorNotFound, match="ZSWAP_LREF asks for 'avx9'"):
+        open_compressor("auto")
 
 
 @pytest.mark.parametrize("spec", ["lref", "lref:2", "lref:3"])
@@ -388,6 +444,41 @@ def test_the_engine_tells_it_what_is_worth_it():
         z.parameters["reject_compress_poor"] = True
         assert z.store_many([3, 4], noise + poor).tolist() == [zswap.Status.COMPRESS_POOR] * 2
         assert z.stats().reject_compress_poor == 2
+
+
+@pytest.mark.slow
+def test_no_jump_depends_on_what_a_page_holds(tmp_path):
+    """In the AVX-512 encoder jumps are only where a loop goes on or ends, where the room does, and
+    at the first line; whatever compares bytes moves by condition instead."""
+    folder = ROOT / "zswap_core" / "lref"
+    if "avx2" not in variants() or not (folder / "lref.c").exists():
+        pytest.skip("not x86-64, or the sources are not here")
+    if not (shutil.which("gcc") and shutil.which("objdump")):
+        pytest.skip("there is no gcc or no objdump")
+    made = str(tmp_path / "avx512.o")
+    command = ["gcc", "-O3", "-g", f"-I{folder}", "-c", str(folder / "lref_avx512.c"), "-o", made]
+    subprocess.run(command, check=True, timeout=120)
+    listing = subprocess.run(
+        ["objdump", "-d", "-l", "--no-show-raw-insn", "--disassemble=lref_avx512_pack", made],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    sources = {name: (folder / name).read_text().splitlines() for name in os.listdir(folder)}
+    at, jumps = "", set()
+    for text in listing.splitlines():
+        if place := re.match(r"\S*/(\S+):(\d+)(?: |$)", text):
+            at = dict(enumerate(sources.get(place[1], []), 1)).get(int(place[2]), text).strip()
+        elif re.match(r" +[0-9a-f]+:\s+j(?!mp)", text):
+            jumps.add(at)
+    assert "vpcompressb" in listing
+    # once a piece, and where the loops over lines say so
+    once = {"if (n < 4)", "if (most >> 8 == 1)", "if (own[0] != 0) {"}
+    in_loops = {"if (i >= first)", "if (room >= 64)"}
+    left = {at for at in jumps - once - in_loops if not at.startswith(("for (", "if (n_lits + "))}
+    assert all(at.startswith("first = at == 0") for at in left), left
+    assert in_loops <= jumps
 
 
 @pytest.mark.slow

@@ -176,6 +176,7 @@ def test_checks_notice_a_leak_and_an_overlap():
     assert arena.validate() == 0  # a failed check leaves nothing locked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_random_life(seed):
     arena = Arena()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import zswap
-from zswap.memory import online_node
+from zswap.meminfo import online_node
 from zswap_core.binding import Engine
 
 PAGE = 4096

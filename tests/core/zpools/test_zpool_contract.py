@@ -194,6 +194,7 @@ def test_compaction_of_the_untouched_has_nothing_to_do(pool):
 # ---- against a dict ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("seed", range(2))
 def test_random_life(pool, options, seed):
@@ -248,6 +249,7 @@ def test_random_life(pool, options, seed):
 # ---- threads -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pool", "options"), BUSY, ids=ids)
 def test_threads(pool, options):
     """Every thread sees its own objects whole, whatever the others put beside them, while their

@@ -19,7 +19,11 @@
 #define ZSW_HANDLE_BITS 40
 #define ZSW_HANDLE_MAX ((((uint64_t)1) << ZSW_HANDLE_BITS) - 1)
 
+/* Names of the capsules in which a package hands over a plug-in: a zsw_compressor, a zsw_zpool_ops,
+ * a zsw_backing.  What they point to lives as long as the capsule. */
 #define ZSW_COMPRESSOR_CAPSULE "zswap_core.compressor.v1"
+#define ZSW_ZPOOL_CAPSULE "zswap_core.zpool.v1"
+#define ZSW_BACKING_CAPSULE "zswap_core.backing.v1"
 
 /* ---- compressors ------------------------------------------------------------------------- */
 
@@ -30,6 +34,8 @@
 /* compress() saves time with a lower `cap`: it is then given no more than what a page may take
  * and still be worth it. */
 #define ZSW_COMPRESSOR_GIVES_UP 4u
+/* decompress() fails where the result is shorter than `cap`: it is given whole pages only. */
+#define ZSW_COMPRESSOR_WHOLE_PAGES 8u
 
 typedef struct zsw_compressor_ops {
     uint32_t abi_version;
@@ -116,7 +122,8 @@ typedef struct zsw_zpool_ops {
      *   compact_begin picks the pages to empty and returns how many objects are to move (0: nothing
      *                 to win);
      *   relocate      moves one object if it lies on such a page (1, *new_handle set), else leaves
-     *                 it (0), or -ENOMEM;
+     *                 it (0), or -ENOMEM; the caller holds a lock, and trims what was left now and
+     *                 then;
      *   compact_end   frees what got empty and returns the number of pages freed. */
     uint64_t (*compact_begin)(void *pool);
     int (*relocate)(void *pool, uint64_t handle, uint64_t *new_handle);
@@ -139,15 +146,33 @@ typedef struct zsw_zpool_ops {
     /* As free, of n objects.  May be NULL. */
     void (*free_many)(void *pool, const uint64_t *handles, size_t n);
     /* Bytes that the live object of this handle can hold; 0 when the handle, any number, names
-     * none. For checks at rest. */
+     * none. For checks at rest.  May be NULL. */
     size_t (*object_room)(void *pool, uint64_t handle);
 } zsw_zpool_ops;
 
+/* As ZSW_COMPRESSOR_NEEDED; of these functions all must be there, from ZSW_ZPOOL_FIRST on. */
+#define ZSW_ZPOOL_FIRST offsetof(zsw_zpool_ops, create)
+#define ZSW_ZPOOL_NEEDED offsetof(zsw_zpool_ops, prefetch)
+
 /* ---- backing stores ---------------------------------------------------------------------- */
 
-/* Flag: write_pages may run on a thread of the engine's, beside the one that prepares the next
+/* Flags: write_pages may run on a thread of the engine's, beside the one that prepares the next
  * pages; it never calls back. */
 #define ZSW_BACKING_NATIVE 1u
+/* What it has of a page takes room until the page is discarded, or written anew: so a page that is
+ * replaced in the pool is discarded. */
+#define ZSW_BACKING_LOG 2u
+
+/* Flag of an object: it decompresses to what the page begins with, and the rest is zeros. */
+#define ZSW_OBJECT_TRIMMED 1u
+
+/* A page as it lies in the pool. */
+typedef struct zsw_object {
+    const uint8_t *data;
+    const zsw_compressor *compressor; /* of what is shorter than a page; else it is a page */
+    uint32_t length;
+    uint32_t flags;
+} zsw_object;
 
 typedef struct zsw_backing_ops {
     uint32_t abi_version;
@@ -157,9 +182,33 @@ typedef struct zsw_backing_ops {
     /* n pages at page numbers offsets[0..n), ascending, lying one after another in pages.  0 when
      * all are written; on -errno none of them counts as written. */
     int (*write_pages)(void *store, const uint64_t *offsets, const uint8_t *pages, size_t n);
+    /* -EBADMSG when what the store has of a page is damaged. */
     int (*read_pages)(void *store, const uint64_t *offsets, uint8_t *pages, size_t n);
-    /* The pages are no longer wanted; a hint. */
+    /* The pages are no longer wanted; a hint.  May be NULL. */
     void (*discard)(void *store, const uint64_t *offsets, size_t n);
+    /* Ends `store`; called once, when nobody calls any of these any more.  May be NULL. */
+    void (*destroy)(void *store);
+    /* As write_pages, of pages as they are in the pool: read_pages decompresses them.  May be NULL;
+     * with it, `uses` must be there.  These three are not asked yet of a store in a capsule. */
+    int (*write_objects)(
+        void *store, const uint64_t *offsets, const zsw_object *objects, size_t n);
+    /* Whether it may yet ask this compressor to decompress: until then that stays. */
+    int (*uses)(void *store, const zsw_compressor *compressor);
+    /* Some milliseconds of housekeeping, asked for in the background now and then; 1 when there may
+     * be more to do.  May be NULL. */
+    int (*tidy)(void *store);
 } zsw_backing_ops;
+
+/* As ZSW_COMPRESSOR_NEEDED; of these functions all must be there, from ZSW_BACKING_FIRST on. */
+#define ZSW_BACKING_FIRST offsetof(zsw_backing_ops, write_pages)
+#define ZSW_BACKING_NEEDED offsetof(zsw_backing_ops, discard)
+
+/* One store, open.  The offsets that its functions are given are below nr_pages. */
+typedef struct zsw_backing {
+    const zsw_backing_ops *ops;
+    void *state;
+    uint64_t nr_pages;
+    uint32_t page_size;
+} zsw_backing;
 
 #endif

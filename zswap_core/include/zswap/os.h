@@ -50,6 +50,7 @@
     static inline int zsw_cas_##suffix(type *p, type from, type to) \
     { return __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED); }
 ZSW_ATOMICS(u8, uint8_t)
+ZSW_ATOMICS(u16, uint16_t)
 ZSW_ATOMICS(u32, uint32_t)
 ZSW_ATOMICS(u64, uint64_t)
 ZSW_ATOMICS(i64, int64_t)
@@ -94,6 +95,10 @@ static inline int zsw_clz(uint64_t v) { return __builtin_clzll(v); }
 
 typedef struct zsw_mutex {
     uint32_t word;
+#ifdef ZSW_LOCK_STATS
+    struct zsw_lock_site *site; /* where it was locked */
+    uint64_t since;
+#endif
 } zsw_mutex;
 
 static inline void zsw_futex_wait(uint32_t *word, uint32_t seen) {
@@ -130,6 +135,18 @@ static inline void zsw_lock(zsw_mutex *m) {
 static inline void zsw_unlock(zsw_mutex *m) {
     if (zsw_unlikely(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2u))
         zsw_futex_wake(&m->word, 1);
+}
+
+#ifdef ZSW_LOCK_STATS
+#include "zswap/lockstats.h"
+#endif
+
+/* Lets others have a lock that is held for long, for some microseconds: else nobody who waits
+ * would be as fast. */
+static inline void zsw_relock(zsw_mutex *m) {
+    zsw_unlock(m);
+    for (int i = 0; i < 200; i++) zsw_pause();
+    zsw_lock(m);
 }
 
 /* Locks one of several that will do: a free one, else this CPU's once it is free.  Returns

@@ -1,0 +1,137 @@
+"""The engine from C: `examples/threads_in_c`, built against the installed header, and its table."""
+
+import ctypes
+import gc
+import importlib.util
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+
+import hooks
+import zswap
+import zswap_core.api
+
+EXAMPLE = hooks.ROOT / "examples" / "threads_in_c"
+CLOSED = -1001
+
+pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The module, built outside of the tree."""
+    folder = tmp_path_factory.mktemp("c") / "threads_in_c"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "*.so"))
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder,
+        env={"PYTHONPATH": hooks.PATH, "PATH": "/usr/bin:/bin", "CFLAGS": "-Wall -Wextra -Werror"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("threads_in_c.*.so")
+    spec = importlib.util.spec_from_file_location("threads_in_c", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("compressor", ["lz4", "lref", "zstd"])
+def test_eight_threads_that_never_hold_the_gil(example, compressor):
+    with zswap.ZSwap(compressor, max_pool_bytes="64MiB") as z:
+        assert example.run(z, 300) == (2400, 0)
+        z._validate()
+        assert len(z) == 2400
+        for n in range(8):
+            assert z.free(n * 300) == 300
+
+
+def test_what_is_no_engine_is_refused(example):
+    with pytest.raises(TypeError):
+        example.run("z", 1)
+    z = zswap.ZSwap(max_pool_bytes="1MiB")
+    z.close()
+    with pytest.raises(ValueError, match="closed"):
+        example.run(z, 1)
+
+
+def test_the_last_reference_lets_the_engine_go(example):
+    z = zswap.ZSwap(max_pool_bytes="1MiB")
+    gone = weakref.ref(z)
+    assert example.run(z, 2) == (16, 0)
+    del z
+    gc.collect()
+    assert gone() is None
+
+
+def test_with_a_compressor_in_python(example):
+    """It takes the GIL, which no thread of C holds."""
+    zswap.register_compressor("test-c-api", lambda page: page[:9], lambda data: data * 456)
+    try:
+        with zswap.ZSwap("test-c-api", max_pool_bytes="8MiB") as z:
+            held, failure = example.run(z, 5)
+            assert held == 0
+            assert failure == zswap.Status.CORRUPT
+    finally:
+        zswap.unregister_compressor("test-c-api")
+
+
+def test_close_waits_for_c_and_refuses_what_comes_later(example):
+    for _ in range(5):
+        z = zswap.ZSwap(max_pool_bytes="256MiB")
+        found = []
+        thread = threading.Thread(
+            target=lambda z=z, found=found: found.append(example.run(z, 9999))
+        )
+        thread.start()
+        while not len(z):
+            pass
+        z.close()
+        thread.join()
+        assert found[0][1] in (0, CLOSED)
+
+
+def test_the_capsule_is_found_by_its_name():
+    assert repr(zswap_core.api.v1).startswith('<capsule object "zswap_core.api.v1"')
+    get = ctypes.pythonapi.PyCapsule_Import
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
+    table = (ctypes.c_uint32 * 2).from_address(get(b"zswap_core.api.v1", 0))
+    assert (table[0], table[1]) == (1, 8 + 16 * ctypes.sizeof(ctypes.c_void_p))
+
+
+@pytest.fixture
+def table():
+    """The functions of the table, by their place in it."""
+    get = ctypes.pythonapi.PyCapsule_Import
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
+    return (ctypes.c_void_p * 16).from_address(get(b"zswap_core.api.v1", 0) + 8)
+
+
+def test_what_is_held_and_what_it_weighs(table):
+    u64 = ctypes.c_uint64
+    opened = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(table[0])
+    unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[2])
+    step = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.POINTER(u64))
+    next_held, next_hole = step(table[13]), step(table[14])
+    weigh = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, u64, u64, ctypes.POINTER(u64 * 4)
+    )(table[15])
+    offset, weight = u64(0), (u64 * 4)()
+    with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+        engine = opened(z)
+        z[7], z[8] = bytes(4096), b"x" * 2048 + bytes(range(256)) * 8
+        assert (next_held(engine, 0, offset), offset.value) == (1, 7)
+        assert (next_hole(engine, 0, offset), offset.value) == (1, 9)
+        assert (next_held(engine, 0, offset), offset.value) == (0, 9)
+        assert next_hole(engine, 5, offset) == 0
+        assert weigh(engine, 0, 7, 8, weight) == 0
+        assert tuple(weight) == z.weight(7, 9) != (0, 0, 0, 0)
+    assert next_held(engine, 0, offset) == CLOSED
+    assert next_hole(engine, 0, offset) == weigh(engine, 0, 7, 8, weight) == CLOSED
+    unref(engine)

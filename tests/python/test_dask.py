@@ -1,0 +1,236 @@
+"""`zswap.dask.SpillTier` and `zswap.zict.Store`: the tiers under Dask and zict."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from hooks import ROOT
+from zswap.zict import Store
+
+
+def noise(n, seed=0):
+    return random.Random(seed).randbytes(n)
+
+
+# ---- zict ----------------------------------------------------------------------------------------
+
+
+def test_keys_are_whatever_is_hashable():
+    with Store("4MiB") as store:
+        for key in (1.5, None, frozenset([1]), ("a", None), "a"):
+            store[key] = b"1"
+            assert store[key] == b"1"
+        with pytest.raises(TypeError, match="unhashable"):
+            store[[1]] = b""
+        store.discard("a")
+        store.discard("a")
+        assert "a" not in store
+        store.flush()
+    with pytest.raises(ValueError, match="closed"):
+        store.flush()
+
+
+def test_under_a_zict_buffer():
+    zict = pytest.importorskip("zict")
+    buffer = zict.Buffer({}, Store("16MiB"), n=100_000, weight=lambda key, value: len(value))
+    values = {n: noise(30_000, n) for n in range(20)}
+    buffer.update(values)
+    assert len(buffer.fast) == 3
+    assert len(buffer.slow) == 17
+    assert dict(buffer) == values
+    del buffer[0]
+    assert 0 not in buffer.slow
+    buffer.close()
+    assert buffer.slow.closed
+
+
+# ---- Dask ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dask():
+    """The module, where Dask is."""
+    pytest.importorskip("distributed")
+    import zswap.dask
+
+    return zswap.dask
+
+
+@pytest.fixture
+def tier(dask, tmp_path):
+    with_file = dask.SpillTier(tmp_path, target=100_000, compressed="4MiB")
+    yield with_file
+    with_file.close()
+    assert os.listdir(tmp_path) == []
+
+
+class Unpicklable:
+    """What stays in memory."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __sizeof__(self):
+        return self.size
+
+    def __reduce__(self):
+        raise TypeError("no")
+
+
+def test_the_coldest_are_compressed_and_come_back(tier):
+    for n in range(20):
+        tier[n] = noise(30_000, n)
+    assert list(tier._fast) == [17, 18, 19]
+    assert tier[0] == noise(30_000, 0)
+    assert list(tier._fast) == [18, 19, 0]
+    assert tier.spilled_total[0] == tier._slow_bytes == sum(tier._sizes[n] for n in range(1, 18))
+    assert len(tier) == 20
+    for n in range(20):
+        assert tier[n] == noise(30_000, n)
+        del tier[n]
+        assert n not in tier
+    assert tier._fast_bytes == tier._slow_bytes == 0
+    assert len(tier._store) == 0
+    with pytest.raises(KeyError):
+        tier[0]
+
+
+def test_what_does_not_fit_compressed_goes_to_the_file(tier):
+    for n in range(300):
+        tier[n] = noise(50_000, n)
+    assert tier._store.stats().backed_bytes > 8 << 20
+    assert all(tier[n] == noise(50_000, n) for n in range(300))
+
+
+def test_a_value_larger_than_the_target_pushes_nobody_out(tier):
+    tier["small"] = noise(1000)
+    tier["large"] = np.arange(100_000)
+    assert list(tier._fast) == ["small"]
+    np.testing.assert_array_equal(tier["large"], np.arange(100_000))
+    assert list(tier._fast) == ["small"]
+
+
+def test_what_is_alive_is_not_made_again(tier):
+    tier["large"] = array = np.arange(100_000)
+    assert tier["large"] is array
+    del array
+    found = tier["large"]
+    assert tier["large"] is found
+
+
+def test_what_cannot_be_pickled_holds_up_no_other(tier, caplog):
+    tier["bad"] = Unpicklable(60_000)
+    for n in range(10):
+        tier[n] = noise(30_000, n)
+    assert "bad" in tier._fast
+    assert tier._fast_bytes < 100_000
+    assert caplog.text.count("'bad' stays in memory") == 1
+    while tier.evict() > 0:
+        pass
+    assert list(tier._fast) == ["bad"]
+    assert not tier.fast
+    assert tier.evict() == -1
+    assert all(tier[n] == noise(30_000, n) for n in range(10))
+    del tier["bad"]
+    assert tier._stuck == set()
+
+
+def test_evict_goes_on_with_what_is_compressed(tier):
+    for n in range(5):
+        tier[n] = noise(30_000, n)
+    freed = [tier.evict() for _ in range(3)]
+    assert all(30_000 <= size < 31_000 for size in freed)
+    assert len(tier._fast) == 0
+    assert tier.fast
+    assert tier.evict() > 100_000
+    assert not tier.fast
+    assert tier.evict() == -1
+    assert all(tier[n] == noise(30_000, n) for n in range(5))
+
+
+def test_without_a_file_what_does_not_fit_stays(dask):
+    tier = dask.SpillTier(target=100_000, compressed="2MiB")
+    values = {n: noise(100_000, n) for n in range(40)}
+    tier.update(values)
+    assert tier._fast_bytes > 100_000
+    assert dict(tier) == values
+    tier.close()
+    tier.close()
+
+
+def test_budgets_follow_the_limit(dask):
+    tier = dask.SpillTier(memory_limit="400MB")
+    assert tier.compressed == 50_000_000
+    assert 150_000_000 < tier.target < 250_000_000
+    assert "0 results as they are" in repr(tier)
+    tier.close()
+
+
+def test_threads(tier):
+    failures = []
+
+    def work(number):
+        try:
+            for n in range(60):
+                tier[number, n] = noise(10_000, n)
+                assert tier[number, n // 2] == noise(10_000, n // 2)
+                tier.evict()
+            for n in range(60):
+                del tier[number, n]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(tier) == 0
+
+
+@pytest.mark.slow
+def test_the_example(dask):
+    """A worker of its own holds more than it may take, and is neither killed nor paused."""
+    path = ROOT / "examples" / "dask_tier.py"
+    if not path.exists():
+        pytest.skip("the examples are not here")
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == f"{sum(1_999_999 + n for n in range(30))}\n", done.stderr
+    assert "ausing" not in done.stderr
+
+
+@pytest.mark.slow
+def test_in_a_cluster(dask):
+    """Of one process, whose worker finds its limit."""
+    import distributed
+    from dask import config as distributed_config
+
+    memory = {f"distributed.worker.memory.{name}": False for name in ("spill", "pause")}
+    with (
+        distributed_config.set(memory),  # this process has more than the limit already
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit="80MiB",
+            dashboard_address=None,
+            data=dask.SpillTier,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        futures = client.map(lambda n: np.full(500_000, n), range(20), pure=False)
+        distributed.wait(futures)
+        (worker,) = cluster.workers.values()
+        assert type(worker.data) is dask.SpillTier
+        assert worker.data.compressed == (80 << 20) // 8
+        assert len(worker.data) == 20
+        assert len(worker.data._fast) < 20
+        assert client.submit(sum, client.map(lambda a: int(a[0]), futures)).result() == 190

@@ -1,0 +1,280 @@
+"""A memory tier for Dask's workers: RAM, then compressed RAM, then a file.
+
+One line makes a cluster use it (`pip install 'zswap[dask]'`):
+
+    LocalCluster(n_workers=2, memory_limit="4GiB", data=zswap.dask.SpillTier)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+import dask
+from dask.utils import format_bytes, parse_bytes
+from distributed import system
+from distributed.protocol import pickle as distributed_pickle
+from distributed.sizeof import safe_sizeof
+
+from zswap.objects import LEAST
+from zswap.zict import Store
+from zswap_core.errors import BackingError, PoolLimitError
+from zswap_core.locks import Lock
+
+logger = logging.getLogger("distributed.zswap")
+
+_EVICTED_AT_ONCE = 16 << 20  # bytes of compressed memory
+
+
+class _Compressed(Store):
+    """Values as Dask sends them: by cloudpickle where pickle does not know how."""
+
+    def _dump(self, value: Any, outside: Callable[[Any], bool]) -> bytes:
+        return distributed_pickle.dumps(value, buffer_callback=outside, protocol=5)  # type: ignore[no-any-return]
+
+
+class SpillTier(MutableMapping[Any, Any]):
+    """What a worker keeps its results in: ``distributed.Worker(data=SpillTier)``.
+
+    Results lie in memory as they are until they take more than `target`; those used least recently
+    are then compressed, and when the compressed ones take more than `compressed` the coldest of
+    them go to an encrypted file in the worker's directory.  When the process comes near the
+    worker's limit, the worker calls `evict`.  A value that cannot be pickled stays in memory, and
+    holds up no other.
+
+    Parameters
+    ----------
+    worker_local_directory : path, optional
+        Where the file is; Dask gives it.  None: no file, so that what does not fit into the two
+        others stays in memory.
+    memory_limit : int, float or str, default "auto"
+        The worker's limit, from which the two that follow are made.  By default that of the worker
+        whose data this is, as soon as there is one.
+    target : int or str, optional
+        Bytes of results that stay as they are.  By default ``distributed.worker.memory.target`` of
+        the limit, less what `compressed` takes.
+    compressed : int or str, optional
+        Bytes for compressed results; at least 2 MiB.  By default an eighth of the limit.
+    compressor : str, default "lz4"
+        As for `zswap.ZSwap`.
+
+    Attributes
+    ----------
+    target, compressed : int
+        The two in bytes.
+    """
+
+    def __init__(
+        self,
+        worker_local_directory: str | os.PathLike[str] | None = None,
+        *,
+        memory_limit: int | float | str = "auto",
+        target: int | str | None = None,
+        compressed: int | str | None = None,
+        compressor: str = "lz4",
+    ) -> None:
+        self._lock = Lock(reentrant=True)
+        self._fast: OrderedDict[Any, Any] = OrderedDict()  # the least recently used first
+        self._sizes: dict[Any, int] = {}  # of all values, as sizeof says
+        self._fast_bytes = self._slow_bytes = 0
+        self._stuck: set[Any] = set()  # what could not be pickled
+        # what is in use somewhere is not made a second time
+        self._alive: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+        self._given = target, compressed
+        self._files: list[str] = []
+        path = None
+        if worker_local_directory is not None:
+            path = os.path.join(worker_local_directory, f"zswap-{os.getpid()}-{id(self):x}")
+            self._files = [path, f"{path}-small"]
+        self._known = memory_limit != "auto"
+        limit = system.MEMORY_LIMIT if memory_limit == "auto" else parse_bytes(memory_limit)
+        self.target, self.compressed = self._budgets(limit)
+        self._store = _Compressed(self.compressed, compressor=compressor, backing=path)
+
+    def _budgets(self, limit: int) -> tuple[int, int]:
+        target, compressed = self._given
+        for_store = limit // 8 if compressed is None else parse_bytes(compressed)
+        if target is not None:
+            return parse_bytes(target), max(for_store, LEAST)
+        fraction = dask.config.get("distributed.worker.memory.target", 0.6) or 0.6
+        return max(int(limit * fraction) - for_store, 0), max(for_store, LEAST)
+
+    def _ask_worker(self) -> None:
+        """Follow the limit of the worker whose data this is."""
+        from distributed.worker import Worker
+
+        self._known = True
+        for worker in list(Worker._instances):
+            if getattr(worker, "data", None) is self:
+                limit = worker.memory_manager.memory_limit
+                if limit:
+                    self.target, self.compressed = self._budgets(limit)
+                    self._store.max_memory = self.compressed
+                logger.info(
+                    "%s for results as they are, %s compressed",
+                    format_bytes(self.target),
+                    format_bytes(self.compressed),
+                )
+                return
+
+    # ---- from one tier to the next ---------------------------------------------------------------
+
+    def _compress(self, key: Any) -> bool:
+        """Move a value from fast to slow; False where that fails, and it stays."""
+        value = self._fast[key]
+        try:
+            self._store[key] = value
+        except Exception as error:
+            # Disk or memory may have room again; what cannot be pickled today cannot tomorrow.
+            if not isinstance(error, (BackingError, PoolLimitError, MemoryError)):
+                self._stuck.add(key)
+            logger.error("%r stays in memory: it cannot be compressed", key, exc_info=True)
+            return False
+        del self._fast[key]
+        self._fast_bytes -= self._sizes[key]
+        self._slow_bytes += self._sizes[key]
+        with suppress(TypeError):  # cannot be referred to weakly
+            self._alive[key] = value
+        return True
+
+    def _compress_coldest(self) -> int:
+        """Compress the coldest value that can be; its size, or -1."""
+        for key in self._fast:
+            if key not in self._stuck:
+                size = self._sizes[key]
+                return size if self._compress(key) else -1
+        return -1
+
+    def _shrink(self) -> None:
+        while self._fast_bytes > self.target and self._compress_coldest() >= 0:
+            pass
+
+    @property
+    def fast(self) -> bool:
+        """Whether `evict` has anything to try."""
+        with self._lock:
+            return len(self._fast) > len(self._stuck) or self._in_memory() > 0
+
+    def _in_memory(self) -> int:
+        return self._store.stats().compressed_bytes if self._files and len(self._store) else 0
+
+    def evict(self) -> int:
+        """Compress the coldest value; when all are, write compressed ones to the file.
+
+        Returns
+        -------
+        int
+            Bytes that left, or -1 when nothing can.  It never raises.
+        """
+        try:
+            with self._lock:
+                size = self._compress_coldest()
+                if size >= 0:
+                    return size
+                if self._in_memory():
+                    return self._store.evict(_EVICTED_AT_ONCE) or -1
+        except Exception:
+            logger.exception("nothing was evicted")
+        return -1
+
+    # ---- the mapping -----------------------------------------------------------------------------
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not self._known:
+            self._ask_worker()
+        size = safe_sizeof(value)
+        with self._lock:
+            self.discard(key)
+            self._fast[key] = value
+            self._sizes[key] = size
+            self._fast_bytes += size
+            if size > self.target:  # first, so that it does not push all others out
+                self._compress(key)
+            self._shrink()
+
+    def __getitem__(self, key: Any) -> Any:
+        with self._lock:
+            if key in self._fast:
+                self._fast.move_to_end(key)
+                return self._fast[key]
+            value = self._alive.get(key)
+            if value is None:
+                value = self._store[key]
+            size = self._sizes[key]
+            if size <= self.target:
+                del self._store[key]
+                self._alive.pop(key, None)
+                self._fast[key] = value
+                self._slow_bytes -= size
+                self._fast_bytes += size
+                self._shrink()
+            else:
+                with suppress(TypeError):
+                    self._alive[key] = value
+            return value
+
+    def __delitem__(self, key: Any) -> None:
+        with self._lock:
+            size = self._sizes.pop(key)
+            if self._fast.pop(key, self) is not self:
+                self._fast_bytes -= size
+            else:
+                self._slow_bytes -= size
+                del self._store[key]
+            self._alive.pop(key, None)
+            self._stuck.discard(key)
+
+    def discard(self, key: Any) -> None:
+        """Free a value if there is one.
+
+        Parameters
+        ----------
+        key : hashable
+            Whose value.
+        """
+        with suppress(KeyError):
+            del self[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._sizes))
+
+    # ---- figures, and the end --------------------------------------------------------------------
+
+    @property
+    def spilled_total(self) -> tuple[int, int]:
+        """What the dashboard shows as spilled: bytes as they were, and as they are now."""
+        if self._store.closed:
+            return 0, 0
+        stats = self._store.stats()
+        return self._slow_bytes, stats.compressed_bytes + stats.backed_bytes
+
+    def close(self) -> None:
+        """Free everything, the files too.  Closing twice is fine."""
+        with self._lock:
+            self._store.close()
+            for path in self._files:
+                with suppress(OSError):
+                    os.unlink(path)
+            self._files = []
+
+    def __del__(self) -> None:
+        if hasattr(self, "_store"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<SpillTier: {len(self._fast)} results as they are "
+            f"({format_bytes(self._fast_bytes)} of {format_bytes(self.target)}), "
+            f"{len(self._sizes) - len(self._fast)} in {self._store!r}>"
+        )

@@ -1,0 +1,96 @@
+/* zswap/zswap.h: an engine for programs in C, from any thread and without the GIL.
+ *
+ * A module gets the table once, with the GIL (ZSWAP_IMPORT below, or PyCapsule_Import), and from a
+ * zswap.ZSwap a counted reference.  All other functions are called WITHOUT the GIL: compressors
+ * and backing stores may be in Python, and take it themselves.  ZSwap.close() waits for the calls
+ * in flight; those that come later are ZSWAP_CLOSED, and never touch freed memory while the
+ * reference is held.  Tables only ever grow at their end: struct_size says how much of one there
+ * is.
+ */
+#ifndef ZSWAP_ZSWAP_H
+#define ZSWAP_ZSWAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ZSWAP_API_VERSION 1u
+#define ZSWAP_API_CAPSULE "zswap_core.api.v1"
+
+/* Beside those of zswap.Status, which are greater: the engine is closed, or was forked away from;
+ * there is no memory for the call. */
+#define ZSWAP_CLOSED (-1001)
+#define ZSWAP_NO_MEMORY (-1002)
+/* Of allocate and free: no so many offsets in a row; the area is not online; no extent begins
+ * there. */
+#define ZSWAP_NO_ROOM (-1003)
+#define ZSWAP_NO_AREA (-1004)
+#define ZSWAP_NO_EXTENT (-1005)
+
+typedef struct zswap_engine zswap_engine;
+
+typedef struct zswap_weight {
+    uint64_t pages;             /* held, wherever */
+    uint64_t same_filled;
+    uint64_t backed;            /* in the backing store alone */
+    uint64_t compressed_bytes;  /* of the others */
+} zswap_weight;
+
+typedef struct zswap_api {
+    uint32_t version;
+    uint32_t struct_size;
+    /* With the GIL.  A reference to a zswap.ZSwap (a PyObject *), whose object it keeps alive; NULL
+     * with an exception set when it is none, or there is no memory. */
+    zswap_engine *(*open)(void *engine);
+    /* One more reference; one less, of which the last takes the GIL. */
+    void (*ref)(zswap_engine *engine);
+    void (*unref)(zswap_engine *engine);
+    uint32_t (*page_size)(zswap_engine *engine);
+    /* A page of page_size bytes.  A zswap.Status: held, or found, where it is >= 0; after a
+     * refused store nothing is held there, and after a failed load `page` is undefined. */
+    int (*store)(zswap_engine *engine, uint32_t area, uint64_t offset, const void *page);
+    int (*load)(zswap_engine *engine, uint32_t area, uint64_t offset, void *page);
+    /* n pages that lie one after another, shared among so many threads; a zswap.Status for each.  0,
+     * or why nothing was done. */
+    int (*store_many)(zswap_engine *engine, uint32_t area, const uint64_t *offsets,
+        const void *pages, size_t n, int threads, int8_t *status);
+    int (*load_many)(zswap_engine *engine, uint32_t area, const uint64_t *offsets, void *pages,
+        size_t n, int threads, int8_t *status);
+    /* Frees first..last, both included.  How many were held, or why nothing was done. */
+    int64_t (*invalidate)(zswap_engine *engine, uint32_t area, uint64_t first, uint64_t last);
+    /* Compressed bytes of a page: 0 when it is same-filled, -1 where nothing is held, -2 when it is
+     * in the backing store. */
+    int64_t (*weight)(zswap_engine *engine, uint32_t area, uint64_t offset);
+    /* As ZSwap.allocate and ZSwap.free; 0, or why not. */
+    int (*allocate)(zswap_engine *engine, uint32_t area, uint64_t pages, uint64_t *offset);
+    int (*free)(zswap_engine *engine, uint32_t area, uint64_t offset);
+    /* Writes so many of the coldest pages back; how many that were. */
+    int64_t (*shrink)(zswap_engine *engine, uint64_t pages);
+    /* Goes on to the first offset, from the given one on, at which a page is held, or at which none
+     * is, as ZSwap.next_held and next_hole: 1, or 0 where there is none; or why nothing was done. */
+    int (*next_held)(zswap_engine *engine, uint32_t area, uint64_t *offset);
+    int (*next_hole)(zswap_engine *engine, uint32_t area, uint64_t *offset);
+    /* What first..last, both included, hold, as ZSwap.weight.  0, or why nothing was done. */
+    int (*weigh)(zswap_engine *engine, uint32_t area, uint64_t first, uint64_t last,
+        zswap_weight *weight);
+} zswap_api;
+
+#ifdef Py_PYTHON_H
+/* The table, or NULL with an exception set.  With the GIL. */
+static inline const zswap_api *zswap_import(void)
+{
+    PyObject *module = PyImport_ImportModule("zswap_core.api");
+    PyObject *capsule = module != NULL ? PyObject_GetAttrString(module, "v1") : NULL;
+    const zswap_api *api = NULL;
+    if (capsule != NULL)
+        api = (const zswap_api *)PyCapsule_GetPointer(capsule, ZSWAP_API_CAPSULE);
+    if (api != NULL && (api->version != ZSWAP_API_VERSION || api->struct_size < sizeof *api)) {
+        PyErr_SetString(PyExc_ImportError, "zswap is older than what this was compiled against");
+        api = NULL;
+    }
+    Py_XDECREF(capsule);
+    Py_XDECREF(module);
+    return api;
+}
+#endif
+
+#endif
