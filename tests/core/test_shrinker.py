@@ -403,7 +403,9 @@ def test_no_pressure_no_work(make, store, pressure, settle, until, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\n", "some", "some total=", "some total=x", "x" * 10000, None], ids=repr
+    "text",
+    ["", "\n", "some", "some total=", "some total=x", "x" * 10000, None],
+    ids=lambda text: repr(text)[:20],
 )
 def test_files_that_say_nothing(make, store, pressure, settle, tmp_path, until, text):
     z = make(shrinker_enabled=True)

@@ -3,8 +3,12 @@
 import ast
 import importlib.util
 import inspect
+import os
 import re
+import subprocess
+import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
@@ -414,3 +418,23 @@ def test_a_program_that_starts_in_the_checkout_is_seen():
     source = "subprocess.run(c{}, env={{**os.environ, 'PYTHONPATH': hooks.PATH}})"
     assert list(started_in_the_checkout(source.format(""))) == [1]
     assert list(started_in_the_checkout(source.format(", cwd=tmp_path"))) == []
+
+
+@pytest.mark.slow
+def test_tests_are_called_the_same_at_every_collection(request, tmp_path):
+    """xdist refuses to run what its workers call by different names: those with a time, an address
+    or a set's order in them."""
+    command = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT]
+    run = subprocess.run(
+        [sys.executable, *command, ROOT / "tests"],
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "PYTHONHASH"))},
+            "PYTHONPATH": str(Path(zswap.__file__).parents[1]),  # the same zswap
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = {item.nodeid for item in request.session.items}
+    assert names - set(run.stdout.splitlines()) == set()
