@@ -277,10 +277,10 @@ class Memory:
         return store
 
     def _open_file(self, path: Any, encrypt: bool) -> SwapFile:
-        from zswap_core.backings import _default_size
+        from zswap_core.backings import default_size
 
         name = os.path.abspath(os.fsdecode(path))
-        size = _default_size(name) if self._asked is None else max(self._asked, _PAGE)
+        size = default_size(name) if self._asked is None else max(self._asked, _PAGE)
         return SwapFile(name, size, page_size=_PAGE, encrypt=bool(encrypt), unlink=True)
 
     def _pool_bytes(self, budget: int) -> int:

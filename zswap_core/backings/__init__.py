@@ -68,7 +68,7 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
         return spec
     if isinstance(spec, (str, bytes, os.PathLike)):
         path = os.path.abspath(os.fsdecode(spec))
-        return SwapFile(path, _default_size(path), page_size=page_size, encrypt=encrypt)
+        return SwapFile(path, default_size(path), page_size=page_size, encrypt=encrypt)
     if encrypt:
         raise ValueError(
             f"encrypt=True is for swap files; {spec!r} has to encrypt by itself: give it {IN_CLEAR}"
@@ -76,7 +76,7 @@ def open_backing(spec: Any, page_size: int = 4096, *, encrypt: bool = False) -> 
     return PythonBacking(spec, page_size=page_size)
 
 
-def _default_size(path: str) -> int | None:
+def default_size(path: str) -> int | None:
     """Choose the size of a swap file to be made at `path`.
 
     None when a file with content is there, or when nothing can be made.

@@ -11,6 +11,7 @@
 #undef _FORTIFY_SOURCE /* whose open() is another's */
 #include "zswap/uffd.h"
 #include "zswap/program.h"
+#include "zswap/text.h"
 #include <dlfcn.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -108,29 +109,17 @@ static void raw_close(int *fd) {
 
 /* ---- words ------------------------------------------------------------------------------- */
 
-static char *add(char *at, const char *end, const char *text) {
-    while (at < end && *text) *at++ = *text++;
-    return at;
-}
-static char *add_number(char *at, const char *end, uint64_t number, unsigned base) {
-    char digits[24];
-    int n = 0;
-    do digits[n++] = "0123456789abcdef"[number % base], number /= base;
-    while (number);
-    while (n && at < end) *at++ = digits[--n];
-    return at;
-}
 /* One line on stderr. */
 static void say(const char *what, uintptr_t address, const char *why, int error) {
     char line[400], *at = line, *end = line + sizeof line - 1;
-    at = add(at, end, "zswap: ");
-    at = add(at, end, what);
-    at = add(at, end, " (process ");
-    at = add_number(at, end, (uint64_t)syscall(SYS_getpid), 10);
-    if (address) at = add_number(add(at, end, ", 0x"), end, address, 16);
-    at = add(at, end, "): ");
-    at = add(at, end, why);
-    if (error) at = add(add_number(add(at, end, " (errno "), end, (uint64_t)error, 10), end, ")");
+    at = zsw_add_text(at, end, "zswap: ");
+    at = zsw_add_text(at, end, what);
+    at = zsw_add_text(at, end, " (process ");
+    at = zsw_add_number(at, end, (uint64_t)syscall(SYS_getpid), 10);
+    if (address) at = zsw_add_number(zsw_add_text(at, end, ", 0x"), end, address, 16);
+    at = zsw_add_text(at, end, "): ");
+    at = zsw_add_text(at, end, why);
+    if (error) at = zsw_add_error(at, end, error);
     *at++ = '\n';
     syscall(SYS_write, 2, line, (size_t)(at - line));
 }

@@ -5,6 +5,7 @@
 #ifndef ZSWAP_SIGBUS_H
 #define ZSWAP_SIGBUS_H
 
+#include "zswap/text.h"
 #include "zswap/uffd.h"
 
 /* Nonzero: the instruction may be tried again. */
@@ -82,18 +83,6 @@ static void zsw_sigbus_handle(int number, siginfo_t *info, void *context) {
     errno = failed;
 }
 
-static char *zsw_add_text(char *at, const char *end, const char *text) {
-    while (at < end && *text) *at++ = *text++;
-    return at;
-}
-static char *zsw_add_number(char *at, const char *end, uint64_t number, unsigned base) {
-    char digits[24];
-    int n = 0;
-    do digits[n++] = "0123456789abcdef"[number % base], number /= base;
-    while (number);
-    while (n && at < end) *at++ = digits[--n];
-    return at;
-}
 /* One line on stderr, by nothing that a signal handler may not do. */
 static void zsw_say(uint64_t page, const void *address, const char *what, int error) {
     char line[400], *end = line + sizeof line - 1, *at = line;
@@ -103,11 +92,7 @@ static void zsw_say(uint64_t page, const void *address, const char *what, int er
     at = zsw_add_number(at, end, (uintptr_t)address, 16);
     at = zsw_add_text(at, end, ", cannot be had: ");
     at = zsw_add_text(at, end, what);
-    if (error) {
-        at = zsw_add_text(at, end, " (errno ");
-        at = zsw_add_number(at, end, (uint64_t)error, 10);
-        at = zsw_add_text(at, end, ")");
-    }
+    if (error) at = zsw_add_error(at, end, error);
     *at++ = '\n';
     (void)!write(2, line, (size_t)(at - line));
 }
