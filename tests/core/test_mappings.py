@@ -60,7 +60,8 @@ def others():
 
 def taken():
     with open("/proc/self/smaps_rollup") as f:
-        rss = next(int(line.split()[1]) << 10 for line in f if line.startswith("Rss:"))
+        # without pages of programs, which come by as many as the kernel finds in its cache
+        rss = next(int(line.split()[1]) << 10 for line in f if line.startswith("Anonymous:"))
     with open("/proc/self/statm") as f:
         return int(f.read().split()[0]) * resource.getpagesize(), rss
 

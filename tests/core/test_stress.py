@@ -7,6 +7,7 @@ only a torn page and another's, but one that had been replaced before, and one t
 loops are bounded by counts.
 """
 
+import itertools
 import os
 import random
 import struct
@@ -30,6 +31,7 @@ SPECS = [
     if spec.partition(":")[0] in AVAILABLE
 ]
 ZPOOLS = ["zsmalloc", "zsmalloc:1", "zsmalloc-kernel", "z3fold"]
+LEAST = 20  # calls of each who meddles
 GONE = 0  # the version of no page
 
 
@@ -117,8 +119,11 @@ class World:
             self.ops += len(batch)
 
     def meddle(self, calls, rng):
-        """Something else, again and again, until the writers are done."""
-        while not self.done.is_set():
+        """Something else, again and again, until the writers are done, and as often as it takes:
+        where the machine is busy they may be before anything else has happened."""
+        for n in itertools.count():
+            if n >= LEAST and self.done.is_set():
+                return
             rng.choice(calls)()
             self.ops += 1
 
