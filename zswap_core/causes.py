@@ -23,3 +23,10 @@ def recall(owner: Any) -> BaseException | None:
         return None
     remember(None, None)
     return error
+
+
+def out_of_stack() -> RecursionError:
+    """Make the exception of a call that has called the engine, and so itself, too often."""
+    return RecursionError(
+        "called by the engine from within its own calls until the stack of the thread was used up"
+    )

@@ -7,6 +7,7 @@ question.  Pages of noise take an allocator page each, so what the pools take is
 import contextlib
 import errno
 import random
+import threading
 import time
 
 import numpy as np
@@ -418,16 +419,54 @@ def test_a_store_from_inside_a_flight_waits_for_nothing(make, store):
     fill(z, NEAR)
     inside = []
 
+    depth = 0
+
     def hook(offsets):
-        if len(inside) < 300:
+        nonlocal depth
+        if len(inside) < 300 and depth < 50:  # see below
             inside.append(5000 + len(inside))
+            depth += 1
             z.store(inside[-1], noise(inside[-1]))
+            depth -= 1
 
     store.on_write = hook
     z.shrink(10)
     fill(z, 500, start=LIMIT)
     store.on_write = lambda offsets: None
     check(z, [*range(NEAR), *range(LIMIT, LIMIT + 500), *inside])
+
+
+def test_a_store_that_calls_itself_without_end(make, store):
+    """The engine's threads have a small stack, and Python takes each for large."""
+    z = make()
+    fill(z, 10)
+    z.parameters["enabled"] = False  # each is written through, by the store that it comes from
+    depth, failures = 0, []
+
+    def hook(offsets):
+        nonlocal depth
+        depth += 1
+        try:
+            z.store(5000 + depth, noise(0))
+        except BackingError as error:
+            failures.append(str(error))
+            raise
+
+    store.on_write = hook
+    before = threading.stack_size(1 << 19)
+    try:
+        writer = threading.Thread(target=z.shrink, args=(10,))
+        writer.start()
+    finally:
+        threading.stack_size(before)
+    writer.join()
+    assert len(failures) == depth > 10
+    assert "until the stack of the thread was used up" in failures[0]
+    store.on_write = lambda offsets: None
+    z.parameters["enabled"] = True
+    check(z, range(10))
+    assert z.shrink(10) == 10
+    check(z, range(10))
 
 
 def test_a_batch_from_inside_a_flight(make, store):

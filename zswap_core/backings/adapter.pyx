@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_backing_ops
 from zswap_core.backings.base cimport Backing, in_range, page_size_of
-from zswap_core.interpreter cimport zsw_python_is_gone
+from zswap_core.interpreter cimport zsw_python_is_gone, zsw_stack_is_short
 from zswap_core.os cimport zsw_add_u64
 
 import numpy as np
@@ -111,6 +111,8 @@ cdef class PythonBacking(Backing):
 
     cdef int call_write(self, const uint64_t *offsets, const uint8_t *pages, size_t n) noexcept:
         try:
+            if zsw_stack_is_short():
+                raise causes.out_of_stack()
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             data = np.empty((n, self.page_size), np.uint8)
@@ -127,6 +129,8 @@ cdef class PythonBacking(Backing):
 
     cdef int call_read(self, const uint64_t *offsets, uint8_t *pages, size_t n) noexcept:
         try:
+            if zsw_stack_is_short():
+                raise causes.out_of_stack()
             numbers = np.empty(n, np.uint64)
             copy_in(numbers, offsets, n * sizeof(uint64_t))
             out = np.zeros((n, self.page_size), np.uint8)
@@ -143,6 +147,8 @@ cdef class PythonBacking(Backing):
 
     cdef int call_discard(self, const uint64_t *offsets, size_t n) noexcept:
         try:
+            if zsw_stack_is_short():
+                raise causes.out_of_stack()
             discard = getattr(self.obj, "discard_pages", None)
             if discard is not None:
                 numbers = np.empty(n, np.uint64)

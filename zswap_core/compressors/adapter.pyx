@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops, ZSW_COMPRESSOR_WHOLE_PAGES
 from zswap_core.buffers cimport take_buffer
 from zswap_core.compressors.base cimport Compressor, spec_of
-from zswap_core.interpreter cimport zsw_python_is_gone
+from zswap_core.interpreter cimport zsw_python_is_gone, zsw_stack_is_short
 
 from zswap_core import causes
 
@@ -70,6 +70,8 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc = 0
         try:
+            if zsw_stack_is_short():
+                raise causes.out_of_stack()
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             take_buffer(self.compressing(data), "what compress returned", False, &out)
         except BaseException as error:
@@ -85,6 +87,8 @@ cdef class PythonCompressor(Compressor):
         cdef Py_buffer out
         cdef int64_t rc
         try:
+            if zsw_stack_is_short():
+                raise causes.out_of_stack()
             data = PyBytes_FromStringAndSize(<const char *> src, <Py_ssize_t> n)
             result = self.decompressing(data, cap) if self.wants_size else self.decompressing(data)
             take_buffer(result, "what decompress returned", False, &out)
