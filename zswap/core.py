@@ -132,6 +132,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         is the coldest that go.  False is the kernel's way: it is refused until the shrinker has
         reached the accept threshold, and goes to the backing store itself.  Without a backing
         store it makes no difference.
+    read_ahead : bool, default True
+        Have single loads of pages in order read those that follow with them from the backing
+        store.
     promote : {"second", "always", "never"}, default "second"
         When a page that was read from the backing store stays in the pool again: when it is read a
         second time before long, each time, or never.  The store keeps it, so that writing it back
@@ -216,6 +219,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         dontdump: bool = False,
         dontfork: bool | None = None,
         direct_reclaim: bool = True,
+        read_ahead: bool = True,
         promote: str = "second",
         shrinker_enabled: bool = True,
         shrinker_interval: float = 1.0,
@@ -245,6 +249,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                     "accept_threshold_percent": accept_threshold_percent,
                     "same_filled_pages_enabled": same_filled_pages_enabled,
                     "direct_reclaim": direct_reclaim,
+                    "read_ahead": read_ahead,
                     "promote": promote,
                     "latency": latency,
                     "checksum": checksum,

@@ -168,6 +168,13 @@ PARAMETERS: dict[str, Parameter] = {
     "direct_reclaim": Parameter(
         SWITCH, True, "switch", "A page at the limit waits for room that the coldest ones make."
     ),
+    "read_ahead": Parameter(
+        SWITCH,
+        True,
+        "switch",
+        "Loads of single pages in order have those that follow read with them from a backing "
+        "store.",
+    ),
     "promote": Parameter(
         PROMOTION,
         "second",

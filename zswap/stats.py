@@ -151,6 +151,13 @@ class Stats:
             "Pages that left the pool without a write: the backing store had them still.",
         ),
     ]
+    read_ahead_pages: Annotated[
+        int,
+        Row(_CALL, "Pages read from a backing store with others, before they were asked for."),
+    ]
+    read_ahead_loads: Annotated[
+        int, Row(_CALL, "Pages read from a backing store that had been read ahead.")
+    ]
     reject_reclaim_fail: Annotated[
         int,
         Row(

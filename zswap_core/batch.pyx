@@ -7,14 +7,14 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed
 from zswap_core.load cimport (
-    engine_load, engine_load_together, load_parked, LOADS_TOGETHER, parking_end, parking_init,
-    zsw_parking,
+    engine_load, engine_load_together, LOAD_ALONE, load_parked, LOADS_TOGETHER,
 )
 from zswap_core.os cimport (
     pthread_t, zsw_add_u64, zsw_lock, zsw_mutex, zsw_now_ns, zsw_now_s, zsw_peek_u32,
     zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock,
 )
 from zswap_core.params cimport Flag, is_on
+from zswap_core.parking cimport parking_end, parking_init, zsw_parking
 from zswap_core.state cimport MAX_THREADS, zsw_engine, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.store cimport engine_store_together, STORES_TOGETHER, THROUGH_BYTES
@@ -79,7 +79,8 @@ cdef void end_loads(batch *b, zsw_worker *w, zsw_parking *parking, bint timing,
         at = parking.pages[i].at
         if zsw_unlikely(b.status[at] == Status.WOULD_BLOCK):
             b.status[at] = <int8_t> engine_load(b.e, w, b.type, parking.pages[i].offset,
-                                                b.pages + at * b.e.page_size, 0)
+                                                b.pages + at * b.e.page_size,
+                                                LOAD_ALONE if parking.count > 1 else 0)
             note_failures(b, w, at, 1)
     if timing:
         each = (zsw_now_ns() - began) // parking.count

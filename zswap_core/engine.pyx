@@ -17,6 +17,7 @@ from zswap_core.pool cimport destroy_pools
 from zswap_core.promote cimport touches_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
+from zswap_core.streams cimport streams_destroy
 from zswap_core.worker cimport call_depth, first_worker, free_scratch, wait_calls
 
 
@@ -132,6 +133,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
         w = w.next
     flights_destroy(e)
     touches_destroy(e)
+    streams_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
     slab_destroy(&e.extents)

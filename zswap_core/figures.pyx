@@ -13,6 +13,7 @@ from zswap_core.slab cimport slab_bytes
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
 from zswap_core.stats cimport COUNTERS
 from zswap_core.status cimport REASONS
+from zswap_core.streams cimport streams_bytes
 from zswap_core.worker cimport first_worker
 
 
@@ -51,6 +52,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
         out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> flight_room(e) * e.page_size
     if zsw_load_ptr(<void **> &e.touches) != NULL:
         out.metadata_bytes += TOUCHES_BYTES
+    out.metadata_bytes += streams_bytes(e)
     for i in range(<uint32_t> MAX_AREAS):
         area = area_at(e, i)
         if area != NULL:

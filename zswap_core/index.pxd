@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.extents cimport zsw_extents
-from zswap_core.os cimport zsw_likely, zsw_mutex, zsw_peek_u32, zsw_store_u32
+from zswap_core.os cimport zsw_likely, zsw_mutex, zsw_peek_u32, zsw_peek_u64, zsw_store_u32
 from zswap_core.slab cimport slab_at, zsw_slab
 
 
@@ -114,6 +114,7 @@ cdef struct zsw_index:
     zsw_slab arrays[ARRAY_KINDS]
     zsw_slab sums                   # for what is made of pages: see index_protect
     uint32_t cleans                 # there is, or was, a page that is clean
+    uint64_t freed                  # shards, ever: what is known of one is no more when this grows
     # there is garbage, or there are so many empty shards that removing them pays
     uint32_t reap_due
     # how often a shard has lost its last page since they were removed
@@ -142,6 +143,10 @@ cdef inline void set_clean(zsw_index *ix, uint32_t pos, bint clean) noexcept nog
         run.clean |= bit
     else:
         run.clean &= ~bit
+
+
+cdef inline uint64_t shards_freed(const zsw_index *ix) noexcept nogil:
+    return zsw_peek_u64(&ix.freed)
 
 
 cdef void index_init(zsw_index *ix) noexcept nogil

@@ -22,7 +22,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as,
+    zsw_add_u32, zsw_add_u64, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as,
     ZSW_MAP_NO_FORK, zsw_peek_u8, zsw_peek_u32, zsw_peek_u64, zsw_poke_u8, zsw_poke_u32,
     zsw_poke_u64, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap,
 )
@@ -367,6 +367,8 @@ cdef void free_shards(zsw_index *ix, uint32_t *first) noexcept nogil:
             batch[count] = first[0]
             first[0] = next_garbage(<zsw_shard *> slab_at(&ix.shards, first[0]))
             count += 1
+        # before they can be taken: who finds one anew sees that it was freed
+        zsw_add_u64(&ix.freed, count)
         slab_give(&ix.shards, batch, count)
 
 

@@ -2,7 +2,7 @@
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.ahead cimport AHEAD_PAGES
-from zswap_core.index cimport zsw_area, zsw_shard
+from zswap_core.parking cimport zsw_parking
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 
@@ -11,27 +11,8 @@ cdef enum:
     LOAD_TAKE = 1               # free the page, and give it to this call alone
     # rather than wait for a backing store or another call, WOULD_BLOCK: the caller holds the GIL
     LOAD_NO_WAIT = 2
+    LOAD_ALONE = 4              # read nothing else with it: a batch has said what it wants
     LOADS_TOGETHER = AHEAD_PAGES        # pages held at a time by a batch
-    PARKED_PAGES = 256          # of a batch that are read from the backing store together, at most,
-    PARKED_BYTES = 1 << 20      # and so many bytes
-
-
-# A page of a batch that its backing store has.
-cdef struct zsw_parked:
-    zsw_shard *shard
-    uint64_t offset
-    uint64_t at                 # in the batch
-    uint32_t seen               # what its slot said
-    uint32_t read               # which of those read it is
-
-
-# Those that wait to be read together; all of one area.
-cdef struct zsw_parking:
-    zsw_area *area
-    uint8_t *memory             # to read into; NULL: none yet
-    uint32_t most
-    uint32_t count
-    zsw_parked pages[PARKED_PAGES]
 
 
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
@@ -43,8 +24,6 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
 cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
                                uint32_t pages, uint8_t *out, int8_t *status, uint64_t *took,
                                zsw_parking *parking, uint64_t at) noexcept nogil
-cdef void parking_init(zsw_engine *e, zsw_parking *parking) noexcept nogil
-cdef void parking_end(zsw_engine *e, zsw_parking *parking) noexcept nogil
 cdef void load_parked(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint8_t *out,
                       int8_t *status) noexcept nogil
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil

@@ -1,7 +1,5 @@
 """Load: take a reference under the shard's lock, decompress after letting go of it."""
-from libc.errno cimport ENOMEM
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 from zswap_core.ahead cimport AHEAD_FROM, look_ahead
@@ -16,19 +14,20 @@ from zswap_core.index cimport (
     zsw_shard,
 )
 from zswap_core.lookup cimport find_area
-from zswap_core.news cimport note_answer
 from zswap_core.objects cimport check_sum, entry_sum, read_object
 from zswap_core.os cimport (
-    zsw_likely, zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_now_ns, zsw_peek_u64, zsw_sleep_ns,
-    zsw_unlikely, zsw_unlock, zsw_unmap, zsw_wipe,
+    zsw_likely, zsw_lock, zsw_map_as, zsw_now_ns, zsw_peek_u64, zsw_sleep_ns, zsw_unlikely,
+    zsw_unlock, zsw_unmap, zsw_wipe,
 )
 from zswap_core.params cimport Flag, is_on
+from zswap_core.parking cimport park, read_parked, zsw_parked, zsw_parking
 from zswap_core.promote cimport promote, promotes
 from zswap_core.samefilled cimport same_fill
 from zswap_core.slots cimport TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
+from zswap_core.streams cimport stream_load
 from zswap_core.transit cimport AGAIN, erase_entry, read_backed, writing_begin, writing_end
 
 
@@ -167,6 +166,9 @@ cdef int load_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
     """Reads the page from the area's backing store.  Called with the shard locked, returns with it
     unlocked."""
     zsw_unlock(&shard.lock)
+    if (id != IN_TRANSIT and not how & (LOAD_TAKE | LOAD_ALONE)
+            and stream_load(e, w, area, shard, offset, id, page, not how & LOAD_NO_WAIT)):
+        return Status.STORED
     if how & LOAD_NO_WAIT:
         return Status.WOULD_BLOCK
     if id == IN_TRANSIT:
@@ -211,20 +213,6 @@ cdef int load_backed_alone(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sha
     if first:
         writing_end(e)
     return status
-
-
-cdef bint park(zsw_parking *parking, zsw_area *area, zsw_shard *shard, uint64_t offset,
-               uint64_t at, uint32_t seen) noexcept nogil:
-    """Notes a page that is in the backing store, to be read with others; False when it must be read
-    by itself, after those."""
-    cdef zsw_parked *parked
-    if parking == NULL or parking.count == parking.most:
-        return False
-    parked = &parking.pages[parking.count]
-    parked.shard, parked.offset, parked.at, parked.seen = shard, offset, at, seen
-    parking.area = area
-    parking.count += 1
-    return True
 
 
 cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const uint64_t *offsets,
@@ -284,7 +272,7 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
                  else hold_entries(e, w, type, offsets + i, pages - i, held, parking, first + i))
         if zsw_unlikely(taken == 0):
             status[i] = <int8_t> engine_load(
-                e, w, type, offsets[i], out + <size_t> i * e.page_size, 0)
+                e, w, type, offsets[i], out + <size_t> i * e.page_size, LOAD_ALONE)
             i += 1
             if took != NULL:
                 at = share(&took[i - 1], 1, at)
@@ -306,50 +294,6 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
 
 
 # ---- pages of a batch that the backing store has ------------------------------------------------
-
-
-cdef void parking_init(zsw_engine *e, zsw_parking *parking) noexcept nogil:
-    parking.memory = NULL
-    parking.count = 0
-    parking.most = min(<uint32_t> PARKED_PAGES, <uint32_t> PARKED_BYTES // e.page_size)
-
-
-cdef void parking_end(zsw_engine *e, zsw_parking *parking) noexcept nogil:
-    if parking.memory != NULL:
-        if zsw_unlikely(e.params.wipe_on_free):
-            zsw_wipe(parking.memory, PARKED_BYTES)
-        zsw_unmap(parking.memory, PARKED_BYTES)
-
-
-cdef int by_offset(const void *a, const void *b) noexcept nogil:
-    cdef const zsw_parked *x = <const zsw_parked *> a
-    cdef const zsw_parked *y = <const zsw_parked *> b
-    return -1 if x.offset < y.offset else x.offset > y.offset
-
-
-cdef int read_parked(zsw_engine *e, zsw_parking *parking) noexcept nogil:
-    """Reads the pages with one call of the store, each once: 0 or -errno."""
-    cdef uint64_t offsets[PARKED_PAGES]
-    cdef uint32_t i, n = 0
-    cdef int rc
-    if parking.memory == NULL:
-        if fault(Site.SCRATCH) == 0:
-            parking.memory = <uint8_t *> zsw_map_as(PARKED_BYTES, e.params.mapping
-                                                    | ZSW_MAP_NO_FORK)
-        if parking.memory == NULL:
-            return -ENOMEM
-    qsort(parking.pages, parking.count, sizeof(zsw_parked), by_offset)
-    for i in range(parking.count):
-        if n == 0 or offsets[n - 1] != parking.pages[i].offset:
-            offsets[n] = parking.pages[i].offset
-            n += 1
-        parking.pages[i].read = n - 1
-    rc = fault(Site.BACKING_READ)
-    if rc == 0:
-        rc = parking.area.backing.read_pages(parking.area.store, offsets, parking.memory, n)
-    if rc == 0:
-        note_answer(e, &parking.area.read_error, 0)
-    return rc
 
 
 cdef uint32_t settle(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint32_t i,

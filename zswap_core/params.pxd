@@ -12,6 +12,7 @@ cpdef enum Flag:
     exclusive_loads
     reject_compress_poor
     direct_reclaim
+    read_ahead
     latency
     FLAGS                       # how many there are
 

@@ -164,6 +164,7 @@ cdef struct zsw_engine:
     uint32_t latency_epoch              # goes up when the histograms are to be empty
     uint64_t *touches                   # recent reads from backing stores, see promote.pyx
     uint64_t reads                      # how many there were
+    void *streams                       # what is read ahead, see streams.pyx
     # room below the limit, see reclaim.pyx
     uint32_t tickets                    # stores that came to the gate
     uint32_t turn                       # futex word: and those that left it

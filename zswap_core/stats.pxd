@@ -28,6 +28,8 @@ cpdef enum Counter:
     backing_loads
     promoted_pages
     clean_evictions
+    read_ahead_pages
+    read_ahead_loads
     reject_reclaim_fail
     backing_write_fail
     backing_read_fail

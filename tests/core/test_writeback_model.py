@@ -90,7 +90,9 @@ meddling = st.one_of(
         st.sampled_from(["exclusive_loads", "reject_compress_poor", "latency"]),
         st.sampled_from([False, False, True]),
     ),
-    st.tuples(st.just("direct_reclaim"), st.sampled_from([True, True, False])),
+    st.tuples(
+        st.sampled_from(["direct_reclaim", "read_ahead"]), st.sampled_from([True, True, False])
+    ),
     st.tuples(st.just("promote"), st.sampled_from(["second", "always", "always", "never"])),
     st.tuples(st.just("shrinker_interval"), st.sampled_from([3600, 86400.0])),
     st.tuples(st.just("writeback_rate"), st.sampled_from([None, 1 << 40])),

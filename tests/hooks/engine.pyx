@@ -36,6 +36,7 @@ from zswap_core.pool cimport headroom
 from zswap_core.slab cimport slab_at, slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
+from zswap_core.streams cimport streams_at_rest
 from zswap_core.worker cimport first_worker
 
 from hooks.findings import describe
@@ -282,7 +283,7 @@ cdef int reclaim_check(zsw_engine *e) noexcept nogil:
     cdef uint64_t most = e.params.max_pages
     if e.params.near_pages != most - headroom(most) or e.tickets != e.turn or e.awaited:
         return -119
-    return 0
+    return 0 if streams_at_rest(e) else -121
 
 
 cdef int walk(zsw_engine *e, zsw_finding *out) noexcept nogil:

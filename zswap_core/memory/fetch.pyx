@@ -9,7 +9,9 @@ from libc.string cimport memset
 
 from zswap_core.calls cimport engine_enter_ready, engine_leave
 from zswap_core.fault cimport fault, Site
-from zswap_core.load cimport engine_load, engine_load_together, load_parked, LOADS_TOGETHER
+from zswap_core.load cimport (
+    engine_load, engine_load_together, LOAD_ALONE, load_parked, LOADS_TOGETHER,
+)
 from zswap_core.memory.room cimport leave_room, take_room
 from zswap_core.memory.split cimport split_note
 from zswap_core.memory.state cimport (
@@ -171,7 +173,8 @@ cdef void read_in(zsw_memory *m, zsw_worker *w, zsw_slot *slot) noexcept nogil:
         for i in range(slot.n):
             if slot.status[i] == Status.WOULD_BLOCK:
                 slot.status[i] = <int8_t> engine_load(
-                    m.e, w, 0, slot.pages[i], slot.memory + (<size_t> i << m.page_shift), 0)
+                    m.e, w, 0, slot.pages[i], slot.memory + (<size_t> i << m.page_shift),
+                    LOAD_ALONE)
     split_note(m, slot, zsw_now_ns() - began, zsw_peek_i64(backed) != before)
 
 

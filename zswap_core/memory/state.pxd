@@ -31,9 +31,9 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.extents cimport zsw_extents
 from zswap_core.forks cimport zsw_fork_watch
-from zswap_core.load cimport zsw_parking
 from zswap_core.memory.uffd cimport zsw_sum
 from zswap_core.os cimport pthread_t, zsw_mutex, zsw_peek_u32
+from zswap_core.parking cimport zsw_parking
 from zswap_core.slab cimport zsw_slab
 from zswap_core.state cimport zsw_engine
 
