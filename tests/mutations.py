@@ -134,11 +134,11 @@ MUTATIONS = [
     bug(
         "a load takes no reference",
         "load.pyx",
-        "        status = read_object(e, w, held.word, held.sum, page)\n",
-        "        put_entry(e, w, held.id)\n        status = read_object(e, w, held.word, held.sum, "
-        "page)\n",
         "    if not held.same:\n        put_entry(e, w, held.id)\n",
         "",
+        "    cdef int status = read_entry(e, w, held, page)\n",
+        "    cdef int status\n    if not held.same:\n        put_entry(e, w, held.id)\n    "
+        "status = read_entry(e, w, held, page)\n",
         tests="threads",
     ),
     bug(
@@ -215,16 +215,16 @@ MUTATIONS = [
     bug(
         "setdefault replaces a page",
         "slots.pyx",
-        "            if zsw_unlikely(absent) and slot[0][0] != 0:",
+        "            if zsw_unlikely(only != NULL) and not is_still(e, slot[0][0], only):",
         "            if False:",
         tests="mapping",
     ),
     bug(
         "a refused setdefault frees the page of others",
         "store.pyx",
-        "        if not absent:\n",
+        "        if only == NULL:\n",
         "        if True:\n",
-        tests="mapping",
+        tests="mapping parts",
     ),
     bug(
         "an area that is drained takes pages in to its end",
@@ -675,6 +675,39 @@ MUTATIONS = [
         "        if rc != 0:\n            rc = overwrite(f, start, stretch * f.page_size)\n",
         "        if rc != 0 and f.preallocated:\n            rc = 0\n",
         tests="swapfile backing_contract",
+    ),
+    # ---- parts of pages
+    bug(
+        "a part is stored in place of whatever is held by now",
+        "parts.pyx",
+        "        status = store_page(e, w, area.type, offset, page, &held)\n",
+        "        status = store_page(e, w, area.type, offset, page, NULL)\n",
+        tests="parts",
+    ),
+    bug(
+        "a same-filled page that changed is taken for the one that was read",
+        "slots.pyx",
+        "    return id == held.id and (not held.same or",
+        "    return id == held.id and (True or",
+        tests="parts",
+    ),
+    bug(
+        "an entry is let go of before its page is replaced",
+        "parts.pyx",
+        "        status = store_page(e, w, area.type, offset, page, &held)\n        "
+        "let_go(e, w, &held)\n",
+        "        let_go(e, w, &held)\n        "
+        "status = store_page(e, w, area.type, offset, page, &held)\n",
+        tests="parts",
+    ),
+    bug(
+        "the page that parts are read from is not wiped",
+        "parts.pyx",
+        "    status = engine_load(e, w, type, offset, page, how)\n    if status >= 0:\n        "
+        "memcpy(data, page + at, n)\n    if zsw_unlikely(e.params.wipe_on_free):\n",
+        "    status = engine_load(e, w, type, offset, page, how)\n    if status >= 0:\n        "
+        "memcpy(data, page + at, n)\n    if zsw_unlikely(False):\n",
+        tests="wipe",
     ),
     # ---- checksums, secrets
     bug(

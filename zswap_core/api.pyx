@@ -11,8 +11,9 @@ from zswap_core.binding.results cimport Handle
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.interpreter cimport zsw_python_is_gone
 from zswap_core.invalidate cimport engine_invalidate
-from zswap_core.load cimport engine_length, engine_load
+from zswap_core.load cimport engine_length, engine_load, LOAD_ZEROS
 from zswap_core.os cimport zsw_add_u32, zsw_load_u32
+from zswap_core.parts cimport engine_load_part, engine_store_part, in_page
 from zswap_core.state cimport MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.store cimport engine_store
 from zswap_core.walk cimport engine_next_held, engine_next_hole, engine_weigh, zsw_weight
@@ -35,6 +36,8 @@ cdef extern from "zswap/zswap.h" nogil:
     const int ZSWAP_NO_ROOM
     const int ZSWAP_NO_AREA
     const int ZSWAP_NO_EXTENT
+    const int ZSWAP_NO_PART
+    const uint32_t ZSWAP_ZEROS
 
     ctypedef struct zswap_weight:
         uint64_t pages
@@ -68,6 +71,10 @@ cdef extern from "zswap/zswap.h" nogil:
         int (*next_held)(zswap_engine *, uint32_t, uint64_t *) noexcept nogil
         int (*next_hole)(zswap_engine *, uint32_t, uint64_t *) noexcept nogil
         int (*weigh)(zswap_engine *, uint32_t, uint64_t, uint64_t, zswap_weight *) noexcept nogil
+        int (*load_part)(zswap_engine *, uint32_t, uint64_t, size_t, size_t, void *,
+                         uint32_t) noexcept nogil
+        int (*store_part)(zswap_engine *, uint32_t, uint64_t, size_t, size_t, const void *,
+                          uint32_t) noexcept nogil
 
 
 cdef uint64_t OFFSETS = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -265,6 +272,34 @@ cdef int api_weigh(zswap_engine *r, uint32_t area, uint64_t first, uint64_t last
     return rc
 
 
+cdef int api_load_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t at, size_t n,
+                       void *data, uint32_t flags) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w
+    if not in_page(r.e, at, n):
+        return ZSWAP_NO_PART
+    w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_load_part(r.e, w, area, offset, <uint32_t> at, <uint32_t> n, data,
+                              LOAD_ZEROS if flags & ZSWAP_ZEROS else 0)
+        engine_leave(r.e, w)
+    return rc
+
+
+cdef int api_store_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t at, size_t n,
+                        const void *data, uint32_t flags) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w
+    if not in_page(r.e, at, n):
+        return ZSWAP_NO_PART
+    w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_store_part(r.e, w, area, offset, <uint32_t> at, <uint32_t> n, data,
+                               LOAD_ZEROS if flags & ZSWAP_ZEROS else 0)
+        engine_leave(r.e, w)
+    return rc
+
+
 cdef zswap_api TABLE = zswap_api(
     version=ZSWAP_API_VERSION,
     struct_size=sizeof(zswap_api),
@@ -284,6 +319,8 @@ cdef zswap_api TABLE = zswap_api(
     next_held=api_next_held,
     next_hole=api_next_hole,
     weigh=api_weigh,
+    load_part=api_load_part,
+    store_part=api_store_part,
 )
 
 #: The table's capsule.

@@ -18,7 +18,7 @@ from zswap_core.promote cimport touches_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
 from zswap_core.streams cimport streams_destroy
-from zswap_core.worker cimport call_depth, first_worker, free_scratch, wait_calls
+from zswap_core.worker cimport call_depth, first_worker, free_scratch, free_worker_page, wait_calls
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -130,6 +130,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     w = first_worker(e)
     while w != NULL:
         free_scratch(w)
+        free_worker_page(e, w)
         w = w.next
     flights_destroy(e)
     touches_destroy(e)

@@ -17,13 +17,14 @@ from zswap_core.streams cimport streams_bytes
 from zswap_core.worker cimport first_worker
 
 
-cdef void add_counters(zsw_worker *w, zsw_totals *out) noexcept nogil:
+cdef void add_counters(zsw_engine *e, zsw_worker *w, zsw_totals *out) noexcept nogil:
     cdef int i
     for i in range(<int> COUNTERS):
         out.counters[i] += zsw_peek_i64(&w.counters[i])
     for i in range(<int> REASONS):
         out.refused[i] += zsw_peek_i64(&w.refused[i])
     out.metadata_bytes += sizeof(zsw_worker) + zsw_peek_u64(&w.scratch_size)
+    out.metadata_bytes += e.page_size if zsw_load_ptr(<void **> &w.page) != NULL else 0
 
 
 cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
@@ -38,7 +39,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
     out.metadata_bytes += slab_bytes(&e.extents)
     w = first_worker(e)
     while w != NULL:
-        add_counters(w, out)
+        add_counters(e, w, out)
         w = w.next
     for i in range(zsw_load_u32(&e.pool_limit)):
         pool = pool_at(e, i)

@@ -23,24 +23,12 @@ from zswap_core.params cimport Flag, is_on
 from zswap_core.parking cimport park, read_parked, zsw_parked, zsw_parking
 from zswap_core.promote cimport promote, promotes
 from zswap_core.samefilled cimport same_fill
-from zswap_core.slots cimport TRANSIT_NS
+from zswap_core.slots cimport TRANSIT_NS, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
 from zswap_core.streams cimport stream_load
 from zswap_core.transit cimport AGAIN, erase_entry, read_backed, writing_begin, writing_end
-
-
-cdef enum:
-    OPTIMISTIC_READS = 8        # of one page from a backing store, before it keeps writers away
-
-
-# What a load takes of an entry under the shard's lock.
-cdef struct zsw_held:
-    uint64_t word
-    uint32_t id                 # 0: there is no page; or it is in the backing store, and was parked
-    uint32_t sum
-    bint same                   # then it has no reference, and needs none
 
 
 cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
@@ -90,7 +78,12 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
         if status != AGAIN:
             return status
     count(w.counters, Counter.load_misses, 1)
-    return Status.ABSENT
+    if not how & LOAD_ZEROS:
+        return Status.ABSENT
+    if area == NULL:
+        return Status.NO_AREA
+    memset(page, 0, e.page_size)
+    return Status.SAME_FILLED
 
 
 cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) noexcept nogil:
@@ -107,17 +100,22 @@ cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) 
     return entry_get(entry, w.now)
 
 
+cdef int read_entry(zsw_engine *e, zsw_worker *w, const zsw_held *held,
+                    uint8_t *page) noexcept nogil:
+    """Reads the page of an entry that was held."""
+    if not held.same:
+        return read_object(e, w, held.word, held.sum, page)
+    if zsw_unlikely(check_sum(e, w, &held.word, sizeof(held.word), held.sum) < 0):
+        return Status.CORRUPT
+    same_fill(page, e.page_size, held.word)
+    return Status.SAME_FILLED
+
+
 cdef int read_held(zsw_engine *e, zsw_worker *w, const zsw_held *held, uint8_t *page,
                    bint take) noexcept nogil:
     """Reads the page and drops the reference.  AGAIN: it was to be taken, but another page
     is held there by now."""
-    cdef int status = Status.SAME_FILLED
-    if held.same:
-        if zsw_unlikely(check_sum(e, w, &held.word, sizeof(held.word), held.sum) < 0):
-            return Status.CORRUPT
-        same_fill(page, e.page_size, held.word)
-    else:
-        status = read_object(e, w, held.word, held.sum, page)
+    cdef int status = read_entry(e, w, held, page)
     # Still with our reference, so that the id cannot have come to name another entry.
     if status >= 0 and zsw_unlikely(take) and not erase_entry(e, w, held.id):
         status = AGAIN

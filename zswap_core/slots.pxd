@@ -11,12 +11,20 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 
 cdef enum:
     TRANSIT_NS = 20000          # how long to sleep before looking again at a page in transit
-    # no status: a page was to be stored where there is none, and there is one
-    OCCUPIED = -101
+    # no status: a page was to take the place of one alone, or of none, and there is another
+    CHANGED = -101
 
 
-cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
-                   uint32_t **slot, uint32_t *pos) noexcept nogil
+# What was found of a page under its shard's lock.
+cdef struct zsw_held:
+    uint64_t word
+    uint32_t id                 # what its slot said; 0: there is no page
+    uint32_t sum
+    bint same                   # then it has no reference, and needs none
+
+
+cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, const zsw_held *only,
+                   zsw_shard **shard, uint32_t **slot, uint32_t *pos) noexcept nogil
 cdef uint32_t *lock_entry(zsw_engine *e, uint32_t id, uint32_t pos, zsw_shard **shard,
                           uint32_t *where) noexcept nogil
 

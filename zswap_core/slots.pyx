@@ -2,10 +2,11 @@
 LRU along with them."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from zswap_core.entry cimport IN_TRANSIT
+from zswap_core.entries cimport entry_at
+from zswap_core.entry cimport entry_same, IN_TRANSIT
 from zswap_core.index cimport (
-    area_lock_shard, AREA_ONLINE, pos_shard, shard_find, SHARD_PAGES, shard_reserve, SHARD_SHIFT,
-    zsw_area, zsw_shard,
+    area_lock_shard, AREA_ONLINE, pos_shard, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
+    SHARD_SHIFT, zsw_area, zsw_shard,
 )
 from zswap_core.os cimport (
     zsw_likely, zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlikely, zsw_unlock,
@@ -14,10 +15,17 @@ from zswap_core.state cimport zsw_engine
 from zswap_core.status cimport Status
 
 
-cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, bint absent, zsw_shard **shard,
-                   uint32_t **slot, uint32_t *pos) noexcept nogil:
+cdef bint is_still(zsw_engine *e, uint32_t id, const zsw_held *held) noexcept nogil:
+    """Whether what a slot holds is the page that was found.  An entry to which there is a reference
+    has kept its page; a same-filled one may be another by now, or have changed where it is."""
+    return id == held.id and (not held.same or entry_same(entry_at(e, id))
+                              and entry_at(e, id).word == held.word)
+
+
+cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, const zsw_held *only,
+                   zsw_shard **shard, uint32_t **slot, uint32_t *pos) noexcept nogil:
     """Finds or makes the slot of `offset`, once no call has the page in transit, and leaves its
-    shard locked.  Fails without.  With `absent` it must be empty, else it is OCCUPIED."""
+    shard locked.  Fails without.  Unless `only` is NULL it must hold that, else it is CHANGED."""
     while True:
         shard[0] = area_lock_shard(&e.index, area, offset >> SHARD_SHIFT)
         if zsw_unlikely(shard[0] == NULL):
@@ -29,9 +37,11 @@ cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, bint absent, 
             zsw_unlock(&shard[0].lock)
             return Status.ENTRY_FAIL
         if zsw_likely(slot[0][0] != IN_TRANSIT):
-            if zsw_unlikely(absent) and slot[0][0] != 0:
+            if zsw_unlikely(only != NULL) and not is_still(e, slot[0][0], only):
+                if slot[0][0] == 0:             # it is gone, and the slot was made for nothing
+                    shard_erase(&e.index, shard[0], offset & (SHARD_PAGES - 1))
                 zsw_unlock(&shard[0].lock)
-                return OCCUPIED
+                return CHANGED
             return Status.STORED
         zsw_unlock(&shard[0].lock)
         zsw_sleep_ns(TRANSIT_NS)

@@ -82,6 +82,7 @@ cdef struct zsw_worker:
     int64_t counters[COUNTERS]
     int64_t refused[REASONS]            # stores, by -status
     zsw_latency latency
+    uint8_t *page                       # for calls that want a part of one; made by the first
 
 
 # Pages on their way to backing stores.

@@ -2,6 +2,7 @@
 from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.index cimport RUN_PAGES
+from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 
@@ -16,8 +17,9 @@ cdef struct refused_page:
     uint32_t at
 
 
+cdef void count_refusal(zsw_worker *w, int status) noexcept nogil
 cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
-                    const uint8_t *page, bint absent) noexcept nogil
+                    const uint8_t *page, const zsw_held *only) noexcept nogil
 cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
                       const uint8_t *page) noexcept nogil
 cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,

@@ -27,7 +27,7 @@ from zswap_core.params cimport Flag, is_on
 from zswap_core.pool cimport check_limits, NEAR_LIMIT
 from zswap_core.reclaim cimport admit
 from zswap_core.samefilled cimport same_filled
-from zswap_core.slots cimport change_lru, lock_slot, OCCUPIED
+from zswap_core.slots cimport change_lru, CHANGED, lock_slot, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport REASONS, Status
@@ -61,23 +61,16 @@ cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
     return slot
 
 
-cdef int open_slot(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset, bint absent,
-                   zsw_shard **shard, uint32_t **slot, uint32_t *pos) noexcept nogil:
-    """As lock_slot, for a page that comes: a slot that says the backing store has it will do."""
-    cdef int rc = lock_slot(e, area, offset, absent, shard, slot, pos)
-    if (rc == Status.STORED
-            and zsw_unlikely(is_backed(slot[0][0]) or is_clean(&e.index, pos[0]))
-            and (e.params.wipe_on_free or area.backing.flags & ZSW_BACKING_LOG)):
-        slot[0] = clear_backed(e, w, area, shard[0], offset, slot[0], pos[0])
-    return rc
-
-
-cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot, uint32_t pos,
-                  uint32_t id, uint32_t sum) noexcept nogil:
+cdef void publish(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard, uint64_t offset,
+                  uint32_t *slot, uint32_t pos, uint32_t id, uint32_t sum) noexcept nogil:
     """Puts a complete entry into its slot and the LRU, in place of the old one if there is one, and
-    unlocks the shard."""
+    unlocks the shard.  From here on nothing can fail: so what the backing store has may go."""
     cdef zsw_entry *entry = entry_at(e, id)
-    cdef uint32_t old = slot[0]
+    cdef uint32_t old
+    if (zsw_unlikely(is_backed(slot[0]) or is_clean(&e.index, pos))
+            and (e.params.wipe_on_free or area.backing.flags & ZSW_BACKING_LOG)):
+        slot = clear_backed(e, w, area, shard, offset, slot, pos)
+    old = slot[0]
     slot[0] = id
     zsw_poke_u32(&entry.pos, pos)
     if is_clean(&e.index, pos):
@@ -97,14 +90,14 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint32_t *slot
 
 
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                          uint64_t value, bint absent) noexcept nogil:
+                          uint64_t value, const zsw_held *only) noexcept nogil:
     cdef zsw_shard *shard
     cdef zsw_entry *entry
     cdef uint32_t *slot
     # the word is the page
     cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))
     cdef bint held
-    cdef int rc = open_slot(e, w, area, offset, absent, &shard, &slot, &pos)
+    cdef int rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody
@@ -129,12 +122,12 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     else:
         count(w.counters, Counter.stored_pages, 1)
         count(w.counters, Counter.same_filled_pages, 1)
-        publish(e, w, shard, slot, pos, id, sum)
+        publish(e, w, area, shard, offset, slot, pos, id, sum)
     return Status.SAME_FILLED
 
 
 cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                         const uint8_t *page, bint absent) noexcept nogil:
+                         const uint8_t *page, const zsw_held *only) noexcept nogil:
     cdef zsw_shard *shard
     cdef uint32_t *slot
     cdef uint32_t id, pos, sum
@@ -147,21 +140,21 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     status = make_entry(e, w, page, &id)
     if zsw_unlikely(status < 0):
         return status
-    rc = open_slot(e, w, area, offset, absent, &shard, &slot, &pos)
+    rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
-    publish(e, w, shard, slot, pos, id, sum)
+    publish(e, w, area, shard, offset, slot, pos, id, sum)
     return status
 
 
 cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:
-    if -status < <int> REASONS:                 # else OCCUPIED
+    if -status < <int> REASONS:                 # else CHANGED
         zsw_poke_i64(&w.refused[-status], w.refused[-status] + 1)
 
 
 cdef int try_store(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                   const uint8_t *page, bint absent) noexcept nogil:
+                   const uint8_t *page, const zsw_held *only) noexcept nogil:
     """Holds a copy of the page, or says why not."""
     cdef uint64_t value
     cdef int status
@@ -171,11 +164,11 @@ cdef int try_store(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset
         status = Status.NO_AREA
     elif (is_on(&e.params, Flag.same_filled_pages_enabled)
             and same_filled(page, e.page_size, &value)):
-        status = hold_same_filled(e, w, area, offset, value, absent)
+        status = hold_same_filled(e, w, area, offset, value, only)
     elif zsw_unlikely(not is_on(&e.params, Flag.non_same_filled_pages_enabled)):
         status = Status.DISABLED
     else:
-        status = hold_compressed(e, w, area, offset, page, absent)
+        status = hold_compressed(e, w, area, offset, page, only)
     if zsw_unlikely(status < 0):
         count_refusal(w, status)
     return status
@@ -185,21 +178,22 @@ cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offs
                       const uint8_t *page) noexcept nogil:
     """Holds a copy of the page; returns its Status.  A page that is refused goes to the area's
     backing store; where there is none, or it fails, nothing is held at that offset any more."""
-    return store_page(e, w, type, offset, page, False)
+    return store_page(e, w, type, offset, page, NULL)
 
 
 cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
-                    const uint8_t *page, bint absent) noexcept nogil:
-    """As engine_store; with `absent` only where nothing is held, else what is there stays and the
-    result is OCCUPIED."""
+                    const uint8_t *page, const zsw_held *only) noexcept nogil:
+    """As engine_store; unless `only` is NULL in place of that alone.  If something else is held by
+    now, that stays and the result is CHANGED; if the page is refused, `only` stays, but where the
+    backing store was to take the page and failed."""
     cdef zsw_area *area = find_area(e, type, offset)
-    cdef int status = try_store(e, w, area, offset, page, absent)
-    if zsw_unlikely(status < 0) and area != NULL and status != OCCUPIED:
+    cdef int status = try_store(e, w, area, offset, page, only)
+    if zsw_unlikely(status < 0) and area != NULL and status != CHANGED:
         if area.backing != NULL and status != Status.NO_AREA and worker_scratch(e, w, e.page_size):
             # no lock may be held while the caller's memory is touched
             memcpy(w.scratch, page, e.page_size)
-            return write_through(e, w, area, offset, w.scratch, absent)
-        if not absent:
+            return write_through(e, w, area, offset, w.scratch, only)
+        if only == NULL:
             invalidate_area(e, w, area, offset, offset)     # what it held is stale now
     return status
 
@@ -280,7 +274,7 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
             prefetch_page(page + <size_t> (i + 1) * e.page_size)
         area = find_area(e, type, offsets[i])
         status[i] = <int8_t> try_store(e, w, area, offsets[i], page + <size_t> i * e.page_size,
-                                       False)
+                                       NULL)
         if zsw_unlikely(status[i] < 0) and area != NULL:
             if (area.backing != NULL and status[i] != Status.NO_AREA
                     and worker_scratch(e, w, <size_t> most * e.page_size)):

@@ -3,6 +3,7 @@ flight.pyx has batches."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.index cimport zsw_area, zsw_shard
+from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 
 
@@ -14,7 +15,7 @@ cdef bint writing_begin(zsw_engine *e) noexcept nogil
 cdef bint writing_try(zsw_engine *e) noexcept nogil
 cdef void writing_end(zsw_engine *e) noexcept nogil
 cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                       const uint8_t *page, bint absent) noexcept nogil
+                       const uint8_t *page, const zsw_held *only) noexcept nogil
 cdef void write_through_many(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t *offsets,
                              uint8_t *pages, uint32_t n, int *statuses) noexcept nogil
 cdef int read_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,

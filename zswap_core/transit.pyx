@@ -24,7 +24,7 @@ from zswap_core.news cimport note_answer
 from zswap_core.os cimport (
     EDEADLK, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_trylock, zsw_unlock,
 )
-from zswap_core.slots cimport change_lru, lock_entry, lock_slot
+from zswap_core.slots cimport change_lru, lock_entry, lock_slot, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -63,12 +63,12 @@ cdef bint in_flight(zsw_engine *e, const zsw_area *area, uint64_t offset) noexce
 
 
 cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                       zsw_shard **shard, bint absent) noexcept nogil:
-    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on.  With
-    `absent` nothing may be there."""
+                       zsw_shard **shard, const zsw_held *only) noexcept nogil:
+    """Puts IN_TRANSIT where the page was and frees what was there; others wait from here on.
+    Unless `only` is NULL, that must be there."""
     cdef uint32_t *slot
     cdef uint32_t pos, old
-    cdef int rc = lock_slot(e, area, offset, absent, shard, &slot, &pos)
+    cdef int rc = lock_slot(e, area, offset, only, shard, &slot, &pos)
     if rc < 0:
         return rc
     old = slot[0]
@@ -109,7 +109,7 @@ cdef int end_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
 
 
 cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                       const uint8_t *page, bint absent) noexcept nogil:
+                       const uint8_t *page, const zsw_held *only) noexcept nogil:
     """Writes a refused page to the area's backing store.  When that fails nothing is held at
     `offset`."""
     cdef zsw_shard *shard
@@ -122,7 +122,7 @@ cdef int write_through(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
     lost = not first and in_flight(e, area, offset)
     # No memory for the slot: there is none, so nothing is held.  Area gone: swapoff frees what is
     # there.
-    status = begin_transit(e, w, area, offset, &shard, absent)
+    status = begin_transit(e, w, area, offset, &shard, only)
     if status >= 0:
         rc = -EDEADLK if lost else write_to(area, &offset, page, 1)
         if not lost:
@@ -146,10 +146,10 @@ cdef void write_through_many(zsw_engine *e, zsw_worker *w, zsw_area *area, uint6
     if n == 1 or not writing_begin(e):              # in a callback each is looked at by itself
         for i in range(n):
             statuses[i] = write_through(e, w, area, offsets[i], pages + <size_t> i * e.page_size,
-                                        False)
+                                        NULL)
         return
     for i in range(n):
-        statuses[i] = begin_transit(e, w, area, offsets[i], &shards[m], False)
+        statuses[i] = begin_transit(e, w, area, offsets[i], &shards[m], NULL)
         if statuses[i] < 0:
             continue
         page = pages + <size_t> m * e.page_size

@@ -1,5 +1,5 @@
 """Workers: what a call in flight owns, and how to know that calls have ended."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from zswap_core.os cimport zsw_load_ptr
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -7,6 +7,8 @@ from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil
+cdef uint8_t *worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil
+cdef void free_worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void free_scratch(zsw_worker *w) noexcept nogil
 cdef void flush_entries(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil

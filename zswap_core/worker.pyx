@@ -5,7 +5,7 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     zsw_add_i64, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32, zsw_map_as,
     zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self, zsw_sleep_ns,
-    zsw_unmap,
+    zsw_store_ptr, zsw_unlikely, zsw_unmap,
 )
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
@@ -73,6 +73,19 @@ cdef void free_scratch(zsw_worker *w) noexcept nogil:
     w.scratch = NULL
     w.scratch_used = 0
     zsw_poke_u64(&w.scratch_size, 0)
+
+
+cdef uint8_t *worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """A page of the worker's own, made on first use; NULL when there is no memory for it.  Scratch
+    would not do: a larger one may take its place while a page is compressed."""
+    if zsw_unlikely(w.page == NULL) and fault(Site.SCRATCH) == 0:
+        zsw_store_ptr(<void **> &w.page, zsw_map_as(e.page_size, e.params.mapping))
+    return w.page
+
+
+cdef void free_worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    zsw_unmap(w.page, e.page_size)
+    w.page = NULL
 
 
 cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:

@@ -102,7 +102,7 @@ def test_the_capsule_is_found_by_its_name():
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     table = (ctypes.c_uint32 * 2).from_address(get(b"zswap_core.api.v1", 0))
-    assert (table[0], table[1]) == (1, 8 + 16 * ctypes.sizeof(ctypes.c_void_p))
+    assert (table[0], table[1]) == (1, 8 + 18 * ctypes.sizeof(ctypes.c_void_p))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def table():
     """The functions of the table, by their place in it."""
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
-    return (ctypes.c_void_p * 16).from_address(get(b"zswap_core.api.v1", 0) + 8)
+    return (ctypes.c_void_p * 18).from_address(get(b"zswap_core.api.v1", 0) + 8)
 
 
 def test_what_is_held_and_what_it_weighs(table):
@@ -134,4 +134,35 @@ def test_what_is_held_and_what_it_weighs(table):
         assert tuple(weight) == z.weight(7, 9) != (0, 0, 0, 0)
     assert next_held(engine, 0, offset) == CLOSED
     assert next_hole(engine, 0, offset) == weigh(engine, 0, 7, 8, weight) == CLOSED
+    unref(engine)
+
+
+def test_parts(table):
+    size, u32 = ctypes.c_size_t, ctypes.c_uint32
+    opened = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(table[0])
+    unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[2])
+    of_part = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, u32, ctypes.c_uint64, size, size, ctypes.c_void_p, u32
+    )
+    load_part, store_part = of_part(table[16]), of_part(table[17])
+    room = ctypes.create_string_buffer(b"part of it", 4096)
+    no_part, zeros = -1006, 1
+    with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+        engine = opened(z)
+        assert store_part(engine, 0, 7, 100, 10, room, 0) == zswap.Status.ABSENT
+        assert load_part(engine, 0, 7, 100, 10, room, 0) == zswap.Status.ABSENT
+        assert room.raw[:10] == b"part of it"
+        assert load_part(engine, 9, 7, 100, 10, room, zeros) == zswap.Status.NO_AREA
+        assert store_part(engine, 0, 7, 100, 10, room, zeros) == zswap.Status.STORED
+        assert z[7] == bytes(100) + b"part of it" + bytes(4096 - 110)
+        assert load_part(engine, 0, 7, 105, 4091 - 100, room, 0) == zswap.Status.STORED
+        assert room.raw[:6] == b"of it\0"
+        assert load_part(engine, 0, 8, 0, 4096, room, zeros) == zswap.Status.SAME_FILLED
+        assert room.raw == bytes(4096)
+        for at, n in ((4096, 1), (0, 4097), (4097, 0), (1, (1 << 64) - 1), ((1 << 64) - 1, 2)):
+            assert load_part(engine, 0, 7, at, n, room, 0) == no_part
+            assert store_part(engine, 0, 7, at, n, room, 0) == no_part
+        assert load_part(engine, 0, 7, 4096, 0, room, 0) == zswap.Status.STORED
+    assert load_part(engine, 0, 7, 0, 1, room, 0) == CLOSED
+    assert store_part(engine, 0, 7, 0, 1, room, 0) == CLOSED
     unref(engine)

@@ -127,8 +127,8 @@ class Model(RuleBasedStateMachine):
             self.page_size // 8
         )
 
-    def stored(self, area, offset, page, status):
-        """Check the status of one store, and follow it."""
+    def stored(self, area, offset, page, status, part=False):
+        """Check the status of one store, and follow it; a part that is refused changes nothing."""
         key, status = (area, offset), Status(status)
         if self.z.parameters["enabled"] and (
             area not in self.online or offset >= (NR_PAGES[area] or 1 << 47)
@@ -155,7 +155,8 @@ class Model(RuleBasedStateMachine):
             assert status in allowed
             self.events["reject_compress_poor"] += status == Status.COMPRESS_POOR
         if status < 0:
-            self.gone(key)
+            if not part:
+                self.gone(key)
             return
         self.events["duplicate_entry"] += key in self.held
         self.held[key] = page
@@ -184,9 +185,47 @@ class Model(RuleBasedStateMachine):
         """Store."""
         page = page_of(recipe, self.page_size)
         data = np.frombuffer(page, np.uint8) if buffer is np.frombuffer else buffer(page)
+        status = self.status_of(area, offset, lambda: self.z.store(offset, data, swap_type=area))
+        self.stored(area, offset, page, status)
+
+    @rule(
+        area=areas,
+        offset=offsets,
+        recipe=recipes,
+        part=st.sampled_from([slice(0, 1), slice(0, 4096), slice(8, 3000), slice(4090, 4096)]),
+        absent=st.sampled_from(["raise", "zeros"]),
+    )
+    def store_part(self, area, offset, recipe, part, absent):
+        """Store a part of a page."""
+        data = page_of(recipe, self.page_size)[part]
+        here = area in self.online and offset < (NR_PAGES[area] or 1 << 47)
+        if here and absent == "raise" and (area, offset) not in self.held:
+            with pytest.raises(KeyError):
+                self.z.store_part(offset, part.start, data, swap_type=area)
+            return
+        page = bytearray(self.held.get((area, offset), bytes(self.page_size)))
+        page[part] = data
+        status = self.status_of(
+            area,
+            offset,
+            lambda: self.z.store_part(offset, part.start, data, swap_type=area, absent=absent),
+        )
+        self.stored(area, offset, bytes(page), status, part=True)
+
+    @rule(area=areas, offset=offsets, at=st.sampled_from([0, 7, 4000]))
+    def load_part(self, area, offset, at):
+        """Load a part of a page."""
+        expected = self.loaded(area, offset)
+        try:
+            assert self.z.load_part(offset, at, 96, swap_type=area) == expected[at : at + 96]
+        except KeyError:
+            assert expected is None
+
+    def status_of(self, area, offset, store):
+        """The status that a call's exception, or what is held afterwards, stands for."""
         before = self.z.stats()
         try:
-            self.z.store(offset, data, swap_type=area)
+            store()
         except PoolLimitError:
             limit = self.z.stats().pool_limit_hit > before.pool_limit_hit
             status = Status.POOL_LIMIT if limit else Status.ACCEPT_THRESHOLD
@@ -204,7 +243,7 @@ class Model(RuleBasedStateMachine):
             status = {0: Status.SAME_FILLED, self.page_size: Status.INCOMPRESSIBLE}.get(
                 size, Status.STORED
             )
-        self.stored(area, offset, page, status)
+        return status
 
     @rule(area=areas, offset=offsets, into=st.booleans())
     def load(self, area, offset, into):

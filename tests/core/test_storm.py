@@ -167,6 +167,8 @@ class Storm:
             lambda: z.update({(o := some()): PAGES[o, 1]}),
             lambda: z.store(o := some(), PAGES[o, 3], swap_type=rng.randrange(1, 4)),
             lambda: z.load(some(), swap_type=rng.randrange(1, 4)),
+            lambda: z.store_part(o := some(), 0, PAGES[o, 4], absent="zeros"),
+            lambda: self.check(o := some(), z.load_part(o, 0, PAGE)),
         ]  # fmt: skip
         seldom = [
             z.compact, lambda: z.shrink(16), lambda: z.shrink(4, idle_seconds=1), z.latency,

@@ -133,6 +133,22 @@ class Case:
             assert found() == 0  # reading brought none back
 
 
+def test_parts(engine, wipe):
+    """A part is cut out of, or put into, a page of the worker's own."""
+    z = engine(wipe_on_free=wipe, dontdump=True, max_pool_bytes="64MiB", checksum=True)
+    (page,) = pages_with(COOKIE, 1)
+    z[0] = page
+    assert z.load_part(0, 0, PAGE) == page
+    z.store_part(0, 0, page[:100])
+    assert z.load_part(0, 8, 3000) == page[8:3008]
+    z.invalidate(0)
+    assert bool(found()) is not wipe
+    z.store_part(0, 8, COOKIE + bytes(8), absent="zeros")
+    z.store_part(0, 8, bytes(len(COOKIE)))
+    z.store(0, bytes(PAGE))
+    assert bool(found()) is not wipe
+
+
 def test_invalidated(engine, zpool, wipe):
     case = Case(engine, zpool, wipe)
     for offset in itertools.islice(case.gone, 100):

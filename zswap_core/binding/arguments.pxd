@@ -15,5 +15,6 @@ cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
                     Py_buffer *buffer) except -1
 cdef View view_of(object obj, str name, Py_ssize_t size, bint writable)
 cdef View offsets_of(object offsets)
+cdef bint wants_zeros(object absent) except -1
 cdef int thread_count(object threads) except -1
 cdef uint32_t idle_of(object seconds) except? 0xffffffff

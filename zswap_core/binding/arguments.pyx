@@ -126,6 +126,16 @@ cdef View offsets_of(object offsets):
     return view
 
 
+cdef bint wants_zeros(object absent) except -1:
+    """Whether a page that is absent is one of zeros."""
+    if isinstance(absent, str):
+        if absent == "raise":
+            return False
+        if absent == "zeros":
+            return True
+    raise ValueError(f"absent is {absent!r}; 'raise' or 'zeros' is needed")
+
+
 cdef int thread_count(object threads) except -1:
     threads = as_int(threads, "threads")
     if threads < 1:

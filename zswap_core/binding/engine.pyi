@@ -35,8 +35,32 @@ class Engine:
     def shrink(self, nr_pages: int, *, idle_seconds: int | None = None) -> int: ...
     def store(self, offset: SupportsIndex, page: Any, *, swap_type: SupportsIndex = 0) -> None: ...
     def load(
-        self, offset: SupportsIndex, out: Any = None, *, swap_type: SupportsIndex = 0
+        self,
+        offset: SupportsIndex,
+        out: Any = None,
+        *,
+        swap_type: SupportsIndex = 0,
+        absent: Literal["raise", "zeros"] = "raise",
     ) -> Any: ...
+    def load_part(
+        self,
+        offset: SupportsIndex,
+        at: SupportsIndex,
+        n: SupportsIndex,
+        *,
+        out: Any = None,
+        swap_type: SupportsIndex = 0,
+        absent: Literal["raise", "zeros"] = "raise",
+    ) -> Any: ...
+    def store_part(
+        self,
+        offset: SupportsIndex,
+        at: SupportsIndex,
+        data: Any,
+        *,
+        swap_type: SupportsIndex = 0,
+        absent: Literal["raise", "zeros"] = "raise",
+    ) -> None: ...
     def _store_absent(
         self, offset: SupportsIndex, page: Any, *, swap_type: SupportsIndex = 0
     ) -> bool: ...

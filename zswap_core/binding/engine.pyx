@@ -24,16 +24,17 @@ from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
 from zswap_core.binding.arguments cimport (
     as_int, as_offset, as_stop, as_type, idle_of, offsets_of, take_pages, thread_count, View,
-    view_of,
+    view_of, wants_zeros,
 )
 from zswap_core.binding.requests cimport (
     allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
-    contains_page, count_nodes, count_pages, do_load, do_store, extent_args, free_extent,
-    invalidate_batch, invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span,
-    LoadAs, look, look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args,
-    page_sizes, pool_args, pool_row, pools_args, range_args, read_latency, read_news,
-    recompress_some, seal, set_limits, shard_offsets, SLICE, span_args, store_batch, store_span,
-    sum_totals, swap_off, swap_on, use_pool, walk_args, weigh_pages, work_args, write_back,
+    contains_page, count_nodes, count_pages, do_load, do_load_part, do_store, do_store_part,
+    extent_args, free_extent, invalidate_batch, invalidate_pages, is_online, latency_args,
+    list_pools, load_batch, load_span, LoadAs, look, look_args, news_args, next_held, next_hole,
+    NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row, pools_args,
+    range_args, read_latency, read_news, recompress_some, seal, set_limits, shard_offsets, SLICE,
+    span_args, store_batch, store_span, sum_totals, swap_off, swap_on, use_pool, walk_args,
+    weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -50,7 +51,7 @@ from zswap_core.os cimport (
     zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap,
 )
 from zswap_core.pool cimport compressor_in_use
-from zswap_core.slots cimport OCCUPIED
+from zswap_core.slots cimport CHANGED
 from zswap_core.state cimport (
     MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_worker,
 )
@@ -639,7 +640,7 @@ cdef class Engine(Handle):
             self.call(do_store, &args, self.slow or self.backed != 0)
         finally:
             PyBuffer_Release(&buffer)
-        if args.status == OCCUPIED:
+        if args.status == CHANGED:
             return False
         if args.status < 0:
             error = error_for(args.status, args.error, args.offset, args.type, self)
@@ -649,7 +650,7 @@ cdef class Engine(Handle):
         self.hear()
         return True
 
-    def load(self, offset, out=None, *, swap_type=0):
+    def load(self, offset, out=None, *, swap_type=0, absent="raise"):
         """Get a page back.  It stays held.
 
         Parameters
@@ -660,6 +661,8 @@ cdef class Engine(Handle):
             A writable C-contiguous buffer of `page_size` bytes to fill.
         swap_type : int, optional
             The swap area.
+        absent : {"raise", "zeros"}, default "raise"
+            What a page is at whose offset nothing is held: an error, or zeros.
 
         Returns
         -------
@@ -670,14 +673,17 @@ cdef class Engine(Handle):
         ------
         KeyError
             When nothing is held at `offset`.
+        ValueError
+            With ``absent="zeros"``: when the area is not online, or does not reach so far.
         PageCorruptError
             When the page does not decompress, or is not what its checksum was made of.  The entry
             is kept; the content of `out` is undefined.
         """
         cdef page_args args
         cdef Py_buffer buffer
+        args.zeros = wants_zeros(absent)
         if out is None:
-            return self.load_as(offset, swap_type, LoadAs.USUAL)
+            return self.load_as(offset, swap_type, LoadAs.USUAL, args.zeros)
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
         take_pages(out, "out", self.e.page_size, True, &buffer)
         try:
@@ -690,16 +696,17 @@ cdef class Engine(Handle):
     def _take(self, offset, *, swap_type=0):
         """Load a page and free it: of several calls, also of loads with exclusive_loads, one gets
         it."""
-        return self.load_as(offset, swap_type, LoadAs.TAKE)
+        return self.load_as(offset, swap_type, LoadAs.TAKE, False)
 
     def _read(self, offset, *, swap_type=0):
         """Load a page that stays held, whatever exclusive_loads says."""
-        return self.load_as(offset, swap_type, LoadAs.KEEP)
+        return self.load_as(offset, swap_type, LoadAs.KEEP, False)
 
-    cdef bytes load_as(self, object offset, object swap_type, LoadAs how):
+    cdef bytes load_as(self, object offset, object swap_type, LoadAs how, bint zeros):
         cdef page_args args
         cdef bytes page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), how
+        args.zeros = zeros
         args.page = <uint8_t *> PyBytes_AS_STRING(page)
         self.load_into(&args)
         return page
@@ -714,6 +721,137 @@ cdef class Engine(Handle):
                           self) if args.status < 0 else None
         self.hear()
         if error is not None:
+            raise error
+        return 0
+
+    # ---- parts of pages --------------------------------------------------------------------------
+
+    def load_part(self, offset, at, n, *, out=None, swap_type=0, absent="raise"):
+        """Get a part of a page back.
+
+        It is of one moment: a part that is stored meanwhile is in it, or is not.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        at, n : int
+            Where in the page the part begins, and how many bytes it has.
+        out : buffer, optional
+            A writable C-contiguous buffer of `n` bytes to fill.
+        swap_type : int, optional
+            The swap area.
+        absent : {"raise", "zeros"}, default "raise"
+            As for `load`.
+
+        Returns
+        -------
+        bytes or buffer
+            The part, or `out`.
+
+        Raises
+        ------
+        KeyError
+            When nothing is held at `offset`.
+        ValueError
+            When the part does not lie in the page; or as `load`.
+        PageCorruptError
+            As `load`; `out` is as it was.
+
+        Notes
+        -----
+        It takes as long as `load` and the copy of the part: the page is read as a whole.  It is a
+        load, so with `exclusive_loads` the page is freed, as a whole.
+        """
+        cdef part_args args
+        cdef Py_buffer buffer
+        self.part_of(&args, offset, at, n, swap_type, absent)
+        if out is None:
+            out = PyBytes_FromStringAndSize(NULL, args.bytes)
+            args.data = <uint8_t *> PyBytes_AS_STRING(out)
+            self.move_part(do_load_part, &args, True)
+        else:
+            take_pages(out, "out", args.bytes, True, &buffer)
+            try:
+                args.data = <uint8_t *> buffer.buf
+                self.move_part(do_load_part, &args, True)
+            finally:
+                PyBuffer_Release(&buffer)
+        return out
+
+    def store_part(self, offset, at, data, *, swap_type=0, absent="raise"):
+        """Write over a part of a page, and leave the rest of it as it is.
+
+        All of it or nothing: whoever loads the page meanwhile finds the one or the other, and of
+        several parts that are stored at once none is lost.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        at : int
+            Where in the page the part begins.
+        data : buffer
+            Any C-contiguous buffer that fits into the page from there on.
+        swap_type : int, optional
+            The swap area.
+        absent : {"raise", "zeros"}, default "raise"
+            Where nothing is held at `offset`: an error, or a page of zeros around the part.
+
+        Raises
+        ------
+        KeyError
+            When nothing is held at `offset`.
+        PoolLimitError, Error
+            When the page is refused, as by `store`.  It is as it was before.
+        BackingError
+            When the backing store fails.  The page is as it was if that was in reading it, and
+            nothing is held any more if it was in writing it there, as after `store`.
+        PageCorruptError
+            When what is held is damaged.  The entry is kept.
+        ValueError
+            When the part does not lie in the page; or as `store`.
+
+        Notes
+        -----
+        It takes as long as a load and a store: the page is read, and stored anew.
+        """
+        cdef part_args args
+        cdef Py_buffer buffer
+        take_buffer(data, "data", False, &buffer)
+        try:
+            self.part_of(&args, offset, at, buffer.len, swap_type, absent)
+            args.data = <uint8_t *> buffer.buf
+            self.move_part(do_store_part, &args, not self.slow and self.backed == 0)
+        finally:
+            PyBuffer_Release(&buffer)
+
+    cdef int part_of(self, part_args *args, object offset, object at, object n, object swap_type,
+                     object absent) except -1:
+        """Fills in which part of which page is meant."""
+        args.offset, args.type = as_offset(offset), as_type(swap_type)
+        args.zeros = wants_zeros(absent)
+        at, n = as_int(at, "at"), as_int(n, "n")
+        if at < 0 or n < 0 or at + n > self.e.page_size:
+            raise ValueError(f"{n} bytes from {at} on are no part of a page of {self.e.page_size} "
+                             "bytes")
+        args.at, args.bytes = at, n
+        return 0
+
+    cdef int move_part(self, call_body body, part_args *args, bint at_once) except -1:
+        """Loads or stores a part: with the GIL where that goes `at_once`."""
+        args.no_wait, args.status = at_once, Status.WOULD_BLOCK
+        if at_once:
+            self.call(body, args, False)
+        if args.status == Status.WOULD_BLOCK:
+            args.no_wait = False
+            self.call(body, args, True)
+        error = error_for(args.status, args.error, args.offset, args.type,
+                          self) if args.status < 0 else None
+        self.hear()
+        if error is not None:
+            if body == do_store_part and args.status in REFUSALS.values():
+                self._refused(args.status, error)
             raise error
         return 0
 

@@ -36,12 +36,28 @@ cdef struct page_args:
     bint absent                 # store only where no page is held
     LoadAs how
     bint no_wait
+    bint zeros                  # of which a page is that is absent
     int status
     int error                   # what the backing store said, where it failed
 
 cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void contains_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef struct part_args:
+    uint32_t type
+    uint64_t offset
+    uint32_t at
+    uint32_t bytes
+    uint8_t *data
+    bint no_wait
+    bint zeros
+    int status
+    int error
+
+cdef void do_store_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void do_load_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct range_args:

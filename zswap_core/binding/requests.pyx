@@ -11,7 +11,7 @@ from zswap_core.index cimport zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed, TIMED
 from zswap_core.load cimport (
-    engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page,
+    engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page, LOAD_ZEROS,
 )
 from zswap_core.lookup cimport area_at, find_area, pool_at
 from zswap_core.maintenance cimport maintenance_start
@@ -19,8 +19,10 @@ from zswap_core.os cimport (
     zsw_add_u32, zsw_load_ptr, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_unlikely,
 )
 from zswap_core.params cimport Flag, is_on
+from zswap_core.parts cimport engine_load_part, engine_store_part
 from zswap_core.pool cimport engine_set_limits, engine_use_pool
 from zswap_core.recompress cimport engine_recompress
+from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.store cimport store_page
 from zswap_core.walk cimport (
@@ -41,10 +43,16 @@ cdef void time_call(zsw_engine *e, zsw_worker *w, Timed call, uint64_t start,
         latency_record(&w.latency, zsw_peek_u32(&e.latency_epoch), call, zsw_now_ns() - start)
 
 
+cdef inline uint32_t load_flags(bint no_wait, bint zeros) noexcept nogil:
+    return (LOAD_NO_WAIT if no_wait else 0) | (LOAD_ZEROS if zeros else 0)
+
+
 cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
-    a.status = store_page(e, w, a.type, a.offset, a.page, a.absent)
+    cdef zsw_held nothing
+    nothing.id, nothing.same = 0, False
+    a.status = store_page(e, w, a.type, a.offset, a.page, &nothing if a.absent else NULL)
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.store_ns, start, a.status)
@@ -53,13 +61,33 @@ cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
-    cdef uint32_t how = LOAD_NO_WAIT if a.no_wait else 0
+    cdef uint32_t how = load_flags(a.no_wait, a.zeros)
     if a.how == LoadAs.USUAL:
         a.status = engine_load(e, w, a.type, a.offset, a.page, how)
     elif a.how == LoadAs.TAKE:
         a.status = engine_take(e, w, a.type, a.offset, a.page, how)
     else:
         a.status = load_page(e, w, a.type, a.offset, a.page, how)
+    a.error = w.error
+    if zsw_unlikely(start != 0):
+        time_call(e, w, Timed.load_ns, start, a.status)
+
+
+cdef void do_store_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef part_args *a = <part_args *> args
+    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
+    a.status = engine_store_part(e, w, a.type, a.offset, a.at, a.bytes, a.data,
+                                 load_flags(a.no_wait, a.zeros))
+    a.error = w.error
+    if zsw_unlikely(start != 0):
+        time_call(e, w, Timed.store_ns, start, a.status)
+
+
+cdef void do_load_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef part_args *a = <part_args *> args
+    cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
+    a.status = engine_load_part(e, w, a.type, a.offset, a.at, a.bytes, a.data,
+                                load_flags(a.no_wait, a.zeros))
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.load_ns, start, a.status)
@@ -122,7 +150,7 @@ cdef void store_span(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
             memcpy(a.part, page, a.bytes - at)
             memset(a.part + (a.bytes - at), 0, e.page_size - (a.bytes - at))
             page = a.part
-        a.status = store_page(e, w, a.type, a.first + a.done, page, False)
+        a.status = store_page(e, w, a.type, a.first + a.done, page, NULL)
         if a.status < 0:
             a.error = w.error
             return

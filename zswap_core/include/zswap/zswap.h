@@ -25,6 +25,11 @@
 #define ZSWAP_NO_ROOM (-1003)
 #define ZSWAP_NO_AREA (-1004)
 #define ZSWAP_NO_EXTENT (-1005)
+/* A part that does not lie in a page. */
+#define ZSWAP_NO_PART (-1006)
+
+/* Of load_part and store_part: where nothing is held there are zeros. */
+#define ZSWAP_ZEROS 1u
 
 typedef struct zswap_engine zswap_engine;
 
@@ -72,6 +77,14 @@ typedef struct zswap_api {
     /* What first..last, both included, hold, as ZSwap.weight.  0, or why nothing was done. */
     int (*weigh)(zswap_engine *engine, uint32_t area, uint64_t first, uint64_t last,
         zswap_weight *weight);
+    /* The n bytes of a page from `at` on, as ZSwap.load_part and store_part: a zswap.Status, or why
+     * nothing was done.  A part that is stored is all there or not at all, and leaves the rest of
+     * the page as it is.  Of the page's size, with ZSWAP_ZEROS, load_part is load with zeros where
+     * nothing is held. */
+    int (*load_part)(zswap_engine *engine, uint32_t area, uint64_t offset, size_t at, size_t n,
+        void *data, uint32_t flags);
+    int (*store_part)(zswap_engine *engine, uint32_t area, uint64_t offset, size_t at, size_t n,
+        const void *data, uint32_t flags);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
