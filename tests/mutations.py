@@ -709,6 +709,35 @@ MUTATIONS = [
         "memcpy(data, page + at, n)\n    if zsw_unlikely(False):\n",
         tests="wipe",
     ),
+    # ---- several buffers at once
+    bug(
+        "a row of buffers that is refused half way is there in part",
+        "vectors.pyx",
+        "            drop(e, w, made, i)\n            failed[0] = i\n            return status\n",
+        "            v.pages = i\n            break\n",
+        tests="vectors",
+    ),
+    bug(
+        "entries that nobody knows are not freed",
+        "vectors.pyx",
+        "            drop(e, w, made, i)\n",
+        "",
+        tests="vectors",
+    ),
+    bug(
+        "the last page ends in what was there before",
+        "vectors.pyx",
+        "    memset(page + filled, 0, size - filled)\n",
+        "",
+        tests="vectors",
+    ),
+    bug(
+        "pages that the store did not take leave the others of their row",
+        "vectors.pyx",
+        "            invalidate_area(e, w, area, first, first + v.pages - 1)\n",
+        "",
+        tests="vectors",
+    ),
     # ---- checksums, secrets
     bug(
         "what the store gives back is not checked",
@@ -734,9 +763,9 @@ MUTATIONS = [
     bug(
         "a same-filled page that changes keeps its sum",
         "store.pyx",
-        "    if held:\n        if zsw_unlikely(e.index.checksums != 0):\n            "
+        "        if zsw_unlikely(e.index.checksums != 0):\n            "
         "sum_at(&e.index, pos)[0] = sum\n",
-        "    if held:\n",
+        "",
         tests="checksum",
     ),
     bug(

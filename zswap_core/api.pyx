@@ -16,6 +16,9 @@ from zswap_core.os cimport zsw_add_u32, zsw_load_u32
 from zswap_core.parts cimport engine_load_part, engine_store_part, in_page
 from zswap_core.state cimport MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.store cimport engine_store
+from zswap_core.vectors cimport (
+    engine_loadv, engine_storev, vector_init, zsw_buffer, zsw_made, zsw_vector,
+)
 from zswap_core.walk cimport engine_next_held, engine_next_hole, engine_weigh, zsw_weight
 from zswap_core.writeback cimport engine_writeback
 
@@ -37,6 +40,7 @@ cdef extern from "zswap/zswap.h" nogil:
     const int ZSWAP_NO_AREA
     const int ZSWAP_NO_EXTENT
     const int ZSWAP_NO_PART
+    const int ZSWAP_TOO_LONG
     const uint32_t ZSWAP_ZEROS
 
     ctypedef struct zswap_weight:
@@ -44,6 +48,10 @@ cdef extern from "zswap/zswap.h" nogil:
         uint64_t same_filled
         uint64_t backed
         uint64_t compressed_bytes
+
+    ctypedef struct zswap_buffer:
+        void *data
+        size_t bytes
 
     ctypedef struct zswap_engine:
         PyObject *owner
@@ -75,6 +83,10 @@ cdef extern from "zswap/zswap.h" nogil:
                          uint32_t) noexcept nogil
         int (*store_part)(zswap_engine *, uint32_t, uint64_t, size_t, size_t, const void *,
                           uint32_t) noexcept nogil
+        int (*storev)(zswap_engine *, uint32_t, uint64_t, const zswap_buffer *,
+                      size_t) noexcept nogil
+        int (*loadv)(zswap_engine *, uint32_t, uint64_t, const zswap_buffer *, size_t,
+                     uint32_t) noexcept nogil
 
 
 cdef uint64_t OFFSETS = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -300,6 +312,42 @@ cdef int api_store_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t 
     return rc
 
 
+cdef int api_storev(zswap_engine *r, uint32_t area, uint64_t offset, const zswap_buffer *buffers,
+                    size_t n) noexcept nogil:
+    cdef int rc = 0
+    cdef uint64_t failed = 0
+    cdef zsw_vector vector
+    cdef zsw_made *made
+    cdef zsw_worker *w
+    if vector_init(r.e, &vector, <const zsw_buffer *> buffers, n) != 0:
+        return ZSWAP_TOO_LONG
+    made = <zsw_made *> calloc(vector.pages + 1, sizeof(zsw_made))
+    if made == NULL:
+        return ZSWAP_NO_MEMORY
+    w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_storev(r.e, w, area, offset, &vector, made, &failed)
+        engine_leave(r.e, w)
+    free(made)
+    return rc
+
+
+cdef int api_loadv(zswap_engine *r, uint32_t area, uint64_t offset, const zswap_buffer *buffers,
+                   size_t n, uint32_t flags) noexcept nogil:
+    cdef int rc = 0
+    cdef uint64_t failed = 0
+    cdef zsw_vector vector
+    cdef zsw_worker *w
+    if vector_init(r.e, &vector, <const zsw_buffer *> buffers, n) != 0:
+        return ZSWAP_TOO_LONG
+    w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_loadv(r.e, w, area, offset, &vector, LOAD_ZEROS if flags & ZSWAP_ZEROS else 0,
+                          &failed)
+        engine_leave(r.e, w)
+    return rc
+
+
 cdef zswap_api TABLE = zswap_api(
     version=ZSWAP_API_VERSION,
     struct_size=sizeof(zswap_api),
@@ -321,6 +369,8 @@ cdef zswap_api TABLE = zswap_api(
     weigh=api_weigh,
     load_part=api_load_part,
     store_part=api_store_part,
+    storev=api_storev,
+    loadv=api_loadv,
 )
 
 #: The table's capsule.

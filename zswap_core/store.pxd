@@ -1,7 +1,7 @@
 """Store."""
 from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 
-from zswap_core.index cimport RUN_PAGES
+from zswap_core.index cimport RUN_PAGES, zsw_area
 from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 
@@ -17,6 +17,10 @@ cdef struct refused_page:
     uint32_t at
 
 
+cdef int place_entry(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                     const zsw_held *only, uint32_t id, uint32_t sum) noexcept nogil
+cdef int prepare_page(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id,
+                      uint32_t *sum) noexcept nogil
 cdef void count_refusal(zsw_worker *w, int status) noexcept nogil
 cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
                     const uint8_t *page, const zsw_held *only) noexcept nogil

@@ -20,8 +20,8 @@ from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport make_entry
 from zswap_core.os cimport (
-    zsw_lock, zsw_now_ns, zsw_peek_u64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_prefetch,
-    zsw_store_u32, zsw_unlikely, zsw_unlock,
+    zsw_likely, zsw_lock, zsw_now_ns, zsw_peek_u64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
+    zsw_prefetch, zsw_store_u32, zsw_unlikely, zsw_unlock,
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.pool cimport check_limits, NEAR_LIMIT
@@ -89,63 +89,103 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
             count(w.counters, Counter.backed_pages, -1)
 
 
+cdef int make_same_filled(zsw_engine *e, zsw_worker *w, uint64_t value,
+                          uint32_t *id) noexcept nogil:
+    """As make_entry, of a page that is one word."""
+    id[0] = take_entry(e, w)
+    if zsw_unlikely(id[0] == 0):
+        return Status.ENTRY_FAIL
+    zsw_poke_u64(&entry_at(e, id[0]).word, value)
+    zsw_store_u32(&entry_at(e, id[0]).state, state_new(True, w.now))
+    count(w.counters, Counter.stored_pages, 1)
+    count(w.counters, Counter.same_filled_pages, 1)
+    return Status.SAME_FILLED
+
+
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
                           uint64_t value, const zsw_held *only) noexcept nogil:
     cdef zsw_shard *shard
-    cdef zsw_entry *entry
     cdef uint32_t *slot
     # the word is the page
     cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))
-    cdef bint held
     cdef int rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody
     # else is looking at it.
     id = slot[0]
-    held = is_entry(id) and entry_same(entry_at(e, id))
-    if not held:
-        id = take_entry(e, w)
-        if zsw_unlikely(id == 0):
-            if slot[0] == 0:
-                shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
-            zsw_unlock(&shard.lock)
-            return Status.ENTRY_FAIL
-    entry = entry_at(e, id)
-    zsw_poke_u64(&entry.word, value)
-    zsw_store_u32(&entry.state, state_new(True, w.now))
-    if held:
+    if is_entry(id) and entry_same(entry_at(e, id)):
+        zsw_poke_u64(&entry_at(e, id).word, value)
+        zsw_store_u32(&entry_at(e, id).state, state_new(True, w.now))
         if zsw_unlikely(e.index.checksums != 0):
             sum_at(&e.index, pos)[0] = sum
         zsw_unlock(&shard.lock)
         count(w.counters, Counter.duplicate_entry, 1)
-    else:
-        count(w.counters, Counter.stored_pages, 1)
-        count(w.counters, Counter.same_filled_pages, 1)
-        publish(e, w, area, shard, offset, slot, pos, id, sum)
-    return Status.SAME_FILLED
+        return Status.SAME_FILLED
+    rc = make_same_filled(e, w, value, &id)
+    if zsw_unlikely(rc < 0):
+        if slot[0] == 0:
+            shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
+        zsw_unlock(&shard.lock)
+        return rc
+    publish(e, w, area, shard, offset, slot, pos, id, sum)
+    return rc
 
 
-cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                         const uint8_t *page, const zsw_held *only) noexcept nogil:
-    cdef zsw_shard *shard
-    cdef uint32_t *slot
-    cdef uint32_t id, pos, sum
-    cdef int status, rc = check_limits(e)
+cdef int admit_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id,
+                     uint32_t *sum) noexcept nogil:
+    """As make_entry, once the limit allows it; and the page's checksum."""
+    cdef int rc = check_limits(e)
     if zsw_unlikely(rc == NEAR_LIMIT):
         rc = admit(e, w)
     if rc < 0:
         return rc
-    sum = checksum_of(&e.checksum, page, e.page_size)
-    status = make_entry(e, w, page, &id)
-    if zsw_unlikely(status < 0):
-        return status
-    rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
+    sum[0] = checksum_of(&e.checksum, page, e.page_size)
+    return make_entry(e, w, page, id)
+
+
+cdef int place_entry(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                     const zsw_held *only, uint32_t id, uint32_t sum) noexcept nogil:
+    """Puts a complete entry in place of what is held at `offset`, or frees it."""
+    cdef zsw_shard *shard
+    cdef uint32_t *slot
+    cdef uint32_t pos
+    cdef int rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
     if zsw_unlikely(rc < 0):
         free_entry(e, w, id)
         return rc
     publish(e, w, area, shard, offset, slot, pos, id, sum)
+    return Status.STORED
+
+
+cdef int prepare_page(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id,
+                      uint32_t *sum) noexcept nogil:
+    """Makes the page an entry that nobody knows yet, for place_entry, or says why not."""
+    cdef uint64_t value
+    cdef int status
+    if zsw_unlikely(not is_on(&e.params, Flag.enabled)):
+        status = Status.DISABLED
+    elif (is_on(&e.params, Flag.same_filled_pages_enabled)
+            and same_filled(page, e.page_size, &value)):
+        sum[0] = checksum_of(&e.checksum, &value, sizeof(value))
+        status = make_same_filled(e, w, value, id)
+    elif zsw_unlikely(not is_on(&e.params, Flag.non_same_filled_pages_enabled)):
+        status = Status.DISABLED
+    else:
+        status = admit_entry(e, w, page, id, sum)
+    if zsw_unlikely(status < 0):
+        count_refusal(w, status)
     return status
+
+
+cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
+                         const uint8_t *page, const zsw_held *only) noexcept nogil:
+    cdef uint32_t id, sum
+    cdef int rc, status = admit_entry(e, w, page, &id, &sum)
+    if zsw_unlikely(status < 0):
+        return status
+    rc = place_entry(e, w, area, offset, only, id, sum)
+    return status if zsw_likely(rc == Status.STORED) else rc
 
 
 cdef void count_refusal(zsw_worker *w, int status) noexcept nogil:

@@ -102,7 +102,7 @@ def test_the_capsule_is_found_by_its_name():
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     table = (ctypes.c_uint32 * 2).from_address(get(b"zswap_core.api.v1", 0))
-    assert (table[0], table[1]) == (1, 8 + 18 * ctypes.sizeof(ctypes.c_void_p))
+    assert (table[0], table[1]) == (1, 8 + 20 * ctypes.sizeof(ctypes.c_void_p))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def table():
     """The functions of the table, by their place in it."""
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
-    return (ctypes.c_void_p * 18).from_address(get(b"zswap_core.api.v1", 0) + 8)
+    return (ctypes.c_void_p * 20).from_address(get(b"zswap_core.api.v1", 0) + 8)
 
 
 def test_what_is_held_and_what_it_weighs(table):
@@ -165,4 +165,41 @@ def test_parts(table):
         assert load_part(engine, 0, 7, 4096, 0, room, 0) == zswap.Status.STORED
     assert load_part(engine, 0, 7, 0, 1, room, 0) == CLOSED
     assert store_part(engine, 0, 7, 0, 1, room, 0) == CLOSED
+    unref(engine)
+
+
+def test_vectors(table):
+    class Buffer(ctypes.Structure):
+        _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
+
+    kinds = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t]
+    opened = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(table[0])
+    unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[2])
+    storev = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(table[18])
+    loadv = ctypes.CFUNCTYPE(ctypes.c_int, *kinds, ctypes.c_uint32)(table[19])
+    data = [ctypes.create_string_buffer(b"%d" % n * 9000, 9000) for n in range(2)]
+    rows = (Buffer * 3)(
+        (ctypes.addressof(data[0]), 9000), (None, 0), (ctypes.addressof(data[1]), 100)
+    )
+    expected = data[0].raw + data[1].raw[:100] + bytes(3 * 4096 - 9100)
+    with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+        engine = opened(z)
+        assert storev(engine, 0, 7, rows, 3) == 0
+        assert b"".join(z[o] for o in (7, 8, 9)) == expected
+        for room in data:
+            ctypes.memset(room, 0, 9000)
+        assert loadv(engine, 0, 7, rows, 3, 0) == 0
+        assert data[0].raw + data[1].raw[:100] == expected[:9100]
+        assert loadv(engine, 0, 8, rows, 3, 0) == zswap.Status.ABSENT
+        assert loadv(engine, 0, 8, rows, 3, 1) == 0
+        assert (data[0].raw + data[1].raw[:100])[: 2 * 4096] == expected[4096:]
+        assert storev(engine, 3, 0, rows, 3) == zswap.Status.NO_AREA
+        assert storev(engine, 0, (1 << 64) - 1, rows, 3) == zswap.Status.NO_AREA
+        assert storev(engine, 0, 0, None, 0) == loadv(engine, 0, 0, None, 0, 0) == 0
+        for length in ((16384 * 4096) - 99, (1 << 64) - 1):
+            rows[1] = (ctypes.addressof(data[1]), length)
+            assert storev(engine, 0, 0, rows, 3) == loadv(engine, 0, 0, rows, 3, 0) == -1007
+        assert sorted(z) == [7, 8, 9]
+        rows[1] = (None, 0)
+    assert storev(engine, 0, 7, rows, 3) == loadv(engine, 0, 7, rows, 3, 0) == CLOSED
     unref(engine)

@@ -133,6 +133,18 @@ class Storm:
                 if status[i] >= 0:
                     self.check(offset, out[i])
 
+        def put_row():
+            offset, one = rng.randrange(OFFSETS - 3), rng.randrange(24)
+            data = b"".join(PAGES[offset + k, one] for k in range(3))
+            at = rng.randrange(3 * PAGE)
+            z.storev(offset, [data[:at], data[at:]])
+
+        def get_row():
+            offset, pages = rng.randrange(OFFSETS - 3), np.empty((3, PAGE), np.uint8)
+            z.loadv(offset, [pages])
+            for k in range(3):
+                self.check(offset + k, pages[k])
+
         def take():
             offset = some()
             page = z.pop(offset, None)
@@ -160,7 +172,8 @@ class Storm:
             take,
         ]
         also = [
-            put_many, get_many, lambda: z.invalidate_many([some(), some()]), lambda: len(z),
+            put_many, get_many, put_row, get_row,
+            lambda: z.invalidate_many([some(), some()]), lambda: len(z),
             lambda: z.compressed_sizes([some()]),
             lambda: z.invalidate_range(some(), some()),
             lambda: z.setdefault(o := some(), PAGES[o, 0]), z.stats, z.pools, look,

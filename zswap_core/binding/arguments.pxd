@@ -1,12 +1,21 @@
 """What Python hands over, checked and made raw."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from zswap_core.vectors cimport zsw_buffer
+
 
 cdef class View:
     cdef Py_buffer buffer
     cdef bint held
 
 
+cdef class Buffers:
+    cdef list views             # that hold them
+    cdef zsw_buffer *rows
+    cdef size_t count
+
+
+cdef Buffers buffers_of(object buffers, bint writable)
 cdef object as_int(object value, str name)
 cdef uint64_t as_offset(object offset) except? 0xffffffffffffffff
 cdef uint64_t as_stop(object stop) except? 0xffffffffffffffff

@@ -1,8 +1,9 @@
 """What Python hands over, checked and made raw: numbers, buffers, arrays of offsets."""
 from cpython.buffer cimport PyBuffer_Release
 from cpython.long cimport PyLong_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.buffers cimport integer_array, take_buffer
 from zswap_core.entry cimport ENTRY_AGE_MAX
@@ -92,6 +93,35 @@ cdef View view_of(object obj, str name, Py_ssize_t size, bint writable):
     take_pages(obj, name, size, writable, &view.buffer)
     view.held = True
     return view
+
+
+cdef class Buffers:
+    """Several buffers, held as long as this is."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.rows)
+
+
+cdef Buffers buffers_of(object buffers, bint writable):
+    cdef Buffers held = Buffers.__new__(Buffers)
+    cdef View view
+    if isinstance(buffers, (bytes, bytearray, memoryview, str)):
+        raise TypeError(f"buffers is a {type(buffers).__name__}; a sequence of buffers is needed, "
+                        "such as a list of one")
+    held.views = []
+    for number, obj in enumerate(buffers):
+        view = View.__new__(View)
+        take_buffer(obj, f"buffers[{number}]", writable, &view.buffer)
+        view.held = True
+        held.views.append(view)
+    held.rows = <zsw_buffer *> PyMem_Malloc((len(held.views) + 1) * sizeof(zsw_buffer))
+    if held.rows == NULL:
+        raise MemoryError
+    for view in held.views:
+        held.rows[held.count].data = <uint8_t *> view.buffer.buf
+        held.rows[held.count].bytes = <size_t> view.buffer.len
+        held.count += 1
+    return held
 
 
 cdef object wide_integers(object array):

@@ -23,18 +23,18 @@ from zswap_core.abi cimport (
 from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
 from zswap_core.binding.arguments cimport (
-    as_int, as_offset, as_stop, as_type, idle_of, offsets_of, take_pages, thread_count, View,
-    view_of, wants_zeros,
+    as_int, as_offset, as_stop, as_type, Buffers, buffers_of, idle_of, offsets_of, take_pages,
+    thread_count, View, view_of, wants_zeros,
 )
 from zswap_core.binding.requests cimport (
     allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
-    contains_page, count_nodes, count_pages, do_load, do_load_part, do_store, do_store_part,
-    extent_args, free_extent, invalidate_batch, invalidate_pages, is_online, latency_args,
-    list_pools, load_batch, load_span, LoadAs, look, look_args, news_args, next_held, next_hole,
-    NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row, pools_args,
-    range_args, read_latency, read_news, recompress_some, seal, set_limits, shard_offsets, SLICE,
-    span_args, store_batch, store_span, sum_totals, swap_off, swap_on, use_pool, walk_args,
-    weigh_pages, work_args, write_back,
+    contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
+    do_store_part, do_storev, extent_args, free_extent, invalidate_batch, invalidate_pages,
+    is_online, latency_args, list_pools, load_batch, load_span, LoadAs, look, look_args, news_args,
+    next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row,
+    pools_args, range_args, read_latency, read_news, recompress_some, seal, set_limits,
+    shard_offsets, SLICE, span_args, store_batch, store_span, sum_totals, swap_off, swap_on,
+    use_pool, vector_args, walk_args, weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -56,6 +56,7 @@ from zswap_core.state cimport (
     MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_worker,
 )
 from zswap_core.status cimport Status
+from zswap_core.vectors cimport vector_init, VECTOR_PAGES, zsw_made
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.zpools.registry cimport zpool_find
 
@@ -1032,6 +1033,122 @@ cdef class Engine(Handle):
             if args.part != NULL and self.e.params.wipe_on_free:
                 memset(args.part, 0, self.e.page_size)
             PyMem_Free(args.part)
+
+    # ---- several buffers as one row of bytes -----------------------------------------------------
+
+    def storev(self, offset, buffers, *, swap_type=0):
+        """Store several buffers, one behind the other, in pages that follow one another.
+
+        All or nothing: what is held changes only when every page has found room.  The last page is
+        filled up with zeros.
+
+        Parameters
+        ----------
+        offset : int
+            The first page number.
+        buffers : sequence of buffers
+            C-contiguous buffers of any length each, for at most 16384 pages in all.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            How many pages they fill.
+
+        Raises
+        ------
+        PoolLimitError, Error
+            When a page is refused, as by `store`.  All is as it was before.
+        BackingError
+            When the backing store fails, to which pages go that are refused.  Then none of these
+            pages is held any more; the same with an area that goes offline meanwhile, or no memory
+            for the index.
+        ValueError
+            When the buffers are too long, or the area is not online or ends before.
+
+        Notes
+        -----
+        What is replaced is freed at the end, so for a moment both take room.  Each page is replaced
+        as a whole; between them others may see some pages that are new and some that are not.
+        """
+        cdef vector_args args
+        cdef Buffers held
+        self.vector_of(&args, offset, swap_type)
+        held = buffers_of(buffers, False)
+        self.take_vector(&args, held)
+        args.made = <zsw_made *> PyMem_Malloc((args.vector.pages + 1) * sizeof(zsw_made))
+        if args.made == NULL:
+            raise MemoryError
+        try:
+            self.call(do_storev, &args, self.slow or self.backed != 0 or args.vector.pages > 1)
+        finally:
+            PyMem_Free(args.made)
+        return self.end_vector(&args, True)
+
+    def loadv(self, offset, buffers, *, swap_type=0, absent="raise"):
+        """Get back what `storev` stored, into several buffers.
+
+        The pages stay held, also with `exclusive_loads`: if one failed, those before would be lost.
+
+        Parameters
+        ----------
+        offset : int
+            The first page number.
+        buffers : sequence of buffers
+            Writable C-contiguous buffers of any length each, for at most 16384 pages in all.
+        swap_type : int, optional
+            The swap area.
+        absent : {"raise", "zeros"}, default "raise"
+            As for `load`.
+
+        Returns
+        -------
+        int
+            How many pages they come from.
+
+        Raises
+        ------
+        KeyError
+            For the first page that is not held.
+        PageCorruptError, BackingError, ValueError
+            As `load`.  After any failure the content of the buffers is undefined.
+        """
+        cdef vector_args args
+        cdef Buffers held
+        self.vector_of(&args, offset, swap_type)
+        args.zeros = wants_zeros(absent)
+        held = buffers_of(buffers, True)
+        self.take_vector(&args, held)
+        # A page or less is tried with the GIL, as a single load.
+        args.no_wait, args.status = args.vector.pages <= 1, Status.WOULD_BLOCK
+        if args.no_wait:
+            self.call(do_loadv, &args, False)
+        if args.status == Status.WOULD_BLOCK:
+            args.no_wait = False
+            self.call(do_loadv, &args, True)
+        return self.end_vector(&args, False)
+
+    cdef int vector_of(self, vector_args *args, object offset, object swap_type) except -1:
+        args.first, args.type = as_offset(offset), as_type(swap_type)
+        args.made, args.no_wait, args.zeros = NULL, False, False
+        return 0
+
+    cdef int take_vector(self, vector_args *args, Buffers held) except -1:
+        if vector_init(self.e, &args.vector, held.rows, held.count) != 0:
+            raise ValueError(f"buffers has more than {<int> VECTOR_PAGES} pages of "
+                             f"{self.e.page_size} bytes; take them in several calls")
+        return 0
+
+    cdef object end_vector(self, vector_args *args, bint storing):
+        error = error_for(args.status, args.error, args.first + args.failed, args.type,
+                          self) if args.status < 0 else None
+        self.hear()
+        if error is not None:
+            if storing:
+                self._refused(args.status, error)
+            raise error
+        return args.vector.pages
 
     # ---- the mapping over area 0; collections.abc supplies the rest ------------------------------
 

@@ -10,6 +10,7 @@ from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, z
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.vectors cimport zsw_made, zsw_vector
 from zswap_core.walk cimport zsw_weight
 
 
@@ -58,6 +59,22 @@ cdef struct part_args:
 
 cdef void do_store_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void do_load_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+# Of buffers, from page `first` on.
+cdef struct vector_args:
+    uint32_t type
+    uint64_t first
+    zsw_vector vector
+    zsw_made *made              # room for one a page, of a store
+    bint no_wait
+    bint zeros
+    uint64_t failed             # the page that did, from 0
+    int status
+    int error
+
+cdef void do_storev(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void do_loadv(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct range_args:

@@ -25,6 +25,7 @@ from zswap_core.recompress cimport engine_recompress
 from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.store cimport store_page
+from zswap_core.vectors cimport engine_loadv, engine_storev, zsw_vector
 from zswap_core.walk cimport (
     engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
     engine_weigh,
@@ -91,6 +92,20 @@ cdef void do_load_part(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.load_ns, start, a.status)
+
+
+cdef void do_storev(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef vector_args *a = <vector_args *> args
+    a.status = engine_storev(e, w, a.type, a.first, &a.vector, a.made, &a.failed)
+    a.error = w.error
+
+
+cdef void do_loadv(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef vector_args *a = <vector_args *> args
+    cdef zsw_vector vector = a.vector           # it may be called again
+    a.status = engine_loadv(e, w, a.type, a.first, &vector, load_flags(a.no_wait, a.zeros),
+                            &a.failed)
+    a.error = w.error
 
 
 cdef void contains_page(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

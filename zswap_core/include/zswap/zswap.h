@@ -28,7 +28,11 @@
 /* A part that does not lie in a page. */
 #define ZSWAP_NO_PART (-1006)
 
-/* Of load_part and store_part: where nothing is held there are zeros. */
+/* Buffers for more than so many pages in one call. */
+#define ZSWAP_TOO_LONG (-1007)
+#define ZSWAP_VECTOR_PAGES 16384u
+
+/* Of load_part, store_part and loadv: where nothing is held there are zeros. */
 #define ZSWAP_ZEROS 1u
 
 typedef struct zswap_engine zswap_engine;
@@ -39,6 +43,12 @@ typedef struct zswap_weight {
     uint64_t backed;            /* in the backing store alone */
     uint64_t compressed_bytes;  /* of the others */
 } zswap_weight;
+
+/* Laid out as a struct iovec.  storev only reads what `data` points to. */
+typedef struct zswap_buffer {
+    void *data;
+    size_t bytes;
+} zswap_buffer;
 
 typedef struct zswap_api {
     uint32_t version;
@@ -85,6 +95,14 @@ typedef struct zswap_api {
         void *data, uint32_t flags);
     int (*store_part)(zswap_engine *engine, uint32_t area, uint64_t offset, size_t at, size_t n,
         const void *data, uint32_t flags);
+    /* n buffers, one behind the other, in pages from `offset` on, as ZSwap.storev and loadv: 0, or
+     * the zswap.Status of the first page that failed, or why nothing was done.  The last page is
+     * filled up with zeros.  A store that is refused changes nothing; if the backing store fails,
+     * none of the pages is held.  After a failed load the buffers are undefined. */
+    int (*storev)(zswap_engine *engine, uint32_t area, uint64_t offset,
+        const zswap_buffer *buffers, size_t n);
+    int (*loadv)(zswap_engine *engine, uint32_t area, uint64_t offset,
+        const zswap_buffer *buffers, size_t n, uint32_t flags);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
