@@ -92,11 +92,13 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
 cdef int make_same_filled(zsw_engine *e, zsw_worker *w, uint64_t value,
                           uint32_t *id) noexcept nogil:
     """As make_entry, of a page that is one word."""
+    cdef zsw_entry *entry
     id[0] = take_entry(e, w)
     if zsw_unlikely(id[0] == 0):
         return Status.ENTRY_FAIL
-    zsw_poke_u64(&entry_at(e, id[0]).word, value)
-    zsw_store_u32(&entry_at(e, id[0]).state, state_new(True, w.now))
+    entry = entry_at(e, id[0])
+    zsw_poke_u64(&entry.word, value)
+    zsw_store_u32(&entry.state, state_new(True, w.now))
     count(w.counters, Counter.stored_pages, 1)
     count(w.counters, Counter.same_filled_pages, 1)
     return Status.SAME_FILLED
@@ -105,6 +107,7 @@ cdef int make_same_filled(zsw_engine *e, zsw_worker *w, uint64_t value,
 cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
                           uint64_t value, const zsw_held *only) noexcept nogil:
     cdef zsw_shard *shard
+    cdef zsw_entry *entry
     cdef uint32_t *slot
     # the word is the page
     cdef uint32_t pos, id, sum = checksum_of(&e.checksum, &value, sizeof(value))
@@ -113,10 +116,10 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
         return rc
     # In place of another same-filled page only the value changes: under the shard's lock nobody
     # else is looking at it.
-    id = slot[0]
-    if is_entry(id) and entry_same(entry_at(e, id)):
-        zsw_poke_u64(&entry_at(e, id).word, value)
-        zsw_store_u32(&entry_at(e, id).state, state_new(True, w.now))
+    entry = entry_at(e, slot[0]) if is_entry(slot[0]) else NULL
+    if entry != NULL and entry_same(entry):
+        zsw_poke_u64(&entry.word, value)
+        zsw_store_u32(&entry.state, state_new(True, w.now))
         if zsw_unlikely(e.index.checksums != 0):
             sum_at(&e.index, pos)[0] = sum
         zsw_unlock(&shard.lock)
