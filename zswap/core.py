@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from zswap.log import Log
 from zswap.meminfo import format_bytes, online_node, parse_bytes, pressure_files, total_ram
@@ -23,6 +23,7 @@ from zswap_core.libraries.checksums import open_checksum
 from zswap_core.locks import Lock
 
 if TYPE_CHECKING:
+    from zswap.aio import Batches
     from zswap.serve import StatsServer
 
 # Closed before the interpreter shuts down: from then on Python ends every thread that asks for the
@@ -186,6 +187,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     """
 
     _parameters: Parameters | None = None  # until __init__
+    _batches: Batches | None = None  # what is awaited: until there is something
     _plain = True  # whether the mapping's items are the engine's pages
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -433,6 +435,78 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             name: Latency(*row)
             for name, row in zip(("store", "load"), self._latency(reset), strict=True)
         }
+
+    async def aload(
+        self,
+        offset: SupportsIndex,
+        out: Any = None,
+        *,
+        swap_type: SupportsIndex = 0,
+        absent: Literal["raise", "zeros"] = "raise",
+    ) -> Any:
+        """Load a page as `load` does, without holding up the event loop.
+
+        What is in the pool is there at once, with no step of the loop.  What is in the backing
+        store, or on its way there, is read by a thread of the engine's, with all else that is
+        awaited then.
+
+        A load that is cancelled touches `out` no more; with `exclusive_loads` its page is held
+        again.  Whatever waits when the engine is closed is a ValueError.
+
+        Parameters
+        ----------
+        offset, out, swap_type, absent
+            As for `load`.
+
+        Returns
+        -------
+        bytes or buffer
+            The page, or `out`.
+
+        Raises
+        ------
+        KeyError, PageCorruptError, ValueError
+            As `load`.
+        """
+        page = self._load_at_once(offset, out, swap_type=swap_type, absent=absent)
+        if page is None:
+            from zswap import aio
+
+            page = await aio.load(self, offset, out, swap_type, absent)
+        return page
+
+    async def astore(
+        self, offset: SupportsIndex, page: Any, *, swap_type: SupportsIndex = 0
+    ) -> None:
+        """Store a page as `store` does, without holding up the event loop.
+
+        A thread of the engine's compresses it, with all else that is awaited then, in the order in
+        which they were begun.  The page is copied first, unless it is bytes: it may be changed as
+        soon as this has begun.  If it is cancelled, the page is stored or it is not.
+
+        Parameters
+        ----------
+        offset, page, swap_type
+            As for `store`.
+
+        Raises
+        ------
+        PoolLimitError, BackingError, Error, ValueError
+            As `store`.
+        """
+        data = self._page_to_store(offset, page, swap_type)
+        from zswap import aio
+
+        await aio.store(self, offset, data, swap_type)
+
+    def close(self) -> None:
+        """Wait for calls in flight and free everything.
+
+        Closing twice is fine; anything else after it is a ValueError.
+        """
+        super().close()
+        if self._batches is not None:
+            self._batches.close()
 
     def serve_stats(self, path: str | os.PathLike[str]) -> StatsServer:
         """Serve the figures on a Unix socket, for ``zswap top``.

@@ -2,8 +2,10 @@
 call reports is its own."""
 
 import ast
+import asyncio
 import contextlib
 import errno
+import inspect
 import os
 import random
 import re
@@ -161,6 +163,8 @@ def test_garbage_leaves_no_call_behind(engine, memory_store, thread, backed):
                 result = getattr(z, name)(*args, **keywords)
                 if hasattr(result, "__next__"):
                     next(result, None)
+                elif inspect.iscoroutine(result):
+                    asyncio.run(result)
             except Exception as error:
                 outcomes[type(error).__name__] = outcomes.get(type(error).__name__, 0) + 1
         for offset, page in keep.items():  # swapoff(0) may have worked
@@ -191,6 +195,8 @@ z.store_many(offsets, pages)
 CALLS = [
     lambda: z.store(1, noise), lambda: z.load(1), lambda: z.load(1, out), lambda: z.invalidate(99),
     lambda: z[1], lambda: 1 in z,
+    lambda: z.store_part(1, 7, noise[:9]), lambda: z.load_part(1, 7, 9),
+    lambda: z.storev(1, [noise[:9], noise[9:]]), lambda: z.loadv(1, [out]),
     lambda: len(z), lambda: list(z), lambda: z.store_many(offsets, pages),
     lambda: z.load_many(offsets),
     lambda: z.load_many([1, 2], threads=2), lambda: z.invalidate_many([99, 100]),

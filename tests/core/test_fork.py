@@ -8,7 +8,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("whole_fork")]
 # Each program forks in a process of its own.  The alarm ends a child that hangs, which then is no
 # success.
 PRELUDE = """
-import hooks, os, random, signal, sys, threading, time, zswap
+import asyncio, hooks, os, random, signal, sys, threading, time, zswap
 noise = random.Random(1).randbytes(4096)
 packed = b"some page" + bytes(4087)
 
@@ -48,6 +48,9 @@ CALLS = [
     lambda z: z.compact(), lambda z: z.stats(), lambda z: z.pools(), lambda z: z.swapon(3),
     lambda z: z.swapoff(0),
     lambda z: z.compressed_sizes([1]), lambda z: z._validate(),
+    lambda z: z.load_part(1, 7, 9), lambda z: z.store_part(1, 7, b"part", absent="zeros"),
+    lambda z: z.storev(1, [noise, b"x"]), lambda z: z.loadv(1, [bytearray(9)]),
+    lambda z: asyncio.run(z.aload(1)), lambda z: asyncio.run(z.astore(1, noise)),
 ]
 SETTINGS = [
     lambda z: setattr(z, "compressor", "zstd"), lambda z: setattr(z, "zpool", "zsmalloc:4"),

@@ -2,6 +2,7 @@
 close."""
 
 import array
+import asyncio
 import copy
 import ctypes
 import dataclasses
@@ -262,6 +263,8 @@ CALLS = {
     "load_part": lambda z, o, **kw: z.load_part(o, 7, 9, **kw),
     "load_part into": lambda z, o, **kw: z.load_part(o, 7, 9, out=bytearray(9), **kw),
     "store_part": lambda z, o, **kw: z.store_part(o, 7, b"part", absent="zeros", **kw),
+    "aload": lambda z, o, **kw: asyncio.run(z.aload(o, **kw)),
+    "astore": lambda z, o, **kw: asyncio.run(z.astore(o, noise(9), **kw)),
     "storev": lambda z, o, **kw: z.storev(o, [noise(9), b"x"], **kw),
     "loadv": lambda z, o, **kw: z.loadv(o, [bytearray(9)], **kw),
     "invalidate": lambda z, o, **kw: z.invalidate(o, **kw),
@@ -1192,6 +1195,8 @@ def every_call():
         "load_part, nothing": lambda z: z.load_part(1, 7, 0),
         "store_part": lambda z: z.store_part(1, 7, b"part"),
         "store_part, zeros": lambda z: z.store_part(9, 7, b"part", absent="zeros"),
+        "aload": lambda z: asyncio.run(z.aload(1)),
+        "astore": lambda z: asyncio.run(z.astore(1, page)),
         "storev": lambda z: z.storev(1, [page, b"x"]),
         "storev, nothing": lambda z: z.storev(1, []),
         "loadv": lambda z: z.loadv(1, [out]),

@@ -689,10 +689,48 @@ cdef class Engine(Handle):
         take_pages(out, "out", self.e.page_size, True, &buffer)
         try:
             args.page = <uint8_t *> buffer.buf
-            self.load_into(&args)
+            self.load_into(&args, True)
         finally:
             PyBuffer_Release(&buffer)
         return out
+
+    def _load_at_once(self, offset, out=None, *, swap_type=0, absent="raise"):
+        """As load, but None where that would wait for a backing store or another call."""
+        cdef page_args args
+        cdef Py_buffer buffer
+        cdef bytes page
+        cdef bint loaded
+        args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
+        args.zeros = wants_zeros(absent)
+        if out is None:
+            page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+            args.page = <uint8_t *> PyBytes_AS_STRING(page)
+            return page if self.load_into(&args, False) else None
+        take_pages(out, "out", self.e.page_size, True, &buffer)
+        try:
+            args.page = <uint8_t *> buffer.buf
+            loaded = self.load_into(&args, False)
+        finally:
+            PyBuffer_Release(&buffer)
+        return out if loaded else None
+
+    def _page_to_store(self, offset, page, swap_type):
+        """The page as bytes that nobody changes, with all arguments checked as store would."""
+        cdef Py_buffer buffer
+        as_offset(offset)
+        as_type(swap_type)
+        self.call(look, NULL, False)
+        take_pages(page, "page", self.e.page_size, False, &buffer)
+        try:
+            if type(page) is bytes:
+                return page
+            return PyBytes_FromStringAndSize(<char *> buffer.buf, buffer.len)
+        finally:
+            PyBuffer_Release(&buffer)
+
+    def _error(self, int status, int rc, uint64_t offset, uint32_t swap_type):
+        """The exception for a page with this status; `rc` is what the backing store said."""
+        return error_for(status, rc, offset, swap_type, self)
 
     def _take(self, offset, *, swap_type=0):
         """Load a page and free it: of several calls, also of loads with exclusive_loads, one gets
@@ -709,13 +747,16 @@ cdef class Engine(Handle):
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), how
         args.zeros = zeros
         args.page = <uint8_t *> PyBytes_AS_STRING(page)
-        self.load_into(&args)
+        self.load_into(&args, True)
         return page
 
-    cdef int load_into(self, page_args *args) except -1:
+    cdef bint load_into(self, page_args *args, bint waits) except -1:
+        """False where it would have to wait, and must not."""
         args.no_wait = True
         self.call(do_load, args, False)
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
+            if not waits:
+                return False
             args.no_wait = False
             self.call(do_load, args, True)
         error = error_for(args.status, args.error, args.offset, args.type,
@@ -723,7 +764,7 @@ cdef class Engine(Handle):
         self.hear()
         if error is not None:
             raise error
-        return 0
+        return True
 
     # ---- parts of pages --------------------------------------------------------------------------
 
