@@ -55,6 +55,15 @@ def drive(compressor, zpool, backing):
         z.invalidate_range(20010, 20050)
         z.compact()
         assert {n: z[n] for n in z if n < N} == {n: pages[n] for n in z if n < N}
+        z.storev(200, [pages[70][:100], pages[5], pages[80] + b"x"])
+        z.shrink(2)
+        z.store_part(200, 90, b"part")
+        z.store_part(209, 90, b"part", absent="zeros")
+        assert z.load_part(200, 89, 6) == pages[70][89:90] + b"part" + pages[70][94:95]
+        begin, rest = bytearray(90), bytearray(10 + 2 * PAGE + 1)
+        z.loadv(200, [begin, rest])
+        assert begin == pages[70][:90]
+        assert rest[10:] == pages[5] + pages[80] + b"x"
         z.swapon(3)
         z.store(1 << 46, pages[50], swap_type=3)
         assert dict(z.swapoff(3, drain=True)) == {1 << 46: pages[50]}
