@@ -390,6 +390,52 @@ class PageFile(io.RawIOBase):
             self._size = length
             return length
 
+    def punch(self, offset: SupportsIndex, size: SupportsIndex) -> None:
+        """Make a hole of bytes: they read as zeros, and pages that lie in it whole are freed.
+
+        The file's size and place stay.
+
+        Parameters
+        ----------
+        offset, size : int
+            Which bytes; those beyond the end are passed over.
+
+        Raises
+        ------
+        OSError
+            ENOSPC, when the engine refuses a page of which only a part is cleared.
+        """
+        at, count = offset.__index__(), size.__index__()
+        if at < 0 or count < 0:
+            raise ValueError(f"offset is {at} and size {count}; neither can be negative")
+        with self._lock:
+            self._check()
+            end = min(at + count, self._size)
+            first, last = -(-at // self._page), end // self._page  # whole pages: first to last - 1
+            if end == self._size:  # nothing of its last page is beyond
+                last = -(-end // self._page)
+            if first > last:
+                self._zero(at, end)
+                return
+            self._zero(at, min(first * self._page, end))
+            self._zero(max(last * self._page, at), end)
+            for number in [n for n in self._blocks if first // _BLOCK <= n <= last // _BLOCK]:
+                known = self._blocks[number]
+                held = known[max(first - number * _BLOCK, 0) : last - number * _BLOCK]
+                gone = held[held != _HOLE].tolist()
+                held[:] = _HOLE
+                if (known == _HOLE).all():
+                    del self._blocks[number]
+                self._give(gone)
+
+    def _zero(self, start: int, end: int) -> None:
+        """Clear bytes of one page."""
+        number, at = divmod(start, self._page)
+        if start < end and self._find(number, 1)[0] != _HOLE:
+            page = self._load(number, 1)
+            page[0, at : at + end - start] = 0
+            self._store(number, page)
+
     def weight(self) -> int:
         """Bytes that the file's pages take in memory, compressed; those in a file count 0."""
         with self._lock:

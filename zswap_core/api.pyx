@@ -15,7 +15,7 @@ from zswap_core.load cimport engine_length, engine_load, LOAD_ZEROS
 from zswap_core.os cimport zsw_add_u32, zsw_load_u32
 from zswap_core.parts cimport engine_load_part, engine_store_part, in_page
 from zswap_core.state cimport MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
-from zswap_core.store cimport engine_store
+from zswap_core.store cimport engine_replace, engine_store
 from zswap_core.vectors cimport (
     engine_loadv, engine_storev, vector_init, zsw_buffer, zsw_made, zsw_vector,
 )
@@ -87,6 +87,7 @@ cdef extern from "zswap/zswap.h" nogil:
                       size_t) noexcept nogil
         int (*loadv)(zswap_engine *, uint32_t, uint64_t, const zswap_buffer *, size_t,
                      uint32_t) noexcept nogil
+        int (*replace)(zswap_engine *, uint32_t, uint64_t, const void *) noexcept nogil
 
 
 cdef uint64_t OFFSETS = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -348,6 +349,16 @@ cdef int api_loadv(zswap_engine *r, uint32_t area, uint64_t offset, const zswap_
     return rc
 
 
+cdef int api_replace(zswap_engine *r, uint32_t area, uint64_t offset,
+                     const void *page) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_replace(r.e, w, area, offset, <const uint8_t *> page)
+        engine_leave(r.e, w)
+    return rc
+
+
 cdef zswap_api TABLE = zswap_api(
     version=ZSWAP_API_VERSION,
     struct_size=sizeof(zswap_api),
@@ -371,6 +382,7 @@ cdef zswap_api TABLE = zswap_api(
     store_part=api_store_part,
     storev=api_storev,
     loadv=api_loadv,
+    replace=api_replace,
 )
 
 #: The table's capsule.

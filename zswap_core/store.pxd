@@ -26,6 +26,8 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
                     const uint8_t *page, const zsw_held *only) noexcept nogil
 cdef int engine_store(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
                       const uint8_t *page) noexcept nogil
+cdef int engine_replace(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
+                        const uint8_t *page) noexcept nogil
 cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
                                 const uint64_t *offsets, uint32_t pages, const uint8_t *page,
                                 int8_t *status, uint64_t *took) noexcept nogil

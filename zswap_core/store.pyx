@@ -241,6 +241,16 @@ cdef int store_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset
     return status
 
 
+cdef int engine_replace(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
+                        const uint8_t *page) noexcept nogil:
+    """As engine_store, but where there is no backing store a refused page changes nothing: for
+    those who were told that what is there was written."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    if area == NULL or area.backing != NULL:
+        return engine_store(e, w, type, offset, page)
+    return try_store(e, w, area, offset, page, NULL)
+
+
 # ---- many pages ----------------------------------------------------------------------------------
 
 

@@ -3,11 +3,13 @@
 import ctypes
 import gc
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +104,7 @@ def test_the_capsule_is_found_by_its_name():
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     table = (ctypes.c_uint32 * 2).from_address(get(b"zswap_core.api.v1", 0))
-    assert (table[0], table[1]) == (1, 8 + 20 * ctypes.sizeof(ctypes.c_void_p))
+    assert (table[0], table[1]) == (1, 8 + 21 * ctypes.sizeof(ctypes.c_void_p))
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def table():
     """The functions of the table, by their place in it."""
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
-    return (ctypes.c_void_p * 20).from_address(get(b"zswap_core.api.v1", 0) + 8)
+    return (ctypes.c_void_p * 21).from_address(get(b"zswap_core.api.v1", 0) + 8)
 
 
 def test_what_is_held_and_what_it_weighs(table):
@@ -203,3 +205,45 @@ def test_vectors(table):
         rows[1] = (None, 0)
     assert storev(engine, 0, 7, rows, 3) == loadv(engine, 0, 7, rows, 3, 0) == CLOSED
     unref(engine)
+
+
+def test_a_page_that_replace_is_refused_for_leaves_the_old_one(table, make_page, memory_store):
+    opened = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(table[0])
+    unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[2])
+    call = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_char_p
+    )
+    store, replace = call(table[4]), call(table[20])
+    page, other = make_page(1), make_page(2)
+    with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+        engine = opened(z)
+        assert replace(engine, 0, 7, page) == zswap.Status.STORED
+        assert replace(engine, 0, 7, other) == zswap.Status.STORED
+        assert z[7] == other
+        z.parameters["max_pool_bytes"] = 0
+        assert replace(engine, 0, 7, page) == zswap.Status.POOL_LIMIT
+        assert z[7] == other
+        assert replace(engine, 0, 8, page) == zswap.Status.POOL_LIMIT
+        assert replace(engine, 1, 8, page) == zswap.Status.NO_AREA
+        assert replace(engine, 0, 8, bytes(4096)) == zswap.Status.SAME_FILLED
+        assert list(z) == [7, 8]
+        assert store(engine, 0, 7, page) == zswap.Status.POOL_LIMIT
+        assert list(z) == [8]
+        z._validate()
+    assert replace(engine, 0, 7, page) == CLOSED
+    unref(engine)
+    with zswap.ZSwap(max_pool_bytes=0, backing=memory_store()) as z:
+        engine = opened(z)
+        assert replace(engine, 0, 7, page) == zswap.Status.WRITTEN_THROUGH
+        assert z[7] == page
+        unref(engine)
+
+
+def test_the_header_has_the_results():
+    text = (Path(zswap_core.get_include()) / "zswap" / "zswap.h").read_text()
+    (listed,) = re.findall(r"enum zswap_status \{(.*?)\};", text, re.DOTALL)
+    found = {name: int(value) for name, value in re.findall(r"ZSWAP_(\w+) = (-?\d+)", listed)}
+    assert found.pop("OUT_OF_AREA") == zswap.Status.NO_AREA  # NO_AREA is another one in C
+    assert found == {
+        s.name: s.value for s in zswap.Status if s.name not in ("NO_AREA", "WOULD_BLOCK")
+    }

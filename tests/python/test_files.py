@@ -107,6 +107,11 @@ class Model(RuleBasedStateMachine):
         self.bytes = {at: byte for at, byte in self.bytes.items() if at < size}
         self.size = size
 
+    @rule(at=PLACES, count=PLACES)
+    def punch(self, at, count):
+        self.file.punch(at, count)
+        self.bytes = {n: byte for n, byte in self.bytes.items() if not at <= n < at + count}
+
     @invariant()
     def agrees(self):
         assert self.file.tell() == self.at
@@ -191,6 +196,26 @@ def test_holes_take_nothing_and_are_found(file, z):
     assert file.read(4096) == b"data".ljust(4096, b"\0")
 
 
+def test_punched_pages_are_freed(file, z):
+    file.write(b"x" * (2000 * 4096 + 100))
+    file.seek(5)
+    file.punch(4097, 1500 * 4096)
+    assert (file.size, file.tell(), len(z)) == (2000 * 4096 + 100, 5, 2001 - 1499)
+    assert file.seek(0, os.SEEK_HOLE) == 2 * 4096
+    assert file.seek(2 * 4096, os.SEEK_DATA) == 1501 * 4096
+    file.seek(4096)
+    assert file.read(4096) == b"x" + bytes(4095)
+    file.punch(1600 * 4096, 1 << 61)  # the last page, of which there is only a part, goes too
+    assert len(z) == 1600 - 1499
+    file.truncate(1 << 60)
+    file.punch(0, 1 << 60)
+    assert len(z) == 0
+    assert not file._blocks
+    for at, count in ((-1, 1), (1, -1)):
+        with pytest.raises(ValueError, match="negative"):
+            file.punch(at, count)
+
+
 def test_over_the_limit_the_file_stays_as_it_was(tmp_path):
     noise = random.Random(1).randbytes(1 << 20)
     with zswap.ZSwap(max_pool_bytes="2MiB", accept_threshold_percent=100) as z, PageFile(z) as file:
@@ -257,7 +282,7 @@ def test_after_close_all_is_a_value_error(z):
     for call in (file.tell, file.readall, file.truncate, file.weight, file.seekable, file.readable):
         with pytest.raises(ValueError, match="closed"):
             call()
-    for call in (file.seek, file.read):
+    for call in (file.seek, file.read, lambda n: file.punch(n, n)):
         with pytest.raises(ValueError, match="closed"):
             call(0)
     with pytest.raises(ValueError, match="closed"):

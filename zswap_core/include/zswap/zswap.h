@@ -16,8 +16,28 @@
 #define ZSWAP_API_VERSION 1u
 #define ZSWAP_API_CAPSULE "zswap_core.api.v1"
 
-/* Beside those of zswap.Status, which are greater: the engine is closed, or was forked away from;
- * there is no memory for the call. */
+/* What became of a page, as zswap.Status, which says what each means: held where >= 0. */
+enum zswap_status {
+    ZSWAP_STORED = 0,
+    ZSWAP_SAME_FILLED = 1,
+    ZSWAP_INCOMPRESSIBLE = 2,
+    ZSWAP_WRITTEN_THROUGH = 3,
+    ZSWAP_DISABLED = -1,
+    ZSWAP_OUT_OF_AREA = -2,         /* NO_AREA */
+    ZSWAP_POOL_LIMIT = -3,
+    ZSWAP_ACCEPT_THRESHOLD = -4,
+    ZSWAP_COMPRESS_POOR = -5,
+    ZSWAP_COMPRESS_FAIL = -6,
+    ZSWAP_ALLOC_FAIL = -7,
+    ZSWAP_ENTRY_FAIL = -8,
+    ZSWAP_ABSENT = -9,
+    ZSWAP_CORRUPT = -10,
+    ZSWAP_BACKING_FAIL = -11,
+    ZSWAP_BACKING_CORRUPT = -13
+};
+
+/* Of calls that did nothing: the engine is closed, or was forked away from; there is no memory for
+ * the call. */
 #define ZSWAP_CLOSED (-1001)
 #define ZSWAP_NO_MEMORY (-1002)
 /* Of allocate and free: no so many offsets in a row; the area is not online; no extent begins
@@ -103,6 +123,9 @@ typedef struct zswap_api {
         const zswap_buffer *buffers, size_t n);
     int (*loadv)(zswap_engine *engine, uint32_t area, uint64_t offset,
         const zswap_buffer *buffers, size_t n, uint32_t flags);
+    /* As store, but in an area without a backing store a page that is refused changes nothing:
+     * what was held there still is. */
+    int (*replace)(zswap_engine *engine, uint32_t area, uint64_t offset, const void *page);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
