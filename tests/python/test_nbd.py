@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import hooks
+from hooks import nbd
 
 EXAMPLE = hooks.ROOT / "examples" / "nbdkit_plugin"
 PAGE, KIB, MIB, GIB = 4096, 1 << 10, 1 << 20, 1 << 30
@@ -30,19 +31,19 @@ FUA, NO_HOLE, FAST = 1, 2, 16  # and flags
 ENV = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([hooks.PATH, sysconfig.get_path("platlib")]),
-    "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+    "PATH": nbd.PATH,
 }
 
 pytestmark = [
     pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here"),
-    pytest.mark.skipif(not shutil.which("nbdkit", path=ENV["PATH"]), reason="there is no nbdkit"),
+    pytest.mark.skipif(bool(nbd.without("nbdkit")), reason=str(nbd.without("nbdkit"))),
 ]
 
 
-def program(name, package):
+def needs(*programs):
     """Skip where a program is missing."""
-    if not shutil.which(name, path=ENV["PATH"]):
-        pytest.skip(f"there is no {name} (Debian: {package})")
+    if missing := nbd.without(*programs):
+        pytest.skip(missing)
 
 
 def run(*command, cwd=None, code=0):
@@ -57,27 +58,11 @@ def run(*command, cwd=None, code=0):
 # ---- the disks -----------------------------------------------------------------------------------
 
 
-def compiles(include):
-    source = f"#include <{include}>\n"
-    command = ["cc", f"-I{sysconfig.get_path('include')}", "-E", "-o", os.devnull, "-xc", "-"]
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-    return done.returncode == 0
-
-
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """The C plugin, built outside of the tree."""
-    if not shutil.which("cc"):
-        pytest.skip("there is no C compiler")
-    for include, package in (("nbdkit-plugin.h", "nbdkit-plugin-dev"), ("Python.h", "python3-dev")):
-        if not compiles(include):
-            pytest.skip(f"there is no {include} (Debian: {package})")
-    value = sysconfig.get_config_var
-    name = f"libpython{value('LDVERSION')}.so"
-    if not any(
-        Path(at, name).exists() for at in (value("LIBDIR"), f"/usr/lib/{value('MULTIARCH')}")
-    ):
-        pytest.skip("this Python has no shared library to embed")
+    if missing := nbd.cannot_build():
+        pytest.skip(missing)
     folder = tmp_path_factory.mktemp("plugin")
     shutil.copy(EXAMPLE / "zswap-plugin.c", folder)
     shutil.copy(EXAMPLE / "build.py", folder)
@@ -272,7 +257,7 @@ def fails(call, *args, **kwargs):
 
 def extents(disk):
     """Give the parts of the disk: offset, length, and 0, or 3 for a hole."""
-    program("nbdinfo", "libnbd-bin")
+    needs("nbdinfo")
     found = json.loads(run("nbdinfo", "--map", "--json", disk.uri))
     return [(part["offset"], part["length"], part["type"]) for part in found]
 
@@ -582,20 +567,20 @@ def image(tmp_path):
 
 
 def test_nbdcopy_and_qemu(disk, image, tmp_path):
-    program("nbdcopy", "libnbd-bin")
+    needs("nbdcopy")
     one = disk(f"size={image.stat().st_size}", "limit=4M", "backing=swap")
     run("nbdcopy", image, one.uri)
     assert sum(length for _, length, kind in extents(one) if kind) > 8 * MIB
     run("nbdcopy", one.uri, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == image.read_bytes()
-    program("qemu-img", "qemu-utils")
+    needs("qemu-img")
     assert "identical" in run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, one.uri)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", [False, True], ids=["memory", "file"])
 def test_fio_finds_what_it_wrote(disk, tmp_path, file):
-    program("fio", "fio")
+    needs("fio")
     if "nbd" not in run("fio", "--enghelp").split():
         pytest.skip("this fio has no engine nbd")
     one = disk("size=64M", *(["limit=4M", "backing=swap"] if file else []))
@@ -616,9 +601,8 @@ def test_fio_finds_what_it_wrote(disk, tmp_path, file):
 @pytest.mark.slow
 def test_an_ext4_file_system(disk, tmp_path):
     """Made and filled in a file, put on the disk, changed there by qemu, taken back and checked."""
-    program("nbdcopy", "libnbd-bin")
-    for name in ("mke2fs", "e2fsck", "debugfs"):
-        program(name, "e2fsprogs")
+    needs("nbdcopy")
+    needs("mke2fs", "e2fsck", "debugfs")
     tree = tmp_path / "tree"
     tree.mkdir()
     for number in range(100):

@@ -15,7 +15,7 @@ import pytest
 
 import hooks
 import zswap
-from hooks import ROOT
+from hooks import ROOT, nbd
 from zswap import demonstration
 from zswap.__main__ import cli
 
@@ -110,7 +110,7 @@ def shell(tmp_path):
             cwd=tmp_path,
             env={
                 **os.environ,
-                "PATH": f"{programs}:{os.environ['PATH']}",
+                "PATH": f"{programs}:{nbd.PATH}",
                 "PYTHONPATH": hooks.PATH,
             },
             stdin=subprocess.DEVNULL,
@@ -134,6 +134,10 @@ def test_blocks_run_one_after_another(page, tmp_path, monkeypatch, capsys, shell
     if page in FOLLOWED and "ZSWAP_SANITIZED" in os.environ:
         pytest.skip("under sanitizers its commands would start programs that lack them")
     monkeypatch.chdir(tmp_path)
+    if page == "docs/howto/block-device.md":
+        if missing := nbd.without("nbdkit", "nbdcopy", "mke2fs", "e2fsck") or nbd.cannot_build():
+            pytest.skip(missing)
+        (tmp_path / "examples").symlink_to(ROOT / "examples")
     names = {"__name__": "__main__"}
     try:
         for line, language, block, shown in listings(page):
