@@ -2,8 +2,9 @@
 
 fio writes and reads 4 KiB at random with 16 requests in flight, over a Unix socket, to a disk that
 was filled before; the disks take turns.  Half of each block that fio makes is noise, the rest
-repeats.  Beside the requests a second is what nbdkit took of memory for the disk, VmRSS, which is
-Python's in part (some 30 MiB).  Where nbdkit or fio is missing there is nothing to measure.
+repeats.  Beside the requests a second are nbdkit's CPU time for one, since much of the rest is
+fio's and the socket's, and what the process takes of memory (VmRSS) at the end of the fill, some 35
+MiB of which Python takes.  Where nbdkit or fio is missing there is nothing to measure.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ from zswap.shell import run
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "nbdkit_plugin"
 ENV = {**os.environ, "PYTHONPATH": str(Path(zswap.__file__).parents[1])}
 PEER = "memory allocator=zstd"
-TITLES = ("disk", "writes a second", "over the peer's", "reads", "over the peer's", "MiB")
+TITLES = (
+    "disk",
+    "writes a second",
+    "over the peer's",
+    "CPU µs",
+    "reads",
+    "over the peer's",
+    "CPU µs",
+    "MiB",
+)
 #: What is to be reached at least, over the peer.
 BOUNDS = {"write": 3.0, "read": 1.2}
 
@@ -62,8 +72,8 @@ def serving(folder: Path, plugin: str, size: int) -> Iterator[tuple[str, int]]:
             path.unlink(missing_ok=True)
 
 
-def fio(folder: Path, uri: str, kind: str, block: str, *more: str) -> float:
-    """Requests a second of one run."""
+def fio(folder: Path, uri: str, kind: str, block: str, *more: str) -> tuple[float, int]:
+    """Requests a second of one run, and how many there were."""
     out = folder / "fio.json"
     command = [
         *("fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw={kind}", f"--bs={block}"),
@@ -75,7 +85,8 @@ def fio(folder: Path, uri: str, kind: str, block: str, *more: str) -> float:
         raise click.ClickException(f"fio failed:\n{done.stderr}")
     text = out.read_text()
     (job,) = json.loads(text[text.index("{") :])["jobs"]
-    return float(job["write" if "write" in kind else "read"]["iops"])
+    found = job["write" if "write" in kind else "read"]
+    return float(found["iops"]), int(found["total_ios"])
 
 
 def resident(pid: int) -> float:
@@ -84,13 +95,20 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def cpu(pid: int) -> float:
+    """Microseconds of CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
+
+
 def measure(folder: Path, plugin: str, size: int, seconds: int) -> dict[str, float]:
     with serving(folder, plugin, size) as (uri, pid):
-        before, timed = resident(pid), ("--time_based", f"--runtime={seconds}")
         fio(folder, uri, "write", "256k", f"--size={size}M")
-        found = {"mib": resident(pid) - before}
+        found = {"mib": resident(pid)}
         for kind in ("write", "read"):
-            found[kind] = fio(folder, uri, f"rand{kind}", "4k", f"--size={size}M", *timed)
+            before, timed = cpu(pid), ("--time_based", f"--runtime={seconds}")
+            found[kind], count = fio(folder, uri, f"rand{kind}", "4k", f"--size={size}M", *timed)
+            found[f"{kind}_cpu_us"] = (cpu(pid) - before) / max(count, 1)
     return found
 
 
@@ -180,7 +198,8 @@ def main(
         cells = [plugin.replace("./zswap-plugin.so ", "zswap ")]
         for kind, bound in BOUNDS.items():
             ratio = f"{ratios[plugin, kind]:.2f} ({bound:g})" if plugin != PEER else ""
-            cells += [f"{median(row[kind] for row in rows[plugin]):.0f}", ratio]
+            took = median(row[f"{kind}_cpu_us"] for row in rows[plugin])
+            cells += [f"{median(row[kind] for row in rows[plugin]):.0f}", ratio, f"{took:.1f}"]
         grid.append([*cells, f"{median(row['mib'] for row in rows[plugin]):.0f}"])
     columns = [Column("", title) for title in TITLES]
     click.echo(

@@ -192,6 +192,13 @@ MUTATIONS = [
         tests="engine model",
     ),
     bug(
+        "a refused replacement takes the old page with it",
+        "store.pyx",
+        "    if area == NULL or area.backing != NULL:\n",
+        "    if True:\n",
+        tests="c_api",
+    ),
+    bug(
         "what is found at an entry's place is taken for the entry",
         "slots.pyx",
         "    if slot != NULL and slot[0] == id:",

@@ -35,6 +35,7 @@ ENV = {
 }
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here"),
     pytest.mark.skipif(bool(nbd.without("nbdkit")), reason=str(nbd.without("nbdkit"))),
 ]
@@ -577,7 +578,6 @@ def test_nbdcopy_and_qemu(disk, image, tmp_path):
     assert "identical" in run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, one.uri)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", [False, True], ids=["memory", "file"])
 def test_fio_finds_what_it_wrote(disk, tmp_path, file):
     needs("fio")
@@ -598,7 +598,6 @@ def test_fio_finds_what_it_wrote(disk, tmp_path, file):
     assert job["read"]["total_ios"] >= 4096
 
 
-@pytest.mark.slow
 def test_an_ext4_file_system(disk, tmp_path):
     """Made and filled in a file, put on the disk, changed there by qemu, taken back and checked."""
     needs("nbdcopy")
