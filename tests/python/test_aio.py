@@ -90,6 +90,7 @@ def test_a_page_in_the_pool_is_there_at_once():
 
 def test_a_page_in_the_store(make):
     z, store = make(10)
+    z.parameters["read_ahead"] = False
     out = np.zeros((2, PAGE // 2), np.uint8)
 
     async def main():
