@@ -16,7 +16,7 @@ class Replay:
         most: int,
         accept: int,
         header: int = 8,
-        alone: bool = False,
+        compacted: bool = False,
         zswap: bool = True,
         shrinker: bool = False,
         ours: bool = False,

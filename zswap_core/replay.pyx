@@ -17,6 +17,8 @@ from zswap_core.buffers cimport Items, items_of
 cdef enum:
     PAGE_BYTES = 4096
     MOST_CLASSES = 256
+    GROUPS = 12                 # of the zspages of a class, by how full they are
+    FULL_GROUP = 11
     MOST_BATCH = 32             # pages that reclaim wants at a time, unless there are few
     MOST_FAILURES = 16          # of a run of the worker
     SHRINK_BATCH = 128          # entries that the shrinker looks at, at a time
@@ -101,6 +103,7 @@ cdef struct zsw_spot:
     uint32_t znext
     uint32_t zprev
     uint32_t shadow             # RAM's age when it was evicted
+    uint32_t zspage             # that holds its entry
     uint16_t size               # what it compresses to; 0: same-filled
     uint8_t where
     uint8_t flags
@@ -112,6 +115,16 @@ cdef struct zsw_size_class:
     uint32_t objects
     uint64_t share              # of a zspage, an object: 1/16 bytes
     uint64_t count
+    uint32_t fullness[GROUPS]   # the newest zspage of each group; 0: there is none
+
+
+cdef struct zsw_zspage:
+    uint32_t next
+    uint32_t prev               # 0 at the head of its group
+    uint16_t used               # objects
+    uint8_t size_class
+    uint8_t group
+    bint was_full
 
 
 cdef struct zsw_replay:
@@ -130,8 +143,12 @@ cdef struct zsw_replay:
     uint32_t cluster
     zsw_size_class classes[MOST_CLASSES]
     uint32_t class_count
-    bint alone                  # nobody else fills up zspages
-    uint64_t shares             # of all objects
+    bint compacted              # zspages are kept as full as may be
+    uint64_t whole_pages        # of zspages that were full once
+    uint64_t shares             # of the objects of all others: other programs' pages fill these up
+    zsw_zspage *zspages         # from 1
+    uint32_t zspage_count       # that have been there
+    uint32_t unused_zspage
     uint8_t class_of[PAGE_BYTES + 1]
     uint64_t inactive, active, age
     uint64_t stored, pool_pages, payload
@@ -163,15 +180,94 @@ cdef inline uint64_t pages_of(const zsw_size_class *c) noexcept nogil:
     return zspages * c.pages + (rest * c.size + PAGE_BYTES - 1) // PAGE_BYTES
 
 
-cdef inline void count_object(zsw_replay *r, uint32_t size, int64_t change) noexcept nogil:
-    cdef zsw_size_class *c = &r.classes[r.class_of[size]]
-    if r.alone:
+cdef inline uint8_t group_of(uint32_t used, uint32_t objects) noexcept nogil:
+    if used == 0 or used == objects:
+        return FULL_GROUP if used else 0
+    return <uint8_t> (10 * used // objects + 1)
+
+
+cdef void zspage_regroup(zsw_replay *r, uint32_t z, uint8_t group) noexcept nogil:
+    """A zspage comes first in a group of its class."""
+    cdef zsw_zspage *page = &r.zspages[z]
+    cdef zsw_size_class *c = &r.classes[page.size_class]
+    zspage_leave(r, z)
+    page.group, page.prev, page.next = group, 0, c.fullness[group]
+    r.zspages[page.next].prev = z
+    c.fullness[group] = z
+
+
+cdef void zspage_leave(zsw_replay *r, uint32_t z) noexcept nogil:
+    cdef zsw_zspage *page = &r.zspages[z]
+    r.zspages[page.next].prev = page.prev
+    if page.prev:
+        r.zspages[page.prev].next = page.next
+    elif r.classes[page.size_class].fullness[page.group] == z:
+        r.classes[page.size_class].fullness[page.group] = page.next
+
+
+cdef uint32_t zspage_new(zsw_replay *r, uint8_t size_class) noexcept nogil:
+    cdef uint32_t z = r.unused_zspage
+    if z:
+        r.unused_zspage = r.zspages[z].next
+    else:
+        r.zspage_count += 1
+        z = r.zspage_count
+    r.zspages[z].next = r.zspages[z].prev = 0
+    r.zspages[z].used, r.zspages[z].group, r.zspages[z].size_class = 0, 0, size_class
+    r.zspages[z].was_full = False
+    return z
+
+
+cdef void zspage_take(zsw_replay *r, uint32_t i, uint8_t size_class) noexcept nogil:
+    """An object goes to the fullest zspage with room, of these to the one that came there last."""
+    cdef zsw_size_class *c = &r.classes[size_class]
+    cdef uint32_t z = 0
+    cdef uint8_t group = FULL_GROUP
+    while z == 0 and group > 0:
+        group -= 1
+        z = c.fullness[group]
+    if z == 0:
+        z = zspage_new(r, size_class)
+    r.spots[i].zspage = z
+    zspage_count_object(r, z, 1)
+
+
+cdef void zspage_count_object(zsw_replay *r, uint32_t z, int change) noexcept nogil:
+    """One more object, or one fewer; without any a zspage is given back."""
+    cdef zsw_zspage *page = &r.zspages[z]
+    cdef zsw_size_class *c = &r.classes[page.size_class]
+    cdef uint8_t group
+    page.used += change
+    if not page.was_full:
+        r.shares += change * <int64_t> c.share
+        if page.used == c.objects:
+            page.was_full = True
+            r.shares -= c.objects * c.share
+            r.whole_pages += c.pages
+    group = group_of(page.used, c.objects)
+    if page.used == 0:
+        zspage_leave(r, z)
+        page.next, r.unused_zspage = r.unused_zspage, z
+        if page.was_full:
+            r.whole_pages -= c.pages
+    elif group != page.group:
+        zspage_regroup(r, z, group)
+    r.pool_pages = r.whole_pages + (r.shares + 16 * PAGE_BYTES - 1) // (16 * PAGE_BYTES)
+
+
+cdef inline void count_object(zsw_replay *r, uint32_t i, int change) noexcept nogil:
+    """The pool has the page, or no longer."""
+    cdef uint32_t size = r.spots[i].size
+    cdef uint8_t size_class = r.class_of[size]
+    cdef zsw_size_class *c = &r.classes[size_class]
+    if r.compacted:
         r.pool_pages -= pages_of(c)
         c.count += change
         r.pool_pages += pages_of(c)
+    elif change > 0:
+        zspage_take(r, i, size_class)
     else:
-        r.shares += change * c.share
-        r.pool_pages = (r.shares + 16 * PAGE_BYTES - 1) // (16 * PAGE_BYTES)
+        zspage_count_object(r, r.spots[i].zspage, -1)
     r.payload += change * <int64_t> size
     r.stored += change
 
@@ -194,7 +290,7 @@ cdef inline void pool_drop(zsw_replay *r, uint32_t i) noexcept nogil:
     """The entry goes; that of a same-filled page is nothing."""
     if r.spots[i].size:
         pool_unlink(r, i)
-        count_object(r, r.spots[i].size, -1)
+        count_object(r, i, -1)
     r.spots[i].flags &= <uint8_t> ~(KEPT | RECENT)
 
 
@@ -279,7 +375,7 @@ cdef bint pool_store(zsw_replay *r, uint32_t i) noexcept nogil:
     if r.full:
         r.worker_wanted = True
         return False
-    count_object(r, r.spots[i].size, 1)
+    count_object(r, i, 1)
     pool_link(r, i)
     if not r.ours:
         r.spots[i].flags |= RECENT
@@ -553,9 +649,9 @@ cdef class Replay:
         Pages: all the memory, what the pool may take of it, and from where it takes pages again.
     header : int
         Bytes in front of each object but a raw page.
-    alone : bool
-        Whether nothing else is in the pool, so that each class has a zspage that is not full; else
-        an object takes its share of one.
+    compacted : bool
+        Whether zspages are as full as may be, as after `compact`; else one that was full stays
+        until it has lost all its objects.
     zswap, shrinker, ours, exclusive : bool
         Whether there is a pool, a shrinker; whether it is our own engine's; whether a load takes
         the page out.
@@ -572,7 +668,7 @@ cdef class Replay:
     cdef object events
 
     def __cinit__(self, numbers, sizes, classes, *, uint64_t memory, uint64_t most, uint64_t accept,
-                  uint32_t header=8, bint alone=False, bint zswap=True, bint shrinker=False,
+                  uint32_t header=8, bint compacted=False, bint zswap=True, bint shrinker=False,
                   bint ours=False, bint exclusive=True, str charged="whole", uint32_t cluster=0,
                   Py_ssize_t log_room=0):
         cdef Items given = items_of(sizes, "sizes", sizeof(uint16_t))
@@ -604,7 +700,8 @@ cdef class Replay:
                 k += 1
             r.class_of[i] = <uint8_t> k
         r.spots = <zsw_spot *> calloc(r.pages + 2, sizeof(zsw_spot))
-        if r.spots == NULL:
+        r.zspages = <zsw_zspage *> calloc(r.pages + 1, sizeof(zsw_zspage))
+        if r.spots == NULL or r.zspages == NULL:
             raise MemoryError("no memory for so many pages")
         for i in range(r.pages):
             if size[i] > PAGE_BYTES:
@@ -614,7 +711,7 @@ cdef class Replay:
             r.spots[i].next = r.spots[i].prev = r.spots[i].znext = r.spots[i].zprev = i
         r.memory, r.most, r.accept = memory, most, accept
         r.batch = max(min(memory // 8, <uint64_t> MOST_BATCH), <uint64_t> 1)
-        r.alone, r.zswap, r.shrinker, r.ours = alone, zswap, shrinker and zswap, ours
+        r.compacted, r.zswap, r.shrinker, r.ours = compacted, zswap, shrinker and zswap, ours
         r.exclusive = exclusive
         r.charged = BESIDE if charged == "beside" else WHOLE if charged == "whole" else PAYLOAD
         r.cluster = cluster
@@ -627,6 +724,7 @@ cdef class Replay:
 
     def __dealloc__(self):
         free(self.r.spots)
+        free(self.r.zspages)
 
     def run(self, ids, ops, uint64_t first=0, stop=None):
         """Replay references first .. stop - 1.

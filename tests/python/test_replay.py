@@ -313,13 +313,76 @@ def test_nothing_is_lost_count_of(options, charged):
     """Whatever the trace: each page is in one place, and sums agree."""
     rng = np.random.default_rng(1)
     pages, ops = rng.integers(0, 500, 30_000), rng.choice([0, 0, 1, 2], 30_000)
-    n = by_hand(pages, ops, memory=120, percent=30, cluster=3, charged=charged, **options)
+    n = by_hand(
+        pages, ops, memory=120, percent=30, cluster=3, charged=charged, compacted=True, **options
+    )
     touched = n["hits"] + n["first_touches"] + n["pool_hits"] + n["same_hits"] + n["device_hits"]
     assert n["references"] == 30_000 == touched + int((ops == 2).sum())
     assert n["evicted"] == n["dropped"] + n["rejected"] + n["same_filled"] + n["stored"]
     assert n["most_pool_pages"] <= 36
     assert n["now_pool_pages"] == -(-n["now_stored"] // 4)
     assert n["now_payload_bytes"] == 1024 * n["now_stored"]
+
+
+def zspages_by_hand(events, objects, pages):
+    """The kernel's: an object goes to the fullest group with room, to its newest zspage.  One that
+    was never full is shared with others."""
+    where, used, groups, made, full = {}, {}, [[] for _ in range(12)], 0, set()
+
+    def group(n):
+        return 11 if n == objects else 10 * n // objects + 1 if n else 0
+
+    def change(z, by):
+        before, used[z] = group(used[z]), used[z] + by
+        if group(used[z]) != before or not used[z]:
+            if z in groups[before]:
+                groups[before].remove(z)
+            if used[z]:
+                groups[group(used[z])].insert(0, z)
+        if used[z] == objects:
+            full.add(z)
+
+    for event in events:
+        page, what = event >> 2, event & 3
+        if what == 0:
+            z = next((g[0] for g in reversed(groups[:11]) if g), None)
+            if z is None:
+                z, made = made, made + 1
+                used[z] = 0
+            where[page] = z
+            change(z, 1)
+        elif page in where:
+            change(where.pop(page), -1)
+    shared = sum(n for z, n in used.items() if z not in full) * (16 * PAGE * pages // objects)
+    return pages * sum(used[z] > 0 for z in full) - (-shared // (16 * PAGE))
+
+
+@pytest.mark.parametrize(("objects", "pages"), [(4, 1), (7, 4), (15, 8), (1, 1)])
+def test_a_zspage_stays_until_it_has_lost_all_its_objects(objects, pages):
+    rng = np.random.default_rng(objects)
+    found = in_memory(rng.integers(0, 400, 20_000), rng.choice([0, 1, 2], 20_000))
+    model = Replay(
+        found.numbers,
+        np.full(found.pages, 1000, np.uint16),
+        np.array([[1000, pages, objects], [4096, 1, 1]], np.uint32),
+        memory=100,
+        most=1 << 20,
+        accept=1 << 20,
+        header=0,
+        charged="beside",
+        log_room=80_000,
+    )
+    model.run(found.ids, found.ops)
+    stored, room = model.state()["stored"], model.state()["pool_pages"]
+    assert room == zspages_by_hand(model.log().tolist(), objects, pages)
+    assert room >= stored * pages // objects
+
+
+def test_a_pool_that_has_lost_everything_takes_nothing():
+    pages = list(range(300))
+    n = by_hand(pages * 2, [1] * 300 + [2] * 300, memory=100, percent=100, charged="beside")
+    assert n["most_stored"] >= 200
+    assert (n["now_stored"], n["now_pool_pages"]) == (0, 0)
 
 
 def test_wrong_arguments_are_refused():

@@ -202,7 +202,7 @@ def simulator(
         most=most,
         accept=most * setting.accept_threshold_percent // 100,
         header=table.header,
-        alone=ours,
+        compacted=ours,
         zswap=contents is not None,
         shrinker=setting.shrinker and not ours,
         ours=ours,
