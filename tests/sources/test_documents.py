@@ -64,6 +64,7 @@ BEGINNINGS = {
     "zswap advise": ("machine ", "RAM ", "swappable ", "swap ", "zram ", "zswap ", "measured "),
     "zswap analyze": ("compressor ", "lz4 ", "Worth it: "),
     "zswap compressors": ("compressor ", "lz4 ", "lz4hc ", "zstd ", "lref ", "auto: "),
+    "zswap replay": ("trace.txt ", "memory ", "contents ", "setting ", "no zswap ", "lz4 "),
     "zswap top": ("zswap top ", "pools ", "memory ", "ratio ", "pages ", "stored ", "compressor "),
 }
 
