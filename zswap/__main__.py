@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from functools import partial
 
 import click
 
@@ -18,7 +19,7 @@ from zswap import __version__
 from zswap.adviser.command import advise
 from zswap.bench.command import bench
 from zswap.replay.command import replay
-from zswap.shell import Failure, Refusal, printed_first, progress_bar, run, say
+from zswap.shell import Failure, Refusal, progress_bar, run, say, tell
 from zswap.shell import console as _console
 from zswap.shell import plain_errors as _plain_errors
 from zswap.targets import Targets, check_compressors, file_options, page_count, seed_option
@@ -166,16 +167,14 @@ def analyze(
         if demonstrating:
             analysis = replace(analysis, title=demonstration.TITLE, demonstration=True)
 
-        def draw() -> None:
-            if plot is not None:
-                drawing.save(analysis, plot)
-                click.echo(f"drawn: {plot}", err=True)
-
-        with printed_first(draw):
-            if as_json:
-                click.echo(json.dumps(report.analysis_json(analysis), indent=2, allow_nan=False))
-            else:
-                report.print_analysis(analysis, _console(), everything=all_compressors, maps=maps)
+        tell(
+            analysis,
+            as_json=as_json,
+            plot=plot,
+            json_of=report.analysis_json,
+            print_of=partial(report.print_analysis, everything=all_compressors, maps=maps),
+            save_of=drawing.save,
+        )
 
 
 @cli.command(short_help="Write the pages of a target to a file.")

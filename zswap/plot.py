@@ -1,6 +1,7 @@
-"""The report as a picture: ratio against load time, and the distribution of compressed sizes.
+"""What all pictures share, and the one of `zswap analyze`.
 
-As PNG it is 1920 by 1080, and told apart in grey: by names, markers and kinds of lines.
+That is ratio against load time, and the distribution of compressed sizes.  As PNG pictures are 1920
+by 1080, and told apart in grey: by names, markers, hatching, kinds of lines.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,22 +32,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "FAINT",
     "FORMATS",
+    "GRID",
+    "INK",
     "SIZE",
     "PlotError",
     "check_path",
     "draw",
+    "head",
+    "panels",
     "prepare",
     "save",
     "save_picture",
     "settings",
+    "style",
     "where_and_when",
 ]
 
 #: File formats by the ending of the name.
 FORMATS = ("png", "svg", "pdf")
 
-_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
+#: Colours of text, of what is less, and of lines behind.
+INK, FAINT, GRID = "#1f2933", "#5b6672", "#dde3e9"
 # Okabe and Ito: told apart by everybody
 _COLOURS = (
     "#0072b2",
@@ -190,6 +198,65 @@ def _elsewhere() -> Iterator[None]:
         os.close(here)
 
 
+def panels(
+    rows: int,
+    columns: int,
+    *,
+    size: tuple[float, float] = SIZE,
+    ratios: Sequence[float] | None = None,
+    grid: Literal["both", "x", "y"] = "both",
+) -> tuple[Figure, Any]:
+    """Make an empty picture, in our style; within `settings`.
+
+    Parameters
+    ----------
+    rows, columns : int
+    size : tuple of float
+        Inches.
+    ratios : sequence of float, optional
+        How wide the columns are.
+    grid : {"both", "x", "y"}
+        Lines across.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Not tied to pyplot: nothing needs to be closed.
+    axes : ndarray of matplotlib.axes.Axes
+        By row and column.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(
+        figsize=size,
+        facecolor="white",
+        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.05),
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
+    for one in axes.flat:
+        style(one, grid)
+    return figure, axes
+
+
+def style(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Give axes our colours: no frame, and lines behind what is drawn."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=12)
+    axes.grid(True, axis=grid, which="major", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def head(figure: Figure, title: str, below: str) -> None:
+    """Give a picture its title, and a line or two at its foot: of what, where and when."""
+    at: dict[str, Any] = {"x": 0.012, "ha": "left"}
+    figure.suptitle(title, fontsize=18, fontweight="bold", color=INK, **at)
+    figure.supxlabel(below, fontsize=11.5, color=FAINT, **at)
+
+
 def draw(analysis: Analysis) -> Figure:
     """Draw the report.
 
@@ -207,34 +274,10 @@ def draw(analysis: Analysis) -> Figure:
 
 
 def _drawn(analysis: Analysis) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(
-        figsize=SIZE,
-        facecolor="white",
-        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.04),
-    )
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_FAINT)
-        axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=11)
-        axes.grid(True, which="major", color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
+    figure, ((left, right),) = panels(1, 2, ratios=(1, 1.15))
     colours = {r.name: _COLOURS[i % len(_COLOURS)] for i, r in enumerate(analysis.compressors)}
     _draw_ratio(left, analysis, colours)
     _draw_sizes(right, analysis, colours)
-    figure.suptitle(
-        f"What zswap would save: {_shorten(analysis.title, 75)}",
-        fontsize=17,
-        fontweight="bold",
-        color=_INK,
-        x=0.012,
-        ha="left",
-    )
     best = analysis.estimate(analysis.advice.balanced, analysis.advice.zpool)
     below = (
         f"{format_bytes(analysis.target_bytes)}, {analysis.sampled_pages:,} of "
@@ -243,7 +286,7 @@ def _drawn(analysis: Analysis) -> Figure:
         f"{best.compressor} would save {size_and_margin(best.saved_bytes, best.margin_bytes)} "
         f"({100 * best.saved:.0f} %)\n{where_and_when()}"
     )
-    figure.supxlabel(below, fontsize=11.5, color=_FAINT, x=0.012, ha="left")
+    head(figure, f"What zswap would save: {_shorten(analysis.title, 70)}", below)
     _label_points(figure, left, analysis, colours)
     return figure
 
@@ -319,15 +362,15 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(
         "µs to load a page (median; the line reaches to the 99th percentile)",
-        color=_INK,
+        color=INK,
         fontsize=11.5,
     )
-    axes.set_ylabel("effective ratio, allocator and metadata counted", color=_INK, fontsize=11.5)
+    axes.set_ylabel("effective ratio, allocator and metadata counted", color=INK, fontsize=11.5)
     axes.set_title(
         f"Density against speed ({analysis.advice.zpool})",
         loc="left",
         fontsize=13,
-        color=_INK,
+        color=INK,
         pad=10,
     )
 
@@ -428,7 +471,7 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     if slots is not None and slots.size > 1:
         saving = slots[:-1]
         axes.vlines(
-            saving, -0.055 * top, -0.015 * top, color=_FAINT, linewidth=0.9, clip_on=False, zorder=4
+            saving, -0.055 * top, -0.015 * top, color=FAINT, linewidth=0.9, clip_on=False, zorder=4
         )
         axes.axvspan(float(saving[-1]), size, color="#b00020", alpha=0.07, linewidth=0, zorder=0)
         axes.annotate(
@@ -451,15 +494,15 @@ def _draw_sizes(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     )
     axes.set_xlabel(
         "bytes of a compressed page (ticks: the allocator's size classes)",
-        color=_INK,
+        color=INK,
         fontsize=11.5,
     )
-    axes.set_ylabel(f"% of pages, in bins of {size // _BINS} bytes", color=_INK, fontsize=11.5)
+    axes.set_ylabel(f"% of pages, in bins of {size // _BINS} bytes", color=INK, fontsize=11.5)
     axes.set_title(
         "What pages compress to (same-filled pages left out)",
         loc="left",
         fontsize=13,
-        color=_INK,
+        color=INK,
         pad=10,
     )
     axes.legend(

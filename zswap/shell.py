@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import json
 import os
 import select
 import shutil
@@ -13,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -33,7 +34,10 @@ __all__ = [
     "progress_bar",
     "run",
     "say",
+    "tell",
 ]
+
+Found = TypeVar("Found")
 
 _PIPE_WIDTH = 120
 _WIDTHS = range(20, 1000)  # of a screen, believed
@@ -95,6 +99,40 @@ def printed_first(then: Callable[[], object]) -> Iterator[None]:
     then()
     if lost is not None:
         raise lost
+
+
+def tell(
+    found: Found,
+    *,
+    as_json: bool,
+    plot: str | None,
+    json_of: Callable[[Found], object],
+    print_of: Callable[[Found, Console], object],
+    save_of: Callable[[Found, str], object],
+) -> None:
+    """End a command: print what it has found, then draw it where that is asked for.
+
+    Parameters
+    ----------
+    found : object
+    as_json : bool
+        Print JSON, not text.
+    plot : str or None
+        Where the picture goes, if there shall be one.
+    json_of, print_of, save_of : callable
+        Make its JSON; print it on a console; draw it to a file.
+    """
+
+    def draw() -> None:
+        if plot is not None:
+            save_of(found, plot)
+            click.echo(f"drawn: {plot}", err=True)
+
+    with printed_first(draw):
+        if as_json:
+            click.echo(json.dumps(json_of(found), indent=2, allow_nan=False))
+        else:
+            print_of(found, console())
 
 
 @contextlib.contextmanager

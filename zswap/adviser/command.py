@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from zswap.shell import console, plain_errors, printed_first, progress_bar
+from zswap.shell import plain_errors, progress_bar, tell
 from zswap.targets import Targets, page_count, process_options, seed_option
 
 __all__ = ["advise"]
@@ -85,13 +83,11 @@ def advise(
                 progress=progress,
             )
 
-        def draw() -> None:
-            if plot is not None:
-                picture.save(found, plot)
-                click.echo(f"drawn: {plot}", err=True)
-
-        with printed_first(draw):
-            if as_json:
-                click.echo(json.dumps(report.advised_json(found), indent=2, allow_nan=False))
-            else:
-                report.print_advised(found, console())
+        tell(
+            found,
+            as_json=as_json,
+            plot=plot,
+            json_of=report.advised_json,
+            print_of=report.print_advised,
+            save_of=picture.save,
+        )

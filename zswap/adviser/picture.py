@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from zswap.meminfo import format_bytes
-from zswap.plot import SIZE, PlotError, save_picture, settings
+from zswap.plot import FAINT, INK, PlotError, head, panels, save_picture, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "save"]
 
-_INK, _FAINT, _GRID = "#1f2933", "#5b6672", "#dde3e9"
 #: Colour and hatching: what stays, what could be swapped, that compressed, and what is free.
 _PARTS = {
     "in use otherwise": ("#8795a1", ""),
@@ -73,43 +72,26 @@ def draw(found: Advised) -> Figure:
 
 
 def _drawn(found: Advised) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     machine = found.machine
-    figure = Figure(
-        figsize=SIZE,
-        facecolor="white",
-        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.05),
-    )
-    FigureCanvasAgg(figure)
     drawers = [_draw_ram, _draw_times] + [_draw_ages] * (found.touched is not None)
-    for axes, drawer in zip(figure.subplots(1, len(drawers)), drawers, strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_FAINT)
-        axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=12)
-        axes.grid(True, axis="y", color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
+    figure, (row,) = panels(1, len(drawers), grid="y")
+    for axes, drawer in zip(row, drawers, strict=True):
         drawer(axes, found)
     title = found.verdict.headline
     setting, size = found.verdict.setting, found.verdict.size
     if found.verdict.action in ("leave", "keep") and setting is not None:
         amount = f" of {format_bytes(size)}" if size else ""
         title += f"; if memory gets short: {setting.way}{amount} with {setting.compressor}"
-    figure.suptitle(title, fontsize=19, fontweight="bold", color=_INK, x=0.015, ha="left")
     when = machine.taken[:16].replace("T", " ")
     cpus = f"{machine.cpus} CPU{'s' * (machine.cpus != 1)}"
     analysis = found.analysis
     assert analysis is not None
-    figure.supxlabel(
+    head(
+        figure,
+        title,
         f"{when}  ·  Linux {machine.kernel.release}  ·  {machine.cpu}, {cpus}  ·  "
         f"{format_bytes(machine.ram)} RAM  ·  {analysis.sampled_pages:,} of "
         f"{analysis.total_pages:,} pages measured",
-        fontsize=11.5,
-        color=_FAINT,
-        x=0.015,
-        ha="left",
     )
     return figure
 
@@ -157,19 +139,19 @@ def _draw_ram(axes: Axes, found: Advised) -> None:
                     ha="center" if inside else "left",
                     va="center",
                     fontsize=12,
-                    color=_INK,
+                    color=INK,
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
                     if inside
                     else None,
                 )
             bottom += amount / unit
     axes.set_xticks(_PLACES, list(bars))
-    axes.set_ylabel("GiB", fontsize=12, color=_INK)
+    axes.set_ylabel("GiB", fontsize=12, color=INK)
     axes.set_xlim(-0.45, 2.5)
     axes.set_ylim(0, 1.42 * machine.ram / unit)
     axes.legend(loc="upper left", frameon=False, fontsize=11.5)
     axes.set_title(
-        f"RAM: at most {format_bytes(gained)} gained", loc="left", fontsize=14, color=_INK
+        f"RAM: at most {format_bytes(gained)} gained", loc="left", fontsize=14, color=INK
     )
 
 
@@ -189,7 +171,7 @@ def _draw_times(axes: Axes, found: Advised) -> None:
     room = max(1.0, (rows[-1][1] - rows[0][1]) / 14) if rows else 1.0
     placed = -math.inf
     for name, saved, store, load in rows:
-        axes.plot([load / 1000, store / 1000], [saved, saved], color=_FAINT, linewidth=1, zorder=2)
+        axes.plot([load / 1000, store / 1000], [saved, saved], color=FAINT, linewidth=1, zorder=2)
         for value, (colour, marker), label in ((store, _STORE, "store"), (load, _LOAD, "load")):
             axes.plot(
                 value / 1000,
@@ -197,7 +179,7 @@ def _draw_times(axes: Axes, found: Advised) -> None:
                 marker,
                 color=colour,
                 markersize=11,
-                markeredgecolor=_INK,
+                markeredgecolor=INK,
                 zorder=3,
                 label=label if name == rows[0][0] else None,
                 linestyle="none",
@@ -212,7 +194,7 @@ def _draw_times(axes: Axes, found: Advised) -> None:
             va="center",
             fontsize=12,
             fontweight="bold",
-            color=_INK,
+            color=INK,
         )
     axes.set_xscale("log")
     if rows:
@@ -222,10 +204,10 @@ def _draw_times(axes: Axes, found: Advised) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("µs a page (median)", fontsize=12, color=_INK)
-    axes.set_ylabel("% saved, allocator and metadata counted", fontsize=12, color=_INK)
+    axes.set_xlabel("µs a page (median)", fontsize=12, color=INK)
+    axes.set_ylabel("% saved, allocator and metadata counted", fontsize=12, color=INK)
     axes.legend(loc="upper left", frameon=False, fontsize=12, ncols=2)
-    axes.set_title("Density against time", loc="left", fontsize=14, color=_INK)
+    axes.set_title("Density against time", loc="left", fontsize=14, color=INK)
 
 
 def _draw_ages(axes: Axes, found: Advised) -> None:
@@ -248,11 +230,11 @@ def _draw_ages(axes: Axes, found: Advised) -> None:
         grey = 0.85 - 0.6 * number / (len(parts) - 1)  # the older, the darker
         axes.bar(name, 100 * part, color=(grey * 0.75, grey * 0.9, min(1.0, grey * 1.1)), width=0.8)
         axes.text(
-            number, 100 * part + 1, f"{100 * part:.0f} %", ha="center", fontsize=12, color=_INK
+            number, 100 * part + 1, f"{100 * part:.0f} %", ha="center", fontsize=12, color=INK
         )
     axes.set_ylim(0, 112 * max(parts))
     for label in axes.get_xticklabels():
         label.set(rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_xlabel("idle for", fontsize=12, color=_INK)
-    axes.set_ylabel(f"% of {format_bytes(analysis.target_bytes)}", fontsize=12, color=_INK)
-    axes.set_title("What lies idle", loc="left", fontsize=14, color=_INK)
+    axes.set_xlabel("idle for", fontsize=12, color=INK)
+    axes.set_ylabel(f"% of {format_bytes(analysis.target_bytes)}", fontsize=12, color=INK)
+    axes.set_title("What lies idle", loc="left", fontsize=14, color=INK)

@@ -16,7 +16,16 @@ from zswap.bench.figures import Figure
 from zswap.bench.growth import Point
 from zswap.bench.table import Corpus, Measured
 from zswap.meminfo import format_bytes
-from zswap.plot import SIZE, check_path, save_picture, settings, where_and_when
+from zswap.plot import (
+    INK,
+    SIZE,
+    check_path,
+    head,
+    panels,
+    save_picture,
+    settings,
+    where_and_when,
+)
 from zswap.shell import console
 from zswap_core.compressors.registry import open_compressor
 
@@ -409,7 +418,6 @@ def to_json(
 
 # ---- pictures ------------------------------------------------------------------------------------
 
-_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#dde3e9"
 # Okabe and Ito: told apart by everybody
 _COLOURS = {
     "limit": "#9aa5b1",
@@ -425,22 +433,10 @@ _SHAPES = {
 }
 
 
-def _picture(rows: int, columns: int, size: tuple[float, float]) -> tuple[Picture, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
-    picture = Picture(figsize=size, facecolor="white", layout="constrained")
-    FigureCanvasAgg(picture)
-    return picture, picture.subplots(rows, columns, squeeze=False)
-
-
-def _style(axes: Axes, title: str, across: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(colors=_FAINT, labelcolor=_INK)
-    axes.grid(True, axis=across, color=_GRID, linewidth=0.8)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
+def _entitle(axes: Axes, title: str) -> None:
+    """Many panels are in a picture: letters are smaller than elsewhere."""
+    axes.tick_params(labelsize=10)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
 
 
 def plot_corpora(corpora: Sequence[Corpus], path: str, compressor: str) -> None:
@@ -463,8 +459,8 @@ def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
     most = max(1, *(len(corpus.rows) for corpus in corpora))
     width, height = SIZE
     height = max(height, 1.2 + len(corpora) * (0.9 + 0.24 * most))
-    picture, panels = _picture(len(corpora), 3, (width, height))
-    for corpus, line in zip(corpora, panels, strict=True):
+    picture, drawn = panels(len(corpora), 3, size=(width, height), grid="x")
+    for corpus, line in zip(corpora, drawn, strict=True):
         names = [row.row for row in corpus.rows]
         colours = [_COLOURS[row.kind] for row in corpus.rows]
         columns: tuple[tuple[str, list[float | None], str], ...] = (
@@ -501,19 +497,18 @@ def _drawn_corpora(corpora: Sequence[Corpus], compressor: str) -> Picture:
                 [_number(value, form) for value in values],
                 padding=3,
                 fontsize=8.5,
-                color=_INK,
+                color=INK,
             )
             axes.invert_yaxis()
             axes.margins(x=0.16)
             if axes is not line[0]:
                 axes.set_yticklabels([])
-            _style(axes, label, "x")
-    picture.suptitle(
+            _entitle(axes, label)
+    head(
+        picture,
         f"Holding pages, {compressor}: zswap (hatched) beside its limits (grey) and its peers",
-        fontsize=15,
-        color=_INK,
+        where_and_when(),
     )
-    picture.supxlabel(where_and_when(), fontsize=10, color=_FAINT)
     return picture
 
 
@@ -539,14 +534,14 @@ def plot_growth(points: Sequence[Point], path: str) -> None:
 def _drawn_growth(points: Sequence[Point]) -> Picture:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    picture, panels = _picture(2, 2, SIZE)
+    picture, drawn = panels(2, 2)
     columns = (
         ("load", "ns to load a page"),
         ("store", "ns to store a new page"),
         ("invalidate", "ns a page to invalidate a range"),
         ("metadata", "bytes of metadata a page"),
     )
-    for axes, (what, title) in zip(panels.flat, columns, strict=True):
+    for axes, (what, title) in zip(drawn.flat, columns, strict=True):
         for shape, (colour, line, marker) in _SHAPES.items():
             chosen = [point for point in points if point.shape == shape]
             if chosen:
@@ -559,15 +554,8 @@ def _drawn_growth(points: Sequence[Point]) -> Picture:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("pages held", color=_INK)
-        _style(axes, title, "both")
-    panels[0][0].legend(frameon=False, fontsize=9)
-    picture.suptitle(
-        "As it grows (pages of about 100 bytes compressed)",
-        fontsize=15,
-        color=_INK,
-        x=0.01,
-        ha="left",
-    )
-    picture.supxlabel(where_and_when(), fontsize=10, color=_FAINT)
+        axes.set_xlabel("pages held", color=INK)
+        _entitle(axes, title)
+    drawn[0][0].legend(frameon=False, fontsize=9)
+    head(picture, "As it grows (pages of about 100 bytes compressed)", where_and_when())
     return picture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zswap.shell import Refusal, console, plain_errors, printed_first, progress_bar
+from zswap.shell import Refusal, plain_errors, progress_bar, tell
 from zswap.targets import Targets, check_compressors, seed_option
 
 if TYPE_CHECKING:
@@ -258,16 +257,14 @@ def replay(
             found, room, max(_PAGE, total), model, pages, how, outcomes, curve, seconds, costs.words
         )
 
-        def draw() -> None:
-            if plot is not None:
-                picture.save(result, plot)
-                click.echo(f"drawn: {plot}", err=True)
-
-        with printed_first(draw):
-            if as_json:
-                click.echo(json.dumps(report.replayed_json(result), indent=2, allow_nan=False))
-            else:
-                report.print_replayed(result, console())
+        tell(
+            result,
+            as_json=as_json,
+            plot=plot,
+            json_of=report.replayed_json,
+            print_of=report.print_replayed,
+            save_of=picture.save,
+        )
 
 
 def _contents(

@@ -5,8 +5,6 @@ It is 1920 by 1080 as PNG, and told apart in grey: by hatching, by dashes, by li
 
 from __future__ import annotations
 
-import datetime
-import platform
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +12,7 @@ import numpy as np
 from zswap.meminfo import format_bytes
 from zswap.pages import printable
 from zswap.pages.source import cut
-from zswap.plot import save_picture, settings
+from zswap.plot import INK, head, panels, save_picture, settings, where_and_when
 from zswap.replay.model import Outcome, Replayed
 
 if TYPE_CHECKING:
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "save"]
 
-_INK, _FAINT, _GRID = "#1f2933", "#5b6672", "#dde3e9"
-_SIZE = (12.0, 6.75)  # inches, at the 160 dots of `save_picture`
 _MOST_BARS = 12
 _PAGE = 4096
 
@@ -61,41 +57,16 @@ def draw(found: Replayed) -> Figure:
 
 
 def _drawn(found: Replayed) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(
-        figsize=_SIZE,
-        facecolor="white",
-        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.05),
-    )
-    FigureCanvasAgg(figure)
-    for axes, drawer in zip(figure.subplots(1, 2), (_draw_curve, _draw_faults), strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_FAINT)
-        axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=12)
-        axes.grid(True, color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        drawer(axes, found)
+    figure, ((left, right),) = panels(1, 2)
+    _draw_curve(left, found)
+    _draw_faults(right, found)
     trace = found.trace
     name = "standard input" if trace.name == "-" else cut(printable(trace.name), 48)
-    figure.suptitle(
+    head(
+        figure,
         f"{name}: {trace.references:,} references to {format_bytes(trace.pages * _PAGE)}",
-        fontsize=19,
-        fontweight="bold",
-        color=_INK,
-        x=0.015,
-        ha="left",
-    )
-    when = datetime.datetime.now().astimezone().isoformat(" ", "minutes")[:16]
-    figure.supxlabel(
-        f"{when}  ·  Linux {platform.release()}  ·  rules of the {found.model}  ·  "
-        f"{format_bytes(found.memory)} for pages and pool  ·  {cut(found.how, 40)}",
-        fontsize=11.5,
-        color=_FAINT,
-        x=0.015,
-        ha="left",
+        f"rules of the {found.model}, {format_bytes(found.memory)} for pages and pool; pages "
+        f"{cut(found.how, 80)}\n{where_and_when()}",
     )
     return figure
 
@@ -117,7 +88,7 @@ def _draw_curve(axes: Axes, found: Replayed) -> None:
         else (1 << 10, "KiB")
     )
     x, y = curve.bytes / unit, 100 * curve.misses
-    axes.plot(x, y, color=_INK, linewidth=2.4, label="whole pages", zorder=3)
+    axes.plot(x, y, color=INK, linewidth=2.4, label="whole pages", zorder=3)
     if curve.error > 0:
         axes.fill_between(
             x,
@@ -156,10 +127,10 @@ def _draw_curve(axes: Axes, found: Replayed) -> None:
     axes.set_xlim(0, x[-1])
     seen = y[curve.bytes >= 0.02 * curve.bytes[-1]]
     axes.set_ylim(0, max(1e-9, 1.35 * float(seen.max(initial=0.0))))
-    axes.set_xlabel(f"memory, {word}", fontsize=12, color=_INK)
-    axes.set_ylabel("% of references that miss it", fontsize=12, color=_INK)
+    axes.set_xlabel(f"memory, {word}", fontsize=12, color=INK)
+    axes.set_ylabel("% of references that miss it", fontsize=12, color=INK)
     axes.legend(loc="upper right", frameon=False, fontsize=12, bbox_to_anchor=(1, 0.94))
-    axes.set_title("Misses by memory (LRU)", loc="left", fontsize=14, color=_INK)
+    axes.set_title("Misses by memory (LRU)", loc="left", fontsize=14, color=INK)
 
 
 def _label(found: Replayed, outcome: Outcome) -> str:
@@ -193,7 +164,7 @@ def _draw_faults(axes: Axes, found: Replayed) -> None:
         pool / scale,
         height,
         color="#cfe8f7",
-        edgecolor=_INK,
+        edgecolor=INK,
         label="back from the pool",
     )
     axes.barh(
@@ -202,7 +173,7 @@ def _draw_faults(axes: Axes, found: Replayed) -> None:
         height,
         left=pool / scale,
         color="#d55e00",
-        edgecolor=_INK,
+        edgecolor=INK,
         hatch="///",
         label="back from the device",
     )
@@ -211,19 +182,19 @@ def _draw_faults(axes: Axes, found: Replayed) -> None:
         to_device / scale,
         height,
         color="#4a5560",
-        edgecolor=_INK,
+        edgecolor=INK,
         hatch="xx",
         label="written to the device",
     )
     axes.set_yticks(places, [_label(found, o) for o in shown])
     axes.invert_yaxis()
     axes.set_ylim(len(shown) - 0.4, -0.6 - 0.22 * len(shown))
-    axes.set_xlabel(f"pages{word and ','}{word}", fontsize=12, color=_INK)
+    axes.set_xlabel(f"pages{word and ','}{word}", fontsize=12, color=INK)
     axes.legend(loc="upper left", frameon=False, fontsize=11.5)
     left_out = len(found.outcomes) - len(shown)
     axes.set_title(
         "Pages to and fro" + (f" (the first {len(shown)} settings)" if left_out else ""),
         loc="left",
         fontsize=14,
-        color=_INK,
+        color=INK,
     )
