@@ -1,9 +1,10 @@
-"""What zram and a swap fault cost, against what `zswap advise` reckons: CPU time a page.
+"""What zram and a swap fault cost, against what `zswap advise` reckons: CPU time and memory.
 
 As root.  For each algorithm of the kernel's zram the same pages go to a device and back, by
-requests of 128 KiB, and the CPU time is held against that of the library's codec and the table's
-surplus (zswap/costs.py).  With --fault it also makes a zram device swap, has the kernel swap out
-some memory, and times the faults that bring it back; all of it is put back.
+requests of 128 KiB; the CPU time a page is held against that of the library's codec and the table's
+surplus (zswap/costs.py), mem_used_total against what the model of zsmalloc says.  With --fault it
+also makes a zram device swap, has the kernel swap out some memory, and times the faults that bring
+it back; all of it is put back.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from zswap.bench.corpora import CORPORA, make
 from zswap.bench.output import Column, machine, markdown, print_table
 from zswap.bench.rows import RowMissing
 from zswap.bench.zram import Zram
+from zswap.estimate import CompressorResult, Timing, estimate, zpool_model
 from zswap.shell import run
 
 PAGE, MADV_PAGEOUT = 4096, 21
@@ -45,6 +47,9 @@ TITLES = (
     "predicted",
     "zram",
     "off by",
+    "pool MiB: predicted",
+    "zram",
+    "off by",
 )
 
 
@@ -58,6 +63,8 @@ class Row:
     codec_load: float
     load: float
     zram_load: float
+    pool: int
+    zram_pool: int
 
     def cells(self) -> list[str]:
         return [
@@ -71,6 +78,9 @@ class Row:
             f"{self.load:.2f}",
             f"{self.zram_load:.2f}",
             f"{100 * (self.load / self.zram_load - 1):+.0f} %",
+            f"{self.pool / (1 << 20):.2f}",
+            f"{self.zram_pool / (1 << 20):.2f}",
+            f"{100 * (self.pool / self.zram_pool - 1):+.1f} %",
         ]
 
 
@@ -89,6 +99,18 @@ def codec(pages: np.ndarray, spec: str) -> tuple[float, float]:
             store = min(store, (between - begun) / 1000 / len(pages))
             load = min(load, (ended - between) / 1000 / len(pages))
     return store, load
+
+
+def pool_bytes(pages: np.ndarray, spec: str) -> int:
+    """What a pool with nothing else in it takes for the pages, as `zswap analyze` reckons."""
+    offsets = np.arange(len(pages), dtype=np.uint64)
+    with zswap.ZSwap(spec, max_pool_bytes=1 << 34, shrinker_enabled=False) as z:
+        z.store_many(offsets, pages)
+        histogram = np.bincount(z.compressed_sizes(offsets), minlength=PAGE + 1)
+    nothing = Timing(0, 0, 0)
+    result = CompressorResult(spec, len(pages), histogram, nothing, nothing)
+    found = estimate(result, zpool_model("zsmalloc-kernel"), len(pages))
+    return found.allocator_bytes + found.unused_bytes
 
 
 def fault_us(pages: np.ndarray, algorithm: str) -> tuple[float, float]:
@@ -180,8 +202,20 @@ def main(
                 real_store = min(real_store, real.store_us)
                 real_load = min(real_load, real.load_us)
             want_store, want_load = beside.of(algorithm, store, load)
+            pool = pool_bytes(data, LIBRARY[algorithm])
             rows.append(
-                Row(name, algorithm, store, want_store, real_store, load, want_load, real_load)
+                Row(
+                    name,
+                    algorithm,
+                    store,
+                    want_store,
+                    real_store,
+                    load,
+                    want_load,
+                    real_load,
+                    pool,
+                    real.used,
+                )
             )
             if fault:
                 come, go = fault_us(data, algorithm)
