@@ -287,7 +287,7 @@ def _drawn(analysis: Analysis) -> Figure:
         f"({100 * best.saved:.0f} %)\n{where_and_when()}"
     )
     head(figure, f"What zswap would save: {_shorten(analysis.title, 70)}", below)
-    _label_points(figure, left, analysis, colours)
+    _label_points(figure, left, analysis)
     return figure
 
 
@@ -375,7 +375,7 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     )
 
 
-def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None:
+def _label_points(figure: Figure, axes: Axes, analysis: Analysis) -> None:
     """Put each name beside its point, where it covers no other point, line or name."""
     points = _points(analysis)
     figure.canvas.draw()
@@ -405,7 +405,7 @@ def _label_points(figure: Figure, axes: Axes, analysis: Analysis, colours: dict[
                 va="center" if abs(dy) < 0.1 else "bottom" if dy > 0 else "top",
                 fontsize=12,
                 fontweight="bold",
-                color=colours[result.name],
+                color=INK,
                 zorder=5,
             )
             box = label.get_window_extent(renderer)

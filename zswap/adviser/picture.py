@@ -27,7 +27,7 @@ _PARTS = {
     "the same, compressed": ("#7a3500", "xxx"),
     "available": ("#cfe8f7", ""),
 }
-_PLACES = (0.0, 1.35)  # of the bars; what does not fit into one stands beside it
+_PLACES = (0.0, 1.7)  # of the bars; what does not fit into one stands beside it
 _STORE, _LOAD = ("#0072b2", "o"), ("#e69f00", "s")
 
 
@@ -147,7 +147,7 @@ def _draw_ram(axes: Axes, found: Advised) -> None:
             bottom += amount / unit
     axes.set_xticks(_PLACES, list(bars))
     axes.set_ylabel("GiB", fontsize=12, color=INK)
-    axes.set_xlim(-0.45, 2.5)
+    axes.set_xlim(-0.45, 3.1)
     axes.set_ylim(0, 1.42 * machine.ram / unit)
     axes.legend(loc="upper left", frameon=False, fontsize=11.5)
     axes.set_title(

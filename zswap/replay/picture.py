@@ -172,7 +172,7 @@ def _draw_faults(axes: Axes, found: Replayed) -> None:
         device / scale,
         height,
         left=pool / scale,
-        color="#d55e00",
+        color="#e69f00",
         edgecolor=INK,
         hatch="///",
         label="back from the device",
