@@ -66,6 +66,8 @@ _COLOURS = (
 )
 _LINES = ("-", "--", ":")
 _BINS = 64
+_MARKERS = "osD^vPX"  # one after another, as the colours
+_BESIDE = 14  # pixels from a point to its name
 #: Inches of a picture, at the 160 dots of `save_picture`.
 SIZE = (12.0, 6.75)
 
@@ -324,6 +326,7 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     points = _points(analysis)
+    markers = {r.name: _MARKERS[i % len(_MARKERS)] for i, r in enumerate(analysis.compressors)}
     for result, load, ratio, low, high in points:
         axes.plot(
             [load, result.load.p99 / 1000],
@@ -344,7 +347,7 @@ def _draw_ratio(axes: Axes, analysis: Analysis, colours: dict[str, str]) -> None
         axes.plot(
             load,
             ratio,
-            "o",
+            markers[result.name],
             markersize=10,
             color=colours[result.name],
             markeredgecolor="white",
@@ -425,6 +428,15 @@ def _label_points(figure: Figure, axes: Axes, analysis: Analysis) -> None:
                 break
         if best is not None:
             taken.append(best[2])
+            _lead(axes, at((load, ratio)), best[2])
+
+
+def _lead(axes: Axes, point: Any, box: tuple[float, float, float, float]) -> None:
+    """Draw a line from a point to a name that is not beside it: names of others may be nearer."""
+    end = [min(max(point[i], box[i]), box[i + 2]) for i in (0, 1)]
+    if math.dist(point, end) > _BESIDE:
+        x, y = axes.transData.inverted().transform((point, end)).T
+        axes.plot(x, y, color=INK, linewidth=0.8, zorder=3.5)
 
 
 def _overlap(a: Any, b: Any) -> float:
