@@ -4,3 +4,4 @@ from zswap_core.state cimport zsw_engine
 
 cdef int maintenance_start(zsw_engine *e) noexcept nogil
 cdef void maintenance_stop(zsw_engine *e) noexcept nogil
+cdef void shrink_at_limit(zsw_engine *e) noexcept nogil

@@ -30,8 +30,10 @@ from zswap_core.index cimport (
 )
 from zswap_core.lookup cimport find_area
 from zswap_core.lru cimport LRU_AGE_MAX, LRU_LISTED, lru_stamp, LRU_TIME
-from zswap_core.maintenance cimport maintenance_start, maintenance_stop
-from zswap_core.os cimport zsw_load_u32, zsw_lock, zsw_map, zsw_store_u32, zsw_unlock, zsw_unmap
+from zswap_core.maintenance cimport maintenance_start, maintenance_stop, shrink_at_limit
+from zswap_core.os cimport (
+    zsw_load_u32, zsw_lock, zsw_map, zsw_store_u32, zsw_swap_u32, zsw_unlock, zsw_unmap,
+)
 from zswap_core.pool cimport headroom
 from zswap_core.slab cimport slab_at, slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
@@ -374,6 +376,19 @@ def validate(Handle z not None):
     if rc != 0:
         raise AssertionError(describe(rc, finding.place, finding.zpool.decode()
                                       if finding.zpool != NULL else None))
+
+
+def stop_maintenance(Handle z not None):
+    """End the maintenance thread, so that nothing depends on when it runs: see shrink_if_wanted.
+    No other call may be in flight."""
+    maintenance_stop(z.e)
+    zsw_store_u32(&z.e.stop, 0)
+
+
+def shrink_if_wanted(Handle z not None):
+    """Do what the thread would, had the last store woken it."""
+    if zsw_swap_u32(&z.e.limit_hit, 0):
+        shrink_at_limit(z.e)
 
 
 def waiting(Handle z not None):

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 import zswap
+from hooks.engine import shrink_if_wanted, stop_maintenance
 from zswap.__main__ import main
 from zswap.pages import SourceError, open_files
 from zswap.replay import Replayed, grid, miss_ratio_curve, read_trace, replay, report, trace
@@ -468,10 +469,12 @@ def through_the_engine(found, setting, *, memory, ram, swap):
         promote="never",
         backing=zswap.SwapFile(swap, size=len(pages) * PAGE),
     ) as z:
+        stop_maintenance(z)  # how far the shrinker comes between two calls is the scheduler's
         for event in model.log().tolist():
             offset, what = event >> 2, event & 3
             if what == 0:
                 z.store(offset, pages[offset])
+                shrink_if_wanted(z)
             elif what == 1:
                 assert z.load(offset) == pages[offset].tobytes()
             else:
