@@ -47,9 +47,6 @@ TITLES = (
     "predicted",
     "zram",
     "off by",
-    "pool MiB: predicted",
-    "zram",
-    "off by",
 )
 
 
@@ -78,9 +75,6 @@ class Row:
             f"{self.load:.2f}",
             f"{self.zram_load:.2f}",
             f"{100 * (self.load / self.zram_load - 1):+.0f} %",
-            f"{self.pool / (1 << 20):.2f}",
-            f"{self.zram_pool / (1 << 20):.2f}",
-            f"{100 * (self.pool / self.zram_pool - 1):+.1f} %",
         ]
 
 
@@ -246,6 +240,11 @@ def main(
         click.echo(markdown(columns, grid))
     else:
         print_table(columns, grid)
+    for row in rows:
+        click.echo(
+            f"{row.corpus}, {row.algorithm}: {row.zram_pool / (1 << 20):.2f} MiB in zram, "
+            f"predicted {row.pool / (1 << 20):.2f} ({100 * (row.pool / row.zram_pool - 1):+.1f} %)"
+        )
     for one in faults:
         click.echo(
             f"{one['corpus']}, {one['algorithm']}: a fault takes {one['fault_us']:.2f} µs, "
