@@ -222,7 +222,8 @@ MUTATIONS = [
     bug(
         "setdefault replaces a page",
         "slots.pyx",
-        "            if zsw_unlikely(only != NULL) and not is_still(e, slot[0][0], only):",
+        "            if zsw_unlikely(only != NULL) and not is_still(e, shard[0], slot[0][0], "
+        "only):",
         "            if False:",
         tests="mapping",
     ),
@@ -694,8 +695,15 @@ MUTATIONS = [
     bug(
         "a same-filled page that changed is taken for the one that was read",
         "slots.pyx",
-        "    return id == held.id and (not held.same or",
-        "    return id == held.id and (True or",
+        "    return not held.same or entry_same",
+        "    return True or entry_same",
+        tests="parts",
+    ),
+    bug(
+        "a number of writes is taken for the same of a shard made anew",
+        "slots.pyx",
+        " or is_backed(id) and shard != held.shard:",
+        ":",
         tests="parts",
     ),
     bug(

@@ -35,7 +35,7 @@ cdef int try_read(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
     cdef int status
     cdef bint taken
     zsw_lock(&shard.lock)
-    held.same = False
+    held.shard, held.same = shard, False
     held.id = find_entry(e, shard, offset)
     taken = is_entry(held.id) and hold_entry(e, w, held.id, held)
     zsw_unlock(&shard.lock)
@@ -61,7 +61,7 @@ cdef int read_held_page(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t o
     cdef zsw_shard *shard = area_shard(&e.index, area, offset >> SHARD_SHIFT)
     cdef int status = Status.ABSENT, tries = 0
     cdef bint alone
-    held.id, held.same = 0, False
+    held.shard, held.id, held.same = shard, 0, False
     while shard != NULL:
         # Overtaken often, it keeps writers to the backing store away.
         alone = tries >= OPTIMISTIC_READS and writing_begin(e)

@@ -17,6 +17,7 @@ cdef enum:
 
 # What was found of a page under its shard's lock.
 cdef struct zsw_held:
+    zsw_shard *shard            # in which a number is that of one write; set where one may count
     uint64_t word
     uint32_t id                 # what its slot said; 0: there is no page
     uint32_t sum

@@ -359,6 +359,31 @@ def test_the_page_is_written_back_and_comes_back_meanwhile(engine, codec, memory
     z._validate()
 
 
+def test_the_shard_is_made_anew_meanwhile(engine, codec, memory_store):
+    """It counts its writes from the beginning, so the slot says the same number of another page."""
+    calls = []
+
+    def compress(page):
+        if calls:
+            calls.pop(0)()
+        return page
+
+    z = engine(codec(compress), backing=memory_store(), promote="never", **QUIET)
+    z[0] = KINDS["raw"]
+    assert z.shrink(1) == 1
+
+    def others():
+        assert z.invalidate(0)
+        z.compact()  # takes the empty shard out of the index
+        z.store(0, other)
+        assert z.shrink(1) == 1
+
+    other = noise(9)
+    calls.append(others)
+    z.store_part(0, 10, b"part")
+    assert z[0] == over(other, 10, b"part")
+
+
 def test_another_part_is_stored_while_the_store_reads(engine, memory_store):
     store = memory_store()
     z = engine(backing=store, promote="never", **QUIET)

@@ -52,7 +52,7 @@ cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     cdef zsw_held nothing
-    nothing.id, nothing.same = 0, False
+    nothing.shard, nothing.id, nothing.same = NULL, 0, False
     a.status = store_page(e, w, a.type, a.offset, a.page, &nothing if a.absent else NULL)
     a.error = w.error
     if zsw_unlikely(start != 0):
