@@ -130,7 +130,7 @@ cdef void shrink_at_limit(zsw_engine *e) noexcept nogil:
         else:
             failures = halved = 0
             zsw_poke_u64(&e.resting_until, 0)
-        if since > pages_listed(e) // share + WRITEBACK_BATCH:
+        if since > pages_listed(e) // share + WRITEBACK_BATCH // 8:
             since = 0
             if not compact_some(e):
                 return
