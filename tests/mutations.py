@@ -457,6 +457,20 @@ MUTATIONS = [
         tests="promote",
     ),
     bug(
+        "a range goes on behind its end",
+        "writeback.pyx",
+        "engine_next_held(e, type, first) and first[0] <= last:",
+        "engine_next_held(e, type, first):",
+        tests="walk",
+    ),
+    bug(
+        "what comes back with a range stays though it was stored anew meanwhile",
+        "recall.pyx",
+        "slot[0] == parked.seen",
+        "slot[0] != 0",
+        tests="walk",
+    ),
+    bug(
         "a window outlives the shard whose writes it goes by",
         "streams.pyx",
         "stream.freed != shards_freed(&e.index)",

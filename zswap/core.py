@@ -47,6 +47,15 @@ def _same_page(page: bytes | None, other: object) -> bool:
         return bool(page == other)
 
 
+def _ends_of(offsets: range) -> tuple[int, int]:
+    """Take a range apart."""
+    if not isinstance(offsets, range):
+        raise TypeError(f"offsets is {offsets!r}; a range is needed")
+    if offsets.step != 1:
+        raise ValueError(f"{offsets} has a step of {offsets.step}; 1 is needed")
+    return offsets.start, max(offsets.start, offsets.stop)
+
+
 @atexit.register
 def _close_all() -> None:
     for engine in list(_open):
@@ -640,13 +649,16 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         """
         return Weight(*self._weight(start, stop, swap_type))
 
-    def evict(self, nbytes: int | str) -> int:
-        """Write the coldest pages back until so much memory is free.
+    def evict(self, what: int | str | range, *, swap_type: SupportsIndex = 0) -> int:
+        """Write the coldest pages back until so much memory is free, or those of a range.
 
         Parameters
         ----------
-        nbytes : int or str
-            Bytes, or as ``"64MiB"``.
+        what : int, str or range
+            Bytes, or as ``"64MiB"``; or offsets whose pages go, cold or not, but for same-filled
+            ones, which take no room.
+        swap_type : int, optional
+            The swap area that a range is of.
 
         Returns
         -------
@@ -654,8 +666,19 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             Bytes by which `Stats.resident_bytes` is smaller: less than asked for, or 0, when there
             is no backing store, it fails or has no room, the budget of writeback is used up, or no
             more is held.  What others store meanwhile counts against it.
+
+        Raises
+        ------
+        ValueError
+            The range has a step, or offsets that no area has.
         """
-        wanted, freed = parse_bytes(nbytes), 0
+        if isinstance(what, range):
+            start, stop = _ends_of(what)
+            before = self.stats().resident_bytes
+            if self._evict_range(start, stop, swap_type):
+                self.compact()
+            return max(before - self.stats().resident_bytes, 0)
+        wanted, freed = parse_bytes(what), 0
         stats = self.stats()
         before, left = stats.resident_bytes, stats.stored_pages
         while freed < wanted and left > 0:
@@ -671,6 +694,30 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 stats = self.stats()
             freed = before - stats.resident_bytes
         return max(freed, 0)
+
+    def promote(self, offsets: range, *, swap_type: SupportsIndex = 0) -> int:
+        """Bring pages back from the backing store before they are asked for.
+
+        Parameters
+        ----------
+        offsets : range
+            Their offsets.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            How many pages became resident.  The store keeps them, so that writing one back is no
+            write until it is stored anew.  It ends where the limit is reached; what cannot be read
+            is left alone: whoever loads it is told.
+
+        Raises
+        ------
+        ValueError
+            The range has a step, or offsets that no area has.
+        """
+        return self._recall_range(*_ends_of(offsets), swap_type)
 
     def pop(self, offset: int, default: Any = _NOTHING) -> Any:
         """Give a page of area 0 and free it, in one step.

@@ -7,3 +7,5 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 cdef uint64_t write_back(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t idle) noexcept nogil
 cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
                                uint32_t idle) noexcept nogil
+cdef uint64_t engine_evict(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t type,
+                           uint64_t *first, uint64_t last) noexcept nogil

@@ -13,23 +13,29 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
 from zswap_core.entries cimport entry_at, put_entry
-from zswap_core.entry cimport entry_age, entry_pin, ENTRY_REFERENCED, entry_same, zsw_entry
+from zswap_core.entry cimport (
+    entry_age, entry_pin, ENTRY_REFERENCED, entry_same, is_entry, zsw_entry,
+)
 from zswap_core.flight cimport (
     call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_room, flight_start,
     flights_init, give_way, is_aloft,
 )
-from zswap_core.index cimport is_clean, set_clean, SHARD_SHIFT, zsw_shard
-from zswap_core.lookup cimport area_at
+from zswap_core.index cimport (
+    area_shard, is_clean, RUN_PAGES, set_clean, shard_collect, SHARD_PAGES, SHARD_SHIFT, zsw_area,
+    zsw_shard,
+)
+from zswap_core.lookup cimport area_at, find_area
 from zswap_core.lru cimport lru_next, lru_pass, lru_renew, lru_since, lru_tick
 from zswap_core.objects cimport entry_sum
 from zswap_core.os cimport (
-    zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_u32, zsw_now_ns, zsw_now_s, zsw_peek_i64,
-    zsw_peek_u32, zsw_peek_u64, zsw_unlock,
+    zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_now_s,
+    zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock,
 )
 from zswap_core.slots cimport lock_entry
 from zswap_core.state cimport zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.transit cimport writing_begin, writing_end
+from zswap_core.walk cimport engine_next_held
 from zswap_core.worker cimport pages_listed
 
 
@@ -158,11 +164,11 @@ cdef uint32_t drop_twins(zsw_engine *e, zsw_worker *w, zsw_victim *victims,
     return kept
 
 
-cdef uint32_t prepare(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t wanted,
-                      uint32_t idle, uint64_t *looks, uint32_t *gone) noexcept nogil:
-    """Picks up to `wanted` pages that have a store and loads the flight with them; returns how many
-    were picked.  Those that need no write are gone then."""
-    cdef uint32_t found = pick(e, w, flight, wanted, idle, looks), i, n = 0
+cdef uint32_t load_picked(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t found,
+                          uint32_t *gone) noexcept nogil:
+    """Loads the flight with those of the pages picked that have a store; returns how many.  Those
+    that need no write are gone then."""
+    cdef uint32_t i, n = 0
     gone[0] = 0
     for i in range(found):
         if pin(e, w, &flight.victims[i], gone):
@@ -173,6 +179,12 @@ cdef uint32_t prepare(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t
     flight.count = n
     flight_load(e, w, flight)
     return n
+
+
+cdef uint32_t prepare(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t wanted,
+                      uint32_t idle, uint64_t *looks, uint32_t *gone) noexcept nogil:
+    """Makes a flight of up to `wanted` of the coldest pages, as load_picked."""
+    return load_picked(e, w, flight, pick(e, w, flight, wanted, idle, looks), gone)
 
 
 cdef uint32_t land(zsw_engine *e, zsw_worker *w) noexcept nogil:
@@ -238,5 +250,77 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
     if not writing_begin(e):
         return 0
     done = write_back(e, w, pages, idle)
+    writing_end(e)
+    return done
+
+
+# ---- a range of offsets, cold or not -------------------------------------------------------------
+
+
+cdef uint32_t pick_range(zsw_engine *e, zsw_flight *flight, uint32_t wanted, uint32_t type,
+                         uint64_t *first, uint64_t last) noexcept nogil:
+    """Fills in the ids and places of up to `wanted` pages of the pool, of first..last, and goes on
+    with `first` behind them."""
+    cdef uint32_t where[RUN_PAGES]
+    cdef uint32_t ids[RUN_PAGES]
+    cdef zsw_area *area
+    cdef zsw_shard *shard
+    cdef uint32_t found = 0, got, end, i
+    while found < wanted and engine_next_held(e, type, first) and first[0] <= last:
+        area = find_area(e, type, first[0])
+        shard = area_shard(&e.index, area, first[0] >> SHARD_SHIFT) if area != NULL else NULL
+        if shard == NULL:
+            continue                            # it has just gone
+        end = SHARD_PAGES - 1
+        if last >> SHARD_SHIFT == first[0] >> SHARD_SHIFT:
+            end = <uint32_t> last & (SHARD_PAGES - 1)
+        zsw_lock(&shard.lock)
+        got = shard_collect(&e.index, shard, <uint32_t> first[0] & (SHARD_PAGES - 1), end, where,
+                            ids, min(wanted - found, <uint32_t> RUN_PAGES))
+        for i in range(got):
+            if is_entry(ids[i]):
+                flight.victims[found].id = ids[i]
+                flight.victims[found].pos = zsw_peek_u32(&entry_at(e, ids[i]).pos)
+                found += 1
+        zsw_unlock(&shard.lock)
+        if got:
+            first[0] = (first[0] & ~(<uint64_t> SHARD_PAGES - 1)) + where[got - 1] + 1
+    if found < wanted:
+        first[0] = last + 1
+    return found
+
+
+cdef uint64_t write_range(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t type,
+                          uint64_t *first, uint64_t last) noexcept nogil:
+    """As engine_evict, by the writer."""
+    cdef zsw_flight *flight = &e.writeback.flights[0]
+    cdef uint64_t done = 0
+    cdef uint32_t wanted, found, written, gone = 0
+    while done < pages and first[0] <= last:
+        wanted = <uint32_t> within_budget(e, min(pages - done, <uint64_t> flight_room(e)), 0)
+        if wanted == 0:
+            break
+        found = pick_range(e, flight, wanted, type, first, last)
+        load_picked(e, w, flight, found, &gone)
+        done += gone
+        if flight.count:
+            flight_start(e, flight)
+            written = land(e, w)
+            done += written
+            if written == 0:                                    # the store fails
+                break
+    return done
+
+
+cdef uint64_t engine_evict(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t type,
+                           uint64_t *first, uint64_t last) noexcept nogil:
+    """Writes back what the pool holds at first..last (inclusive), up to about so many pages, and
+    returns how many went.  `first` goes on behind what was looked at; where it stays, the budget is
+    used up or the store fails."""
+    cdef uint64_t done = 0
+    if zsw_load_u32(&e.backed_areas) == 0 or not writing_begin(e):
+        return 0
+    if flights_init(e) == 0:
+        done = write_range(e, w, pages, type, first, last)
     writing_end(e)
     return done

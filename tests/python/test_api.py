@@ -1218,6 +1218,8 @@ def every_call():
         "weight, empty": lambda z: z.weight(5, 5),
         "evict": lambda z: z.evict(1),
         "evict, nothing": lambda z: z.evict(0),
+        "evict, a range": lambda z: z.evict(range(0, 64)),
+        "promote": lambda z: z.promote(range(0, 64)),
         "allocate": lambda z: z.allocate(1),
         "free": lambda z: z.free(1),
         "in": lambda z: 1 in z,

@@ -29,12 +29,13 @@ from zswap_core.binding.arguments cimport (
 from zswap_core.binding.requests cimport (
     allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
     contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
-    do_store_part, do_storev, extent_args, free_extent, invalidate_batch, invalidate_pages,
-    is_online, latency_args, list_pools, load_batch, load_span, LoadAs, look, look_args, news_args,
-    next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row,
-    pools_args, range_args, read_latency, read_news, recompress_some, seal, set_limits,
-    shard_offsets, SLICE, span_args, store_batch, store_span, sum_totals, swap_off, swap_on,
-    use_pool, vector_args, walk_args, weigh_pages, work_args, write_back,
+    do_store_part, do_storev, evict_pages, extent_args, free_extent, invalidate_batch,
+    invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span, LoadAs, look,
+    look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args,
+    pool_args, pool_row, pools_args, range_args, reach_args, read_latency, read_news, recall_pages,
+    recompress_some, seal, set_limits, shard_offsets, SLICE, span_args, store_batch, store_span,
+    sum_totals, swap_off, swap_on, use_pool, vector_args, walk_args, weigh_pages, work_args,
+    write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -555,6 +556,32 @@ cdef class Engine(Handle):
                 self.hear()
                 return done
             PyErr_CheckSignals()
+
+    cdef object reach(self, call_body body, object start, object stop, object swap_type):
+        """Evicts or recalls the pages of a range, a slice at a time; returns how many."""
+        cdef reach_args args
+        cdef uint64_t done = 0
+        args.type, args.first, args.last = as_type(swap_type), as_offset(start), as_stop(stop)
+        args.pages, args.done = SLICE, 0
+        if args.last <= args.first:
+            self.call(look, NULL, False)
+            return 0
+        args.last -= 1
+        while args.first <= args.last:
+            self.call(body, &args, True)
+            done += args.done
+            if args.done == 0:
+                break
+            PyErr_CheckSignals()
+        remember(None, None)                    # what failed was counted, and stays where it was
+        self.hear()
+        return done
+
+    def _evict_range(self, start, stop, swap_type):
+        return self.reach(evict_pages, start, stop, swap_type)
+
+    def _recall_range(self, start, stop, swap_type):
+        return self.reach(recall_pages, start, stop, swap_type)
 
     def _recompress(self, Compressor compressor, str zpool, int chain, bint kernel, int numa_node,
                     idle_seconds, bint incompressible, uint64_t max_pages):

@@ -204,6 +204,16 @@ cdef struct work_args:
     uint32_t idle
     uint64_t done
 
+# Of the pages of a range: how many at most, and how many it came to.
+cdef struct reach_args:
+    uint32_t type
+    uint64_t first                  # goes on behind what was looked at
+    uint64_t last
+    uint64_t pages
+    uint64_t done
+
+cdef void evict_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void recall_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil

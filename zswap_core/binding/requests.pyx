@@ -21,6 +21,7 @@ from zswap_core.os cimport (
 from zswap_core.params cimport Flag, is_on
 from zswap_core.parts cimport engine_load_part, engine_store_part
 from zswap_core.pool cimport engine_set_limits, engine_use_pool
+from zswap_core.recall cimport engine_recall
 from zswap_core.recompress cimport engine_recompress
 from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
@@ -30,7 +31,7 @@ from zswap_core.walk cimport (
     engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
     engine_weigh,
 )
-from zswap_core.writeback cimport engine_writeback
+from zswap_core.writeback cimport engine_evict, engine_writeback
 
 
 cdef void look(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -275,6 +276,16 @@ cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef work_args *a = <work_args *> args
     a.done = engine_writeback(e, w, a.pages, a.idle)
+
+
+cdef void evict_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef reach_args *a = <reach_args *> args
+    a.done = engine_evict(e, w, a.pages, a.type, &a.first, a.last)
+
+
+cdef void recall_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef reach_args *a = <reach_args *> args
+    a.done = engine_recall(e, w, a.pages, a.type, &a.first, a.last)
 
 
 cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
