@@ -31,6 +31,7 @@ from zswap_core.writeback cimport write_back
 
 cdef enum:
     COMPACT_AFTER = 8           # flights, when they have freed objects but no memory
+    FEW_PAGES = 1 << 14         # that are moved together in less time than a flight takes
     MOST_VAIN = 2               # flights in a row of which nothing was written
     # from coming to leaving: longer than a shared disk was seen to stand still (0.36 s)
     PATIENCE_NS = 500000000
@@ -87,6 +88,7 @@ cdef void await_landing(zsw_engine *e, uint32_t seen) noexcept nogil:
 
 cdef bint take_room(zsw_engine *e, zsw_worker *w, uint64_t until) noexcept nogil:
     """The first at the gate: whether the pools are below the limit now, or `until` then."""
+    cdef uint64_t written
     cdef uint32_t flights = 0, vain = 0, seen
     while pools_reach(e, zsw_peek_u64(&e.params.max_pages)):
         if (vain == MOST_VAIN or reclaim_pauses(e) or not reclaims(e) or zsw_load_u32(&e.closing)
@@ -94,10 +96,13 @@ cdef bint take_room(zsw_engine *e, zsw_worker *w, uint64_t until) noexcept nogil
             return False
         seen = zsw_load_u32(&e.landings)        # before looking who writes: he tells when he leaves
         if writing_try(e):
-            vain = 0 if fly(e, w, flights) else vain + 1
+            written = fly(e, w, flights)
             writing_end(e)
+            vain = 0 if written else vain + 1
             if vain == MOST_VAIN:
                 pause_reclaim(e)
+            if written and pages_listed(e) <= <uint64_t> FEW_PAGES:
+                engine_compact(e, w)
         else:
             await_landing(e, seen)
         flights += 1
