@@ -245,6 +245,7 @@ class Memory:
             encrypt=True if encrypt else None,
             checksum=checksum,
             promote="never",
+            read_ahead=False,  # a fault brings its neighbours itself
             shrinker_enabled=False,
         )
         # Arrays may be touched until the process ends, and nothing of it is in Python.

@@ -579,6 +579,7 @@ def test_compaction_under_loads_and_stores():
     with zswap.ZSwap(zpool="z3fold", max_pool_bytes="64MiB") as z:
         z.store_many(np.arange(n), pages)
         z.invalidate_many(n // 2 + np.flatnonzero(rng.random(n // 2) < 0.7))
+        mine = np.arange(2 * n, 2 * n + n // 2)  # nobody else's, so that there is room to be freed
 
         def reader(seed):
             rng = np.random.default_rng(seed)
@@ -606,11 +607,11 @@ def test_compaction_under_loads_and_stores():
                 threads.submit(writer, 3),
             ]
             try:
-                freed = rounds = 0
-                # in some, every object is in use
-                while rounds < 40 or (freed == 0 and rounds < 4000):
+                freed = 0
+                for _ in range(40):
+                    z.store_many(mine, pages[: n // 2])
+                    z.invalidate_many(mine[rng.random(n // 2) < 0.7])
                     freed += z.compact()
-                    rounds += 1
             finally:
                 stop.set()
             assert [f.result() for f in running] == [0, 0, 0]
