@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 
+import zswap
 from hooks.parts import Codec
 from zswap import Error, PoolLimitError, Status
 from zswap_core.binding import FLAGS
@@ -869,3 +870,25 @@ def test_errors_from_many_threads_are_each_their_own(engine, codec):
     together(*(lambda k=k: work(k) for k in range(4)))
     assert z.stats().reject_compress_fail == 200
     assert len(z) == 200
+
+
+@pytest.mark.parametrize("compressor", ["zstd:1", "lz4"])
+def test_single_calls_that_take_long(compressor):
+    """They give the GIL away once they were timed: pages come and go beside each other."""
+    pages = [np.random.default_rng(n).integers(0, 40, 65536, np.uint8).tobytes() for n in range(16)]
+    with zswap.ZSwap(compressor, page_size=65536, max_pool_bytes="64MiB") as z:
+        for n, page in enumerate(pages):
+            z[n] = page
+
+        def load(seed):
+            out = bytearray(65536)
+            for n in random.Random(seed).choices(range(16), k=150):
+                assert z[n] == pages[n]
+                assert z.load(n, out) == pages[n]
+
+        def store():
+            for n in random.Random(9).choices(range(16), k=150):
+                z[n] = pages[n]
+
+        together(lambda: load(1), lambda: load(2), store)
+        z._validate()

@@ -5,9 +5,10 @@ Every method has one shape: check what can be checked and put raw pointers into 
 value or an exception.  Only `Engine.call` enters and leaves, and what it runs knows no Python: so
 nothing can raise in between, and what a call reports is its own.
 
-A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one:
-giving the GIL away and getting it back costs more than the microsecond or two it would buy
-(docs/design.md has the figures).
+A batch releases the GIL once.  A single call keeps it when the current compressor is a fast one,
+and pages are not so large that calls take long all the same, as every so often one is timed: giving
+the GIL away and getting it back costs more than the microsecond or two it would buy (docs/design.md
+has the figures).
 """
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -48,8 +49,9 @@ from zswap_core.index cimport index_protect, SHARD_PAGES
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, TIMED, zsw_histogram
 from zswap_core.libraries.checksums cimport Checksum
 from zswap_core.os cimport (
-    EDEADLK, zsw_bind_node, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_peek_i64,
-    zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap,
+    EDEADLK, zsw_bind_node, zsw_likely, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
+    zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely,
+    zsw_unmap,
 )
 from zswap_core.pool cimport compressor_in_use
 from zswap_core.slots cimport CHANGED
@@ -91,10 +93,40 @@ unborn.workers, unborn.worker_count = unborn_workers, 1
 unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
 
 
+cdef enum:
+    TIMED_CALLS = 32            # of so many single calls one is timed
+    LONG_NS = 10000             # those that take longer give the GIL away
+
+
+# How long single calls of a kind take.  Under the GIL.
+cdef struct pace:
+    uint32_t calls
+    uint64_t ns                 # 0: not known yet
+
+
+cdef inline bint times(pace *p) noexcept:
+    """Whether the call that begins is one to be timed, with the GIL held."""
+    p.calls += 1
+    return p.calls % TIMED_CALLS == 1
+
+
+cdef inline bint is_long(const pace *p) noexcept:
+    return p.ns > LONG_NS
+
+
+cdef void note(pace *p, uint64_t ns) noexcept:
+    """A call took so long; or longer than it did, if it was interrupted."""
+    if p.ns != 0:
+        ns = p.ns - p.ns // 4 + min(ns, 2 * p.ns) // 4
+    p.ns = max(ns, <uint64_t> 1)
+
+
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
     cdef Checksum checksum_         # None: no checksums
     cdef bint slow                  # single stores release the GIL
+    cdef pace stores_pace
+    cdef pace loads_pace
     cdef set opened                 # ids of those of the stores that we opened ourselves
     cdef int backed                 # how many of them there are
     cdef uint32_t heard             # of zsw_engine.news
@@ -661,13 +693,22 @@ cdef class Engine(Handle):
     cdef bint store_as(self, object offset, object page, object swap_type, bint absent) except -1:
         cdef page_args args
         cdef Py_buffer buffer
+        cdef bint waits = self.slow or self.backed != 0
+        cdef uint64_t began = 0
         args.offset, args.type, args.absent = as_offset(offset), as_type(swap_type), absent
         take_pages(page, "page", self.e.page_size, False, &buffer)
+        if zsw_likely(not waits):
+            if zsw_unlikely(times(&self.stores_pace)):
+                began = zsw_now_ns()
+            else:
+                waits = is_long(&self.stores_pace)
         try:
             args.page = <uint8_t *> buffer.buf
-            self.call(do_store, &args, self.slow or self.backed != 0)
+            self.call(do_store, &args, waits)
         finally:
             PyBuffer_Release(&buffer)
+        if zsw_unlikely(began != 0):
+            note(&self.stores_pace, zsw_now_ns() - began)
         if args.status == CHANGED:
             return False
         if args.status < 0:
@@ -779,8 +820,13 @@ cdef class Engine(Handle):
 
     cdef bint load_into(self, page_args *args, bint waits) except -1:
         """False where it would have to wait, and must not."""
-        args.no_wait = True
-        self.call(do_load, args, False)
+        cdef bint timed = times(&self.loads_pace)
+        cdef uint64_t began = zsw_now_ns() if zsw_unlikely(timed) else 0
+        # a page that takes long to decompress is nothing to hold others up for
+        args.no_wait = timed or not waits or not is_long(&self.loads_pace)
+        self.call(do_load, args, not args.no_wait)
+        if zsw_unlikely(timed) and args.status >= 0:
+            note(&self.loads_pace, zsw_now_ns() - began)
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
             if not waits:
                 return False
