@@ -326,3 +326,38 @@ def eager_switches():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def given_back(monkeypatch):
+    """A check that the zram devices that the test used are as they were, whatever other tests do to
+    theirs at the same time."""
+    from zswap.bench import zram
+
+    begin, used = zram.Zram.__init__, []
+
+    def look(path):
+        try:
+            return [
+                path.stat().st_ino,
+                *((path / name).read_text() for name in ("disksize", "comp_algorithm")),
+            ]
+        except FileNotFoundError:
+            return None
+
+    def init(self, *arguments):
+        before = {path: look(path) for path in zram.BLOCK.glob("zram*")}
+        begin(self, *arguments)
+        used.append((self.sys, self.added is None and before[self.sys], look(self.sys)))
+
+    def check():
+        assert used
+        for path, before, meanwhile in used:
+            now = look(path)
+            if before:
+                assert now == before
+            else:  # it was added, and is gone; another may have come by its name
+                assert now is None or now[0] != meanwhile[0]
+
+    monkeypatch.setattr(zram.Zram, "__init__", init)
+    return check

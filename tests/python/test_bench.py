@@ -315,16 +315,7 @@ def test_no_zram_device_is_added_that_could_not_be_taken_away(fake_zram, tmp_pat
     assert (device.added, device.dev.name) == (None, "zram0")
 
 
-def test_zram_of_this_kernel_is_as_it_was():
-    def devices():
-        found = {}
-        for path in sorted(Path("/sys/block").glob("zram*")):
-            found[path.name] = [
-                (path / name).read_text() for name in ("disksize", "comp_algorithm")
-            ]
-        return found
-
-    before = devices()
+def test_zram_of_this_kernel_is_as_it_was(given_back):
     try:
         device = zram.Zram("lz4")
     except rows.RowMissing as missing:
@@ -335,7 +326,7 @@ def test_zram_of_this_kernel_is_as_it_was():
             assert int(device.read("disksize")) > size
             with pytest.raises(OSError, match="busy"):
                 device.write("reset", 1)  # nobody can, while it is ours
-    assert devices() == before
+    given_back()
 
 
 @pytest.mark.parametrize(
