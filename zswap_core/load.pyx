@@ -10,8 +10,7 @@ from zswap_core.entry cimport (
 )
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (
-    area_shard, is_clean, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT, sum_at, zsw_area,
-    zsw_shard,
+    area_shard, is_clean, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard,
 )
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport check_sum, entry_sum, read_object
@@ -20,7 +19,9 @@ from zswap_core.os cimport (
     zsw_unlock, zsw_unmap, zsw_wipe,
 )
 from zswap_core.params cimport Flag, is_on
-from zswap_core.parking cimport park, read_parked, zsw_parked, zsw_parking
+from zswap_core.parking cimport (
+    park, parked_page, parked_status, read_parked, zsw_parked, zsw_parking,
+)
 from zswap_core.promote cimport promote, promotes
 from zswap_core.samefilled cimport same_fill
 from zswap_core.slots cimport TRANSIT_NS, zsw_held
@@ -301,32 +302,24 @@ cdef uint32_t settle(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint32_
     cdef uint32_t sums[LOADS_TOGETHER]
     cdef zsw_parked *parked = &parking.pages[i]
     cdef zsw_shard *shard = parked.shard
-    cdef uint32_t n = 0, pos, k
-    cdef uint32_t *slot
+    cdef uint32_t n = 0, k
     while n < LOADS_TOGETHER and i + n < parking.count and parked[n].shard == shard:
-        sums[n] = checksum_of(&e.checksum, parking.memory + <size_t> parked[n].read * e.page_size,
-                              e.page_size)
+        sums[n] = checksum_of(&e.checksum, parked_page(e, parking, &parked[n]), e.page_size)
         n += 1
     zsw_lock(&shard.lock)
     for k in range(n):
-        slot = shard_find(&e.index, shard, parked[k].offset & (SHARD_PAGES - 1), &pos)
-        if slot == NULL or slot[0] != parked[k].seen:
-            status[parked[k].at] = Status.WOULD_BLOCK
-        elif e.index.checksums and sum_at(&e.index, pos)[0] != sums[k]:
-            status[parked[k].at] = Status.BACKING_CORRUPT
-        else:
-            status[parked[k].at] = Status.STORED
+        status[parked[k].at] = <int8_t> parked_status(e, &parked[k], sums[k])
     zsw_unlock(&shard.lock)
     for k in range(n):              # no lock may be held while the caller's memory is touched
         if status[parked[k].at] == Status.STORED:
-            memcpy(out + parked[k].at * e.page_size,
-                   parking.memory + <size_t> parked[k].read * e.page_size, e.page_size)
+            memcpy(out + parked[k].at * e.page_size, parked_page(e, parking, &parked[k]),
+                   e.page_size)
             count(w.counters, Counter.backing_loads, 1)
             count(w.counters, Counter.loads, 1)
             if ((k == 0 or parked[k].read != parked[k - 1].read)
                     and promotes(e, parking.area, parked[k].offset)):
                 promote(e, w, parking.area, shard, parked[k].offset, parked[k].seen,
-                        parking.memory + <size_t> parked[k].read * e.page_size)
+                        parked_page(e, parking, &parked[k]))
         elif status[parked[k].at] == Status.BACKING_CORRUPT:
             count(w.counters, Counter.backing_checksum_fail, 1)
     return n

@@ -33,3 +33,12 @@ cdef void parking_end(zsw_engine *e, zsw_parking *parking) noexcept nogil
 cdef bint park(zsw_parking *parking, zsw_area *area, zsw_shard *shard, uint64_t offset,
                uint64_t at, uint32_t seen) noexcept nogil
 cdef int read_parked(zsw_engine *e, zsw_parking *parking) noexcept nogil
+
+
+cdef inline uint8_t *parked_page(const zsw_engine *e, const zsw_parking *parking,
+                                 const zsw_parked *parked) noexcept nogil:
+    """What was read of it."""
+    return parking.memory + <size_t> parked.read * e.page_size
+
+
+cdef int parked_status(zsw_engine *e, const zsw_parked *parked, uint32_t sum) noexcept nogil

@@ -8,10 +8,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport zsw_area, zsw_shard
+from zswap_core.index cimport shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
 from zswap_core.os cimport zsw_map_as, ZSW_MAP_NO_FORK, zsw_unlikely, zsw_unmap, zsw_wipe
 from zswap_core.state cimport zsw_engine
+from zswap_core.status cimport Status
 
 
 cdef void parking_init(zsw_engine *e, zsw_parking *parking) noexcept nogil:
@@ -70,3 +71,16 @@ cdef int read_parked(zsw_engine *e, zsw_parking *parking) noexcept nogil:
     if rc == 0:
         note_answer(e, &parking.area.read_error, 0)
     return rc
+
+
+cdef int parked_status(zsw_engine *e, const zsw_parked *parked, uint32_t sum) noexcept nogil:
+    """Under the shard's lock, once the page was read, with this checksum: STORED, WOULD_BLOCK if it
+    has changed meanwhile, or BACKING_CORRUPT."""
+    cdef uint32_t pos
+    cdef uint32_t *slot = shard_find(&e.index, parked.shard, parked.offset & (SHARD_PAGES - 1),
+                                     &pos)
+    if slot == NULL or slot[0] != parked.seen:
+        return Status.WOULD_BLOCK
+    if e.index.checksums and sum_at(&e.index, pos)[0] != sum:
+        return Status.BACKING_CORRUPT
+    return Status.STORED

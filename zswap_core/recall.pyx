@@ -8,17 +8,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entry cimport is_backed
 from zswap_core.index cimport (
-    area_shard, RUN_PAGES, shard_collect, shard_find, SHARD_PAGES, SHARD_SHIFT, sum_at, zsw_area,
-    zsw_shard,
+    area_shard, RUN_PAGES, shard_collect, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard,
 )
 from zswap_core.lookup cimport find_area
 from zswap_core.os cimport zsw_lock, zsw_peek_i64, zsw_unlock
 from zswap_core.parking cimport (
-    park, parking_end, parking_init, read_parked, zsw_parked, zsw_parking,
+    park, parked_page, parked_status, parking_end, parking_init, read_parked, zsw_parked,
+    zsw_parking,
 )
 from zswap_core.promote cimport promote
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
+from zswap_core.status cimport Status
 from zswap_core.walk cimport engine_next_held
 
 
@@ -55,19 +56,15 @@ cdef void park_range(zsw_engine *e, zsw_parking *parking, uint32_t type, uint64_
         first[0] = base + end + 1
 
 
-cdef bint is_sound(zsw_engine *e, zsw_parking *parking, const zsw_parked *parked) noexcept nogil:
+cdef bint is_sound(zsw_engine *e, const zsw_parking *parking,
+                   const zsw_parked *parked) noexcept nogil:
     """Whether what was read is the page that the slot said, and says, it is."""
-    cdef uint32_t sum = checksum_of(
-        &e.checksum, parking.memory + <size_t> parked.read * e.page_size, e.page_size)
-    cdef uint32_t pos
-    cdef uint32_t *slot
-    cdef bint sound
+    cdef uint32_t sum = checksum_of(&e.checksum, parked_page(e, parking, parked), e.page_size)
+    cdef int status
     zsw_lock(&parked.shard.lock)
-    slot = shard_find(&e.index, parked.shard, parked.offset & (SHARD_PAGES - 1), &pos)
-    sound = (slot != NULL and slot[0] == parked.seen
-             and (not e.index.checksums or sum_at(&e.index, pos)[0] == sum))
+    status = parked_status(e, parked, sum)
     zsw_unlock(&parked.shard.lock)
-    return sound
+    return status == Status.STORED
 
 
 cdef uint64_t recall_some(zsw_engine *e, zsw_worker *w, zsw_parking *parking) noexcept nogil:
@@ -84,7 +81,7 @@ cdef uint64_t recall_some(zsw_engine *e, zsw_worker *w, zsw_parking *parking) no
         parked = &parking.pages[i]
         if is_sound(e, parking, parked):
             promote(e, w, parking.area, parked.shard, parked.offset, parked.seen,
-                    parking.memory + <size_t> parked.read * e.page_size)
+                    parked_page(e, parking, parked))
     return <uint64_t> (zsw_peek_i64(promoted) - before)
 
 

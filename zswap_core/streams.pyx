@@ -23,17 +23,20 @@ from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport find_entry
 from zswap_core.entry cimport is_backed
 from zswap_core.fault cimport fault, Site
-from zswap_core.index cimport shard_find, SHARD_PAGES, shards_freed, sum_at, zsw_area, zsw_shard
+from zswap_core.index cimport SHARD_PAGES, shards_freed, zsw_area, zsw_shard
 from zswap_core.os cimport (
     zsw_add_u32, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_mutex,
     zsw_now_ns, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_trylock,
     zsw_unlikely, zsw_unlock, zsw_unmap,
 )
 from zswap_core.params cimport Flag, is_on
-from zswap_core.parking cimport park, read_parked, zsw_parked, zsw_parking
+from zswap_core.parking cimport (
+    park, parked_page, parked_status, read_parked, zsw_parked, zsw_parking,
+)
 from zswap_core.promote cimport promote, promotes
 from zswap_core.state cimport MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
+from zswap_core.status cimport Status
 
 
 cdef enum:
@@ -193,18 +196,15 @@ cdef void settle_window(zsw_engine *e, zsw_stream *stream, zsw_shard *shard) noe
     """Drops what was written anew while it was read, of which this may be half, though some who
     saw the number of before are yet to come; and what is damaged: who loads it will be told."""
     cdef zsw_parked *parked
-    cdef uint32_t *slot
-    cdef uint32_t i, pos
+    cdef uint32_t i
     for i in range(stream.parking.count):
-        stream.sums[i] = checksum_of(&e.checksum, stream.parking.memory
-                                     + <size_t> stream.parking.pages[i].read * e.page_size,
+        parked = &stream.parking.pages[i]
+        stream.sums[i] = checksum_of(&e.checksum, parked_page(e, &stream.parking, parked),
                                      e.page_size)
     zsw_lock(&shard.lock)
     for i in range(stream.parking.count):
         parked = &stream.parking.pages[i]
-        slot = shard_find(&e.index, shard, parked.offset & (SHARD_PAGES - 1), &pos)
-        if (slot == NULL or slot[0] != parked.seen
-                or e.index.checksums and sum_at(&e.index, pos)[0] != stream.sums[i]):
+        if parked_status(e, parked, stream.sums[i]) != Status.STORED:
             parked.seen = 0
     zsw_unlock(&shard.lock)
 
@@ -249,7 +249,7 @@ cdef zsw_parked *keep(zsw_stream *stream, zsw_shard *shard, uint64_t offset,
 cdef bint hand_over(zsw_engine *e, zsw_worker *w, zsw_stream *stream, const zsw_parked *parked,
                     uint8_t *page) noexcept nogil:
     """Copies the page to where it is wanted; False: it was damaged in our memory."""
-    cdef const uint8_t *memory = stream.parking.memory + <size_t> parked.read * e.page_size
+    cdef const uint8_t *memory = parked_page(e, &stream.parking, parked)
     cdef uint32_t sum = stream.sums[parked - stream.parking.pages]
     cdef bint sound = (not e.index.checksums
                        or checksum_of(&e.checksum, memory, e.page_size) == sum)
