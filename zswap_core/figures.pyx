@@ -53,7 +53,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
         out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> flight_room(e) * e.page_size
     if zsw_load_ptr(<void **> &e.touches) != NULL:
         out.metadata_bytes += TOUCHES_BYTES
-    out.metadata_bytes += streams_bytes(e)
+    out.metadata_bytes += streams_bytes(e) + zsw_peek_u64(&e.requests_bytes)
     for i in range(<uint32_t> MAX_AREAS):
         area = area_at(e, i)
         if area != NULL:

@@ -48,6 +48,7 @@ FACING_PYTHON = {
     "trace",
     "zpools/geometry",
     "zpools/registry",
+    "zswap",
 }
 # Modules that run Python callables on behalf of the engine.
 TAKING_THE_GIL = {"api", "backings/adapter", "compressors/adapter"}

@@ -30,13 +30,13 @@ from zswap_core.binding.arguments cimport (
 from zswap_core.binding.requests cimport (
     allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
     contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
-    do_store_part, do_storev, evict_pages, extent_args, free_extent, invalidate_batch,
-    invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span, LoadAs, look,
-    look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args,
-    pool_args, pool_row, pools_args, range_args, reach_args, read_latency, read_news, recall_pages,
-    recompress_some, seal, set_limits, shard_offsets, SLICE, span_args, store_batch, store_span,
-    sum_totals, swap_off, swap_on, use_pool, vector_args, walk_args, weigh_pages, work_args,
-    write_back,
+    do_store_part, do_storev, evict_args, evict_bytes, evict_pages, extent_args, free_extent,
+    invalidate_batch, invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span,
+    LoadAs, look, look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args,
+    page_sizes, part_args, pool_args, pool_row, pools_args, range_args, reach_args, read_latency,
+    read_news, recall_pages, recompress_some, seal, set_limits, shard_offsets, SLICE, span_args,
+    store_batch, store_span, sum_totals, swap_off, swap_on, use_pool, vector_args, walk_args,
+    weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -588,6 +588,16 @@ cdef class Engine(Handle):
                 self.hear()
                 return done
             PyErr_CheckSignals()
+
+    def _evict_bytes(self, uint64_t wanted):
+        cdef evict_args args
+        args.begun, args.goes_on, args.eviction.wanted = False, True, wanted
+        while args.goes_on:
+            self.call(evict_bytes, &args, True)
+            PyErr_CheckSignals()
+        remember(None, None)                    # what failed was counted, and stays held
+        self.hear()
+        return args.eviction.freed
 
     cdef object reach(self, call_body body, object start, object stop, object swap_type):
         """Evicts or recalls the pages of a range, a slice at a time; returns how many."""
