@@ -31,6 +31,7 @@ FACING_PYTHON = {
     "binding/memory",
     "binding/programs",
     "binding/results",
+    "binding/values",
     "buffers",
     "compressors/adapter",
     "compressors/base",
