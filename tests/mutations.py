@@ -62,8 +62,8 @@ MUTATIONS = [
     bug(
         "the shard is let go before the LRU has the new entry",
         "store.pyx",
-        "    change_lru(e, old, id)\n    zsw_unlock(&shard.lock)\n",
-        "    zsw_unlock(&shard.lock)\n    change_lru(e, old, id)\n",
+        "    change_slot(e, shard, old, id)\n    zsw_unlock(&shard.lock)\n",
+        "    zsw_unlock(&shard.lock)\n    change_slot(e, shard, old, id)\n",
         tests="threads stress",
     ),
     bug(
@@ -179,8 +179,8 @@ MUTATIONS = [
     bug(
         "a failed store leaks its entry",
         "store.pyx",
-        "        free_entry(e, w, id)\n        return rc",
-        "        return rc",
+        "    free_entry(e, w, id)\n    refund(area, paid)\n",
+        "    refund(area, paid)\n",
         tests="faults engine",
     ),
     # ---- stores, loads, invalidations
@@ -445,8 +445,8 @@ MUTATIONS = [
     bug(
         "a page becomes resident though it has changed",
         "promote.pyx",
-        "    if slot == NULL or slot[0] != seen or ",
-        "    if slot == NULL or not slot[0] or ",
+        "    if (slot == NULL or slot[0] != seen or ",
+        "    if (slot == NULL or not slot[0] or ",
         tests="promote",
     ),
     bug(
@@ -623,8 +623,8 @@ MUTATIONS = [
     bug(
         "a page that is being written through is not in transit",
         "transit.pyx",
-        "    slot[0] = IN_TRANSIT\n    change_lru(e, old, 0)",
-        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    change_lru(e, old, 0)",
+        "    slot[0] = IN_TRANSIT\n    change_slot(e, shard[0], old, 0)",
+        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    change_slot(e, shard[0], old, 0)",
         tests="writeback",
     ),
     bug(
@@ -728,16 +728,62 @@ MUTATIONS = [
     bug(
         "a row of buffers that is refused half way is there in part",
         "vectors.pyx",
-        "            drop(e, w, made, i)\n            failed[0] = i\n            return status\n",
+        "            drop(e, w, area, made, i)\n            failed[0] = i\n"
+        "            return status\n",
         "            v.pages = i\n            break\n",
         tests="vectors",
     ),
     bug(
         "entries that nobody knows are not freed",
         "vectors.pyx",
-        "            drop(e, w, made, i)\n",
+        "            drop(e, w, area, made, i)\n",
         "",
         tests="vectors",
+    ),
+    # ---- areas
+    bug(
+        "an area does not notice that a page went to its store by itself",
+        "transit.pyx",
+        "        change_slot(e, shard, 0, slot[0])\n",
+        "",
+        tests="areas",
+    ),
+    bug(
+        "a page that is recompressed weighs what it did",
+        "recompress.pyx",
+        "                count_slot(e, shard, id, 1)\n",
+        "                count_bytes(e, shard, word_length(old))\n",
+        "from zswap_core.slots cimport count_slot,",
+        "from zswap_core.slots cimport count_bytes, count_slot,",
+        tests="areas",
+    ),
+    bug(
+        "a quota is asked before the shard is locked, and of the new page alone",
+        "quota.pyx",
+        "bytes > frees and used + bytes - frees > quota",
+        "used + bytes > quota",
+        tests="areas",
+    ),
+    bug(
+        "a refused page leaves an empty slot in its area",
+        "store.pyx",
+        "                if slot[0] == 0:\n                    shard_erase",
+        "                if False:\n                    shard_erase",
+        tests="areas",
+    ),
+    bug(
+        "what was paid for several buffers is never given back",
+        "vectors.pyx",
+        "            refund(area, made[i].paid)\n",
+        "            pass\n",
+        tests="areas",
+    ),
+    bug(
+        "pages come back from a store whatever the quota",
+        "promote.pyx",
+        " and not charge(area, slot_bytes(e, id), 0)):",
+        " and not charge(area, 0, 0)):",
+        tests="areas",
     ),
     bug(
         "the last page ends in what was there before",

@@ -1,5 +1,5 @@
 """The index: (swap area, offset) -> entry id, in shards of 64 MiB of address space."""
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.extents cimport zsw_extents
@@ -34,6 +34,12 @@ cdef struct zsw_shard:
     uint32_t writes
     # 0: in the table.  Else out of it: the next such shard, or at the end its own id
     uint32_t next
+    # of its pages, as change_slot keeps them: see area_figures
+    uint32_t same                   # same-filled ones
+    uint32_t raw                    # in the pool as they are
+    uint32_t backed                 # in the backing store alone
+    uint32_t bytes                  # payload of those in the pool
+    uint32_t tallied                # whether the area's `used` goes along with `bytes`
 
 
 cdef struct zsw_run:
@@ -88,7 +94,21 @@ cdef struct zsw_area:
     uint32_t write_error            # what its last write came to: 0 or an errno
     uint32_t read_error             # and its last read
     shard_table *table
+    # whether new shards are tallied; under `grow`.  Once they are they stay so, until swapon
+    uint32_t tallied
+    # payload of its pages in the pool, of shards that are tallied, and how much it may be
+    int64_t used
+    int64_t quota                   # -1: no limit
     zsw_extents extents             # offsets that were handed out
+
+
+# What an area holds.
+cdef struct zsw_area_figures:
+    uint64_t pages                  # wherever
+    uint64_t same
+    uint64_t raw
+    uint64_t backed
+    uint64_t bytes
 
 
 cdef inline bint area_open(uint32_t online) noexcept nogil:
@@ -158,6 +178,8 @@ cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number)
 cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
 cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil
 cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil
+cdef void area_tally(zsw_index *ix, zsw_area *area, bint tallied) noexcept nogil
+cdef void area_figures(const zsw_index *ix, zsw_area *area, zsw_area_figures *out) noexcept nogil
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
                           uint64_t *numbers, uint64_t capacity) noexcept nogil
 

@@ -17,14 +17,15 @@ garbage: calls in flight may still look at them, so they are kept until those ha
 knows when that is, and calls index_turn.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_add_u64, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as,
-    ZSW_MAP_NO_FORK, zsw_peek_u8, zsw_peek_u32, zsw_peek_u64, zsw_poke_u8, zsw_poke_u32,
-    zsw_poke_u64, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap,
+    zsw_add_i64, zsw_add_u32, zsw_add_u64, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32,
+    zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_peek_u8, zsw_peek_u32, zsw_peek_u64, zsw_poke_u8,
+    zsw_poke_u32, zsw_poke_u64, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely,
+    zsw_unlock, zsw_unmap,
 )
 from zswap_core.slab cimport (
     ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
@@ -207,6 +208,7 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number,
             shard.type = area.type
             shard.number = number
             shard.id = id
+            shard.tallied = area.tallied
             table_put(area.table, number, id)
     zsw_unlock(&area.grow)
     out[0] = shard
@@ -248,6 +250,48 @@ cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, u
                 count += 1
     zsw_unlock(&area.grow)
     return count
+
+
+cdef void area_tally(zsw_index *ix, zsw_area *area, bint tallied) noexcept nogil:
+    """Has `used` go along with what the area holds from now on, or not any more."""
+    cdef shard_table *table
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id
+    zsw_lock(&area.grow)
+    area.tallied = tallied
+    table = area.table
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        if id == 0:
+            continue
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        zsw_lock(&shard.lock)
+        if tallied and not shard.tallied:
+            zsw_add_i64(&area.used, shard.bytes)
+        elif not tallied and shard.tallied:
+            zsw_add_i64(&area.used, -<int64_t> shard.bytes)
+        shard.tallied = tallied
+        zsw_unlock(&shard.lock)
+    zsw_unlock(&area.grow)
+
+
+cdef void area_figures(const zsw_index *ix, zsw_area *area, zsw_area_figures *out) noexcept nogil:
+    """Adds up what the shards hold: exact when no call is in flight."""
+    cdef shard_table *table = <shard_table *> zsw_load_ptr(<void **> &area.table)
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id
+    memset(out, 0, sizeof(zsw_area_figures))
+    for slot in range(table.mask + 1):
+        id = zsw_load_u32(&table.slots[slot])
+        if id:
+            shard = <zsw_shard *> slab_at(&ix.shards, id)
+            out.pages += zsw_peek_u32(&shard.pages)
+            out.same += zsw_peek_u32(&shard.same)
+            out.raw += zsw_peek_u32(&shard.raw)
+            out.backed += zsw_peek_u32(&shard.backed)
+            out.bytes += zsw_peek_u32(&shard.bytes)
 
 
 # ---- removing empty shards -----------------------------------------------------------------------

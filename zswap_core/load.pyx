@@ -24,7 +24,7 @@ from zswap_core.parking cimport (
 )
 from zswap_core.promote cimport promote, promotes
 from zswap_core.samefilled cimport same_fill
-from zswap_core.slots cimport TRANSIT_NS, zsw_held
+from zswap_core.slots cimport change_slot, TRANSIT_NS, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -131,6 +131,7 @@ cdef int take_same_filled(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64
     is taken under the lock that it was found under."""
     cdef int status = check_sum(e, w, &held.word, sizeof(held.word), held.sum)
     if status >= 0:
+        change_slot(e, shard, held.id, 0)
         shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
     zsw_unlock(&shard.lock)
     if status >= 0:

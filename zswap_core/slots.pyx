@@ -1,5 +1,5 @@
 """Slots of the index: locked to be filled, found again by an entry's place, and what changes in the
-LRU along with them."""
+LRU and the figures along with them."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at

@@ -116,6 +116,8 @@ cdef struct zsw_writeback:
     uint64_t tokens_ns                      # when the rate was last accounted for
     uint64_t tokens                         # pages it allows now
     zsw_search search                       # for the coldest pages
+    zsw_search own                          # for the coldest of one area,
+    zsw_area *searched                      # which is this
 
 
 # Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, then the leaves (the

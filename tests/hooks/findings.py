@@ -26,6 +26,8 @@ ENGINE = {
     -119: "reclaim: a store that has left is still at the gate, or the limit is near elsewhere",
     -121: "streams: a call that has ended still copies from a window",
     -120: "offset {}: it is said to be in a backing store as well, and cannot be",
+    -122: "area {}: its shards count other pages or payload than they hold",
+    -123: "area {}: what its quota goes by is not the payload of its pages",
     -118: "pool {}: it is not where its number says, or somebody holds it still",
 }
 INDEX = {

@@ -1239,12 +1239,15 @@ def every_call():
         "values": lambda z: list(z.values()),
         "keys": lambda z: list(z.keys()),
         "swapon": lambda z: z.swapon(1),
+        "swapon, quota": lambda z: z.swapon(2, quota_bytes=1 << 20),
         "swapoff": lambda z: z.swapoff(0),
         "compact": lambda z: z.compact(),
         "shrink": lambda z: z.shrink(1),
         "recompress": lambda z: z.recompress("zstd"),
         "stats": lambda z: z.stats(),
         "pools": lambda z: z.pools(),
+        "areas": lambda z: z.areas(),
+        "set_quota": lambda z: z.set_quota(0, "1MiB"),
         "latency": lambda z: z.latency(),
         "numa_pages": lambda z: z.numa_pages(),
         "compressor": lambda z: setattr(z, "compressor", "zstd"),
@@ -1495,7 +1498,7 @@ def test_store_many_at_the_limit(engine):
 
 def test_every_status_is_documented():
     text = pydoc.render_doc(Status, renderer=pydoc.plaintext)
-    assert len(Status) == 17
+    assert len(Status) == 18
     for status in Status:
         assert re.search(
             rf"^ \|  {status.name} : {int(status)}$\n \|      \S", text, re.MULTILINE

@@ -64,6 +64,16 @@ cdef uint32_t as_type(object swap_type) except? 0xffffffff:
     return <uint32_t> value
 
 
+cdef int64_t as_quota(object quota) except? -2:
+    """Bytes, or -1 for None."""
+    if quota is None:
+        return -1
+    quota = as_int(quota, "quota_bytes")
+    if quota < 0:
+        raise ValueError(f"quota_bytes is {quota}; it cannot be negative, and None is no quota")
+    return min(quota, 1 << 62)
+
+
 cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
                     Py_buffer *buffer) except -1:
     """As take_buffer, and checked to be of `size` bytes."""

@@ -24,19 +24,19 @@ from zswap_core.abi cimport (
 from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
 from zswap_core.binding.arguments cimport (
-    as_int, as_offset, as_stop, as_type, Buffers, buffers_of, idle_of, offsets_of, take_pages,
-    thread_count, View, view_of, wants_zeros,
+    as_int, as_offset, as_quota, as_stop, as_type, Buffers, buffers_of, idle_of, offsets_of,
+    take_pages, thread_count, View, view_of, wants_zeros,
 )
 from zswap_core.binding.requests cimport (
-    allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
-    contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
+    allocate_extent, area_args, area_row, area_shard_numbers, areas_args, batch_args, call_body,
+    compact_all, contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
     do_store_part, do_storev, evict_pages, extent_args, free_extent, invalidate_batch,
-    invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span, LoadAs, look,
-    look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args,
-    pool_args, pool_row, pools_args, range_args, reach_args, read_latency, read_news, recall_pages,
-    recompress_some, seal, set_limits, shard_offsets, SLICE, span_args, store_batch, store_span,
-    sum_totals, swap_off, swap_on, use_pool, vector_args, walk_args, weigh_pages, work_args,
-    write_back,
+    invalidate_pages, is_online, latency_args, list_areas, list_pools, load_batch, load_span,
+    LoadAs, look, look_args, meet_quota, news_args, next_held, next_hole, NODES, nodes_args,
+    page_args, page_sizes, part_args, pool_args, pool_row, pools_args, range_args, reach_args,
+    read_latency, read_news, recall_pages, recompress_some, seal, set_limits, set_quota,
+    shard_offsets, SLICE, span_args, store_batch, store_span, sum_totals, swap_off, swap_on,
+    use_pool, vector_args, walk_args, weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -445,36 +445,11 @@ cdef class Engine(Handle):
         """Whether a swap file is encrypted for which `swapon` is not told."""
         return bool(self.encrypt_)
 
-    def swapon(self, swap_type, nr_pages=None, backing=None, *, encrypt=None):
-        """Bring a swap area online.
-
-        Parameters
-        ----------
-        swap_type : int
-            The area's number, 0 to 255.  Area 0 is online from the start.
-        nr_pages : int, optional
-            Offsets 0 to ``nr_pages - 1`` are the area's.  By default all that the backing store
-            has, or without one any offset up to ``2**47 - 1``.
-        backing : path, SwapFile or object with write_pages and read_pages, optional
-            Where the coldest pages go, and those that are refused.
-        encrypt : bool, optional
-            Encrypt the swap file, see `SwapFile`.  By default as the engine: it encrypts all once
-            it was told to encrypt one, be it here, when it was made, or by a SwapFile that does.  A
-            backing that does not is then refused, unless False says that it may hold pages in
-            clear.
-
-        Raises
-        ------
-        ValueError
-            When the area is online already, a number is out of range, or the backing does not
-            encrypt though it should.
-        BackingError
-            When the backing store cannot be opened, or another engine uses it.
-        """
+    def _swapon(self, swap_type, nr_pages, backing, encrypt, quota_bytes):
         cdef area_args args
         cdef Backing store = None
         memset(&args, 0, sizeof(args))
-        args.type = as_type(swap_type)
+        args.type, args.quota = as_type(swap_type), as_quota(quota_bytes)
         self.call(look, NULL, False)            # closed?
         if encrypt is not None and not isinstance(encrypt, bool):
             raise TypeError(f"encrypt is {encrypt!r}; True, False or None is needed")
@@ -539,6 +514,37 @@ cdef class Engine(Handle):
             engine_swapoff_end(self.e, args.type)
         if store is not None:
             self.drop_store(store)
+
+    def _set_quota(self, swap_type, quota_bytes):
+        """Limit what an area takes, and write back what is above."""
+        cdef area_args args
+        cdef work_args work
+        args.type, args.quota = as_type(swap_type), as_quota(quota_bytes)
+        self.call(set_quota, &args, True)
+        if args.rc != 0:
+            raise ValueError(f"swap area {args.type} is not online")
+        work.type, work.done = args.type, 1
+        while work.done != 0:
+            self.call(meet_quota, &work, True)
+            PyErr_CheckSignals()
+        remember(None, None)                    # what failed was counted, and stays held
+        self.hear()
+
+    def _areas(self):
+        """(swap type, pages, backing, quota, pages held, same-filled, raw, backed, bytes) of each
+        area that is online."""
+        cdef areas_args args
+        cdef area_row *row
+        cdef uint32_t i
+        # with the GIL: none goes offline before its store is looked up
+        self.call(list_areas, &args, False)
+        rows = []
+        for i in range(args.count):
+            row = &args.rows[i]
+            rows.append((row.type, row.pages, self.stores[row.type],
+                         None if row.quota < 0 else row.quota, row.figures.pages, row.figures.same,
+                         row.figures.raw, row.figures.backed, row.figures.bytes))
+        return rows
 
     def _seal(self, swap_type, bint sealed):
         """Let an area take nothing in any more, though what it holds can be loaded; or let it

@@ -7,6 +7,7 @@ its own struct.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.index cimport zsw_area_figures
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
@@ -180,13 +181,30 @@ cdef struct area_args:
     uint64_t pages
     const zsw_backing_ops *backing
     void *store
+    int64_t quota               # -1: none
     bint sealed
     int thread
     int rc
 
 cdef void seal(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void set_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void meet_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef struct area_row:
+    uint32_t type
+    uint64_t pages
+    int64_t quota
+    zsw_area_figures figures
+
+
+cdef struct areas_args:
+    area_row rows[<int> MAX_AREAS]
+    uint32_t count
+
+cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct news_args:
@@ -199,6 +217,7 @@ cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct work_args:
+    uint32_t type
     uint64_t pages
     uint64_t accept
     uint32_t idle

@@ -3,11 +3,11 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.allocate cimport engine_allocate, engine_free_extent
-from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapon
+from zswap_core.area cimport engine_seal, engine_set_quota, engine_swapoff, engine_swapon
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.compact cimport engine_compact
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
-from zswap_core.index cimport zsw_area
+from zswap_core.index cimport area_figures, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed, TIMED
 from zswap_core.load cimport (
@@ -16,7 +16,7 @@ from zswap_core.load cimport (
 from zswap_core.lookup cimport area_at, find_area, pool_at
 from zswap_core.maintenance cimport maintenance_start
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_load_ptr, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_unlikely,
+    zsw_add_u32, zsw_load_ptr, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlikely,
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.parts cimport engine_load_part, engine_store_part
@@ -31,7 +31,7 @@ from zswap_core.walk cimport (
     engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
     engine_weigh,
 )
-from zswap_core.writeback cimport engine_evict, engine_writeback
+from zswap_core.writeback cimport engine_evict, engine_meet_quota, engine_writeback
 
 
 cdef void look(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -253,7 +253,33 @@ cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     if a.backing != NULL:
         a.thread = maintenance_start(e)
     if a.thread == 0:
-        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store)
+        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store, a.quota)
+
+
+cdef void set_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef area_args *a = <area_args *> args
+    a.rc = engine_set_quota(e, a.type, a.quota)
+
+
+cdef void meet_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef work_args *a = <work_args *> args
+    a.done = engine_meet_quota(e, w, a.type)
+
+
+cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef areas_args *a = <areas_args *> args
+    cdef area_row *row
+    cdef zsw_area *area
+    cdef uint32_t i
+    a.count = 0
+    for i in range(<uint32_t> MAX_AREAS):
+        area = find_area(e, i, 0)
+        if area != NULL:
+            row = &a.rows[a.count]
+            row.type, row.pages = i, zsw_peek_u64(&area.nr_pages)
+            row.quota = zsw_peek_i64(&area.quota)
+            area_figures(&e.index, area, &row.figures)
+            a.count += 1
 
 
 cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

@@ -33,7 +33,8 @@ enum zswap_status {
     ZSWAP_ABSENT = -9,
     ZSWAP_CORRUPT = -10,
     ZSWAP_BACKING_FAIL = -11,
-    ZSWAP_BACKING_CORRUPT = -13
+    ZSWAP_BACKING_CORRUPT = -13,
+    ZSWAP_AREA_QUOTA = -14
 };
 
 /* Of calls that did nothing: the engine is closed, or was forked away from; there is no memory for
