@@ -624,7 +624,8 @@ MUTATIONS = [
         "a page that is being written through is not in transit",
         "transit.pyx",
         "    slot[0] = IN_TRANSIT\n    change_slot(e, shard[0], old, 0)",
-        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    change_slot(e, shard[0], old, 0)",
+        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n"
+        "    change_slot(e, shard[0], old, 0)",
         tests="writeback",
     ),
     bug(
@@ -740,6 +741,28 @@ MUTATIONS = [
         "",
         tests="vectors",
     ),
+    # ---- who hears of pages that left
+    bug(
+        "pages that leave are told of within the listener that made them leave",
+        "departures.pyx",
+        "    if outer != NULL and reserve(",
+        "    if False and reserve(",
+        tests="departures",
+    ),
+    bug(
+        "a page leaves though there is no memory to note that",
+        "departures.pxd",
+        "        return pages\n    return 0\n",
+        "        return pages\n    return pages\n",
+        tests="departures",
+    ),
+    bug(
+        "nobody hears of pages that their store had already",
+        "writeback.pyx",
+        "        note_departure(w, shard.type, shard.number << SHARD_SHIFT | where)\n",
+        "",
+        tests="departures",
+    ),
     # ---- areas
     bug(
         "an area does not notice that a page went to its store by itself",
@@ -758,7 +781,7 @@ MUTATIONS = [
         tests="areas",
     ),
     bug(
-        "a quota is asked before the shard is locked, and of the new page alone",
+        "a quota counts what is replaced as well",
         "quota.pyx",
         "bytes > frees and used + bytes - frees > quota",
         "used + bytes > quota",

@@ -378,6 +378,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         for store in stores:
             self._log.store(*store)
 
+    def _deaf(self, error: BaseException) -> None:
+        self._log.deaf(error)
+
     def _refused(self, status: int, error: Exception) -> None:
         if hasattr(self, "_log"):  # else it was never initialised
             self._log.refused(status, error)

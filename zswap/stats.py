@@ -169,6 +169,9 @@ class Stats:
             kernel=True,
         ),
     ]
+    on_evict_fail: Annotated[
+        int, Row(_FAILURE, "Times that what `on_evict` was given has raised something.", "on_evict")
+    ]
     backing_write_fail: Annotated[
         int, Row(_FAILURE, "Pages that a backing store failed to write.", "backing write")
     ]

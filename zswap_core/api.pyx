@@ -9,17 +9,19 @@ from zswap_core.allocate cimport engine_allocate, engine_free_extent
 from zswap_core.batch cimport engine_load_many, engine_store_many
 from zswap_core.binding.results cimport Handle
 from zswap_core.calls cimport engine_enter, engine_leave
+from zswap_core.departures cimport engine_listen
 from zswap_core.interpreter cimport zsw_python_is_gone
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.load cimport engine_length, engine_load, LOAD_ZEROS
 from zswap_core.os cimport zsw_add_u32, zsw_load_u32
 from zswap_core.parts cimport engine_load_part, engine_store_part, in_page
-from zswap_core.state cimport MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
+from zswap_core.state cimport departure_call, Listener, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.store cimport engine_replace, engine_store
 from zswap_core.vectors cimport (
     engine_loadv, engine_storev, vector_init, zsw_buffer, zsw_made, zsw_vector,
 )
 from zswap_core.walk cimport engine_next_held, engine_next_hole, engine_weigh, zsw_weight
+from zswap_core.worker cimport call_depth, wait_calls
 from zswap_core.writeback cimport engine_writeback
 
 
@@ -88,6 +90,7 @@ cdef extern from "zswap/zswap.h" nogil:
         int (*loadv)(zswap_engine *, uint32_t, uint64_t, const zswap_buffer *, size_t,
                      uint32_t) noexcept nogil
         int (*replace)(zswap_engine *, uint32_t, uint64_t, const void *) noexcept nogil
+        int (*on_evict)(zswap_engine *, departure_call, void *) noexcept nogil
 
 
 cdef uint64_t OFFSETS = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -359,6 +362,17 @@ cdef int api_replace(zswap_engine *r, uint32_t area, uint64_t offset,
     return rc
 
 
+cdef int api_on_evict(zswap_engine *r, departure_call call, void *context) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w = enter(r, &rc)
+    if w != NULL:
+        engine_listen(r.e, Listener.CS, call, context)
+        engine_leave(r.e, w)
+        if call_depth(r.e) == 0:                # else it may be waiting for itself
+            wait_calls(r.e)
+    return rc
+
+
 cdef zswap_api TABLE = zswap_api(
     version=ZSWAP_API_VERSION,
     struct_size=sizeof(zswap_api),
@@ -383,6 +397,7 @@ cdef zswap_api TABLE = zswap_api(
     storev=api_storev,
     loadv=api_loadv,
     replace=api_replace,
+    on_evict=api_on_evict,
 )
 
 #: The table's capsule.

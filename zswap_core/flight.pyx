@@ -13,6 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport ZSW_BACKING_NATIVE
+from zswap_core.departures cimport note_departure
 from zswap_core.entries cimport put_entry
 from zswap_core.entry cimport backed
 from zswap_core.fault cimport fault, Site
@@ -236,6 +237,7 @@ cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogi
     cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)
     if slot != NULL:
         give_way(e, w, victim.id, shard, slot)
+        note_departure(w, victim.area.type, victim.offset)
     put_entry(e, w, victim.id)                                  # ours
     return slot != NULL
 

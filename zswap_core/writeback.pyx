@@ -12,6 +12,9 @@ was.  What the store then holds for nothing is discarded.
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
+from zswap_core.departures cimport (
+    DEPARTURES, has_listeners, may_leave, note_departure, tell_departures,
+)
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport (
     entry_age, entry_pin, ENTRY_REFERENCED, entry_same, is_entry, zsw_entry,
@@ -132,6 +135,7 @@ cdef bint pin(zsw_engine *e, zsw_worker *w, zsw_victim *victim, uint32_t *gone) 
     if is_clean(&e.index, victim.pos):
         set_clean(&e.index, victim.pos, False)
         give_way(e, w, victim.id, shard, slot)
+        note_departure(w, shard.type, shard.number << SHARD_SHIFT | where)
         count(w.counters, Counter.clean_evictions, 1)
         gone[0] += 1
         return False
@@ -216,6 +220,7 @@ cdef uint64_t write_coldest(zsw_engine *e, zsw_worker *w, uint64_t pages,
         aloft = wb.aloft.count if wb.aloft != NULL else 0
         wanted = pages - done - aloft
         allowed = within_budget(e, min(wanted, <uint64_t> flight_room(e)), aloft)
+        allowed = may_leave(e, w, <uint32_t> allowed, aloft)
         tried = (prepare(e, w, next, <uint32_t> allowed, idle, &looks, &gone) if allowed
                  else 0)
         done += gone
@@ -252,14 +257,22 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
     """Writes back up to `pages` of the coldest pages, with `idle` only those not accessed for so
     many seconds, and returns how many went: fewer when the budget is used up, the store fails, or
     there are no more."""
-    cdef uint64_t done = 0
+    cdef uint64_t done = 0, wanted, went
     if zsw_load_u32(&e.backed_areas) == 0:
         return 0
-    # a backing store in Python, called by the one that is going on
-    if not writing_begin(e):
-        return 0
-    done = write_back(e, w, pages, idle)
-    writing_end(e)
+    while done < pages:
+        # a backing store in Python, called by the one that is going on
+        if not writing_begin(e):
+            break
+        wanted = pages - done
+        if has_listeners(e):
+            wanted = min(wanted, <uint64_t> DEPARTURES)
+        went = write_back(e, w, wanted, idle)
+        writing_end(e)
+        done += went
+        if went < wanted or done == pages:
+            break
+        tell_departures(e, w)
     return done
 
 
@@ -346,6 +359,7 @@ cdef uint64_t write_area(zsw_engine *e, zsw_worker *w, zsw_area *area,
     flight = &e.writeback.flights[0]
     w.now = zsw_now_s()
     wanted = <uint32_t> within_budget(e, min(pages, <uint64_t> flight_room(e)), 0)
+    wanted = may_leave(e, w, wanted, 0)
     if wanted:
         found = pick_own(e, w, flight, wanted, area, True)
         if found == 0:                          # all of them are in use: then the oldest go
@@ -413,6 +427,7 @@ cdef uint64_t write_range(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t
     cdef uint32_t wanted, found, written, gone = 0
     while done < pages and first[0] <= last:
         wanted = <uint32_t> within_budget(e, min(pages - done, <uint64_t> flight_room(e)), 0)
+        wanted = may_leave(e, w, wanted, 0)
         if wanted == 0:
             break
         found = pick_range(e, flight, wanted, type, first, last)

@@ -1242,6 +1242,8 @@ def every_call():
         "swapon, quota": lambda z: z.swapon(2, quota_bytes=1 << 20),
         "swapoff": lambda z: z.swapoff(0),
         "compact": lambda z: z.compact(),
+        "on_evict": lambda z: z.on_evict(lambda swap_type, offsets: z.stats()),
+        "on_evict, nobody": lambda z: z.on_evict(None),
         "shrink": lambda z: z.shrink(1),
         "recompress": lambda z: z.recompress("zstd"),
         "stats": lambda z: z.stats(),

@@ -27,6 +27,7 @@ FACING_PYTHON = {
     "backings/file",
     "bench",
     "binding/arguments",
+    "binding/ear",
     "binding/engine",
     "binding/memory",
     "binding/programs",
@@ -50,7 +51,7 @@ FACING_PYTHON = {
     "zpools/registry",
 }
 # Modules that run Python callables on behalf of the engine.
-TAKING_THE_GIL = {"api", "backings/adapter", "compressors/adapter"}
+TAKING_THE_GIL = {"api", "backings/adapter", "binding/ear", "compressors/adapter"}
 
 pytestmark = pytest.mark.skipif(not (CORE / "abi.pxd").exists(), reason="the sources are not here")
 

@@ -14,6 +14,7 @@ from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_INCREF
 from libc.errno cimport EINVAL, ENODEV, ENOMEM, ENOSPC
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -27,16 +28,17 @@ from zswap_core.binding.arguments cimport (
     as_int, as_offset, as_quota, as_stop, as_type, Buffers, buffers_of, idle_of, offsets_of,
     take_pages, thread_count, View, view_of, wants_zeros,
 )
+from zswap_core.binding.ear cimport Ear, tell_ear
 from zswap_core.binding.requests cimport (
     allocate_extent, area_args, area_row, area_shard_numbers, areas_args, batch_args, call_body,
     compact_all, contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
     do_store_part, do_storev, evict_pages, extent_args, free_extent, invalidate_batch,
-    invalidate_pages, is_online, latency_args, list_areas, list_pools, load_batch, load_span,
-    LoadAs, look, look_args, meet_quota, news_args, next_held, next_hole, NODES, nodes_args,
-    page_args, page_sizes, part_args, pool_args, pool_row, pools_args, range_args, reach_args,
-    read_latency, read_news, recall_pages, recompress_some, seal, set_limits, set_quota,
-    shard_offsets, SLICE, span_args, store_batch, store_span, sum_totals, swap_off, swap_on,
-    use_pool, vector_args, walk_args, weigh_pages, work_args, write_back,
+    invalidate_pages, is_online, latency_args, list_areas, list_pools, listen, listen_args,
+    load_batch, load_span, LoadAs, look, look_args, meet_quota, news_args, next_held, next_hole,
+    NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row, pools_args,
+    range_args, reach_args, read_latency, read_news, recall_pages, recompress_some, seal,
+    set_limits, set_quota, shard_offsets, SLICE, span_args, store_batch, store_span, sum_totals,
+    swap_off, swap_on, use_pool, vector_args, walk_args, weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -64,6 +66,7 @@ from zswap_core.wake cimport maintenance_wake
 from zswap_core.zpools.registry cimport zpool_find
 
 import os
+import weakref
 
 import numpy as np
 
@@ -123,6 +126,7 @@ cdef void note(pace *p, uint64_t ns) noexcept:
 
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
+    cdef Ear ear                    # None: nobody ever listened
     cdef Checksum checksum_         # None: no checksums
     cdef bint slow                  # single stores release the GIL
     cdef pace stores_pace
@@ -163,7 +167,12 @@ cdef class Engine(Handle):
         # Before the collector clears `stores` and `compressors`, which calls in flight still use;
         # and without the GIL, which those calls may be waiting for.
         if self.e.closing == 0:
-            self.close()
+            try:
+                self.close()
+            except RuntimeError:                # the engine stays: see __dealloc__
+                if self.ear is not None:
+                    Py_INCREF(self.ear)
+                raise
 
     def __dealloc__(self):
         cdef int rc
@@ -614,6 +623,53 @@ cdef class Engine(Handle):
         remember(None, None)                    # what failed was counted, and stays where it was
         self.hear()
         return done
+
+    def on_evict(self, callback):
+        """Hear of pages when they have left the pool for their backing store.
+
+        `callback` is called with the swap type and an ndarray of offsets, many at a time, by the
+        thread that wrote them back: the engine's own, or one that stores, shrinks or evicts, at the
+        end of its call.  By then the write has returned success and the pages are in the store
+        alone; another thread may have stored or loaded them anew since.  Pages that never were in
+        the pool, because they were refused and written through, are not told of.
+
+        It holds no lock and may use the engine.  If that makes more pages leave, it hears of those
+        when it has returned.  Only `close` and `swapoff` of its own engine, which would wait for
+        it, are a RuntimeError.  While it runs, `close` by others waits, and so does the call that
+        wrote back: one that never returns keeps its thread for ever, though no other.
+
+        What it raises goes to the logger ``zswap`` and is counted (`Stats.on_evict_fail`); no page
+        is lost by it.  Without memory to note what leaves, nothing is written back.  In a forked
+        child, where the engine is closed, it is not called.
+
+        Parameters
+        ----------
+        callback : callable or None
+            Takes the place of the one before; None is nobody.  One that runs at that moment ends in
+            its own time.  It is kept until then, or until the engine is gone.
+
+        Raises
+        ------
+        TypeError
+            When it is no callable.
+        ValueError
+            When the engine is closed.
+        """
+        cdef listen_args args
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is {callback!r}; a callable or None is needed")
+        self.call(look, NULL, False)            # closed?
+        if self.ear is None:
+            self.ear = Ear()
+            self.ear.engine = weakref.ref(self)
+        self.ear.callback = callback
+        args.call, args.context = NULL, <void *> self.ear
+        if callback is not None:
+            args.call = tell_ear
+        self.call(listen, &args, True)
+
+    def _deaf(self, error):
+        """Whoever listens has raised this."""
 
     def _evict_range(self, start, stop, swap_type):
         return self.reach(evict_pages, start, stop, swap_type)
@@ -1641,6 +1697,7 @@ cdef class Engine(Handle):
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
         for name, status in REFUSALS.items():
             result[name] = totals.refused[-<int> status]
+        result["on_evict_fail"] = self.ear.failures if self.ear is not None else 0
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages,
                       pages_compacted=totals.pages_compacted, metadata_bytes=totals.metadata_bytes,
                       backed_areas=len(stores), encrypted_areas=sum(map(encrypts, stores)))

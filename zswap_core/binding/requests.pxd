@@ -10,7 +10,7 @@ from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, z
 from zswap_core.index cimport zsw_area_figures
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.state cimport departure_call, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
 from zswap_core.vectors cimport zsw_made, zsw_vector
 from zswap_core.walk cimport zsw_weight
 
@@ -205,6 +205,13 @@ cdef struct areas_args:
     uint32_t count
 
 cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef struct listen_args:
+    departure_call call
+    void *context
+
+cdef void listen(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct news_args:

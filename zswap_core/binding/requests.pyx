@@ -6,6 +6,7 @@ from zswap_core.allocate cimport engine_allocate, engine_free_extent
 from zswap_core.area cimport engine_seal, engine_set_quota, engine_swapoff, engine_swapon
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.compact cimport engine_compact
+from zswap_core.departures cimport engine_listen
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
 from zswap_core.index cimport area_figures, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
@@ -24,7 +25,7 @@ from zswap_core.pool cimport engine_set_limits, engine_use_pool
 from zswap_core.recall cimport engine_recall
 from zswap_core.recompress cimport engine_recompress
 from zswap_core.slots cimport zsw_held
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.state cimport Listener, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.store cimport store_page
 from zswap_core.vectors cimport engine_loadv, engine_storev, zsw_vector
 from zswap_core.walk cimport (
@@ -280,6 +281,11 @@ cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
             row.quota = zsw_peek_i64(&area.quota)
             area_figures(&e.index, area, &row.figures)
             a.count += 1
+
+
+cdef void listen(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef listen_args *a = <listen_args *> args
+    engine_listen(e, Listener.PYTHONS, a.call, a.context)
 
 
 cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

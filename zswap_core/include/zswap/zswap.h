@@ -71,6 +71,8 @@ typedef struct zswap_buffer {
     size_t bytes;
 } zswap_buffer;
 
+typedef void (*zswap_evicted)(void *context, uint32_t area, const uint64_t *offsets, size_t n);
+
 typedef struct zswap_api {
     uint32_t version;
     uint32_t struct_size;
@@ -127,6 +129,13 @@ typedef struct zswap_api {
     /* As store, but in an area without a backing store a page that is refused changes nothing:
      * what was held there still is. */
     int (*replace)(zswap_engine *engine, uint32_t area, uint64_t offset, const void *page);
+    /* `call` hears of pages that have left the pool for their backing store, as what is given to
+     * ZSwap.on_evict, which is another one: n offsets of an area, by whatever thread wrote them
+     * back.  It has not the GIL, holds no lock of the engine's and may call the engine, but not
+     * ZSwap.close.  It takes the place of the one before, which is not called any more once this
+     * has returned, unless this is called from inside it; NULL is nobody.  0, or why nothing was
+     * done. */
+    int (*on_evict)(zswap_engine *engine, zswap_evicted call, void *context);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
