@@ -222,9 +222,8 @@ MUTATIONS = [
     bug(
         "setdefault replaces a page",
         "slots.pyx",
-        "            if zsw_unlikely(only != NULL) and not is_still(e, shard[0], slot[0][0], "
-        "only):",
-        "            if False:",
+        "            if zsw_unlikely(only != NULL) and not is_still(",
+        "            if False and not is_still(",
         tests="mapping",
     ),
     bug(
@@ -719,10 +718,8 @@ MUTATIONS = [
     bug(
         "the page that parts are read from is not wiped",
         "parts.pyx",
-        "    status = engine_load(e, w, type, offset, page, how)\n    if status >= 0:\n        "
-        "memcpy(data, page + at, n)\n    if zsw_unlikely(e.params.wipe_on_free):\n",
-        "    status = engine_load(e, w, type, offset, page, how)\n    if status >= 0:\n        "
-        "memcpy(data, page + at, n)\n    if zsw_unlikely(False):\n",
+        "        memcpy(data, page + at, n)\n    if zsw_unlikely(e.params.wipe_on_free):\n",
+        "        memcpy(data, page + at, n)\n    if zsw_unlikely(False):\n",
         tests="wipe",
     ),
     # ---- several buffers at once
@@ -740,6 +737,50 @@ MUTATIONS = [
         "            drop(e, w, area, made, i)\n",
         "",
         tests="vectors",
+    ),
+    # ---- values
+    bug(
+        "a value that replaces another of one word keeps its length",
+        "store.pyx",
+        "        if zsw_unlikely(shard.variable):\n"
+        "            set_value_length(&e.index, pos, w.size)\n        zsw_unlock(&shard.lock)\n",
+        "        zsw_unlock(&shard.lock)\n",
+        tests="values",
+    ),
+    bug(
+        "a value that is written through has no length",
+        "transit.pyx",
+        "            set_value_length(&e.index, pos, w.size)\n",
+        "            pass\n",
+        tests="values",
+    ),
+    bug(
+        "a value that was read from its store is as long as the one before",
+        "transit.pyx",
+        "        w.size = value_length(&e.index, pos)\n",
+        "        pass\n",
+        tests="values",
+    ),
+    bug(
+        "a part is stored beyond the value's end",
+        "parts.pyx",
+        "        if zsw_unlikely(at + n > w.size):\n            let_go",
+        "        if False:\n            let_go",
+        tests="values",
+    ),
+    bug(
+        "a value too long for its buffer is freed by the load that finds so",
+        "values.pyx",
+        "        if how & LOAD_TAKE:\n            n[0]",
+        "        if False:\n            n[0]",
+        tests="values c_api",
+    ),
+    bug(
+        "an area that is brought online anew takes lengths for what they were",
+        "area.pyx",
+        "        area_vary(&e.index, area, variable)\n",
+        "        area.variable = variable\n",
+        tests="values",
     ),
     # ---- who hears of pages that left
     bug(

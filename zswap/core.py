@@ -442,6 +442,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 nr_pages,
                 backing,
                 quota,
+                variable,
                 # what is on its way to the store just now is in neither
                 max(pages - backed, 0),
                 same,
@@ -449,7 +450,18 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 size,
                 backed,
             )
-            for swap_type, nr_pages, backing, quota, pages, same, raw, backed, size in self._areas()
+            for (
+                swap_type,
+                nr_pages,
+                backing,
+                quota,
+                variable,
+                pages,
+                same,
+                raw,
+                backed,
+                size,
+            ) in self._areas()
         ]
 
     def latency(self, *, reset: bool = False) -> dict[str, Latency]:
@@ -570,6 +582,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         *,
         encrypt: bool | None = None,
         quota_bytes: int | str | None = None,
+        variable: bool = False,
     ) -> None:
         """Bring a swap area online.
 
@@ -590,6 +603,13 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         quota_bytes : int or str, optional
             How much the area's pages may take of the pool, see `set_quota`.  By default only the
             limit on the whole pool counts, as in the kernel.
+        variable : bool, default False
+            Have it hold values of 1 to `page_size` bytes, which take what they are compressed to
+            and no page.  `load` gives back as many bytes as were stored; with `out`, at least as
+            long (`page_size` where `exclusive_loads` is on), it fills the front of that and gives a
+            memoryview of it.  `store_many` takes a sequence of values, `load_many` gives a list of
+            bytes, with None where `status` is negative, in one thread each.  Parts must lie in the
+            value.  `storev` and `loadv` are for pages.
 
         Raises
         ------
@@ -599,7 +619,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         BackingError
             When the backing store cannot be opened, or another engine uses it.
         """
-        self._swapon(swap_type, nr_pages, backing, encrypt, _quota(quota_bytes))
+        self._swapon(swap_type, nr_pages, backing, encrypt, _quota(quota_bytes), variable)
 
     def set_quota(self, swap_type: SupportsIndex, quota_bytes: int | str | None) -> None:
         """Limit what the pages of one area take of the pool, or no longer.

@@ -322,6 +322,8 @@ class AreaInfo:
         Its backing store.
     quota_bytes : int or None
         How much of its payload may be in the pool; None: as much as the limit allows.
+    variable : bool
+        Whether it holds values of 1 to `page_size` bytes.
     stored_pages : int
         Pages held in memory, same-filled ones included.
     same_filled_pages, stored_incompressible_pages : int
@@ -336,6 +338,7 @@ class AreaInfo:
     nr_pages: int
     backing: Any
     quota_bytes: int | None
+    variable: bool
     stored_pages: int
     same_filled_pages: int
     stored_incompressible_pages: int

@@ -12,11 +12,13 @@ from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.departures cimport engine_listen
 from zswap_core.interpreter cimport zsw_python_is_gone
 from zswap_core.invalidate cimport engine_invalidate
-from zswap_core.load cimport engine_length, engine_load, LOAD_ZEROS
+from zswap_core.load cimport engine_length, engine_load, engine_value_length, LOAD_TAKE, LOAD_ZEROS
 from zswap_core.os cimport zsw_add_u32, zsw_load_u32
-from zswap_core.parts cimport engine_load_part, engine_store_part, in_page
+from zswap_core.params cimport Flag, is_on
+from zswap_core.parts cimport BEYOND, engine_load_part, engine_store_part, in_page
 from zswap_core.state cimport departure_call, Listener, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.store cimport engine_replace, engine_store
+from zswap_core.values cimport engine_load_value, engine_store_value, TOO_SMALL
 from zswap_core.vectors cimport (
     engine_loadv, engine_storev, vector_init, zsw_buffer, zsw_made, zsw_vector,
 )
@@ -91,6 +93,9 @@ cdef extern from "zswap/zswap.h" nogil:
                      uint32_t) noexcept nogil
         int (*replace)(zswap_engine *, uint32_t, uint64_t, const void *) noexcept nogil
         int (*on_evict)(zswap_engine *, departure_call, void *) noexcept nogil
+        int (*store_value)(zswap_engine *, uint32_t, uint64_t, const void *, size_t) noexcept nogil
+        int (*load_value)(zswap_engine *, uint32_t, uint64_t, void *, size_t *) noexcept nogil
+        int64_t (*length)(zswap_engine *, uint32_t, uint64_t) noexcept nogil
 
 
 cdef uint64_t OFFSETS = <uint64_t> 1 << MAX_OFFSET_SHIFT
@@ -299,7 +304,7 @@ cdef int api_load_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t a
         rc = engine_load_part(r.e, w, area, offset, <uint32_t> at, <uint32_t> n, data,
                               LOAD_ZEROS if flags & ZSWAP_ZEROS else 0)
         engine_leave(r.e, w)
-    return rc
+    return ZSWAP_NO_PART if rc == BEYOND else rc
 
 
 cdef int api_store_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t at, size_t n,
@@ -313,7 +318,7 @@ cdef int api_store_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t 
         rc = engine_store_part(r.e, w, area, offset, <uint32_t> at, <uint32_t> n, data,
                                LOAD_ZEROS if flags & ZSWAP_ZEROS else 0)
         engine_leave(r.e, w)
-    return rc
+    return ZSWAP_NO_PART if rc == BEYOND else rc
 
 
 cdef int api_storev(zswap_engine *r, uint32_t area, uint64_t offset, const zswap_buffer *buffers,
@@ -373,6 +378,44 @@ cdef int api_on_evict(zswap_engine *r, departure_call call, void *context) noexc
     return rc
 
 
+cdef int api_store_value(zswap_engine *r, uint32_t area, uint64_t offset, const void *data,
+                         size_t n) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w
+    if n == 0 or n > r.e.page_size:
+        return ZSWAP_NO_PART
+    w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_store_value(r.e, w, area, offset, <const uint8_t *> data, <uint32_t> n, NULL)
+        engine_leave(r.e, w)
+    return rc
+
+
+cdef int api_load_value(zswap_engine *r, uint32_t area, uint64_t offset, void *data,
+                        size_t *n) noexcept nogil:
+    cdef uint32_t bytes = <uint32_t> min(n[0], <size_t> r.e.page_size)
+    cdef int rc = 0
+    cdef zsw_worker *w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_load_value(r.e, w, area, offset, <uint8_t *> data, &bytes, LOAD_TAKE
+                               if is_on(&r.e.params, Flag.exclusive_loads) else 0)
+        engine_leave(r.e, w)
+        if rc >= 0 or rc == TOO_SMALL:
+            n[0] = bytes
+    return ZSWAP_NO_PART if rc == TOO_SMALL else rc
+
+
+cdef int64_t api_length(zswap_engine *r, uint32_t area, uint64_t offset) noexcept nogil:
+    cdef int rc = 0
+    cdef int64_t length
+    cdef zsw_worker *w = enter(r, &rc)
+    if w == NULL:
+        return rc
+    length = engine_value_length(r.e, area, offset)
+    engine_leave(r.e, w)
+    return length
+
+
 cdef zswap_api TABLE = zswap_api(
     version=ZSWAP_API_VERSION,
     struct_size=sizeof(zswap_api),
@@ -398,6 +441,9 @@ cdef zswap_api TABLE = zswap_api(
     loadv=api_loadv,
     replace=api_replace,
     on_evict=api_on_evict,
+    store_value=api_store_value,
+    load_value=api_load_value,
+    length=api_length,
 )
 
 #: The table's capsule.

@@ -8,7 +8,7 @@ from zswap_core.extents cimport extents_clear
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (
     area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, area_tally,
-    shard_table, zsw_area, zsw_shard,
+    area_vary, shard_table, zsw_area, zsw_shard,
 )
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.os cimport (
@@ -44,7 +44,8 @@ cdef int engine_set_quota(zsw_engine *e, uint32_t type, int64_t quota) noexcept 
 
 
 cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
-                       const zsw_backing_ops *backing, void *store, int64_t quota) noexcept nogil:
+                       const zsw_backing_ops *backing, void *store, int64_t quota,
+                       bint variable) noexcept nogil:
     """Brings a swap area of `nr_pages` offsets online, with a backing store unless `backing` is
     NULL, and with a quota unless that is -1.  -EINVAL when it is online already or the numbers are
     out of range."""
@@ -69,6 +70,9 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
         area.backing = backing
         area.store = store
         set_quota(e, area, quota)
+        area_vary(&e.index, area, variable)
+        if variable:                            # values are pages that end in zeros
+            zsw_poke_u32(&e.params.trim_zeros, 1)
         zsw_poke_u32(&area.write_error, 0)
         zsw_poke_u32(&area.read_error, 0)
         if backing != NULL:

@@ -39,6 +39,7 @@ cdef zsw_worker *begin_call(zsw_engine *e, zsw_worker *w, int *rc) noexcept nogi
     zsw_poke_u64(&w.owner, zsw_self())
     w.now = zsw_now_s()
     w.error = 0
+    w.size = e.page_size
     return w
 
 

@@ -23,6 +23,7 @@ cdef struct zsw_held:
     uint64_t word
     uint32_t id                 # what its slot said; 0: there is no page
     uint32_t sum
+    uint32_t size               # of the value, in an area that is variable
     bint same                   # then it has no reference, and needs none
 
 

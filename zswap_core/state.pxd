@@ -94,6 +94,9 @@ cdef struct zsw_worker:
     uint32_t awaited_uses[GRACES]
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
+    # bytes of the value that is stored, or was loaded; of a page elsewhere than in an area that is
+    # variable the page's
+    uint32_t size
     uint8_t *scratch                    # where pages are compressed to
     uint64_t scratch_size
     uint32_t scratch_used               # since it was last wiped

@@ -14,7 +14,8 @@ from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_backed, is_entry, state_new, zsw_entry
 from zswap_core.index cimport (
-    is_clean, set_clean, shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard,
+    is_clean, set_clean, set_value_length, shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area,
+    zsw_shard,
 )
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
@@ -79,6 +80,8 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
         set_clean(&e.index, pos, False)         # what the store has is stale now
     if zsw_unlikely(e.index.checksums != 0):
         sum_at(&e.index, pos)[0] = sum
+    if zsw_unlikely(shard.variable):
+        set_value_length(&e.index, pos, w.size)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
     change_slot(e, shard, old, id)
     zsw_unlock(&shard.lock)
@@ -124,6 +127,8 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
         zsw_store_u32(&entry.state, state_new(True, w.now))
         if zsw_unlikely(e.index.checksums != 0):
             sum_at(&e.index, pos)[0] = sum
+        if zsw_unlikely(shard.variable):
+            set_value_length(&e.index, pos, w.size)
         zsw_unlock(&shard.lock)
         count(w.counters, Counter.duplicate_entry, 1)
         return Status.SAME_FILLED

@@ -39,6 +39,7 @@ INDEX = {
     -26: "shard: it was removed, and the table has it still",
     -27: "removed shard: it is linked wrongly",
     -28: "removed shard: it is not empty",
+    -37: "run: it has lengths of values and its area none, or the other way round",
     -30: "run: it has checksums and the index keeps none, or the other way round",
 }
 EXTENTS = {

@@ -276,6 +276,7 @@ CALLS = {
     "next_held": lambda z, o, **kw: z.next_held(o, **kw),
     "next_hole": lambda z, o, **kw: z.next_hole(o, **kw),
     "weight": lambda z, o, **kw: z.weight(o, LIMIT, **kw),
+    "length": lambda z, o, **kw: z.length(o, **kw),
 }
 MAPPING = {
     "getitem": lambda z, o: z[o],
@@ -1242,6 +1243,8 @@ def every_call():
         "swapon, quota": lambda z: z.swapon(2, quota_bytes=1 << 20),
         "swapoff": lambda z: z.swapoff(0),
         "compact": lambda z: z.compact(),
+        "length": lambda z: z.length(1),
+        "swapon, variable": lambda z: z.swapon(3, variable=True),
         "on_evict": lambda z: z.on_evict(lambda swap_type, offsets: z.stats()),
         "on_evict, nobody": lambda z: z.on_evict(None),
         "shrink": lambda z: z.shrink(1),

@@ -90,6 +90,29 @@ cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
     return 0
 
 
+cdef bint boolean_of(object value, str name) except -1:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}; True or False is needed")
+    return bool(value)
+
+
+cdef int check_value(str name, Py_ssize_t size, Py_ssize_t most) except -1:
+    if not 0 < size <= most:
+        raise ValueError(f"{name} is {size} bytes long; a value has 1 to {most}")
+    return 0
+
+
+cdef int take_value(object obj, str name, Py_ssize_t most, Py_buffer *buffer) except -1:
+    """As take_buffer, and checked to be of 1 to `most` bytes."""
+    take_buffer(obj, name, False, buffer)
+    try:
+        check_value(name, buffer.len, most)
+    except ValueError:
+        PyBuffer_Release(buffer)
+        raise
+    return 0
+
+
 cdef class View:
     """A buffer, held as long as this is."""
 

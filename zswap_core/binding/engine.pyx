@@ -25,8 +25,8 @@ from zswap_core.abi cimport (
 from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
 from zswap_core.binding.arguments cimport (
-    as_int, as_offset, as_quota, as_stop, as_type, Buffers, buffers_of, idle_of, offsets_of,
-    take_pages, thread_count, View, view_of, wants_zeros,
+    as_int, as_offset, as_quota, as_stop, as_type, boolean_of, Buffers, buffers_of, check_value,
+    idle_of, offsets_of, take_pages, take_value, thread_count, View, view_of, wants_zeros,
 )
 from zswap_core.binding.ear cimport Ear, tell_ear
 from zswap_core.binding.requests cimport (
@@ -34,11 +34,12 @@ from zswap_core.binding.requests cimport (
     compact_all, contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
     do_store_part, do_storev, evict_pages, extent_args, free_extent, invalidate_batch,
     invalidate_pages, is_online, latency_args, list_areas, list_pools, listen, listen_args,
-    load_batch, load_span, LoadAs, look, look_args, meet_quota, news_args, next_held, next_hole,
-    NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row, pools_args,
+    load_batch, load_span, load_values, LoadAs, look, look_args, meet_quota, news_args, next_held,
+    next_hole, NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row, pools_args,
     range_args, reach_args, read_latency, read_news, recall_pages, recompress_some, seal,
-    set_limits, set_quota, shard_offsets, SLICE, span_args, store_batch, store_span, sum_totals,
-    swap_off, swap_on, use_pool, vector_args, walk_args, weigh_pages, work_args, write_back,
+    set_limits, set_quota, shard_offsets, SLICE, span_args, store_batch, store_span, store_values,
+    sum_totals, swap_off, swap_on, use_pool, value_size, values_args, vector_args, walk_args,
+    weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -55,12 +56,14 @@ from zswap_core.os cimport (
     zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely,
     zsw_unmap,
 )
+from zswap_core.parts cimport BEYOND
 from zswap_core.pool cimport compressor_in_use
 from zswap_core.slots cimport CHANGED
 from zswap_core.state cimport (
     MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_worker,
 )
 from zswap_core.status cimport Status
+from zswap_core.values cimport TOO_SMALL
 from zswap_core.vectors cimport vector_init, VECTOR_PAGES, zsw_made
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.zpools.registry cimport zpool_find
@@ -97,6 +100,7 @@ unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
 
 
 cdef enum:
+    VALUES = 256                # that a batch loads at a time, each into a page of room
     TIMED_CALLS = 32            # of so many single calls one is timed
     LONG_NS = 10000             # those that take longer give the GIL away
 
@@ -127,6 +131,7 @@ cdef void note(pace *p, uint64_t ns) noexcept:
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
     cdef Ear ear                    # None: nobody ever listened
+    cdef uint8_t variable[<int> MAX_AREAS]      # whether an area holds values; C asks itself, too
     cdef Checksum checksum_         # None: no checksums
     cdef bint slow                  # single stores release the GIL
     cdef pace stores_pace
@@ -454,11 +459,12 @@ cdef class Engine(Handle):
         """Whether a swap file is encrypted for which `swapon` is not told."""
         return bool(self.encrypt_)
 
-    def _swapon(self, swap_type, nr_pages, backing, encrypt, quota_bytes):
+    def _swapon(self, swap_type, nr_pages, backing, encrypt, quota_bytes, variable):
         cdef area_args args
         cdef Backing store = None
         memset(&args, 0, sizeof(args))
         args.type, args.quota = as_type(swap_type), as_quota(quota_bytes)
+        args.variable = boolean_of(variable, "variable")
         self.call(look, NULL, False)            # closed?
         if encrypt is not None and not isinstance(encrypt, bool):
             raise TypeError(f"encrypt is {encrypt!r}; True, False or None is needed")
@@ -495,6 +501,7 @@ cdef class Engine(Handle):
                 raise ValueError(f"swap area {args.type} is online already")
             if args.rc != 0:
                 raise MemoryError("no memory for the swap area")
+            self.variable[args.type] = args.variable
         except BaseException:
             if store is not None:
                 self.drop_store(store)
@@ -519,6 +526,7 @@ cdef class Engine(Handle):
             raise ValueError(f"swap area {args.type} is not online")
         # None also when close() was faster: then it is close()'s to drop
         store = self.take_store(args.type)
+        self.variable[args.type] = False
         with nogil:
             engine_swapoff_end(self.e, args.type)
         if store is not None:
@@ -551,7 +559,8 @@ cdef class Engine(Handle):
         for i in range(args.count):
             row = &args.rows[i]
             rows.append((row.type, row.pages, self.stores[row.type],
-                         None if row.quota < 0 else row.quota, row.figures.pages, row.figures.same,
+                         None if row.quota < 0 else row.quota, bool(row.variable),
+                         row.figures.pages, row.figures.same,
                          row.figures.raw, row.figures.backed, row.figures.bytes))
         return rows
 
@@ -758,7 +767,12 @@ cdef class Engine(Handle):
         cdef bint waits = self.slow or self.backed != 0
         cdef uint64_t began = 0
         args.offset, args.type, args.absent = as_offset(offset), as_type(swap_type), absent
-        take_pages(page, "page", self.e.page_size, False, &buffer)
+        args.value = self.variable[args.type]
+        if zsw_unlikely(args.value):
+            take_value(page, "page", self.e.page_size, &buffer)
+            args.bytes = <uint32_t> buffer.len
+        else:
+            take_pages(page, "page", self.e.page_size, False, &buffer)
         if zsw_likely(not waits):
             if zsw_unlikely(times(&self.stores_pace)):
                 began = zsw_now_ns()
@@ -816,13 +830,18 @@ cdef class Engine(Handle):
         if out is None:
             return self.load_as(offset, swap_type, LoadAs.USUAL, args.zeros)
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
-        take_pages(out, "out", self.e.page_size, True, &buffer)
+        args.value = self.variable[args.type]
+        if zsw_unlikely(args.value):
+            take_buffer(out, "out", True, &buffer)
+            args.bytes = <uint32_t> min(buffer.len, self.e.page_size)
+        else:
+            take_pages(out, "out", self.e.page_size, True, &buffer)
         try:
             args.page = <uint8_t *> buffer.buf
             self.load_into(&args, True)
         finally:
             PyBuffer_Release(&buffer)
-        return out
+        return memoryview(out).cast("B")[:args.bytes] if args.value else out
 
     def _load_at_once(self, offset, out=None, *, swap_type=0, absent="raise"):
         """As load, but None where that would wait for a backing store or another call."""
@@ -832,6 +851,12 @@ cdef class Engine(Handle):
         cdef bint loaded
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
         args.zeros = wants_zeros(absent)
+        args.value = self.variable[args.type]
+        if zsw_unlikely(args.value):
+            if out is not None:
+                raise ValueError("out is for pages; a value of an area that is variable is awaited "
+                                 "without")
+            return self.load_value(&args, False)
         if out is None:
             page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
             args.page = <uint8_t *> PyBytes_AS_STRING(page)
@@ -848,9 +873,11 @@ cdef class Engine(Handle):
         """The page as bytes that nobody changes, with all arguments checked as store would."""
         cdef Py_buffer buffer
         as_offset(offset)
-        as_type(swap_type)
         self.call(look, NULL, False)
-        take_pages(page, "page", self.e.page_size, False, &buffer)
+        if self.variable[as_type(swap_type)]:
+            take_value(page, "page", self.e.page_size, &buffer)
+        else:
+            take_pages(page, "page", self.e.page_size, False, &buffer)
         try:
             if type(page) is bytes:
                 return page
@@ -873,12 +900,32 @@ cdef class Engine(Handle):
 
     cdef bytes load_as(self, object offset, object swap_type, LoadAs how, bint zeros):
         cdef page_args args
-        cdef bytes page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+        cdef bytes page
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), how
-        args.zeros = zeros
+        args.zeros, args.value = zeros, self.variable[args.type]
+        if zsw_unlikely(args.value):
+            return self.load_value(&args, True)
+        page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
         args.page = <uint8_t *> PyBytes_AS_STRING(page)
         self.load_into(&args, True)
         return page
+
+    cdef bytes load_value(self, page_args *args, bint waits):
+        """A value, or None where that would wait and must not."""
+        cdef uint8_t room[4096]
+        cdef bytes page
+        args.bytes = self.e.page_size
+        if self.e.page_size == sizeof(room):
+            args.page = room
+            if not self.load_into(args, waits):
+                return None
+            page = PyBytes_FromStringAndSize(<char *> room, args.bytes)
+            if zsw_unlikely(self.e.params.wipe_on_free):
+                memset(room, 0, sizeof(room))
+            return page
+        page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+        args.page = <uint8_t *> PyBytes_AS_STRING(page)
+        return page[:args.bytes] if self.load_into(args, waits) else None
 
     cdef bint load_into(self, page_args *args, bint waits) except -1:
         """False where it would have to wait, and must not."""
@@ -894,6 +941,9 @@ cdef class Engine(Handle):
                 return False
             args.no_wait = False
             self.call(do_load, args, True)
+        if zsw_unlikely(args.status == TOO_SMALL):
+            raise ValueError(f"out is too short for the value at offset {args.offset} of swap area "
+                             f"{args.type}: {args.bytes} bytes are needed; it is as it was")
         error = error_for(args.status, args.error, args.offset, args.type,
                           self) if args.status < 0 else None
         self.hear()
@@ -1023,6 +1073,9 @@ cdef class Engine(Handle):
         if args.status == Status.WOULD_BLOCK:
             args.no_wait = False
             self.call(body, args, True)
+        if zsw_unlikely(args.status == BEYOND):
+            raise ValueError(f"{args.bytes} bytes from {args.at} on are no part of the value at "
+                             f"offset {args.offset} of swap area {args.type}, which is shorter")
         error = error_for(args.status, args.error, args.offset, args.type,
                           self) if args.status < 0 else None
         self.hear()
@@ -1143,6 +1196,7 @@ cdef class Engine(Handle):
         cdef span_args args
         cdef Py_buffer buffer
         args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
+        self.check_pages(args.type)
         take_buffer(data, "data", False, &buffer)
         try:
             args.data, args.bytes = <uint8_t *> buffer.buf, buffer.len
@@ -1163,6 +1217,7 @@ cdef class Engine(Handle):
         cdef span_args args
         cdef Py_buffer buffer
         args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
+        self.check_pages(args.type)
         if type(out) is int:
             out = PyBytes_FromStringAndSize(NULL, out)
             args.data, args.bytes = <uint8_t *> PyBytes_AS_STRING(out), len(out)
@@ -1307,7 +1362,14 @@ cdef class Engine(Handle):
 
     cdef int vector_of(self, vector_args *args, object offset, object swap_type) except -1:
         args.first, args.type = as_offset(offset), as_type(swap_type)
+        self.check_pages(args.type)
         args.made, args.no_wait, args.zeros = NULL, False, False
+        return 0
+
+    cdef int check_pages(self, uint32_t swap_type) except -1:
+        if zsw_unlikely(self.variable[swap_type]):
+            raise ValueError(f"swap area {swap_type} is variable: it holds values, each at an "
+                             "offset of its own, and no pages in a row")
         return 0
 
     cdef int take_vector(self, vector_args *args, Buffers held) except -1:
@@ -1446,6 +1508,8 @@ cdef class Engine(Handle):
         cdef uint32_t *ns_data = NULL
         cdef int error = 0
         args.type, args.threads = as_type(swap_type), thread_count(threads)
+        if self.variable[args.type]:
+            return self._many_values(offsets, pages, args.type, ns, status, storing, strict)
         offset_view = offsets_of(offsets)
         at = <const uint64_t *> offset_view.buffer.buf
         n = offset_view.buffer.len // 8
@@ -1487,6 +1551,101 @@ cdef class Engine(Handle):
         if failure is not None:
             raise failure
         return codes if storing else pages
+
+    cdef object _many_values(self, offsets, values, uint32_t type, ns, status, bint storing,
+                             bint strict):
+        """store_many and load_many of an area that is variable: a list of values."""
+        cdef values_args args
+        cdef View offset_view = offsets_of(offsets), status_view, room_view, length_view
+        cdef Buffers held = None
+        cdef const uint64_t *at = <const uint64_t *> offset_view.buffer.buf
+        cdef int8_t *done
+        cdef uint64_t n = offset_view.buffer.len // 8, most = n, begun = 0, i
+        cdef int error = 0
+        args.type = type
+        if ns is not None:
+            raise ValueError("ns is for pages; values are not timed")
+        if storing:
+            held = buffers_of(values, False)
+            if held.count != n:
+                raise ValueError(f"there are {held.count} values for {n} offsets")
+            for i in range(n):
+                check_value(f"pages[{i}]", held.rows[i].bytes, self.e.page_size)
+        else:
+            if values is not None:
+                raise ValueError("out is for pages; values come as a list of bytes")
+            most = min(n, <uint64_t> VALUES)
+            room = np.empty(most * self.e.page_size, np.uint8)
+            lengths = np.empty(most, np.uint32)
+            room_view = view_of(room, "out", most * self.e.page_size, True)
+            length_view = view_of(lengths, "lengths", most * 4, True)
+            args.room = <uint8_t *> room_view.buffer.buf
+            args.lengths = <uint32_t *> length_view.buffer.buf
+        codes = np.empty(n, np.int8) if status is None else status
+        status_view = view_of(codes, "status", n, True)
+        done = <int8_t *> status_view.buffer.buf
+        found = []
+        while True:
+            args.count = min(n - begun, <uint64_t> VALUES)
+            args.offsets, args.status = at + begun, done + begun
+            if storing:
+                args.values = held.rows + begun
+            self.call(store_values if storing else load_values, &args, True)
+            error = error or args.error
+            if not storing:
+                for i in range(args.count):
+                    found.append(PyBytes_FromStringAndSize(
+                        <char *> args.room + i * self.e.page_size, args.lengths[i])
+                        if args.status[i] >= 0 else None)
+            begun += args.count
+            if begun == n:
+                break
+            PyErr_CheckSignals()
+        failure = None
+        i = 0
+        while i < n and done[i] >= 0:
+            i += 1
+        if i < n:
+            if strict:
+                failure = (self.store_error(error, at, codes, type) if storing
+                           else error_for(done[i], error, at[i], type, self))
+            if storing:
+                self.refusals(status_view, n, at, type)
+            remember(None, None)                # of the rest a code has told
+        self.hear()
+        if failure is not None:
+            raise failure
+        return codes if storing else found
+
+    def length(self, offset, *, swap_type=0):
+        """Tell how long a value is, without loading it.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            Bytes of what was stored there: `page_size` in an area that is not `variable`.
+
+        Raises
+        ------
+        KeyError
+            When nothing is held at `offset`.
+        """
+        cdef range_args args
+        args.first, args.type = as_offset(offset), as_type(swap_type)
+        self.call(value_size, &args, self.backed != 0)
+        if args.pages == <uint64_t> -1:
+            raise KeyError(args.first)
+        return args.pages
+
+    def _is_variable(self, swap_type):
+        return self.variable[as_type(swap_type)] != 0
 
     def invalidate_many(self, offsets, *, swap_type=0):
         """Free pages, wherever they lie.

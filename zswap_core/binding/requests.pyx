@@ -12,7 +12,8 @@ from zswap_core.index cimport area_figures, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed, TIMED
 from zswap_core.load cimport (
-    engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page, LOAD_ZEROS,
+    engine_contains, engine_length, engine_load, engine_take, engine_value_length, LOAD_NO_WAIT,
+    load_page, LOAD_TAKE, LOAD_ZEROS,
 )
 from zswap_core.lookup cimport area_at, find_area, pool_at
 from zswap_core.maintenance cimport maintenance_start
@@ -26,7 +27,9 @@ from zswap_core.recall cimport engine_recall
 from zswap_core.recompress cimport engine_recompress
 from zswap_core.slots cimport zsw_held
 from zswap_core.state cimport Listener, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport count, Counter
 from zswap_core.store cimport store_page
+from zswap_core.values cimport engine_load_value, engine_store_value
 from zswap_core.vectors cimport engine_loadv, engine_storev, zsw_vector
 from zswap_core.walk cimport (
     engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
@@ -55,17 +58,33 @@ cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     cdef zsw_held nothing
     nothing.shard, nothing.id, nothing.same = NULL, 0, False
-    a.status = store_page(e, w, a.type, a.offset, a.page, &nothing if a.absent else NULL)
+    if zsw_unlikely(a.value):
+        a.status = engine_store_value(e, w, a.type, a.offset, a.page, a.bytes,
+                                      &nothing if a.absent else NULL)
+    else:
+        a.status = store_page(e, w, a.type, a.offset, a.page, &nothing if a.absent else NULL)
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.store_ns, start, a.status)
+
+
+cdef int load_value(zsw_engine *e, zsw_worker *w, page_args *a, uint32_t how) noexcept nogil:
+    cdef int status
+    if (a.how == LoadAs.TAKE
+            or a.how == LoadAs.USUAL and is_on(&e.params, Flag.exclusive_loads)):
+        how |= LOAD_TAKE
+    status = engine_load_value(e, w, a.type, a.offset, a.page, &a.bytes, how)
+    count(w.counters, Counter.invalidates, a.how == LoadAs.TAKE and status >= 0)
+    return status
 
 
 cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     cdef uint32_t how = load_flags(a.no_wait, a.zeros)
-    if a.how == LoadAs.USUAL:
+    if zsw_unlikely(a.value):
+        a.status = load_value(e, w, a, how)
+    elif a.how == LoadAs.USUAL:
         a.status = engine_load(e, w, a.type, a.offset, a.page, how)
     elif a.how == LoadAs.TAKE:
         a.status = engine_take(e, w, a.type, a.offset, a.page, how)
@@ -205,6 +224,35 @@ cdef void load_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     a.error = engine_load_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status, a.ns)
 
 
+cdef void store_values(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef values_args *a = <values_args *> args
+    cdef uint64_t i
+    a.error = 0
+    for i in range(a.count):
+        w.error = 0
+        a.status[i] = <int8_t> engine_store_value(e, w, a.type, a.offsets[i], a.values[i].data,
+                                                  <uint32_t> a.values[i].bytes, NULL)
+        a.error = a.error or w.error
+
+
+cdef void load_values(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef values_args *a = <values_args *> args
+    cdef uint32_t how = LOAD_TAKE if is_on(&e.params, Flag.exclusive_loads) else 0
+    cdef uint64_t i
+    a.error = 0
+    for i in range(a.count):
+        w.error = 0
+        a.lengths[i] = e.page_size
+        a.status[i] = <int8_t> engine_load_value(e, w, a.type, a.offsets[i], a.room
+                                                 + i * e.page_size, &a.lengths[i], how)
+        a.error = a.error or w.error
+
+
+cdef void value_size(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef range_args *a = <range_args *> args
+    a.pages = <uint64_t> engine_value_length(e, a.type, a.first)
+
+
 cdef void invalidate_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef look_args *a = <look_args *> args
     a.found = engine_invalidate_many(e, w, a.type, a.offsets, a.count)
@@ -254,7 +302,7 @@ cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     if a.backing != NULL:
         a.thread = maintenance_start(e)
     if a.thread == 0:
-        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store, a.quota)
+        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store, a.quota, a.variable)
 
 
 cdef void set_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -279,6 +327,7 @@ cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
             row = &a.rows[a.count]
             row.type, row.pages = i, zsw_peek_u64(&area.nr_pages)
             row.quota = zsw_peek_i64(&area.quota)
+            row.variable = area.variable != 0
             area_figures(&e.index, area, &row.figures)
             a.count += 1
 

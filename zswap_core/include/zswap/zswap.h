@@ -136,6 +136,17 @@ typedef struct zswap_api {
      * has returned, unless this is called from inside it; NULL is nobody.  0, or why nothing was
      * done. */
     int (*on_evict)(zswap_engine *engine, zswap_evicted call, void *context);
+    /* A value of 1 to page_size bytes, in an area that was brought online with variable=True:
+     * ZSWAP_NO_PART where n is none of these, ZSWAP_OUT_OF_AREA where the area is another.  To load
+     * one, *n is how many bytes there is room for, and then how many the value has: ZSWAP_NO_PART,
+     * and the value as it was, where they are more; with exclusive_loads there must be room for a
+     * page.  What lies behind the value is undefined.  `store` stores a whole page as a value of
+     * page_size bytes, `load` fills a value up with zeros to that; a part must lie in the value. */
+    int (*store_value)(zswap_engine *engine, uint32_t area, uint64_t offset, const void *data,
+        size_t n);
+    int (*load_value)(zswap_engine *engine, uint32_t area, uint64_t offset, void *data, size_t *n);
+    /* How many bytes were stored there, of a page page_size; -1 where nothing is held. */
+    int64_t (*length)(zswap_engine *engine, uint32_t area, uint64_t offset);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
