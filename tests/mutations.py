@@ -62,8 +62,8 @@ MUTATIONS = [
     bug(
         "the shard is let go before the LRU has the new entry",
         "store.pyx",
-        "    change_lru(e, old, id)\n    zsw_unlock(&shard.lock)\n",
-        "    zsw_unlock(&shard.lock)\n    change_lru(e, old, id)\n",
+        "    change_slot(e, shard, old, id)\n    zsw_unlock(&shard.lock)\n",
+        "    zsw_unlock(&shard.lock)\n    change_slot(e, shard, old, id)\n",
         tests="threads stress",
     ),
     bug(
@@ -179,8 +179,8 @@ MUTATIONS = [
     bug(
         "a failed store leaks its entry",
         "store.pyx",
-        "        free_entry(e, w, id)\n        return rc",
-        "        return rc",
+        "    free_entry(e, w, id)\n    refund(area, paid)\n",
+        "    refund(area, paid)\n",
         tests="faults engine",
     ),
     # ---- stores, loads, invalidations
@@ -222,9 +222,8 @@ MUTATIONS = [
     bug(
         "setdefault replaces a page",
         "slots.pyx",
-        "            if zsw_unlikely(only != NULL) and not is_still(e, shard[0], slot[0][0], "
-        "only):",
-        "            if False:",
+        "            if zsw_unlikely(only != NULL) and not is_still(",
+        "            if False and not is_still(",
         tests="mapping",
     ),
     bug(
@@ -445,8 +444,8 @@ MUTATIONS = [
     bug(
         "a page becomes resident though it has changed",
         "promote.pyx",
-        "    if slot == NULL or slot[0] != seen or ",
-        "    if slot == NULL or not slot[0] or ",
+        "    if (slot == NULL or slot[0] != seen or ",
+        "    if (slot == NULL or not slot[0] or ",
         tests="promote",
     ),
     bug(
@@ -623,8 +622,9 @@ MUTATIONS = [
     bug(
         "a page that is being written through is not in transit",
         "transit.pyx",
-        "    slot[0] = IN_TRANSIT\n    change_lru(e, old, 0)",
-        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n    change_lru(e, old, 0)",
+        "    slot[0] = IN_TRANSIT\n    change_slot(e, shard[0], old, 0)",
+        "    if not is_entry(old):\n        slot[0] = IN_TRANSIT\n"
+        "    change_slot(e, shard[0], old, 0)",
         tests="writeback",
     ),
     bug(
@@ -718,26 +718,136 @@ MUTATIONS = [
     bug(
         "the page that parts are read from is not wiped",
         "parts.pyx",
-        "    status = engine_load(e, w, type, offset, page, how)\n    if status >= 0:\n        "
-        "memcpy(data, page + at, n)\n    if zsw_unlikely(e.params.wipe_on_free):\n",
-        "    status = engine_load(e, w, type, offset, page, how)\n    if status >= 0:\n        "
-        "memcpy(data, page + at, n)\n    if zsw_unlikely(False):\n",
+        "        memcpy(data, page + at, n)\n    if zsw_unlikely(e.params.wipe_on_free):\n",
+        "        memcpy(data, page + at, n)\n    if zsw_unlikely(False):\n",
         tests="wipe",
     ),
     # ---- several buffers at once
     bug(
         "a row of buffers that is refused half way is there in part",
         "vectors.pyx",
-        "            drop(e, w, made, i)\n            failed[0] = i\n            return status\n",
+        "            drop(e, w, area, made, i)\n            failed[0] = i\n"
+        "            return status\n",
         "            v.pages = i\n            break\n",
         tests="vectors",
     ),
     bug(
         "entries that nobody knows are not freed",
         "vectors.pyx",
-        "            drop(e, w, made, i)\n",
+        "            drop(e, w, area, made, i)\n",
         "",
         tests="vectors",
+    ),
+    # ---- values
+    bug(
+        "a value that replaces another of one word keeps its length",
+        "store.pyx",
+        "        if zsw_unlikely(shard.variable):\n"
+        "            set_value_length(&e.index, pos, w.size)\n        zsw_unlock(&shard.lock)\n",
+        "        zsw_unlock(&shard.lock)\n",
+        tests="values",
+    ),
+    bug(
+        "a value that is written through has no length",
+        "transit.pyx",
+        "            set_value_length(&e.index, pos, w.size)\n",
+        "            pass\n",
+        tests="values",
+    ),
+    bug(
+        "a value that was read from its store is as long as the one before",
+        "transit.pyx",
+        "        w.size = value_length(&e.index, pos)\n",
+        "        pass\n",
+        tests="values",
+    ),
+    bug(
+        "a part is stored beyond the value's end",
+        "parts.pyx",
+        "        if zsw_unlikely(at + n > w.size):\n            let_go",
+        "        if False:\n            let_go",
+        tests="values",
+    ),
+    bug(
+        "a value too long for its buffer is freed by the load that finds so",
+        "values.pyx",
+        "        if how & LOAD_TAKE:\n            n[0]",
+        "        if False:\n            n[0]",
+        tests="values c_api",
+    ),
+    bug(
+        "an area that is brought online anew takes lengths for what they were",
+        "area.pyx",
+        "        area_vary(&e.index, area, variable)\n",
+        "        area.variable = variable\n",
+        tests="values",
+    ),
+    # ---- who hears of pages that left
+    bug(
+        "pages that leave are told of within the listener that made them leave",
+        "departures.pyx",
+        "    if outer != NULL and reserve(",
+        "    if False and reserve(",
+        tests="departures",
+    ),
+    bug(
+        "a page leaves though there is no memory to note that",
+        "departures.pxd",
+        "        return pages\n    return 0\n",
+        "        return pages\n    return pages\n",
+        tests="departures",
+    ),
+    bug(
+        "nobody hears of pages that their store had already",
+        "writeback.pyx",
+        "        note_departure(w, shard.type, shard.number << SHARD_SHIFT | where)\n",
+        "",
+        tests="departures",
+    ),
+    # ---- areas
+    bug(
+        "an area does not notice that a page went to its store by itself",
+        "transit.pyx",
+        "        change_slot(e, shard, 0, slot[0])\n",
+        "",
+        tests="areas",
+    ),
+    bug(
+        "a page that is recompressed weighs what it did",
+        "recompress.pyx",
+        "                count_slot(e, shard, id, 1)\n",
+        "                count_bytes(e, shard, word_length(old))\n",
+        "from zswap_core.slots cimport count_slot,",
+        "from zswap_core.slots cimport count_bytes, count_slot,",
+        tests="areas",
+    ),
+    bug(
+        "a quota counts what is replaced as well",
+        "quota.pyx",
+        "bytes > frees and used + bytes - frees > quota",
+        "used + bytes > quota",
+        tests="areas",
+    ),
+    bug(
+        "a refused page leaves an empty slot in its area",
+        "store.pyx",
+        "                if slot[0] == 0:\n                    shard_erase",
+        "                if False:\n                    shard_erase",
+        tests="areas",
+    ),
+    bug(
+        "what was paid for several buffers is never given back",
+        "vectors.pyx",
+        "            refund(area, made[i].paid)\n",
+        "            pass\n",
+        tests="areas",
+    ),
+    bug(
+        "pages come back from a store whatever the quota",
+        "promote.pyx",
+        " and not charge(area, slot_bytes(e, id), 0)):",
+        " and not charge(area, 0, 0)):",
+        tests="areas",
     ),
     bug(
         "the last page ends in what was there before",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import zswap
-from zswap import PoolInfo, Stats, Status, ZSwap
+from zswap import AreaInfo, PoolInfo, Stats, Status, ZSwap
 
 
 def making() -> None:
@@ -110,6 +110,8 @@ def figures(z: ZSwap) -> None:
     assert_type(s.to_dict(), dict[str, Any])
     s.stored_pages = 1  # type: ignore[misc]  # refused, as it should be
     assert_type(z.pools(), list[PoolInfo])
+    assert_type(z.areas(), list[AreaInfo])
+    assert_type(z.areas()[0].quota_bytes, int | None)
     assert_type(z.pools()[0].current, bool)
     assert_type(z.compact(), int)
     assert_type(z.numa_pages(), dict[int, int])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zswap.core import ZSwap
 from zswap.parameters import Parameters
-from zswap.stats import Latency, PoolInfo, Recompressed, Stats, Weight
+from zswap.stats import AreaInfo, Latency, PoolInfo, Recompressed, Stats, Weight
 from zswap.zpools import zpools
 from zswap_core.backings import SwapFile
 from zswap_core.backings.registry import backings, register_backing, unregister_backing
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AreaInfo",
     "BackingError",
     "CompressedArray",
     "Compressor",

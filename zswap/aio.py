@@ -72,7 +72,22 @@ class Request:
                     z._store_absent(self.offset, outcome, swap_type=self.swap_type)
 
 
+def _load_values(z: ZSwap, requests: list[Request], swap_type: int) -> list[Any]:
+    outcomes: list[Any] = []
+    for request in requests:
+        try:
+            value = z.load(request.offset, swap_type=swap_type, absent=request.absent)  # type: ignore[arg-type]
+        except Exception as error:
+            outcomes.append(error)
+        else:
+            request.taken = True
+            outcomes.append(np.frombuffer(value, np.uint8))
+    return outcomes
+
+
 def _load(z: ZSwap, requests: list[Request], swap_type: int) -> list[Any]:
+    if z._is_variable(swap_type):
+        return _load_values(z, requests, swap_type)
     pages = np.empty((len(requests), z.page_size), np.uint8)
     status = np.empty(len(requests), np.int8)
     z.load_many([r.offset for r in requests], pages, swap_type=swap_type, status=status)
@@ -94,10 +109,11 @@ def _load_again(z: ZSwap, request: Request, page: Any) -> Any:
 
 def _store(z: ZSwap, requests: list[Request], swap_type: int) -> list[Any]:
     offsets = [r.offset for r in requests]
+    pages: Any = [r.page for r in requests if r.page is not None]
     try:
         z.store_many(
             offsets,
-            b"".join([r.page for r in requests if r.page is not None]),
+            pages if z._is_variable(swap_type) else b"".join(pages),
             swap_type=swap_type,
             errors="raise",
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 from zswap.log import Log
 from zswap.meminfo import format_bytes, online_node, parse_bytes, pressure_files, total_ram
 from zswap.parameters import FIRST, PARAMETERS, Parameters, boolean, not_an_attribute
-from zswap.stats import Latency, PoolInfo, Recompressed, Stats, Weight
+from zswap.stats import AreaInfo, Latency, PoolInfo, Recompressed, Stats, Weight
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.binding import Engine
 from zswap_core.compressors.base import Compressor
@@ -54,6 +54,10 @@ def _ends_of(offsets: range) -> tuple[int, int]:
     if offsets.step != 1:
         raise ValueError(f"{offsets} has a step of {offsets.step}; 1 is needed")
     return offsets.start, max(offsets.start, offsets.stop)
+
+
+def _quota(quota_bytes: int | str | None) -> int | None:
+    return parse_bytes(quota_bytes) if isinstance(quota_bytes, str) else quota_bytes
 
 
 @atexit.register
@@ -374,6 +378,9 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         for store in stores:
             self._log.store(*store)
 
+    def _deaf(self, error: BaseException) -> None:
+        self._log.deaf(error)
+
     def _refused(self, status: int, error: Exception) -> None:
         if hasattr(self, "_log"):  # else it was never initialised
             self._log.refused(status, error)
@@ -422,6 +429,39 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 entries + current,
             )
             for spec, name, chain, kernel, current, entries, pages in self._pools()
+        ]
+
+    def areas(self) -> list[AreaInfo]:
+        """List the swap areas that are online, by number, with what each holds.
+
+        While others store and load, each figure is of some moment; at rest all are exact.
+        """
+        return [
+            AreaInfo(
+                swap_type,
+                nr_pages,
+                backing,
+                quota,
+                variable,
+                # what is on its way to the store just now is in neither
+                max(pages - backed, 0),
+                same,
+                raw,
+                size,
+                backed,
+            )
+            for (
+                swap_type,
+                nr_pages,
+                backing,
+                quota,
+                variable,
+                pages,
+                same,
+                raw,
+                backed,
+                size,
+            ) in self._areas()
         ]
 
     def latency(self, *, reset: bool = False) -> dict[str, Latency]:
@@ -533,6 +573,79 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         from zswap.serve import StatsServer
 
         return StatsServer(self, path)
+
+    def swapon(
+        self,
+        swap_type: SupportsIndex,
+        nr_pages: int | None = None,
+        backing: Any = None,
+        *,
+        encrypt: bool | None = None,
+        quota_bytes: int | str | None = None,
+        variable: bool = False,
+    ) -> None:
+        """Bring a swap area online.
+
+        Parameters
+        ----------
+        swap_type : int
+            The area's number, 0 to 255.  Area 0 is online from the start.
+        nr_pages : int, optional
+            Offsets 0 to ``nr_pages - 1`` are the area's.  By default all that the backing store
+            has, or without one any offset up to ``2**47 - 1``.
+        backing : path, SwapFile or object with write_pages and read_pages, optional
+            Where the coldest pages go, and those that are refused.
+        encrypt : bool, optional
+            Encrypt the swap file, see `SwapFile`.  By default as the engine: it encrypts all once
+            it was told to encrypt one, be it here, when it was made, or by a SwapFile that does.  A
+            backing that does not is then refused, unless False says that it may hold pages in
+            clear.
+        quota_bytes : int or str, optional
+            How much the area's pages may take of the pool, see `set_quota`.  By default only the
+            limit on the whole pool counts, as in the kernel.
+        variable : bool, default False
+            Have it hold values of 1 to `page_size` bytes, which take what they are compressed to
+            and no page.  `load` gives back as many bytes as were stored; with `out`, at least as
+            long (`page_size` where `exclusive_loads` is on), it fills the front of that and gives a
+            memoryview of it.  `store_many` takes a sequence of values, `load_many` gives a list of
+            bytes, with None where `status` is negative, in one thread each.  Parts must lie in the
+            value.  `storev` and `loadv` are for pages.
+
+        Raises
+        ------
+        ValueError
+            When the area is online already, a number is out of range, or the backing does not
+            encrypt though it should.
+        BackingError
+            When the backing store cannot be opened, or another engine uses it.
+        """
+        self._swapon(swap_type, nr_pages, backing, encrypt, _quota(quota_bytes), variable)
+
+    def set_quota(self, swap_type: SupportsIndex, quota_bytes: int | str | None) -> None:
+        """Limit what the pages of one area take of the pool, or no longer.
+
+        What counts is their payload, `AreaInfo.compressed_bytes`, to the byte; same-filled pages
+        take nothing.  A store that would exceed the quota has the area's own coldest pages written
+        back and waits for that, whatever `direct_reclaim` says.  Where there is no backing store,
+        or it fails, the page is refused with `Status.AREA_QUOTA`, as at the limit on the pool.
+        A page that takes the place of one as large is always within the quota.  No page of another
+        area goes for it; and what another takes of the pool is not reserved for this one.
+
+        Parameters
+        ----------
+        swap_type : int
+            The area.
+        quota_bytes : int, str or None
+            Bytes, or as ``"64MiB"``; 0 for none but same-filled pages; None for no quota.  What the
+            area has above is written back before this returns, where it has a backing store;
+            without one it stays, and nothing that takes room comes in.
+
+        Raises
+        ------
+        ValueError
+            When the area is not online, or the number negative.
+        """
+        self._set_quota(swap_type, _quota(quota_bytes))
 
     def swapoff(self, swap_type: int, *, drain: bool = False) -> Iterator[tuple[int, bytes]] | None:
         """Take a swap area offline and free every page it held.

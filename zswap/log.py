@@ -89,6 +89,11 @@ class Log:
             if self._often(reason):
                 self._say("pages are refused: %s", error)
 
+    def deaf(self, error: BaseException) -> None:
+        """Tell that whoever was to hear of pages that left has failed."""
+        if self._often("on_evict"):
+            self._say("what on_evict was given has failed: %r", error, exc_info=error)
+
     def _often(self, key: Hashable) -> bool:
         """Whether to say it once more."""
         times, last = self._told.get(key, (0, 0.0))
@@ -98,6 +103,6 @@ class Log:
         self._told[key] = (times + 1, now)
         return True
 
-    def _say(self, text: str, *values: object) -> None:
+    def _say(self, text: str, *values: object, exc_info: BaseException | None = None) -> None:
         with suppress(Exception):
-            _logger().warning(text, *values)
+            _logger().warning(text, *values, exc_info=exc_info)

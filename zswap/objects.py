@@ -24,7 +24,7 @@ import numpy as np
 
 from zswap.core import FEWEST_PAGES, ZSwap
 from zswap.meminfo import format_bytes, parse_bytes, total_ram
-from zswap_core.binding.values import hold_small, take_small
+from zswap_core.binding.small import hold_small, take_small
 from zswap_core.compressors.base import Compressor
 from zswap_core.errors import Error, PageCorruptError, PoolLimitError
 from zswap_core.locks import Lock

@@ -101,6 +101,7 @@ class Stats:
     reject_accept_threshold: Annotated[int, _OUR_REASON]
     reject_disabled: Annotated[int, _OUR_REASON]
     reject_area: Annotated[int, _OUR_REASON]
+    reject_area_quota: Annotated[int, _OUR_REASON]
     reject_compress_poor: Annotated[int, _KERNELS_REASON]
     reject_compress_fail: Annotated[int, _KERNELS_REASON]
     reject_alloc_fail: Annotated[int, _KERNELS_REASON]
@@ -167,6 +168,9 @@ class Stats:
             "reclaim fail",
             kernel=True,
         ),
+    ]
+    on_evict_fail: Annotated[
+        int, Row(_FAILURE, "Times that what `on_evict` was given has raised something.", "on_evict")
     ]
     backing_write_fail: Annotated[
         int, Row(_FAILURE, "Pages that a backing store failed to write.", "backing write")
@@ -302,6 +306,54 @@ class PoolInfo:
     stored_pages: int
     total_size: int
     references: int
+
+
+@dataclass(frozen=True)
+class AreaInfo:
+    """One swap area and what it holds: at rest the sum over all areas is what `Stats` says.
+
+    Attributes
+    ----------
+    swap_type : int
+        Its number.
+    nr_pages : int
+        Offsets 0 to ``nr_pages - 1`` are the area's.
+    backing : SwapFile, Backing or None
+        Its backing store.
+    quota_bytes : int or None
+        How much of its payload may be in the pool; None: as much as the limit allows.
+    variable : bool
+        Whether it holds values of 1 to `page_size` bytes.
+    stored_pages : int
+        Pages held in memory, same-filled ones included.
+    same_filled_pages, stored_incompressible_pages : int
+        Of these, pages held as one word; pages kept raw.
+    compressed_bytes : int
+        Payload of its pages in the pool, before the allocator's rounding: what the quota limits.
+    backed_pages : int
+        Pages that are in the backing store alone.
+    """
+
+    swap_type: int
+    nr_pages: int
+    backing: Any
+    quota_bytes: int | None
+    variable: bool
+    stored_pages: int
+    same_filled_pages: int
+    stored_incompressible_pages: int
+    compressed_bytes: int
+    backed_pages: int
+
+    @property
+    def held_pages(self) -> int:
+        """Pages held, wherever."""
+        return self.stored_pages + self.backed_pages
+
+    @property
+    def pool_pages(self) -> int:
+        """Pages that are in the pool, compressed or raw."""
+        return self.stored_pages - self.same_filled_pages
 
 
 class Weight(NamedTuple):

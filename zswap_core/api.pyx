@@ -11,22 +11,26 @@ from zswap_core.allocate cimport engine_allocate, engine_free_extent
 from zswap_core.batch cimport engine_load_many, engine_store_many
 from zswap_core.binding.results cimport Handle
 from zswap_core.calls cimport engine_enter, engine_leave
+from zswap_core.departures cimport engine_listen
 from zswap_core.evict cimport evict_begin, evict_some, zsw_eviction
 from zswap_core.figures cimport engine_totals, zsw_totals
 from zswap_core.interpreter cimport zsw_python_is_gone
 from zswap_core.invalidate cimport engine_invalidate
-from zswap_core.load cimport engine_length, engine_load, LOAD_ZEROS
+from zswap_core.load cimport engine_length, engine_load, engine_value_length, LOAD_TAKE, LOAD_ZEROS
 from zswap_core.os cimport zsw_add_u32, zsw_load_u32, zsw_peek_u64
-from zswap_core.parts cimport engine_load_part, engine_store_part, in_page
-from zswap_core.state cimport MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
+from zswap_core.params cimport Flag, is_on
+from zswap_core.parts cimport BEYOND, engine_load_part, engine_store_part, in_page
+from zswap_core.state cimport departure_call, Listener, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.stats cimport Counter
 from zswap_core.status cimport Status
 from zswap_core.store cimport engine_replace, engine_store
 from zswap_core.submit cimport engine_submit
+from zswap_core.values cimport engine_load_value, engine_store_value, TOO_SMALL
 from zswap_core.vectors cimport (
     engine_loadv, engine_storev, vector_init, zsw_buffer, zsw_made, zsw_vector,
 )
 from zswap_core.walk cimport engine_next_held, engine_next_hole, engine_weigh, zsw_weight
+from zswap_core.worker cimport call_depth, wait_calls
 from zswap_core.writeback cimport engine_writeback
 from zswap_core.zswap cimport (
     zswap_api, ZSWAP_API_CAPSULE, ZSWAP_API_VERSION, zswap_buffer, ZSWAP_CLOSED, zswap_engine,
@@ -255,7 +259,7 @@ cdef int api_load_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t a
         rc = engine_load_part(engine_of(r), w, area, offset, <uint32_t> at, <uint32_t> n, data,
                               LOAD_ZEROS if flags & ZSWAP_ZEROS else 0)
         engine_leave(engine_of(r), w)
-    return rc
+    return ZSWAP_NO_PART if rc == BEYOND else rc
 
 
 cdef int api_store_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t at, size_t n,
@@ -269,7 +273,7 @@ cdef int api_store_part(zswap_engine *r, uint32_t area, uint64_t offset, size_t 
         rc = engine_store_part(engine_of(r), w, area, offset, <uint32_t> at, <uint32_t> n, data,
                                LOAD_ZEROS if flags & ZSWAP_ZEROS else 0)
         engine_leave(engine_of(r), w)
-    return rc
+    return ZSWAP_NO_PART if rc == BEYOND else rc
 
 
 cdef int api_storev(zswap_engine *r, uint32_t area, uint64_t offset, const zswap_buffer *buffers,
@@ -415,6 +419,57 @@ cdef const char *api_status_text(int status) noexcept nogil:
     return text if text != NULL else unknown_text
 
 
+cdef int api_on_evict(zswap_engine *r, departure_call call, void *context) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w = enter(r, &rc)
+    if w != NULL:
+        engine_listen(engine_of(r), Listener.CS, call, context)
+        engine_leave(engine_of(r), w)
+        if call_depth(engine_of(r)) == 0:      # else it may be waiting for itself
+            wait_calls(engine_of(r))
+    return rc
+
+
+cdef int api_store_value(zswap_engine *r, uint32_t area, uint64_t offset, const void *data,
+                         size_t n) noexcept nogil:
+    cdef int rc = 0
+    cdef zsw_worker *w
+    if n == 0 or n > engine_of(r).page_size:
+        return ZSWAP_NO_PART
+    w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_store_value(engine_of(r), w, area, offset, <const uint8_t *> data,
+                                <uint32_t> n, NULL)
+        engine_leave(engine_of(r), w)
+    return rc
+
+
+cdef int api_load_value(zswap_engine *r, uint32_t area, uint64_t offset, void *data,
+                        size_t *n) noexcept nogil:
+    cdef uint32_t bytes = <uint32_t> min(n[0], <size_t> engine_of(r).page_size)
+    cdef int rc = 0
+    cdef zsw_worker *w = enter(r, &rc)
+    if w != NULL:
+        rc = engine_load_value(engine_of(r), w, area, offset, <uint8_t *> data, &bytes,
+                               LOAD_TAKE if is_on(&engine_of(r).params, Flag.exclusive_loads)
+                               else 0)
+        engine_leave(engine_of(r), w)
+        if rc >= 0 or rc == TOO_SMALL:
+            n[0] = bytes
+    return ZSWAP_NO_PART if rc == TOO_SMALL else rc
+
+
+cdef int64_t api_length(zswap_engine *r, uint32_t area, uint64_t offset) noexcept nogil:
+    cdef int rc = 0
+    cdef int64_t length
+    cdef zsw_worker *w = enter(r, &rc)
+    if w == NULL:
+        return rc
+    length = engine_value_length(engine_of(r), area, offset)
+    engine_leave(engine_of(r), w)
+    return length
+
+
 cdef zswap_api TABLE = zswap_api(
     version=ZSWAP_API_VERSION,
     struct_size=sizeof(zswap_api),
@@ -443,6 +498,10 @@ cdef zswap_api TABLE = zswap_api(
     evict=api_evict,
     figures=api_figures,
     status_text=api_status_text,
+    on_evict=api_on_evict,
+    store_value=api_store_value,
+    load_value=api_load_value,
+    length=api_length,
 )
 
 #: The table's capsule.

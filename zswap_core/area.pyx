@@ -1,19 +1,19 @@
 """Swap areas: brought online, sealed and taken offline."""
 from libc.errno cimport EINVAL, ENOMEM
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.extents cimport extents_clear
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (
-    area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, shard_table,
-    zsw_area, zsw_shard,
+    area_init, AREA_LEAVING, AREA_OFFLINE, AREA_ONLINE, area_open, AREA_SEALED, area_tally,
+    area_vary, shard_table, zsw_area, zsw_shard,
 )
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.os cimport (
-    EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr,
-    zsw_store_u32, zsw_unlock,
+    EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
+    zsw_store_ptr, zsw_store_u32, zsw_unlock,
 )
 from zswap_core.slab cimport slab_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
@@ -21,10 +21,34 @@ from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport call_depth, wait_calls
 
 
+cdef void set_quota(zsw_engine *e, zsw_area *area, int64_t quota) noexcept nogil:
+    """How many bytes the area's pages may take in the pool; -1: no limit, and nobody counts."""
+    if quota >= 0:
+        area_tally(&e.index, area, True)
+    zsw_poke_i64(&area.quota, quota)
+    if quota < 0:
+        area_tally(&e.index, area, False)
+
+
+cdef int engine_set_quota(zsw_engine *e, uint32_t type, int64_t quota) noexcept nogil:
+    """From the next store on.  -EINVAL when the area is not online."""
+    cdef zsw_area *area
+    cdef int rc = -EINVAL
+    zsw_lock(&e.areas_lock)
+    area = e.areas[type] if type < MAX_AREAS else NULL
+    if area != NULL and area_open(area.online):
+        set_quota(e, area, quota)
+        rc = 0
+    zsw_unlock(&e.areas_lock)
+    return rc
+
+
 cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
-                       const zsw_backing_ops *backing, void *store) noexcept nogil:
+                       const zsw_backing_ops *backing, void *store, int64_t quota,
+                       bint variable) noexcept nogil:
     """Brings a swap area of `nr_pages` offsets online, with a backing store unless `backing` is
-    NULL.  -EINVAL when it is online already or the numbers are out of range."""
+    NULL, and with a quota unless that is -1.  -EINVAL when it is online already or the numbers are
+    out of range."""
     cdef zsw_area *area
     cdef int rc = 0
     if type >= MAX_AREAS or nr_pages == 0 or nr_pages > <uint64_t> 1 << MAX_OFFSET_SHIFT:
@@ -45,6 +69,10 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
         zsw_poke_u64(&area.nr_pages, nr_pages)
         area.backing = backing
         area.store = store
+        set_quota(e, area, quota)
+        area_vary(&e.index, area, variable)
+        if variable:                            # values are pages that end in zeros
+            zsw_poke_u32(&e.params.trim_zeros, 1)
         zsw_poke_u32(&area.write_error, 0)
         zsw_poke_u32(&area.read_error, 0)
         if backing != NULL:

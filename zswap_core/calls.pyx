@@ -3,6 +3,7 @@ from libc.errno cimport ENOMEM, EPIPE
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 
+from zswap_core.departures cimport tell_departures
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     zsw_cas_u32, zsw_cpu, zsw_fence_after_rmw, zsw_load_u32, zsw_lock, zsw_now_s, zsw_peek_u32,
@@ -38,6 +39,7 @@ cdef zsw_worker *begin_call(zsw_engine *e, zsw_worker *w, int *rc) noexcept nogi
     zsw_poke_u64(&w.owner, zsw_self())
     w.now = zsw_now_s()
     w.error = 0
+    w.size = e.page_size
     return w
 
 
@@ -69,6 +71,8 @@ cdef zsw_worker *engine_enter_ready(zsw_engine *e, int *rc) noexcept nogil:
 
 cdef void engine_leave(zsw_engine *e, zsw_worker *w) noexcept nogil:
     flush_entries(e, w)
+    if zsw_unlikely(w.left.count != 0):
+        tell_departures(e, w)
     if zsw_unlikely(e.params.wipe_on_free and w.scratch_used):
         zsw_wipe(w.scratch, w.scratch_size)
         w.scratch_used = 0

@@ -3,6 +3,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 
+from zswap_core.departures cimport departures_destroy
 from zswap_core.entry cimport zsw_entry
 from zswap_core.extents cimport zsw_extent
 from zswap_core.fault cimport fault, Site
@@ -135,6 +136,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
         free_scratch(w)
         free_worker_page(e, w)
         w = w.next
+    departures_destroy(e)
     flights_destroy(e)
     touches_destroy(e)
     streams_destroy(e)

@@ -13,6 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport ZSW_BACKING_NATIVE
+from zswap_core.departures cimport note_departure
 from zswap_core.entries cimport put_entry
 from zswap_core.entry cimport backed
 from zswap_core.fault cimport fault, Site
@@ -24,7 +25,7 @@ from zswap_core.os cimport (
     zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock,
     zsw_unmap, zsw_wipe,
 )
-from zswap_core.slots cimport change_lru, lock_entry
+from zswap_core.slots cimport change_slot, lock_entry
 from zswap_core.state cimport (
     ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback,
 )
@@ -220,9 +221,9 @@ cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
 cdef void give_way(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_shard *shard,
                    uint32_t *slot) noexcept nogil:
     """The entry gives its place to the backing store, which has the page.  Unlocks the shard."""
-    change_lru(e, id, 0)
     shard.writes += 1
     slot[0] = backed(shard.writes)
+    change_slot(e, shard, id, slot[0])
     zsw_unlock(&shard.lock)
     count(w.counters, Counter.backed_pages, 1)
     put_entry(e, w, id)                                         # the index's
@@ -236,6 +237,7 @@ cdef bint finish(zsw_engine *e, zsw_worker *w, zsw_victim *victim) noexcept nogi
     cdef uint32_t *slot = lock_entry(e, victim.id, victim.pos, &shard, &where)
     if slot != NULL:
         give_way(e, w, victim.id, shard, slot)
+        note_departure(w, victim.area.type, victim.offset)
     put_entry(e, w, victim.id)                                  # ours
     return slot != NULL
 

@@ -1,5 +1,5 @@
 """The index: (swap area, offset) -> entry id, in shards of 64 MiB of address space."""
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops
 from zswap_core.extents cimport zsw_extents
@@ -34,6 +34,13 @@ cdef struct zsw_shard:
     uint32_t writes
     # 0: in the table.  Else out of it: the next such shard, or at the end its own id
     uint32_t next
+    # of its pages, as change_slot keeps them: see area_figures
+    uint32_t same                   # same-filled ones
+    uint32_t raw                    # in the pool as they are
+    uint32_t backed                 # in the backing store alone
+    uint32_t bytes                  # payload of those in the pool
+    uint32_t tallied                # whether the area's `used` goes along with `bytes`
+    uint32_t variable               # whether its pages are values, whose lengths are kept
 
 
 cdef struct zsw_run:
@@ -43,6 +50,7 @@ cdef struct zsw_run:
     uint32_t slots                  # array of entry ids, in order, packed
     uint8_t number                  # in its shard
     uint8_t slots_kind
+    uint8_t variable                # `sums` has lengths too, behind them
     # its checksums, one for each of its 64 pages, held or not; 0: none are kept
     uint32_t sums
 
@@ -88,7 +96,22 @@ cdef struct zsw_area:
     uint32_t write_error            # what its last write came to: 0 or an errno
     uint32_t read_error             # and its last read
     shard_table *table
+    # whether new shards are tallied; under `grow`.  Once they are they stay so, until swapon
+    uint32_t tallied
+    # payload of its pages in the pool, of shards that are tallied, and how much it may be
+    int64_t used
+    int64_t quota                   # -1: no limit
+    uint32_t variable               # set before `online` is, as `backing`
     zsw_extents extents             # offsets that were handed out
+
+
+# What an area holds.
+cdef struct zsw_area_figures:
+    uint64_t pages                  # wherever
+    uint64_t same
+    uint64_t raw
+    uint64_t backed
+    uint64_t bytes
 
 
 cdef inline bint area_open(uint32_t online) noexcept nogil:
@@ -113,6 +136,7 @@ cdef struct zsw_index:
     zsw_slab runs
     zsw_slab arrays[ARRAY_KINDS]
     zsw_slab sums                   # for what is made of pages: see index_protect
+    zsw_slab values                 # the same with lengths, of areas that are variable
     uint32_t cleans                 # there is, or was, a page that is clean
     uint64_t freed                  # shards, ever: what is known of one is no more when this grows
     # there is garbage, or there are so many empty shards that removing them pays
@@ -158,6 +182,9 @@ cdef zsw_shard *area_shard(const zsw_index *ix, zsw_area *area, uint64_t number)
 cdef zsw_shard *area_lock_shard(zsw_index *ix, zsw_area *area, uint64_t number) noexcept nogil
 cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil
 cdef uint64_t area_prune(zsw_index *ix, zsw_area *area) noexcept nogil
+cdef void area_vary(zsw_index *ix, zsw_area *area, bint variable) noexcept nogil
+cdef void area_tally(zsw_index *ix, zsw_area *area, bint tallied) noexcept nogil
+cdef void area_figures(const zsw_index *ix, zsw_area *area, zsw_area_figures *out) noexcept nogil
 cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, uint64_t last,
                           uint64_t *numbers, uint64_t capacity) noexcept nogil
 
@@ -170,6 +197,8 @@ cdef uint32_t *slot_peek(const zsw_index *ix, const zsw_run *run, uint32_t where
 cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t **slot,
                        uint32_t *pos) noexcept nogil
 cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil
+cdef uint32_t value_length(const zsw_index *ix, uint32_t pos) noexcept nogil
+cdef void set_value_length(zsw_index *ix, uint32_t pos, uint32_t length) noexcept nogil
 cdef void shard_erase(zsw_index *ix, zsw_shard *shard, uint32_t where) noexcept nogil
 cdef void shard_erase_run(zsw_index *ix, zsw_shard *shard, uint32_t number,
                           uint64_t gone) noexcept nogil
@@ -193,6 +222,7 @@ cdef struct index_claims:
     uint64_t *runs
     uint64_t *arrays[ARRAY_KINDS]
     uint64_t *sums
+    uint64_t *values
 
 ctypedef int (*index_visit)(void *context, zsw_area *area, uint64_t offset, uint32_t id,
                             uint32_t pos) noexcept nogil

@@ -17,14 +17,15 @@ garbage: calls in flight may still look at them, so they are kept until those ha
 knows when that is, and calls index_turn.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_add_u64, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as,
-    ZSW_MAP_NO_FORK, zsw_peek_u8, zsw_peek_u32, zsw_peek_u64, zsw_poke_u8, zsw_poke_u32,
-    zsw_poke_u64, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap,
+    zsw_add_i64, zsw_add_u32, zsw_add_u64, zsw_ctz, zsw_likely, zsw_load_ptr, zsw_load_u32,
+    zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_peek_u8, zsw_peek_u32, zsw_peek_u64, zsw_poke_u8,
+    zsw_poke_u32, zsw_poke_u64, zsw_popcount, zsw_store_ptr, zsw_store_u32, zsw_unlikely,
+    zsw_unlock, zsw_unmap,
 )
 from zswap_core.slab cimport (
     ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
@@ -49,6 +50,7 @@ cdef void index_init(zsw_index *ix) noexcept nogil:
     for kind in range(ARRAY_KINDS):
         slab_init(&ix.arrays[kind], <size_t> 16 << 2 * kind, ANY_ID)
     slab_init(&ix.sums, RUN_PAGES * sizeof(uint32_t), ANY_ID)
+    slab_init(&ix.values, RUN_PAGES * (sizeof(uint32_t) + sizeof(uint16_t)), ANY_ID)
 
 
 cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil:
@@ -59,7 +61,7 @@ cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil
     ix.mapping = ix.shards.mapping = ix.runs.mapping = pages & ~ZSW_MAP_NO_FORK
     for kind in range(ARRAY_KINDS):
         ix.arrays[kind].mapping = ix.mapping
-    ix.sums.mapping = pages
+    ix.sums.mapping = ix.values.mapping = pages
 
 
 cdef void index_destroy(zsw_index *ix) noexcept nogil:
@@ -71,6 +73,7 @@ cdef void index_destroy(zsw_index *ix) noexcept nogil:
     for kind in range(ARRAY_KINDS):
         slab_destroy(&ix.arrays[kind])
     slab_destroy(&ix.sums)
+    slab_destroy(&ix.values)
 
 
 # ---- arrays of ids -------------------------------------------------------------------------------
@@ -207,6 +210,8 @@ cdef int area_add_shard(zsw_index *ix, zsw_area *area, uint64_t number,
             shard.type = area.type
             shard.number = number
             shard.id = id
+            shard.tallied = area.tallied
+            shard.variable = area.variable
             table_put(area.table, number, id)
     zsw_unlock(&area.grow)
     out[0] = shard
@@ -248,6 +253,68 @@ cdef uint64_t area_shards(const zsw_index *ix, zsw_area *area, uint64_t first, u
                 count += 1
     zsw_unlock(&area.grow)
     return count
+
+
+cdef void area_vary(zsw_index *ix, zsw_area *area, bint variable) noexcept nogil:
+    """Whether lengths are kept of the pages that come; there are none yet, though there may be
+    shards of an area that this one was before."""
+    cdef shard_table *table
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id
+    zsw_lock(&area.grow)
+    area.variable = variable
+    table = area.table
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        if id:
+            shard = <zsw_shard *> slab_at(&ix.shards, id)
+            zsw_lock(&shard.lock)
+            shard.variable = variable
+            zsw_unlock(&shard.lock)
+    zsw_unlock(&area.grow)
+
+
+cdef void area_tally(zsw_index *ix, zsw_area *area, bint tallied) noexcept nogil:
+    """Has `used` go along with what the area holds from now on, or not any more."""
+    cdef shard_table *table
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id
+    zsw_lock(&area.grow)
+    area.tallied = tallied
+    table = area.table
+    for slot in range(table.mask + 1):
+        id = zsw_peek_u32(&table.slots[slot])
+        if id == 0:
+            continue
+        shard = <zsw_shard *> slab_at(&ix.shards, id)
+        zsw_lock(&shard.lock)
+        if tallied and not shard.tallied:
+            zsw_add_i64(&area.used, shard.bytes)
+        elif not tallied and shard.tallied:
+            zsw_add_i64(&area.used, -<int64_t> shard.bytes)
+        shard.tallied = tallied
+        zsw_unlock(&shard.lock)
+    zsw_unlock(&area.grow)
+
+
+cdef void area_figures(const zsw_index *ix, zsw_area *area, zsw_area_figures *out) noexcept nogil:
+    """Adds up what the shards hold: exact when no call is in flight."""
+    cdef shard_table *table = <shard_table *> zsw_load_ptr(<void **> &area.table)
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id
+    memset(out, 0, sizeof(zsw_area_figures))
+    for slot in range(table.mask + 1):
+        id = zsw_load_u32(&table.slots[slot])
+        if id:
+            shard = <zsw_shard *> slab_at(&ix.shards, id)
+            out.pages += zsw_peek_u32(&shard.pages)
+            out.same += zsw_peek_u32(&shard.same)
+            out.raw += zsw_peek_u32(&shard.raw)
+            out.backed += zsw_peek_u32(&shard.backed)
+            out.bytes += zsw_peek_u32(&shard.bytes)
 
 
 # ---- removing empty shards -----------------------------------------------------------------------
@@ -478,10 +545,11 @@ cdef int shard_reserve(zsw_index *ix, zsw_shard *shard, uint32_t where, uint32_t
         run = <zsw_run *> slab_at(&ix.runs, id)
         run.slots = run.sums = 0
         run.clean = 0
+        run.variable = shard.variable != 0
         zsw_poke_u64(&run.present, 0)           # whoever has the id from before may look
         zsw_poke_u8(&run.slots_kind, 0)
         zsw_poke_u8(&run.number, <uint8_t> number)
-        if ((ix.checksums and slab_take(&ix.sums, &run.sums, 1) != 1)
+        if ((has_sums(ix, run) and slab_take(sums_slab(ix, run), &run.sums, 1) != 1)
             or array_insert(ix, &shard.runs, &shard.runs_kind, run_count(shard),
                             run_rank(shard, number), id) != 0):
             free_run(ix, id)
@@ -511,7 +579,30 @@ cdef uint32_t *sum_at(const zsw_index *ix, uint32_t pos) noexcept nogil:
 
 
 cdef inline uint32_t *sums_of(const zsw_index *ix, const zsw_run *run) noexcept nogil:
-    return <uint32_t *> slab_at(&ix.sums, run.sums)
+    return <uint32_t *> slab_at(&ix.values if zsw_unlikely(run.variable) else &ix.sums, run.sums)
+
+
+cdef inline bint has_sums(const zsw_index *ix, const zsw_run *run) noexcept nogil:
+    return ix.checksums != 0 or run.variable != 0
+
+
+cdef inline zsw_slab *sums_slab(zsw_index *ix, const zsw_run *run) noexcept nogil:
+    return &ix.values if run.variable else &ix.sums
+
+
+cdef inline uint16_t *length_at(const zsw_index *ix, uint32_t pos) noexcept nogil:
+    return (<uint16_t *> (sums_of(ix, <zsw_run *> slab_at(&ix.runs, pos >> RUN_SHIFT)) + RUN_PAGES)
+            + (pos & (RUN_PAGES - 1)))
+
+
+cdef uint32_t value_length(const zsw_index *ix, uint32_t pos) noexcept nogil:
+    """Bytes of the value at `pos`, of a shard that is variable.  It stays with the slot, whether
+    the page is in the pool or in the backing store."""
+    return <uint32_t> length_at(ix, pos)[0] + 1
+
+
+cdef void set_value_length(zsw_index *ix, uint32_t pos, uint32_t length) noexcept nogil:
+    length_at(ix, pos)[0] = <uint16_t> (length - 1)
 
 
 cdef void wipe_sums(zsw_index *ix, zsw_run *run, uint64_t gone) noexcept nogil:
@@ -527,7 +618,7 @@ cdef void wipe_sums(zsw_index *ix, zsw_run *run, uint64_t gone) noexcept nogil:
 cdef void free_run(zsw_index *ix, uint32_t id) noexcept nogil:
     cdef zsw_run *run = <zsw_run *> slab_at(&ix.runs, id)
     if run.sums:
-        slab_give(&ix.sums, &run.sums, 1)
+        slab_give(sums_slab(ix, run), &run.sums, 1)
     slab_give(&ix.runs, &id, 1)
 
 
@@ -680,7 +771,7 @@ cdef uint64_t index_bytes(zsw_index *ix) noexcept nogil:
     cdef int kind
     for kind in range(ARRAY_KINDS):
         size += slab_bytes(&ix.arrays[kind])
-    size += slab_bytes(&ix.sums)
+    size += slab_bytes(&ix.sums) + slab_bytes(&ix.values)
     zsw_lock(&ix.garbage_lock)
     size += tables_bytes(ix.unlinked.tables) + tables_bytes(ix.condemned.tables)
     zsw_unlock(&ix.garbage_lock)
@@ -707,6 +798,8 @@ cdef int index_check_begin(zsw_index *ix, index_claims *claims) noexcept nogil:
             rc = slab_check_begin(&ix.arrays[kind], &claims.arrays[kind])
     if rc == 0:
         rc = slab_check_begin(&ix.sums, &claims.sums)
+    if rc == 0:
+        rc = slab_check_begin(&ix.values, &claims.values)
     if rc == 0:
         rc = garbage_check(ix, claims, ix.unlinked.shards)
     if rc == 0:
@@ -745,11 +838,14 @@ cdef int run_check(zsw_index *ix, index_claims *claims, zsw_area *area, zsw_shar
     cdef int rc
     if run.shard != shard.id or run.number != number or run.present == 0:
         return -21
-    if (run.sums != 0) != (ix.checksums != 0):
+    if (run.sums != 0) != has_sums(ix, run):
         return -30
+    if (run.variable != 0) != (area.variable != 0) or run.variable != shard.variable:
+        return -37
     rc = array_check(ix, claims, run.slots_kind, run.slots, zsw_popcount(run.present))
     if rc == 0 and run.sums != 0:
-        rc = slab_check_claim(&ix.sums, claims.sums, run.sums)
+        rc = slab_check_claim(sums_slab(ix, run), claims.values if run.variable else claims.sums,
+                              run.sums)
     left = run.present if visit != NULL else 0
     while left and rc == 0:
         offset = (shard.number << SHARD_SHIFT | <uint64_t> number << RUN_SHIFT
@@ -815,6 +911,8 @@ cdef int index_check_end(zsw_index *ix, index_claims *claims) noexcept nogil:
     for kind in range(ARRAY_KINDS):
         end = slab_check_end(&ix.arrays[kind], claims.arrays[kind])
         rc = rc if rc != 0 else end
+    end = slab_check_end(&ix.values, claims.values)
+    rc = rc if rc != 0 else end
     end = slab_check_end(&ix.sums, claims.sums)
     rc = rc if rc != 0 else end
     return rc

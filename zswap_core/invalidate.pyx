@@ -14,7 +14,7 @@ from zswap_core.os cimport (
     zsw_sleep_ns, zsw_unlock,
 )
 from zswap_core.slab cimport slab_at
-from zswap_core.slots cimport change_lru, TRANSIT_NS
+from zswap_core.slots cimport change_slot, TRANSIT_NS
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.transit cimport discard_backed
@@ -61,7 +61,7 @@ cdef uint64_t invalidate_shard(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw
                 zsw_prefetch_write(entry_at(e, ids[i]))
                 zsw_prefetch_write(lru_stamp(&e.entries, ids[i]))
         for i in range(found):
-            change_lru(e, ids[i], 0)
+            change_slot(e, shard, ids[i], 0)
             if is_entry(ids[i]) and take_clean(e, w, shard, where[i]):
                 continue                        # its copy has to go as well
             if is_entry(ids[i]):

@@ -23,7 +23,8 @@ cdef int engine_load(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offse
                      uint32_t how) noexcept nogil
 cdef int engine_take(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
                      uint32_t how) noexcept nogil
-cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) noexcept nogil
+cdef bint hold_entry(zsw_engine *e, zsw_worker *w, const zsw_shard *shard, uint32_t id,
+                     zsw_held *held) noexcept nogil
 cdef int read_entry(zsw_engine *e, zsw_worker *w, const zsw_held *held,
                     uint8_t *page) noexcept nogil
 cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset, uint8_t *page,
@@ -34,4 +35,5 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
 cdef void load_parked(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint8_t *out,
                       int8_t *status) noexcept nogil
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil
+cdef int64_t engine_value_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil

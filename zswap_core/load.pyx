@@ -10,7 +10,8 @@ from zswap_core.entry cimport (
 )
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (
-    area_shard, is_clean, shard_erase, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard,
+    area_shard, is_clean, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT, value_length, zsw_area,
+    zsw_shard,
 )
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport check_sum, entry_sum, read_object
@@ -24,7 +25,7 @@ from zswap_core.parking cimport (
 )
 from zswap_core.promote cimport promote, promotes
 from zswap_core.samefilled cimport same_fill
-from zswap_core.slots cimport TRANSIT_NS, zsw_held
+from zswap_core.slots cimport change_slot, TRANSIT_NS, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -84,10 +85,12 @@ cdef int load_page(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t offset,
     if area == NULL:
         return Status.NO_AREA
     memset(page, 0, e.page_size)
+    w.size = e.page_size
     return Status.SAME_FILLED
 
 
-cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) noexcept nogil:
+cdef bint hold_entry(zsw_engine *e, zsw_worker *w, const zsw_shard *shard, uint32_t id,
+                     zsw_held *held) noexcept nogil:
     """Takes what reading the entry's page needs, and a reference unless the page is same-filled.
     False when all references are out.  Under the shard's lock."""
     cdef zsw_entry *entry = entry_at(e, id)
@@ -95,6 +98,8 @@ cdef bint hold_entry(zsw_engine *e, zsw_worker *w, uint32_t id, zsw_held *held) 
     held.word = entry.word
     held.sum = entry_sum(e, entry)
     held.same = entry_same(entry)
+    if zsw_unlikely(shard.variable):
+        held.size = w.size = value_length(&e.index, entry.pos)
     if held.same:
         entry_touch(entry, w.now)
         return True
@@ -131,6 +136,7 @@ cdef int take_same_filled(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64
     is taken under the lock that it was found under."""
     cdef int status = check_sum(e, w, &held.word, sizeof(held.word), held.sum)
     if status >= 0:
+        change_slot(e, shard, held.id, 0)
         shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
     zsw_unlock(&shard.lock)
     if status >= 0:
@@ -148,7 +154,7 @@ cdef int load_entry(zsw_engine *e, zsw_worker *w, zsw_shard *shard, uint64_t off
             and is_clean(&e.index, entry_at(e, id).pos)):
         zsw_unlock(&shard.lock)                 # the backing store must forget it
         return Status.WOULD_BLOCK
-    taken = hold_entry(e, w, id, &held)
+    taken = hold_entry(e, w, shard, id, &held)
     if zsw_unlikely(how & LOAD_TAKE) and held.same:
         return take_same_filled(e, w, shard, offset, &held, page)
     zsw_unlock(&shard.lock)
@@ -233,7 +239,7 @@ cdef uint32_t hold_entries(zsw_engine *e, zsw_worker *w, uint32_t type, const ui
             if id != 0 and (not is_backed(id) or not park(parking, area, shard, offsets[taken],
                                                           at + taken, id)):
                 break
-        elif zsw_unlikely(not hold_entry(e, w, id, &held[taken])):
+        elif zsw_unlikely(not hold_entry(e, w, shard, id, &held[taken])):
             break
         taken += 1
     zsw_unlock(&shard.lock)
@@ -337,6 +343,26 @@ cdef void load_parked(zsw_engine *e, zsw_worker *w, zsw_parking *parking, uint8_
 
 cdef bint engine_contains(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
     return engine_length(e, type, offset) != -1
+
+
+cdef int64_t engine_value_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:
+    """Bytes of the value at `offset`, wherever it is; of a page the page's; -1 when absent."""
+    cdef zsw_area *area = find_area(e, type, offset)
+    cdef zsw_shard *shard = area_shard(&e.index, area,
+                                       offset >> SHARD_SHIFT) if area != NULL else NULL
+    cdef uint32_t *slot
+    cdef uint32_t pos, id
+    cdef int64_t length
+    while shard != NULL:                        # until no call has it in transit
+        zsw_lock(&shard.lock)
+        slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
+        id = slot[0] if slot != NULL else 0
+        length = value_length(&e.index, pos) if id != 0 and shard.variable else e.page_size
+        zsw_unlock(&shard.lock)
+        if id != IN_TRANSIT:
+            return length if id != 0 else -1
+        zsw_sleep_ns(TRANSIT_NS)
+    return -1
 
 
 cdef int64_t engine_length(zsw_engine *e, uint32_t type, uint64_t offset) noexcept nogil:

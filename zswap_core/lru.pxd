@@ -9,7 +9,8 @@ sweep, of which each tick does a little: what is older than LRU_OLDEST is made a
 Who wants the oldest searches for them: one look over all stamps says from which age on they are the
 oldest thousand, or the oldest 64th where those are more; then the search goes over the stamps once
 more, takes the next thousand that are as old, and hands them out, oldest first.  Nobody waits for
-it, and whatever joins meanwhile is younger.  One search at a time is its owner's business.
+it, and whatever joins meanwhile is younger.  One search at a time is its owner's business.  Who
+wants the oldest of some of the pages shows each of those to a search of its own (lru_offer).
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -66,6 +67,11 @@ cdef bint lru_next(zsw_lru *lru, const zsw_slab *entries, zsw_search *search, ui
                    uint32_t idle, uint32_t *id, uint16_t *stamp) noexcept nogil
 cdef bint lru_renew(zsw_lru *lru, const zsw_slab *entries, uint32_t id,
                     uint16_t stamp) noexcept nogil
+
+
+cdef void lru_offer(const zsw_lru *lru, const zsw_slab *entries, zsw_search *search,
+                    uint32_t id) noexcept nogil
+cdef void lru_offered(zsw_search *search) noexcept nogil
 
 
 cdef inline bint lru_since(const zsw_lru *lru, uint16_t stamp, uint32_t tick) noexcept nogil:

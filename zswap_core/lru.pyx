@@ -183,6 +183,42 @@ cdef bint lru_next(zsw_lru *lru, const zsw_slab *entries, zsw_search *search, ui
         gather(lru, entries, search, now)
 
 
+cdef void lru_offer(const zsw_lru *lru, const zsw_slab *entries, zsw_search *search,
+                    uint32_t id) noexcept nogil:
+    """Shows a page to a search that is not over all of them, which began by setting `count` to 0
+    and `tick`: it keeps the oldest, in a heap of which the youngest comes first."""
+    cdef uint16_t stamp = zsw_peek_u16(lru_stamp(entries, id))
+    cdef uint64_t key = <uint64_t> (LRU_TIME - stamp_age(stamp, search.tick)) << 32 | id
+    cdef uint64_t *heap = search.found
+    cdef uint32_t at = search.count, other
+    if not stamp & LRU_LISTED:
+        return
+    if at < LRU_FOUND:
+        search.count += 1
+        while at > 0 and heap[(at - 1) // 2] < key:
+            heap[at] = heap[(at - 1) // 2]
+            at = (at - 1) // 2
+    elif key >= heap[0]:
+        return
+    else:
+        at = 0
+        while 2 * at + 1 < LRU_FOUND:
+            other = 2 * at + 1
+            if other + 1 < LRU_FOUND and heap[other + 1] > heap[other]:
+                other += 1
+            if heap[other] <= key:
+                break
+            heap[at] = heap[other]
+            at = other
+    heap[at] = key
+
+
+cdef void lru_offered(zsw_search *search) noexcept nogil:
+    """All have been shown: `found` has the oldest, in order."""
+    search.next = 0
+    qsort(search.found, search.count, sizeof(uint64_t), by_number)
+
+
 cdef bint lru_renew(zsw_lru *lru, const zsw_slab *entries, uint32_t id,
                     uint16_t stamp) noexcept nogil:
     """The page becomes the youngest, if it still has this stamp."""

@@ -27,7 +27,7 @@ cdef struct zsw_params:
     int64_t writeback_limit             # pages that may still be written back; -1: no limit
     uint64_t writeback_rate             # pages a second that may be written back; 0: no limit
     uint32_t promote                    # a Promote
-    # These are set before the first page and never again.
+    # These are set before the first page and never again; but trim_zeros may yet come on.
     uint32_t wipe_on_free
     uint32_t mapping                    # ZSW_MAP_ flags of memory with what is made of pages
     uint32_t trim_zeros                 # what a page ends in is not compressed

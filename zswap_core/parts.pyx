@@ -11,7 +11,8 @@ from zswap_core.entries cimport find_entry, put_entry
 from zswap_core.entry cimport is_backed, is_entry
 from zswap_core.index cimport area_shard, SHARD_SHIFT, zsw_area, zsw_shard
 from zswap_core.load cimport (
-    engine_load, hold_entry, LOAD_NO_WAIT, LOAD_ZEROS, OPTIMISTIC_READS, read_entry,
+    engine_load, hold_entry, LOAD_ALONE, LOAD_NO_WAIT, load_page, LOAD_ZEROS, OPTIMISTIC_READS,
+    read_entry,
 )
 from zswap_core.lookup cimport find_area
 from zswap_core.os cimport zsw_lock, zsw_sleep_ns, zsw_unlikely, zsw_unlock, zsw_wipe
@@ -37,7 +38,7 @@ cdef int try_read(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
     zsw_lock(&shard.lock)
     held.shard, held.same = shard, False
     held.id = find_entry(e, shard, offset)
-    taken = is_entry(held.id) and hold_entry(e, w, held.id, held)
+    taken = is_entry(held.id) and hold_entry(e, w, shard, held.id, held)
     zsw_unlock(&shard.lock)
     if taken:
         status = read_entry(e, w, held, page)
@@ -49,7 +50,9 @@ cdef int try_read(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
     if no_wait:
         return Status.WOULD_BLOCK
     if is_backed(held.id):
-        return read_backed(e, w, area, shard, offset, held.id, page, False)
+        status = read_backed(e, w, area, shard, offset, held.id, page, False)
+        held.size = w.size
+        return status
     zsw_sleep_ns(TRANSIT_NS)
     return AGAIN
 
@@ -83,8 +86,12 @@ cdef int exchange_part(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
         status = read_held_page(e, w, area, offset, page, how & LOAD_NO_WAIT, &held)
         if status == Status.ABSENT and how & LOAD_ZEROS:
             memset(page, 0, e.page_size)
+            w.size = e.page_size
         elif status < 0:
             return status
+        if zsw_unlikely(at + n > w.size):
+            let_go(e, w, &held)
+            return BEYOND
         memcpy(page + at, data, n)
         status = store_page(e, w, area.type, offset, page, &held)
         let_go(e, w, &held)
@@ -118,10 +125,17 @@ cdef int engine_load_part(zsw_engine *e, zsw_worker *w, uint32_t type, uint64_t 
     """As engine_load, for `n` bytes of the page from `at` on; when the status is negative `data` is
     as it was."""
     cdef uint8_t *page = worker_page(e, w)
+    cdef zsw_area *area = find_area(e, type, offset)
     cdef int status
     if zsw_unlikely(page == NULL):
         return Status.ALLOC_FAIL
-    status = engine_load(e, w, type, offset, page, how)
+    if area != NULL and zsw_unlikely(area.variable):
+        # nothing is taken away whose length is to be looked at first
+        status = load_page(e, w, type, offset, page, how | LOAD_ALONE)
+    else:
+        status = engine_load(e, w, type, offset, page, how)
+    if status >= 0 and zsw_unlikely(at + n > w.size):
+        status = BEYOND
     if status >= 0:
         memcpy(data, page + at, n)
     if zsw_unlikely(e.params.wipe_on_free):

@@ -9,7 +9,7 @@ sooner than that would have been found in the pool, had it stayed; one pass over
 nothing.  Reads are remembered in a table where each has one place, and takes it from whoever had
 it.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at, free_entry
 from zswap_core.entry cimport is_backed
@@ -21,10 +21,11 @@ from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport make_entry
 from zswap_core.os cimport (
     zsw_add_u64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as, zsw_peek_u32, zsw_peek_u64,
-    zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlock, zsw_unmap,
+    zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap,
 )
 from zswap_core.pool cimport pool_pages, pools_reach, reclaims
-from zswap_core.slots cimport change_lru
+from zswap_core.quota cimport charge, refund, slot_bytes
+from zswap_core.slots cimport change_slot
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.wake cimport maintenance_wake
@@ -92,19 +93,23 @@ cdef void promote(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
     no room or no memory, or the page has changed, nothing happens.  `page` is memory of ours."""
     cdef uint32_t id, pos
     cdef uint32_t *slot
+    cdef int64_t paid
     if not has_room(e) or make_entry(e, w, page, &id) < 0:
         return
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
-    if slot == NULL or slot[0] != seen or zsw_load_u32(&area.online) != AREA_ONLINE:
+    if (slot == NULL or slot[0] != seen or zsw_load_u32(&area.online) != AREA_ONLINE
+            or zsw_unlikely(shard.tallied) and not charge(area, slot_bytes(e, id), 0)):
         zsw_unlock(&shard.lock)
         free_entry(e, w, id)
         return
+    paid = slot_bytes(e, id) if zsw_unlikely(shard.tallied) else 0
     slot[0] = id
     zsw_poke_u32(&entry_at(e, id).pos, pos)
     set_clean(&e.index, pos, True)
-    change_lru(e, 0, id)
+    change_slot(e, shard, seen, id)
     zsw_unlock(&shard.lock)
+    refund(area, paid)
     count(w.counters, Counter.backed_pages, -1)
     count(w.counters, Counter.promoted_pages, 1)
 

@@ -11,22 +11,24 @@ behind it, whose time is over as well then, leave along with it.
 Where nothing could be written (the store fails, the budget is used up, nothing has a store),
 reclaim pauses for a while that doubles, and stores are refused at once meanwhile.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zswap_core.compact cimport engine_compact
 from zswap_core.flight cimport flight_room
+from zswap_core.index cimport AREA_ONLINE, zsw_area
 from zswap_core.os cimport (
     zsw_add_u32, zsw_fence, zsw_fence_after_rmw, zsw_futex_wait, zsw_futex_wait_for, zsw_futex_wake,
     zsw_load_u32, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
     zsw_store_u32,
 )
 from zswap_core.pool cimport hit_limit, pool_pages, pools_reach, reclaims
+from zswap_core.quota cimport area_has_room, pages_over
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.transit cimport writing_end, writing_try
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport pages_listed
-from zswap_core.writeback cimport write_back
+from zswap_core.writeback cimport write_area, write_back
 
 
 cdef enum:
@@ -86,33 +88,46 @@ cdef void await_landing(zsw_engine *e, uint32_t seen) noexcept nogil:
     zsw_store_u32(&e.awaited, 0)
 
 
-cdef bint take_room(zsw_engine *e, zsw_worker *w, uint64_t until) noexcept nogil:
-    """The first at the gate: whether the pools are below the limit now, or `until` then."""
+cdef bint is_short(zsw_engine *e, zsw_area *area, int64_t bytes) noexcept nogil:
+    """Whether there is no room: below the limit, or for so many bytes in an area with a quota."""
+    if area != NULL:
+        return not area_has_room(area, bytes)
+    return pools_reach(e, zsw_peek_u64(&e.params.max_pages))
+
+
+cdef bint may_write(zsw_engine *e, const zsw_area *area) noexcept nogil:
+    return reclaims(e) if area == NULL else zsw_load_u32(&area.online) == AREA_ONLINE
+
+
+cdef bint take_room(zsw_engine *e, zsw_worker *w, zsw_area *area, int64_t bytes,
+                    uint64_t until) noexcept nogil:
+    """The first at the gate: whether there is room now, or `until` then."""
     cdef uint64_t written
     cdef uint32_t flights = 0, vain = 0, seen
-    while pools_reach(e, zsw_peek_u64(&e.params.max_pages)):
-        if (vain == MOST_VAIN or reclaim_pauses(e) or not reclaims(e) or zsw_load_u32(&e.closing)
-                or zsw_now_ns() >= until):
+    while is_short(e, area, bytes):
+        if (vain == MOST_VAIN or reclaim_pauses(e) or not may_write(e, area)
+                or zsw_load_u32(&e.closing) or zsw_now_ns() >= until):
             return False
         seen = zsw_load_u32(&e.landings)        # before looking who writes: he tells when he leaves
         if writing_try(e):
-            written = fly(e, w, flights)
+            written = (fly(e, w, flights) if area == NULL
+                       else write_area(e, w, area, pages_over(e, area, bytes)))
             writing_end(e)
             vain = 0 if written else vain + 1
-            if vain == MOST_VAIN:
+            if vain == MOST_VAIN and area == NULL:
                 pause_reclaim(e)
-            if written and pages_listed(e) <= <uint64_t> FEW_PAGES:
+            if area == NULL and written and pages_listed(e) <= <uint64_t> FEW_PAGES:
                 engine_compact(e, w)
         else:
             await_landing(e, seen)
         flights += 1
-        if flights == COMPACT_AFTER:
+        if area == NULL and flights == COMPACT_AFTER:
             engine_compact(e, w)
     return True
 
 
-cdef bint make_room(zsw_engine *e, zsw_worker *w) noexcept nogil:
-    """Whether there is room, once it is our turn."""
+cdef bint make_room(zsw_engine *e, zsw_worker *w, zsw_area *area, int64_t bytes) noexcept nogil:
+    """Whether there is room, once it is our turn: in the pools, or in an area with a quota."""
     cdef uint64_t until = zsw_now_ns() + PATIENCE_NS
     cdef uint32_t ticket = zsw_add_u32(&e.tickets, 1) - 1
     cdef uint32_t turn
@@ -123,12 +138,21 @@ cdef bint make_room(zsw_engine *e, zsw_worker *w) noexcept nogil:
     while turn != ticket:
         zsw_futex_wait(&e.turn, turn)
         turn = zsw_load_u32(&e.turn)
-    made = take_room(e, w, until)
+    made = take_room(e, w, area, bytes, until)
     turn = zsw_add_u32(&e.turn, 1)
     zsw_fence_after_rmw()
     if zsw_load_u32(&e.tickets) != turn:
         zsw_futex_wake(&e.turn, EVERYBODY)
     return made
+
+
+cdef bint make_room_in(zsw_engine *e, zsw_worker *w, zsw_area *area, int64_t bytes) noexcept nogil:
+    """Has the coldest pages of an area at its quota written back; whether it has room for so many
+    bytes now.  Also where `direct_reclaim` is off, as the shrinker looks after the limit alone."""
+    if (area.backing == NULL or bytes > zsw_peek_i64(&area.quota)
+            or zsw_peek_u64(&e.writer) == zsw_self()):
+        return area_has_room(area, bytes)
+    return make_room(e, w, area, bytes)
 
 
 cdef int admit(zsw_engine *e, zsw_worker *w) noexcept nogil:
@@ -139,7 +163,8 @@ cdef int admit(zsw_engine *e, zsw_worker *w) noexcept nogil:
     cdef bint room = not pools_reach(e, most)
     cdef bint waits = most != 0 and zsw_peek_u64(&e.writer) != zsw_self() and not reclaim_pauses(e)
     if waits and (not room or zsw_load_u32(&e.tickets) != zsw_load_u32(&e.turn)):
-        room = make_room(e, w)                  # also where there is some, while others wait for it
+        # also where there is some, while others wait for it
+        room = make_room(e, w, NULL, 0)
     if not room and hit_limit(e):
         return Status.POOL_LIMIT
     if zsw_peek_u32(&e.reached_full) and not pools_reach(e,

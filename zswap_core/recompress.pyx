@@ -21,7 +21,7 @@ from zswap_core.os cimport (
 )
 from zswap_core.pool cimport pool_hold, pool_release, pools_reach
 from zswap_core.slab cimport slab_limit
-from zswap_core.slots cimport lock_entry
+from zswap_core.slots cimport count_slot, lock_entry
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -101,9 +101,13 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
         if lock_entry(e, id, entry.pos, &shard, &where) != NULL:
             # Two references: the index's and ours.  Our pin keeps compaction away, so the word is
             # still the old one.
-            moved = (zsw_load_u32(&entry.state) & ENTRY_REFS) == 2
+            moved = ((zsw_load_u32(&entry.state) & ENTRY_REFS) == 2
+                     # a slot of another allocator's may be smaller though the object is longer
+                     and (not shard.tallied or length <= <int64_t> word_length(old)))
             if moved:
+                count_slot(e, shard, id, -1)
                 zsw_poke_u64(&entry.word, fresh)
+                count_slot(e, shard, id, 1)
             zsw_unlock(&shard.lock)
         if moved:
             count_move(e, w, old, fresh)

@@ -1,12 +1,12 @@
 """Slots of the index: locked to be filled, found again by an entry's place, and what changes in the
-LRU along with them."""
+LRU and the figures along with them."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.entries cimport entry_at
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_backed
 from zswap_core.index cimport (
     area_lock_shard, AREA_ONLINE, pos_shard, shard_erase, shard_find, SHARD_PAGES, shard_reserve,
-    SHARD_SHIFT, zsw_area, zsw_shard,
+    SHARD_SHIFT, value_length, zsw_area, zsw_shard,
 )
 from zswap_core.os cimport (
     zsw_likely, zsw_load_u32, zsw_lock, zsw_sleep_ns, zsw_unlikely, zsw_unlock,
@@ -15,12 +15,14 @@ from zswap_core.state cimport zsw_engine
 from zswap_core.status cimport Status
 
 
-cdef bint is_still(zsw_engine *e, const zsw_shard *shard, uint32_t id,
+cdef bint is_still(zsw_engine *e, const zsw_shard *shard, uint32_t id, uint32_t pos,
                    const zsw_held *held) noexcept nogil:
     """Whether what a slot holds is the page that was found.  An entry to which there is a reference
     has kept its page; a same-filled one may be another by now, or have changed where it is; and a
     shard that was made anew counts its writes from the beginning."""
     if id != held.id or is_backed(id) and shard != held.shard:
+        return False
+    if zsw_unlikely(shard.variable) and id != 0 and value_length(&e.index, pos) != held.size:
         return False
     return not held.same or entry_same(entry_at(e, id)) and entry_at(e, id).word == held.word
 
@@ -40,7 +42,8 @@ cdef int lock_slot(zsw_engine *e, zsw_area *area, uint64_t offset, const zsw_hel
             zsw_unlock(&shard[0].lock)
             return Status.ENTRY_FAIL
         if zsw_likely(slot[0][0] != IN_TRANSIT):
-            if zsw_unlikely(only != NULL) and not is_still(e, shard[0], slot[0][0], only):
+            if zsw_unlikely(only != NULL) and not is_still(
+                    e, shard[0], slot[0][0], pos[0], only):
                 if slot[0][0] == 0:             # it is gone, and the slot was made for nothing
                     shard_erase(&e.index, shard[0], offset & (SHARD_PAGES - 1))
                 zsw_unlock(&shard[0].lock)

@@ -55,6 +55,33 @@ cdef struct zsw_pool:
     uint32_t holds              # calls that fill it though it is not current; guarded by pools_lock
 
 
+cdef enum:
+    DEPARTURE_SHIFT = MAX_OFFSET_SHIFT
+
+
+# Pages that have left the pool for their stores: see departures.pxd.
+cdef struct zsw_departures:
+    uint64_t *pages             # swap type << DEPARTURE_SHIFT | offset
+    uint32_t count
+    uint32_t room
+
+
+ctypedef void (*departure_call)(void *context, uint32_t type, const uint64_t *offsets,
+                                size_t n) noexcept nogil
+
+
+# Who is told of them.
+cdef enum Listener:
+    PYTHONS
+    CS
+    LISTENERS
+
+
+cdef struct zsw_listener:
+    departure_call call         # NULL: nobody
+    void *context
+
+
 # What one call in flight works with.  There is one for each CPU, taken by a try-lock and never
 # waited for: when all are busy another is made, so a fault in the middle of a store can itself call
 # load.
@@ -67,6 +94,9 @@ cdef struct zsw_worker:
     uint32_t awaited_uses[GRACES]
     uint64_t owner                      # the thread whose call it is
     uint64_t now                        # seconds, read once a call
+    # bytes of the value that is stored, or was loaded; of a page elsewhere than in an area that is
+    # variable the page's
+    uint32_t size
     uint8_t *scratch                    # where pages are compressed to
     uint64_t scratch_size
     uint32_t scratch_used               # since it was last wiped
@@ -83,6 +113,8 @@ cdef struct zsw_worker:
     int64_t refused[REASONS]            # stores, by -status
     zsw_latency latency
     uint8_t *page                       # for calls that want a part of one; made by the first
+    zsw_departures left                 # that are yet to be told of
+    uint32_t telling                    # how deep: only this thread looks
 
 
 # Pages on their way to backing stores.
@@ -116,6 +148,8 @@ cdef struct zsw_writeback:
     uint64_t tokens_ns                      # when the rate was last accounted for
     uint64_t tokens                         # pages it allows now
     zsw_search search                       # for the coldest pages
+    zsw_search own                          # for the coldest of one area,
+    zsw_area *searched                      # which is this
 
 
 # Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, then the leaves (the
@@ -161,6 +195,9 @@ cdef struct zsw_engine:
     zsw_mutex writing                   # one writer to backing stores at a time
     uint64_t writer                     # the thread that holds it; a store in Python may call back
     zsw_writeback *writeback            # its buffers, made by the first; guarded by `writing`
+    zsw_mutex listeners_lock            # a leaf
+    uint32_t listening                  # how many of these there are
+    zsw_listener listeners[<int> LISTENERS]
     uint64_t pages_compacted            # by pools that are gone
     uint32_t latency_epoch              # goes up when the histograms are to be empty
     uint64_t *touches                   # recent reads from backing stores, see promote.pyx

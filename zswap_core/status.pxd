@@ -19,6 +19,7 @@ cdef enum Status:
     BACKING_FAIL = -11
     WOULD_BLOCK = -12
     BACKING_CORRUPT = -13
+    AREA_QUOTA = -14
 
 
 cdef enum:

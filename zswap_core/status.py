@@ -82,6 +82,12 @@ class Status(IntEnum):
         -13,
         "What the backing store gave back is not what was written there.  It is kept there.",
     )
+    AREA_QUOTA = (
+        -14,
+        "Refused: the swap area is at its quota.",
+        "reject_area_quota",
+        "area quota",
+    )
 
 
 #: The reasons to refuse a store, by the counter in `Stats`.

@@ -1,5 +1,5 @@
 """Store."""
-from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.index cimport RUN_PAGES, zsw_area
 from zswap_core.slots cimport zsw_held
@@ -17,8 +17,12 @@ cdef struct refused_page:
     uint32_t at
 
 
+cdef enum:
+    UNPAID = -1                     # the area's quota has yet to be asked
+
+
 cdef int place_entry(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                     const zsw_held *only, uint32_t id, uint32_t sum) noexcept nogil
+                     const zsw_held *only, uint32_t id, uint32_t sum, int64_t paid) noexcept nogil
 cdef int prepare_page(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id,
                       uint32_t *sum) noexcept nogil
 cdef void count_refusal(zsw_worker *w, int status) noexcept nogil

@@ -4,7 +4,7 @@ Only the last step is seen by others: under the shard's lock the index slot chan
 entry to the new one and both change places in the LRU.  The old entry loses the index's reference,
 and whoever drops the last reference frees it.
 """
-from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
@@ -14,7 +14,8 @@ from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_backed, is_entry, state_new, zsw_entry
 from zswap_core.index cimport (
-    is_clean, set_clean, shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard,
+    is_clean, set_clean, set_value_length, shard_erase, shard_find, SHARD_PAGES, sum_at, zsw_area,
+    zsw_shard,
 )
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
@@ -25,9 +26,10 @@ from zswap_core.os cimport (
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.pool cimport check_limits, NEAR_LIMIT
-from zswap_core.reclaim cimport admit
+from zswap_core.quota cimport charge, refund, slot_bytes
+from zswap_core.reclaim cimport admit, make_room_in
 from zswap_core.samefilled cimport same_filled
-from zswap_core.slots cimport change_lru, CHANGED, lock_slot, zsw_held
+from zswap_core.slots cimport change_slot, CHANGED, lock_slot, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport REASONS, Status
@@ -37,6 +39,7 @@ from zswap_core.worker cimport worker_scratch
 
 cdef enum:
     STORES_AHEAD_FROM = 1 << 15     # entries in use; with fewer, compressing hides the misses
+    MOST_TRIES = 8                  # room that was made in an area has gone to others so often
 
 
 cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
@@ -47,7 +50,7 @@ cdef uint32_t *clear_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_sh
     cdef uint32_t pos, old = slot[0]
     slot[0] = IN_TRANSIT
     set_clean(&e.index, at, False)
-    change_lru(e, old, 0)
+    change_slot(e, shard, old, 0)
     zsw_unlock(&shard.lock)
     if is_entry(old):
         put_entry(e, w, old)
@@ -77,8 +80,10 @@ cdef void publish(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
         set_clean(&e.index, pos, False)         # what the store has is stale now
     if zsw_unlikely(e.index.checksums != 0):
         sum_at(&e.index, pos)[0] = sum
+    if zsw_unlikely(shard.variable):
+        set_value_length(&e.index, pos, w.size)
     # The LRU comes last: what walks it may take any entry it finds there for complete.
-    change_lru(e, old, id)
+    change_slot(e, shard, old, id)
     zsw_unlock(&shard.lock)
     if old:
         count(w.counters, Counter.duplicate_entry, 1)
@@ -122,6 +127,8 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
         zsw_store_u32(&entry.state, state_new(True, w.now))
         if zsw_unlikely(e.index.checksums != 0):
             sum_at(&e.index, pos)[0] = sum
+        if zsw_unlikely(shard.variable):
+            set_value_length(&e.index, pos, w.size)
         zsw_unlock(&shard.lock)
         count(w.counters, Counter.duplicate_entry, 1)
         return Status.SAME_FILLED
@@ -148,17 +155,34 @@ cdef int admit_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t
 
 
 cdef int place_entry(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset,
-                     const zsw_held *only, uint32_t id, uint32_t sum) noexcept nogil:
-    """Puts a complete entry in place of what is held at `offset`, or frees it."""
+                     const zsw_held *only, uint32_t id, uint32_t sum, int64_t paid) noexcept nogil:
+    """Puts a complete entry in place of what is held at `offset`, or frees it.  What was `paid` for
+    it beforehand is returned: the shard counts it, or it is not there."""
     cdef zsw_shard *shard
     cdef uint32_t *slot
-    cdef uint32_t pos
-    cdef int rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
-    if zsw_unlikely(rc < 0):
-        free_entry(e, w, id)
-        return rc
-    publish(e, w, area, shard, offset, slot, pos, id, sum)
-    return Status.STORED
+    cdef uint32_t pos, tries = 0
+    cdef int rc
+    while True:
+        rc = lock_slot(e, area, offset, only, &shard, &slot, &pos)
+        if zsw_unlikely(rc < 0):
+            break
+        if zsw_unlikely(shard.tallied) and paid == UNPAID:
+            if not charge(area, slot_bytes(e, id), slot_bytes(e, slot[0])):
+                if slot[0] == 0:
+                    shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
+                zsw_unlock(&shard.lock)
+                rc = Status.AREA_QUOTA
+                tries += 1
+                if tries == MOST_TRIES or not make_room_in(e, w, area, slot_bytes(e, id)):
+                    break
+                continue
+            paid = slot_bytes(e, id)
+        publish(e, w, area, shard, offset, slot, pos, id, sum)
+        refund(area, paid)
+        return Status.STORED
+    free_entry(e, w, id)
+    refund(area, paid)
+    return rc
 
 
 cdef int prepare_page(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id,
@@ -187,7 +211,7 @@ cdef int hold_compressed(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t 
     cdef int rc, status = admit_entry(e, w, page, &id, &sum)
     if zsw_unlikely(status < 0):
         return status
-    rc = place_entry(e, w, area, offset, only, id, sum)
+    rc = place_entry(e, w, area, offset, only, id, sum, UNPAID)
     return status if zsw_likely(rc == Status.STORED) else rc
 
 

@@ -16,15 +16,16 @@ from zswap_core.entry cimport backed, IN_TRANSIT, is_backed, is_entry
 from zswap_core.fault cimport fault, Site
 from zswap_core.flight cimport flight_has, write_to
 from zswap_core.index cimport (
-    is_clean, RUN_PAGES, set_clean, shard_erase, shard_find, SHARD_PAGES, SHARD_SHIFT, sum_at,
-    zsw_area, zsw_shard,
+    is_clean, RUN_PAGES, set_clean, set_value_length, shard_erase, shard_find, SHARD_PAGES,
+    SHARD_SHIFT, sum_at, value_length, zsw_area, zsw_shard,
 )
 from zswap_core.lookup cimport area_at
 from zswap_core.news cimport note_answer
 from zswap_core.os cimport (
-    EDEADLK, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_trylock, zsw_unlock,
+    EDEADLK, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self, zsw_trylock,
+    zsw_unlikely, zsw_unlock,
 )
-from zswap_core.slots cimport change_lru, lock_entry, lock_slot, zsw_held
+from zswap_core.slots cimport change_slot, lock_entry, lock_slot, zsw_held
 from zswap_core.state cimport zsw_engine, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport Status
@@ -73,7 +74,7 @@ cdef int begin_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t of
         return rc
     old = slot[0]
     slot[0] = IN_TRANSIT
-    change_lru(e, old, 0)
+    change_slot(e, shard[0], old, 0)
     set_clean(&e.index, pos, False)
     zsw_unlock(&shard[0].lock)
     if is_entry(old):
@@ -100,8 +101,11 @@ cdef int end_transit(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
     if rc == 0:
         shard.writes += 1
         slot[0] = backed(shard.writes)
+        change_slot(e, shard, 0, slot[0])
         if e.index.checksums:
             sum_at(&e.index, pos)[0] = sum
+        if zsw_unlikely(shard.variable):
+            set_value_length(&e.index, pos, w.size)
     else:
         shard_erase(&e.index, shard, offset & (SHARD_PAGES - 1))
     zsw_unlock(&shard.lock)
@@ -192,7 +196,10 @@ cdef int read_backed(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *sh
     still = slot != NULL and slot[0] == seen
     damaged = still and rc == 0 and e.index.checksums and sum_at(&e.index, pos)[0] != sum
     damaged = damaged or still and lost
+    if still and zsw_unlikely(shard.variable):
+        w.size = value_length(&e.index, pos)
     if still and take and rc == 0 and not damaged:
+        change_slot(e, shard, seen, 0)
         slot[0] = IN_TRANSIT
     zsw_unlock(&shard.lock)
     if rc != 0 and not lost:
@@ -235,7 +242,7 @@ cdef bint erase_entry(zsw_engine *e, zsw_worker *w, uint32_t id) noexcept nogil:
     cdef bint clean
     if slot == NULL:
         return False
-    change_lru(e, id, 0)
+    change_slot(e, shard, id, 0)
     clean = is_clean(&e.index, pos)
     if clean:
         slot[0] = IN_TRANSIT

@@ -1,5 +1,5 @@
 """Several buffers as one row of bytes, stored in and loaded from pages that follow one another."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.state cimport zsw_engine, zsw_worker
 
@@ -27,6 +27,7 @@ cdef struct zsw_vector:
 cdef struct zsw_made:
     uint32_t id                 # 0: it was refused, and is for the backing store
     uint32_t sum
+    int64_t paid                # of its area's quota
 
 
 cdef int vector_init(const zsw_engine *e, zsw_vector *v, const zsw_buffer *buffers,

@@ -4,7 +4,7 @@ A store first makes an entry of each page, which nobody knows yet, and only then
 of what is held.  What can be refused is refused before anything has changed.
 """
 from libc.errno cimport E2BIG
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.entries cimport free_entry
@@ -12,7 +12,9 @@ from zswap_core.index cimport zsw_area
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.load cimport load_page
 from zswap_core.lookup cimport find_area
-from zswap_core.os cimport zsw_unlikely, zsw_wipe
+from zswap_core.os cimport zsw_likely, zsw_peek_i64, zsw_unlikely, zsw_wipe
+from zswap_core.quota cimport charge, refund, slot_bytes
+from zswap_core.reclaim cimport make_room_in
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status
 from zswap_core.store cimport count_refusal, place_entry, prepare_page
@@ -72,12 +74,27 @@ cdef void gather(zsw_vector *v, uint8_t *page, size_t size) noexcept nogil:
     memset(page + filled, 0, size - filled)
 
 
-cdef void drop(zsw_engine *e, zsw_worker *w, const zsw_made *made, uint64_t pages) noexcept nogil:
+cdef void drop(zsw_engine *e, zsw_worker *w, zsw_area *area, const zsw_made *made,
+               uint64_t pages) noexcept nogil:
     """Frees entries that nobody knows."""
     cdef uint64_t i
     for i in range(pages):
         if made[i].id != 0:
             free_entry(e, w, made[i].id)
+            refund(area, made[i].paid)
+
+
+cdef bint pay(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_made *made) noexcept nogil:
+    """Charges the area for an entry that is not in place yet."""
+    cdef int64_t bytes
+    if zsw_likely(zsw_peek_i64(&area.quota) < 0):
+        return True
+    bytes = slot_bytes(e, made.id)
+    if not charge(area, bytes, 0) and not (make_room_in(e, w, area, bytes)
+                                           and charge(area, bytes, 0)):
+        return False
+    made.paid = bytes
+    return True
 
 
 cdef int make_all(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_vector *v, zsw_made *made,
@@ -95,9 +112,15 @@ cdef int make_all(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_vector *v, z
             page = w.page
             gather(v, page, e.page_size)
         made[i].id = 0
+        made[i].paid = 0
         status = prepare_page(e, w, page, &made[i].id, &made[i].sum)
+        if status >= 0 and zsw_unlikely(not pay(e, w, area, &made[i])):
+            free_entry(e, w, made[i].id)
+            made[i].id = 0
+            status = Status.AREA_QUOTA
+            count_refusal(w, status)
         if zsw_unlikely(status < 0) and area.backing == NULL:
-            drop(e, w, made, i)
+            drop(e, w, area, made, i)
             failed[0] = i
             return status
     return Status.STORED
@@ -112,12 +135,13 @@ cdef int hold_all(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t first, 
     for i in range(v.pages):
         if made[i].id != 0:
             walk(v, NULL, e.page_size, PASS)
-            status = place_entry(e, w, area, first + i, NULL, made[i].id, made[i].sum)
+            status = place_entry(e, w, area, first + i, NULL, made[i].id, made[i].sum,
+                                 made[i].paid)
         else:                       # no lock may be held while the caller's memory is touched
             gather(v, w.page, e.page_size)
             status = write_through(e, w, area, first + i, w.page, NULL)
         if zsw_unlikely(status < 0):
-            drop(e, w, made + i + 1, v.pages - i - 1)
+            drop(e, w, area, made + i + 1, v.pages - i - 1)
             invalidate_area(e, w, area, first, first + v.pages - 1)
             failed[0] = i
             return status

@@ -12,6 +12,9 @@ was.  What the store then holds for nothing is discarded.
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
+from zswap_core.departures cimport (
+    DEPARTURES, has_listeners, may_leave, note_departure, tell_departures,
+)
 from zswap_core.entries cimport entry_at, put_entry
 from zswap_core.entry cimport (
     entry_age, entry_pin, ENTRY_REFERENCED, entry_same, is_entry, zsw_entry,
@@ -21,22 +24,31 @@ from zswap_core.flight cimport (
     flights_init, give_way, is_aloft,
 )
 from zswap_core.index cimport (
-    area_shard, is_clean, RUN_PAGES, set_clean, shard_collect, SHARD_PAGES, SHARD_SHIFT, zsw_area,
-    zsw_shard,
+    area_shard, is_clean, pos_shard, RUN_PAGES, set_clean, shard_collect, SHARD_PAGES, SHARD_SHIFT,
+    shard_table, zsw_area, zsw_shard,
 )
 from zswap_core.lookup cimport area_at, find_area
-from zswap_core.lru cimport lru_next, lru_pass, lru_renew, lru_since, lru_tick
+from zswap_core.lru cimport (
+    lru_next, lru_offer, lru_offered, lru_pass, lru_renew, lru_since, lru_tick, LRU_TIME, stamp_at,
+    zsw_search,
+)
 from zswap_core.objects cimport entry_sum
 from zswap_core.os cimport (
-    zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_now_s,
-    zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock,
+    zsw_and_u32, zsw_cas_i64, zsw_load_i64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_now_ns,
+    zsw_now_s, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlock,
 )
-from zswap_core.slots cimport lock_entry
+from zswap_core.quota cimport area_has_room, pages_over
+from zswap_core.slab cimport slab_at
+from zswap_core.slots cimport in_lru, lock_entry
 from zswap_core.state cimport zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback
 from zswap_core.stats cimport count, Counter
 from zswap_core.transit cimport writing_begin, writing_end
 from zswap_core.walk cimport engine_next_held
 from zswap_core.worker cimport pages_listed
+
+
+cdef enum:
+    MOST_LOOKS = 8              # through an area, for one flight
 
 
 cdef uint64_t within_budget(zsw_engine *e, uint64_t pages, uint32_t aloft) noexcept nogil:
@@ -123,6 +135,7 @@ cdef bint pin(zsw_engine *e, zsw_worker *w, zsw_victim *victim, uint32_t *gone) 
     if is_clean(&e.index, victim.pos):
         set_clean(&e.index, victim.pos, False)
         give_way(e, w, victim.id, shard, slot)
+        note_departure(w, shard.type, shard.number << SHARD_SHIFT | where)
         count(w.counters, Counter.clean_evictions, 1)
         gone[0] += 1
         return False
@@ -207,6 +220,7 @@ cdef uint64_t write_coldest(zsw_engine *e, zsw_worker *w, uint64_t pages,
         aloft = wb.aloft.count if wb.aloft != NULL else 0
         wanted = pages - done - aloft
         allowed = within_budget(e, min(wanted, <uint64_t> flight_room(e)), aloft)
+        allowed = may_leave(e, w, <uint32_t> allowed, aloft)
         tried = (prepare(e, w, next, <uint32_t> allowed, idle, &looks, &gone) if allowed
                  else 0)
         done += gone
@@ -243,13 +257,128 @@ cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,
     """Writes back up to `pages` of the coldest pages, with `idle` only those not accessed for so
     many seconds, and returns how many went: fewer when the budget is used up, the store fails, or
     there are no more."""
-    cdef uint64_t done = 0
+    cdef uint64_t done = 0, wanted, went
     if zsw_load_u32(&e.backed_areas) == 0:
         return 0
-    # a backing store in Python, called by the one that is going on
-    if not writing_begin(e):
+    while done < pages:
+        # a backing store in Python, called by the one that is going on
+        if not writing_begin(e):
+            break
+        wanted = pages - done
+        if has_listeners(e):
+            wanted = min(wanted, <uint64_t> DEPARTURES)
+        went = write_back(e, w, wanted, idle)
+        writing_end(e)
+        done += went
+        if went < wanted or done == pages:
+            break
+        tell_departures(e, w)
+    return done
+
+
+# ---- the coldest of one area ---------------------------------------------------------------------
+
+
+cdef void look_through(zsw_engine *e, zsw_area *area, zsw_search *search) noexcept nogil:
+    """Finds the area's coldest pages."""
+    cdef uint32_t where[RUN_PAGES]
+    cdef uint32_t ids[RUN_PAGES]
+    cdef shard_table *table = <shard_table *> zsw_load_ptr(<void **> &area.table)
+    cdef zsw_shard *shard
+    cdef uint64_t slot
+    cdef uint32_t id, got, start, i
+    search.count, search.tick = 0, zsw_peek_u32(&e.lru.tick)
+    for slot in range(table.mask + 1):
+        id = zsw_load_u32(&table.slots[slot])
+        if id == 0:
+            continue
+        shard = <zsw_shard *> slab_at(&e.index.shards, id)
+        start = 0
+        while start < SHARD_PAGES:
+            zsw_lock(&shard.lock)
+            got = shard_collect(&e.index, shard, start, SHARD_PAGES - 1, where, ids, RUN_PAGES)
+            for i in range(got):
+                if in_lru(e, ids[i]):
+                    lru_offer(&e.lru, &e.entries, search, ids[i])
+            zsw_unlock(&shard.lock)
+            if got == 0:
+                break
+            start = where[got - 1] + 1
+    lru_offered(search)
+
+
+cdef uint32_t pick_own(zsw_engine *e, zsw_worker *w, zsw_flight *flight, uint32_t wanted,
+                       zsw_area *area, bint chances) noexcept nogil:
+    """As pick, of one area's pages; without `chances` also those that were referenced."""
+    cdef zsw_writeback *wb = e.writeback
+    cdef zsw_search *search = &wb.own
+    cdef uint32_t begun = lru_tick(&e.lru, &e.entries), found = 0, looks = 0, id, pos
+    cdef uint32_t where
+    cdef uint16_t stamp
+    cdef zsw_entry *entry
+    cdef zsw_shard *shard
+    while found < wanted:
+        if search.next == search.count or wb.searched != area:
+            if looks == MOST_LOOKS:
+                break
+            looks += 1
+            wb.searched = area
+            look_through(e, area, search)
+            if search.count == 0:
+                break
+        id = <uint32_t> search.found[search.next]
+        stamp = stamp_at(search.tick - (LRU_TIME - <uint32_t> (search.found[search.next] >> 32)))
+        search.next += 1
+        if lru_since(&e.lru, stamp, begun):
+            search.next = search.count          # so are those that follow
+            break
+        entry = entry_at(e, id)
+        lru_pass(&e.lru, &e.entries, &w.lru_left)
+        if not lru_renew(&e.lru, &e.entries, id, stamp):
+            continue                            # it has gone, or is younger by now
+        if (zsw_and_u32(&entry.state, ~<uint32_t> ENTRY_REFERENCED) & ENTRY_REFERENCED
+                and chances):
+            continue
+        pos = zsw_peek_u32(&entry.pos)
+        shard = pos_shard(&e.index, pos, &where)
+        if shard == NULL or shard.type != area.type:
+            continue                            # its id is another area's page by now
+        flight.victims[found].id, flight.victims[found].pos = id, pos
+        found += 1
+    return found
+
+
+cdef uint64_t write_area(zsw_engine *e, zsw_worker *w, zsw_area *area,
+                         uint64_t pages) noexcept nogil:
+    """Writes back up to so many of the area's coldest pages, a flight at most; how many went.  By
+    the writer."""
+    cdef zsw_flight *flight
+    cdef uint32_t wanted, found = 0, gone = 0
+    if flights_init(e) != 0:
         return 0
-    done = write_back(e, w, pages, idle)
+    flight = &e.writeback.flights[0]
+    w.now = zsw_now_s()
+    wanted = <uint32_t> within_budget(e, min(pages, <uint64_t> flight_room(e)), 0)
+    wanted = may_leave(e, w, wanted, 0)
+    if wanted:
+        found = pick_own(e, w, flight, wanted, area, True)
+        if found == 0:                          # all of them are in use: then the oldest go
+            found = pick_own(e, w, flight, wanted, area, False)
+    load_picked(e, w, flight, found, &gone)
+    if flight.count:
+        flight_start(e, flight)
+        gone += land(e, w)
+    return gone
+
+
+cdef uint64_t engine_meet_quota(zsw_engine *e, zsw_worker *w, uint32_t type) noexcept nogil:
+    """Writes back a flight of what an area has above its quota; how many pages went: 0 when it has
+    no more, or nothing can be written."""
+    cdef zsw_area *area = find_area(e, type, 0)
+    cdef uint64_t done
+    if area == NULL or area.backing == NULL or area_has_room(area, 0) or not writing_begin(e):
+        return 0
+    done = write_area(e, w, area, pages_over(e, area, 0))
     writing_end(e)
     return done
 
@@ -298,6 +427,7 @@ cdef uint64_t write_range(zsw_engine *e, zsw_worker *w, uint64_t pages, uint32_t
     cdef uint32_t wanted, found, written, gone = 0
     while done < pages and first[0] <= last:
         wanted = <uint32_t> within_budget(e, min(pages - done, <uint64_t> flight_room(e)), 0)
+        wanted = may_leave(e, w, wanted, 0)
         if wanted == 0:
             break
         found = pick_range(e, flight, wanted, type, first, last)

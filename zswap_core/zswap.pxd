@@ -77,6 +77,8 @@ cdef extern from "zswap/zswap.h" nogil:
         uint64_t written_through_pages
         uint64_t pool_limit_hit
 
+    ctypedef void (*zswap_evicted)(void *, uint32_t, const uint64_t *, size_t) noexcept nogil
+
     ctypedef struct zswap_api:
         uint32_t version
         uint32_t struct_size
@@ -111,6 +113,10 @@ cdef extern from "zswap/zswap.h" nogil:
         int64_t (*evict)(zswap_engine *, uint64_t) noexcept nogil
         int (*figures)(zswap_engine *, zswap_figures *) noexcept nogil
         const char *(*status_text)(int) noexcept nogil
+        int (*on_evict)(zswap_engine *, zswap_evicted, void *) noexcept nogil
+        int (*store_value)(zswap_engine *, uint32_t, uint64_t, const void *, size_t) noexcept nogil
+        int (*load_value)(zswap_engine *, uint32_t, uint64_t, void *, size_t *) noexcept nogil
+        int64_t (*length)(zswap_engine *, uint32_t, uint64_t) noexcept nogil
 
 
 cdef extern from "zswap/zswap.h":

@@ -104,7 +104,7 @@ def test_the_capsule_is_found_by_its_name():
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     table = (ctypes.c_uint32 * 2).from_address(get(b"zswap_core.api.v1", 0))
-    assert (table[0], table[1]) == (1, 8 + 25 * ctypes.sizeof(ctypes.c_void_p))
+    assert (table[0], table[1]) == (1, 8 + 29 * ctypes.sizeof(ctypes.c_void_p))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def table():
     """The functions of the table, by their place in it."""
     get = ctypes.pythonapi.PyCapsule_Import
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
-    return (ctypes.c_void_p * 25).from_address(get(b"zswap_core.api.v1", 0) + 8)
+    return (ctypes.c_void_p * 29).from_address(get(b"zswap_core.api.v1", 0) + 8)
 
 
 def test_what_is_held_and_what_it_weighs(table):
@@ -237,6 +237,95 @@ def test_a_page_that_replace_is_refused_for_leaves_the_old_one(table, make_page,
         assert replace(engine, 0, 7, page) == zswap.Status.WRITTEN_THROUGH
         assert z[7] == page
         unref(engine)
+
+
+def test_who_listens_hears_of_pages_that_have_left(table, make_page, memory_store):
+    opened = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(table[0])
+    unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[2])
+    shrink = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64)(table[12])
+    store = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_char_p
+    )(table[4])
+    evicted = ctypes.CFUNCTYPE(
+        None,
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.POINTER(ctypes.c_uint64),
+        ctypes.c_size_t,
+    )
+    on_evict = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, evicted, ctypes.c_void_p)(table[25])
+    heard, also = [], []
+
+    @evicted
+    def hear(context, area, offsets, n):
+        heard.append((context, area, offsets[:n]))
+        assert store(engine, 0, 100, make_page(100)) >= 0
+        assert on_evict(engine, hear, 8) == 0
+
+    with zswap.ZSwap(max_pool_bytes="1MiB", shrinker_enabled=False) as z:
+        engine = opened(z)
+        z.swapon(3, backing=memory_store())
+        for o in range(5):
+            z.store(o, make_page(o), swap_type=3)
+        z.on_evict(lambda swap_type, offsets: also.append((swap_type, offsets.tolist())))
+        assert on_evict(engine, hear, 7) == 0
+        assert shrink(engine, 2) == 2
+        assert z.shrink(1) == 1
+        assert heard == [(7, 3, [0, 1]), (8, 3, [2])]
+        assert also == [(3, [0, 1]), (3, [2])]
+        assert on_evict(engine, evicted(), None) == 0
+        assert z.shrink(1) == 1
+        assert (len(heard), len(also)) == (2, 3)
+        assert 100 in z
+        on_evict(engine, hear, 7)
+    assert on_evict(engine, evicted(), None) == CLOSED
+    assert len(heard) == 2
+    unref(engine)
+
+
+def test_values(table):
+    size, u32, u64 = ctypes.c_size_t, ctypes.c_uint32, ctypes.c_uint64
+    opened = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(table[0])
+    unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[2])
+    call = [ctypes.c_int, ctypes.c_void_p, u32, u64, ctypes.c_void_p]
+    load = ctypes.CFUNCTYPE(*call)(table[5])
+    store_value = ctypes.CFUNCTYPE(*call, size)(table[26])
+    load_value = ctypes.CFUNCTYPE(*call, ctypes.POINTER(size))(table[27])
+    length = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, u32, u64)(table[28])
+    load_part = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, u32, u64, size, size, ctypes.c_void_p, u32
+    )(table[16])
+    room, n, no_part = ctypes.create_string_buffer(b"a value", 4096), size(), -1006
+    with zswap.ZSwap(max_pool_bytes="1MiB") as z:
+        z.swapon(1, variable=True)
+        engine = opened(z)
+        assert store_value(engine, 1, 5, room, 7) == zswap.Status.STORED
+        assert z.load(5, swap_type=1) == b"a value"
+        assert length(engine, 1, 5) == 7
+        assert (length(engine, 1, 6), length(engine, 2, 6)) == (-1, -1)
+        for wrong in (0, 4097, (1 << 64) - 1):
+            assert store_value(engine, 1, 5, room, wrong) == no_part
+        assert store_value(engine, 0, 5, room, 7) == zswap.Status.NO_AREA  # it is for pages
+        ctypes.memset(room, 46, 4096)
+        n.value = 6
+        assert (load_value(engine, 1, 5, room, n), n.value) == (no_part, 7)
+        assert (load_value(engine, 1, 5, room, n), n.value) == (0, 7)
+        assert room.raw[:8] == b"a value."
+        assert load(engine, 1, 5, room) == 0
+        assert room.raw == b"a value".ljust(4096, b"\0")
+        assert load_part(engine, 1, 5, 2, 5, room, 0) == 0
+        assert room.raw[:5] == b"value"
+        assert load_part(engine, 1, 5, 2, 6, room, 0) == no_part
+        assert load_value(engine, 1, 6, room, n) == zswap.Status.ABSENT
+        z.parameters["exclusive_loads"] = True
+        n.value = 4095
+        assert (load_value(engine, 1, 5, room, n), n.value) == (no_part, 4096)
+        n.value = (1 << 64) - 1
+        assert (load_value(engine, 1, 5, room, n), n.value) == (0, 7)
+        assert length(engine, 1, 5) == -1
+    assert store_value(engine, 1, 5, room, 7) == load_value(engine, 1, 5, room, n) == CLOSED
+    assert length(engine, 1, 5) == CLOSED
+    unref(engine)
 
 
 def test_the_header_has_the_results():

@@ -97,6 +97,7 @@ meddling = st.one_of(
     st.tuples(st.just("shrinker_interval"), st.sampled_from([3600, 86400.0])),
     st.tuples(st.just("writeback_rate"), st.sampled_from([None, 1 << 40])),
     st.tuples(st.just("max_pool_percent"), st.sampled_from([20, 100])),
+    st.tuples(st.just("quota"), areas, st.sampled_from([None, None, 0, PAGE, 3 * PAGE, "1MiB"])),
     st.just(("refused",)),
     st.just(("read figures",)),
     st.tuples(st.just("max_pool_bytes"), st.sampled_from(["64MiB", "64MiB", 40960, 16384, 0])),
@@ -532,6 +533,10 @@ class Model(RuleBasedStateMachine):
             self.z.numa_pages()
             assert f"{self.z.stats().stored_pages} pages" in str(self.z.stats())
             assert repr(self.z).startswith("<ZSwap ")
+        elif name == "quota":
+            if values[0] in self.end:
+                self.z.set_quota(*values)
+                self.counted["written_back_pages"] = self.z.stats().written_back_pages
         elif name == "switch":
             self.z.compressor, self.z.zpool = values
         else:
@@ -590,6 +595,10 @@ class Model(RuleBasedStateMachine):
         assert s.same_filled_pages == sizes.count(0)
         assert s.stored_incompressible_pages == sizes.count(PAGE)
         assert s.compressed_bytes == sum(size for size in sizes if size > 0)
+        found = z.areas()
+        assert [a.swap_type for a in found] == sorted(self.end)
+        assert sum(a.held_pages for a in found) == len(self.held)
+        assert sum(a.compressed_bytes for a in found) == s.compressed_bytes
         pools = z.pools()
         assert sum(pool.stored_pages for pool in pools) == s.stored_pages - s.same_filled_pages
         assert sum(pool.total_size for pool in pools) >= s.pool_total_size >= s.idle_bytes

@@ -25,8 +25,8 @@ from zswap_core.entry cimport (
 from zswap_core.extents cimport extents_check
 from zswap_core.figures cimport engine_totals, zsw_totals
 from zswap_core.index cimport (
-    area_check, area_open, area_shard, index_check_begin, index_check_end, index_claims, RUN_PAGES,
-    RUN_SHIFT, SHARD_SHIFT, zsw_area, zsw_run, zsw_shard,
+    area_check, area_figures, area_open, area_shard, index_check_begin, index_check_end,
+    index_claims, RUN_PAGES, RUN_SHIFT, SHARD_SHIFT, zsw_area, zsw_area_figures, zsw_run, zsw_shard,
 )
 from zswap_core.lookup cimport find_area
 from zswap_core.lru cimport LRU_AGE_MAX, LRU_LISTED, lru_stamp, LRU_TIME
@@ -124,6 +124,8 @@ cdef int slot_check(void *context, zsw_area *area, uint64_t offset, uint32_t id,
 cdef int areas_check(check *c, index_claims *claims) noexcept nogil:
     cdef uint32_t i, backed = 0
     cdef zsw_area *area
+    cdef zsw_area_figures figures
+    cdef check before
     cdef int rc
     for i in range(<uint32_t> MAX_AREAS):
         area = c.e.areas[i]
@@ -131,10 +133,19 @@ cdef int areas_check(check *c, index_claims *claims) noexcept nogil:
             continue
         c.out.place = i
         c.found = 0
+        before = c[0]
         rc = area_check(&c.e.index, claims, area, slot_check, c)
         if rc != 0:
             return rc
         c.out.place = i
+        area_figures(&c.e.index, area, &figures)
+        if (figures.pages != c.found or figures.same != c.same - before.same
+                or figures.raw != c.raw - before.raw or figures.backed != c.backed - before.backed
+                or figures.bytes != c.payload - before.payload):
+            return -122
+        if (area.used != <int64_t> (figures.bytes if area.tallied else 0)
+                or area.quota >= 0 and not area.tallied):
+            return -123
         if area.type != i or c.found and not area_open(area.online):
             return -101
         backed += area_open(area.online) and area.backing != NULL

@@ -26,6 +26,8 @@ ENGINE = {
     -119: "reclaim: a store that has left is still at the gate, or the limit is near elsewhere",
     -121: "streams: a call that has ended still copies from a window",
     -120: "offset {}: it is said to be in a backing store as well, and cannot be",
+    -122: "area {}: its shards count other pages or payload than they hold",
+    -123: "area {}: what its quota goes by is not the payload of its pages",
     -118: "pool {}: it is not where its number says, or somebody holds it still",
 }
 INDEX = {
@@ -37,6 +39,7 @@ INDEX = {
     -26: "shard: it was removed, and the table has it still",
     -27: "removed shard: it is linked wrongly",
     -28: "removed shard: it is not empty",
+    -37: "run: it has lengths of values and its area none, or the other way round",
     -30: "run: it has checksums and the index keeps none, or the other way round",
 }
 EXTENTS = {

@@ -276,6 +276,7 @@ CALLS = {
     "next_held": lambda z, o, **kw: z.next_held(o, **kw),
     "next_hole": lambda z, o, **kw: z.next_hole(o, **kw),
     "weight": lambda z, o, **kw: z.weight(o, LIMIT, **kw),
+    "length": lambda z, o, **kw: z.length(o, **kw),
 }
 MAPPING = {
     "getitem": lambda z, o: z[o],
@@ -1239,12 +1240,19 @@ def every_call():
         "values": lambda z: list(z.values()),
         "keys": lambda z: list(z.keys()),
         "swapon": lambda z: z.swapon(1),
+        "swapon, quota": lambda z: z.swapon(2, quota_bytes=1 << 20),
         "swapoff": lambda z: z.swapoff(0),
         "compact": lambda z: z.compact(),
+        "length": lambda z: z.length(1),
+        "swapon, variable": lambda z: z.swapon(3, variable=True),
+        "on_evict": lambda z: z.on_evict(lambda swap_type, offsets: z.stats()),
+        "on_evict, nobody": lambda z: z.on_evict(None),
         "shrink": lambda z: z.shrink(1),
         "recompress": lambda z: z.recompress("zstd"),
         "stats": lambda z: z.stats(),
         "pools": lambda z: z.pools(),
+        "areas": lambda z: z.areas(),
+        "set_quota": lambda z: z.set_quota(0, "1MiB"),
         "latency": lambda z: z.latency(),
         "numa_pages": lambda z: z.numa_pages(),
         "compressor": lambda z: setattr(z, "compressor", "zstd"),
@@ -1495,7 +1503,7 @@ def test_store_many_at_the_limit(engine):
 
 def test_every_status_is_documented():
     text = pydoc.render_doc(Status, renderer=pydoc.plaintext)
-    assert len(Status) == 17
+    assert len(Status) == 18
     for status in Status:
         assert re.search(
             rf"^ \|  {status.name} : {int(status)}$\n \|      \S", text, re.MULTILINE

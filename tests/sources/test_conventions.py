@@ -27,11 +27,12 @@ FACING_PYTHON = {
     "backings/file",
     "bench",
     "binding/arguments",
+    "binding/ear",
     "binding/engine",
     "binding/memory",
     "binding/programs",
     "binding/results",
-    "binding/values",
+    "binding/small",
     "buffers",
     "compressors/adapter",
     "compressors/base",
@@ -52,7 +53,7 @@ FACING_PYTHON = {
     "zswap",
 }
 # Modules that run Python callables on behalf of the engine.
-TAKING_THE_GIL = {"api", "backings/adapter", "compressors/adapter"}
+TAKING_THE_GIL = {"api", "backings/adapter", "binding/ear", "compressors/adapter"}
 
 pytestmark = pytest.mark.skipif(not (CORE / "abi.pxd").exists(), reason="the sources are not here")
 

@@ -64,6 +64,16 @@ cdef uint32_t as_type(object swap_type) except? 0xffffffff:
     return <uint32_t> value
 
 
+cdef int64_t as_quota(object quota) except? -2:
+    """Bytes, or -1 for None."""
+    if quota is None:
+        return -1
+    quota = as_int(quota, "quota_bytes")
+    if quota < 0:
+        raise ValueError(f"quota_bytes is {quota}; it cannot be negative, and None is no quota")
+    return min(quota, 1 << 62)
+
+
 cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
                     Py_buffer *buffer) except -1:
     """As take_buffer, and checked to be of `size` bytes."""
@@ -77,6 +87,29 @@ cdef int take_pages(object obj, str name, Py_ssize_t size, bint writable,
             hint = ('; pad it, as page.ljust(page_size, b"\\0") does with bytes' if length < size
                     else "; cut it into pages, and store_many takes them all at once")
         raise ValueError(f"{name} is {length} bytes long; {size} are needed{hint}")
+    return 0
+
+
+cdef bint boolean_of(object value, str name) except -1:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}; True or False is needed")
+    return bool(value)
+
+
+cdef int check_value(str name, Py_ssize_t size, Py_ssize_t most) except -1:
+    if not 0 < size <= most:
+        raise ValueError(f"{name} is {size} bytes long; a value has 1 to {most}")
+    return 0
+
+
+cdef int take_value(object obj, str name, Py_ssize_t most, Py_buffer *buffer) except -1:
+    """As take_buffer, and checked to be of 1 to `most` bytes."""
+    take_buffer(obj, name, False, buffer)
+    try:
+        check_value(name, buffer.len, most)
+    except ValueError:
+        PyBuffer_Release(buffer)
+        raise
     return 0
 
 

@@ -14,6 +14,7 @@ from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_INCREF
 from libc.errno cimport EINVAL, ENODEV, ENOMEM, ENOSPC
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -24,19 +25,21 @@ from zswap_core.abi cimport (
 from zswap_core.area cimport engine_swapoff_end
 from zswap_core.backings.base cimport Backing
 from zswap_core.binding.arguments cimport (
-    as_int, as_offset, as_stop, as_type, Buffers, buffers_of, idle_of, offsets_of, take_pages,
-    thread_count, View, view_of, wants_zeros,
+    as_int, as_offset, as_quota, as_stop, as_type, boolean_of, Buffers, buffers_of, check_value,
+    idle_of, offsets_of, take_pages, take_value, thread_count, View, view_of, wants_zeros,
 )
+from zswap_core.binding.ear cimport Ear, tell_ear
 from zswap_core.binding.requests cimport (
-    allocate_extent, area_args, area_shard_numbers, batch_args, call_body, compact_all,
-    contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
+    allocate_extent, area_args, area_row, area_shard_numbers, areas_args, batch_args, call_body,
+    compact_all, contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
     do_store_part, do_storev, evict_args, evict_bytes, evict_pages, extent_args, free_extent,
-    invalidate_batch, invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span,
-    LoadAs, look, look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args,
-    page_sizes, part_args, pool_args, pool_row, pools_args, range_args, reach_args, read_latency,
-    read_news, recall_pages, recompress_some, seal, set_limits, shard_offsets, SLICE, span_args,
-    store_batch, store_span, sum_totals, swap_off, swap_on, use_pool, vector_args, walk_args,
-    weigh_pages, work_args, write_back,
+    invalidate_batch, invalidate_pages, is_online, latency_args, list_areas, list_pools, listen,
+    listen_args, load_batch, load_span, load_values, LoadAs, look, look_args, meet_quota, news_args,
+    next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row,
+    pools_args, range_args, reach_args, read_latency, read_news, recall_pages, recompress_some,
+    seal, set_limits, set_quota, shard_offsets, SLICE, span_args, store_batch, store_span,
+    store_values, sum_totals, swap_off, swap_on, use_pool, value_size, values_args, vector_args,
+    walk_args, weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -52,17 +55,20 @@ from zswap_core.os cimport (
     EDEADLK, zsw_bind_node, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_now_ns,
     zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap,
 )
+from zswap_core.parts cimport BEYOND
 from zswap_core.pool cimport compressor_in_use
 from zswap_core.slots cimport CHANGED
 from zswap_core.state cimport (
     MAX_AREAS, MAX_OFFSET_SHIFT, MAX_POOLS, PATH_BYTES, zsw_engine, zsw_worker,
 )
 from zswap_core.status cimport Status
+from zswap_core.values cimport TOO_SMALL
 from zswap_core.vectors cimport vector_init, VECTOR_PAGES, zsw_made
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.zpools.registry cimport zpool_find
 
 import os
+import weakref
 
 import numpy as np
 
@@ -93,6 +99,7 @@ unborn.page_size, unborn.closing, unborn.closed = 4096, 1, 1
 
 
 cdef enum:
+    VALUES = 256                # that a batch loads at a time, each into a page of room
     TIMED_CALLS = 32            # of so many single calls one is timed
     LONG_NS = 10000             # those that take longer give the GIL away
 
@@ -126,6 +133,8 @@ cdef inline void ended(pace *p, uint64_t began, int status) noexcept:
 
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
+    cdef Ear ear                    # None: nobody ever listened
+    cdef uint8_t variable[<int> MAX_AREAS]      # whether an area holds values; C asks itself, too
     cdef Checksum checksum_         # None: no checksums
     cdef bint slow                  # single stores release the GIL
     cdef pace stores_pace
@@ -166,7 +175,12 @@ cdef class Engine(Handle):
         # Before the collector clears `stores` and `compressors`, which calls in flight still use;
         # and without the GIL, which those calls may be waiting for.
         if self.e.closing == 0:
-            self.close()
+            try:
+                self.close()
+            except RuntimeError:                # the engine stays: see __dealloc__
+                if self.ear is not None:
+                    Py_INCREF(self.ear)
+                raise
 
     def __dealloc__(self):
         cdef int rc
@@ -448,36 +462,12 @@ cdef class Engine(Handle):
         """Whether a swap file is encrypted for which `swapon` is not told."""
         return bool(self.encrypt_)
 
-    def swapon(self, swap_type, nr_pages=None, backing=None, *, encrypt=None):
-        """Bring a swap area online.
-
-        Parameters
-        ----------
-        swap_type : int
-            The area's number, 0 to 255.  Area 0 is online from the start.
-        nr_pages : int, optional
-            Offsets 0 to ``nr_pages - 1`` are the area's.  By default all that the backing store
-            has, or without one any offset up to ``2**47 - 1``.
-        backing : path, SwapFile or object with write_pages and read_pages, optional
-            Where the coldest pages go, and those that are refused.
-        encrypt : bool, optional
-            Encrypt the swap file, see `SwapFile`.  By default as the engine: it encrypts all once
-            it was told to encrypt one, be it here, when it was made, or by a SwapFile that does.  A
-            backing that does not is then refused, unless False says that it may hold pages in
-            clear.
-
-        Raises
-        ------
-        ValueError
-            When the area is online already, a number is out of range, or the backing does not
-            encrypt though it should.
-        BackingError
-            When the backing store cannot be opened, or another engine uses it.
-        """
+    def _swapon(self, swap_type, nr_pages, backing, encrypt, quota_bytes, variable):
         cdef area_args args
         cdef Backing store = None
         memset(&args, 0, sizeof(args))
-        args.type = as_type(swap_type)
+        args.type, args.quota = as_type(swap_type), as_quota(quota_bytes)
+        args.variable = boolean_of(variable, "variable")
         self.call(look, NULL, False)            # closed?
         if encrypt is not None and not isinstance(encrypt, bool):
             raise TypeError(f"encrypt is {encrypt!r}; True, False or None is needed")
@@ -514,6 +504,7 @@ cdef class Engine(Handle):
                 raise ValueError(f"swap area {args.type} is online already")
             if args.rc != 0:
                 raise MemoryError("no memory for the swap area")
+            self.variable[args.type] = args.variable
         except BaseException:
             if store is not None:
                 self.drop_store(store)
@@ -538,10 +529,43 @@ cdef class Engine(Handle):
             raise ValueError(f"swap area {args.type} is not online")
         # None also when close() was faster: then it is close()'s to drop
         store = self.take_store(args.type)
+        self.variable[args.type] = False
         with nogil:
             engine_swapoff_end(self.e, args.type)
         if store is not None:
             self.drop_store(store)
+
+    def _set_quota(self, swap_type, quota_bytes):
+        """Limit what an area takes, and write back what is above."""
+        cdef area_args args
+        cdef work_args work
+        args.type, args.quota = as_type(swap_type), as_quota(quota_bytes)
+        self.call(set_quota, &args, True)
+        if args.rc != 0:
+            raise ValueError(f"swap area {args.type} is not online")
+        work.type, work.done = args.type, 1
+        while work.done != 0:
+            self.call(meet_quota, &work, True)
+            PyErr_CheckSignals()
+        remember(None, None)                    # what failed was counted, and stays held
+        self.hear()
+
+    def _areas(self):
+        """(swap type, pages, backing, quota, pages held, same-filled, raw, backed, bytes) of each
+        area that is online."""
+        cdef areas_args args
+        cdef area_row *row
+        cdef uint32_t i
+        # with the GIL: none goes offline before its store is looked up
+        self.call(list_areas, &args, False)
+        rows = []
+        for i in range(args.count):
+            row = &args.rows[i]
+            rows.append((row.type, row.pages, self.stores[row.type],
+                         None if row.quota < 0 else row.quota, bool(row.variable),
+                         row.figures.pages, row.figures.same,
+                         row.figures.raw, row.figures.backed, row.figures.bytes))
+        return rows
 
     def _seal(self, swap_type, bint sealed):
         """Let an area take nothing in any more, though what it holds can be loaded; or let it
@@ -621,6 +645,53 @@ cdef class Engine(Handle):
         remember(None, None)                    # what failed was counted, and stays where it was
         self.hear()
         return done
+
+    def on_evict(self, callback):
+        """Hear of pages when they have left the pool for their backing store.
+
+        `callback` is called with the swap type and an ndarray of offsets, many at a time, by the
+        thread that wrote them back: the engine's own, or one that stores, shrinks or evicts, at the
+        end of its call.  By then the write has returned success and the pages are in the store
+        alone; another thread may have stored or loaded them anew since.  Pages that never were in
+        the pool, because they were refused and written through, are not told of.
+
+        It holds no lock and may use the engine.  If that makes more pages leave, it hears of those
+        when it has returned.  Only `close` and `swapoff` of its own engine, which would wait for
+        it, are a RuntimeError.  While it runs, `close` by others waits, and so does the call that
+        wrote back: one that never returns keeps its thread for ever, though no other.
+
+        What it raises goes to the logger ``zswap`` and is counted (`Stats.on_evict_fail`); no page
+        is lost by it.  Without memory to note what leaves, nothing is written back.  In a forked
+        child, where the engine is closed, it is not called.
+
+        Parameters
+        ----------
+        callback : callable or None
+            Takes the place of the one before; None is nobody.  One that runs at that moment ends in
+            its own time.  It is kept until then, or until the engine is gone.
+
+        Raises
+        ------
+        TypeError
+            When it is no callable.
+        ValueError
+            When the engine is closed.
+        """
+        cdef listen_args args
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is {callback!r}; a callable or None is needed")
+        self.call(look, NULL, False)            # closed?
+        if self.ear is None:
+            self.ear = Ear()
+            self.ear.engine = weakref.ref(self)
+        self.ear.callback = callback
+        args.call, args.context = NULL, <void *> self.ear
+        if callback is not None:
+            args.call = tell_ear
+        self.call(listen, &args, True)
+
+    def _deaf(self, error):
+        """Whoever listens has raised this."""
 
     def _evict_range(self, start, stop, swap_type):
         return self.reach(evict_pages, start, stop, swap_type)
@@ -709,7 +780,12 @@ cdef class Engine(Handle):
         cdef bint waits = self.slow or self.backed != 0
         cdef uint64_t began = 0
         args.offset, args.type, args.absent = as_offset(offset), as_type(swap_type), absent
-        take_pages(page, "page", self.e.page_size, False, &buffer)
+        args.value = self.variable[args.type]
+        if zsw_unlikely(args.value):
+            take_value(page, "page", self.e.page_size, &buffer)
+            args.bytes = <uint32_t> buffer.len
+        else:
+            take_pages(page, "page", self.e.page_size, False, &buffer)
         waits = waits or not at_once(&self.stores_pace, &began)
         try:
             args.page = <uint8_t *> buffer.buf
@@ -762,13 +838,18 @@ cdef class Engine(Handle):
         if out is None:
             return self.load_as(offset, swap_type, LoadAs.USUAL, args.zeros)
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
-        take_pages(out, "out", self.e.page_size, True, &buffer)
+        args.value = self.variable[args.type]
+        if zsw_unlikely(args.value):
+            take_buffer(out, "out", True, &buffer)
+            args.bytes = <uint32_t> min(buffer.len, self.e.page_size)
+        else:
+            take_pages(out, "out", self.e.page_size, True, &buffer)
         try:
             args.page = <uint8_t *> buffer.buf
             self.load_into(&args, True)
         finally:
             PyBuffer_Release(&buffer)
-        return out
+        return memoryview(out).cast("B")[:args.bytes] if args.value else out
 
     def _load_at_once(self, offset, out=None, *, swap_type=0, absent="raise"):
         """As load, but None where that would wait for a backing store or another call."""
@@ -778,6 +859,12 @@ cdef class Engine(Handle):
         cdef bint loaded
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), LoadAs.USUAL
         args.zeros = wants_zeros(absent)
+        args.value = self.variable[args.type]
+        if zsw_unlikely(args.value):
+            if out is not None:
+                raise ValueError("out is for pages; a value of an area that is variable is awaited "
+                                 "without")
+            return self.load_value(&args, False)
         if out is None:
             page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
             args.page = <uint8_t *> PyBytes_AS_STRING(page)
@@ -794,9 +881,11 @@ cdef class Engine(Handle):
         """The page as bytes that nobody changes, with all arguments checked as store would."""
         cdef Py_buffer buffer
         as_offset(offset)
-        as_type(swap_type)
         self.call(look, NULL, False)
-        take_pages(page, "page", self.e.page_size, False, &buffer)
+        if self.variable[as_type(swap_type)]:
+            take_value(page, "page", self.e.page_size, &buffer)
+        else:
+            take_pages(page, "page", self.e.page_size, False, &buffer)
         try:
             if type(page) is bytes:
                 return page
@@ -819,12 +908,32 @@ cdef class Engine(Handle):
 
     cdef bytes load_as(self, object offset, object swap_type, LoadAs how, bint zeros):
         cdef page_args args
-        cdef bytes page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+        cdef bytes page
         args.offset, args.type, args.how = as_offset(offset), as_type(swap_type), how
-        args.zeros = zeros
+        args.zeros, args.value = zeros, self.variable[args.type]
+        if zsw_unlikely(args.value):
+            return self.load_value(&args, True)
+        page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
         args.page = <uint8_t *> PyBytes_AS_STRING(page)
         self.load_into(&args, True)
         return page
+
+    cdef bytes load_value(self, page_args *args, bint waits):
+        """A value, or None where that would wait and must not."""
+        cdef uint8_t room[4096]
+        cdef bytes page
+        args.bytes = self.e.page_size
+        if self.e.page_size == sizeof(room):
+            args.page = room
+            if not self.load_into(args, waits):
+                return None
+            page = PyBytes_FromStringAndSize(<char *> room, args.bytes)
+            if zsw_unlikely(self.e.params.wipe_on_free):
+                memset(room, 0, sizeof(room))
+            return page
+        page = PyBytes_FromStringAndSize(NULL, self.e.page_size)
+        args.page = <uint8_t *> PyBytes_AS_STRING(page)
+        return page[:args.bytes] if self.load_into(args, waits) else None
 
     cdef bint load_into(self, page_args *args, bint waits) except -1:
         """False where it would have to wait, and must not."""
@@ -838,6 +947,9 @@ cdef class Engine(Handle):
                 return False
             args.no_wait = False
             self.call(do_load, args, True)
+        if zsw_unlikely(args.status == TOO_SMALL):
+            raise ValueError(f"out is too short for the value at offset {args.offset} of swap area "
+                             f"{args.type}: {args.bytes} bytes are needed; it is as it was")
         error = error_for(args.status, args.error, args.offset, args.type,
                           self) if args.status < 0 else None
         self.hear()
@@ -970,6 +1082,9 @@ cdef class Engine(Handle):
         if args.status == Status.WOULD_BLOCK:
             args.no_wait = False
             self.call(body, args, True)
+        if zsw_unlikely(args.status == BEYOND):
+            raise ValueError(f"{args.bytes} bytes from {args.at} on are no part of the value at "
+                             f"offset {args.offset} of swap area {args.type}, which is shorter")
         error = error_for(args.status, args.error, args.offset, args.type,
                           self) if args.status < 0 else None
         self.hear()
@@ -1092,6 +1207,7 @@ cdef class Engine(Handle):
         cdef uint64_t began = 0
         cdef bint waits
         args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
+        self.check_pages(args.type)
         take_buffer(data, "data", False, &buffer)
         try:
             args.data, args.bytes = <uint8_t *> buffer.buf, buffer.len
@@ -1115,6 +1231,7 @@ cdef class Engine(Handle):
         cdef span_args args
         cdef Py_buffer buffer
         args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
+        self.check_pages(args.type)
         if type(out) is int:
             out = PyBytes_FromStringAndSize(NULL, out)
             args.data, args.bytes = <uint8_t *> PyBytes_AS_STRING(out), len(out)
@@ -1268,7 +1385,14 @@ cdef class Engine(Handle):
 
     cdef int vector_of(self, vector_args *args, object offset, object swap_type) except -1:
         args.first, args.type = as_offset(offset), as_type(swap_type)
+        self.check_pages(args.type)
         args.made, args.no_wait, args.zeros = NULL, False, False
+        return 0
+
+    cdef int check_pages(self, uint32_t swap_type) except -1:
+        if zsw_unlikely(self.variable[swap_type]):
+            raise ValueError(f"swap area {swap_type} is variable: it holds values, each at an "
+                             "offset of its own, and no pages in a row")
         return 0
 
     cdef int take_vector(self, vector_args *args, Buffers held) except -1:
@@ -1407,6 +1531,8 @@ cdef class Engine(Handle):
         cdef uint32_t *ns_data = NULL
         cdef int error = 0
         args.type, args.threads = as_type(swap_type), thread_count(threads)
+        if self.variable[args.type]:
+            return self._many_values(offsets, pages, args.type, ns, status, storing, strict)
         offset_view = offsets_of(offsets)
         at = <const uint64_t *> offset_view.buffer.buf
         n = offset_view.buffer.len // 8
@@ -1448,6 +1574,101 @@ cdef class Engine(Handle):
         if failure is not None:
             raise failure
         return codes if storing else pages
+
+    cdef object _many_values(self, offsets, values, uint32_t type, ns, status, bint storing,
+                             bint strict):
+        """store_many and load_many of an area that is variable: a list of values."""
+        cdef values_args args
+        cdef View offset_view = offsets_of(offsets), status_view, room_view, length_view
+        cdef Buffers held = None
+        cdef const uint64_t *at = <const uint64_t *> offset_view.buffer.buf
+        cdef int8_t *done
+        cdef uint64_t n = offset_view.buffer.len // 8, most = n, begun = 0, i
+        cdef int error = 0
+        args.type = type
+        if ns is not None:
+            raise ValueError("ns is for pages; values are not timed")
+        if storing:
+            held = buffers_of(values, False)
+            if held.count != n:
+                raise ValueError(f"there are {held.count} values for {n} offsets")
+            for i in range(n):
+                check_value(f"pages[{i}]", held.rows[i].bytes, self.e.page_size)
+        else:
+            if values is not None:
+                raise ValueError("out is for pages; values come as a list of bytes")
+            most = min(n, <uint64_t> VALUES)
+            room = np.empty(most * self.e.page_size, np.uint8)
+            lengths = np.empty(most, np.uint32)
+            room_view = view_of(room, "out", most * self.e.page_size, True)
+            length_view = view_of(lengths, "lengths", most * 4, True)
+            args.room = <uint8_t *> room_view.buffer.buf
+            args.lengths = <uint32_t *> length_view.buffer.buf
+        codes = np.empty(n, np.int8) if status is None else status
+        status_view = view_of(codes, "status", n, True)
+        done = <int8_t *> status_view.buffer.buf
+        found = []
+        while True:
+            args.count = min(n - begun, <uint64_t> VALUES)
+            args.offsets, args.status = at + begun, done + begun
+            if storing:
+                args.values = held.rows + begun
+            self.call(store_values if storing else load_values, &args, True)
+            error = error or args.error
+            if not storing:
+                for i in range(args.count):
+                    found.append(PyBytes_FromStringAndSize(
+                        <char *> args.room + i * self.e.page_size, args.lengths[i])
+                        if args.status[i] >= 0 else None)
+            begun += args.count
+            if begun == n:
+                break
+            PyErr_CheckSignals()
+        failure = None
+        i = 0
+        while i < n and done[i] >= 0:
+            i += 1
+        if i < n:
+            if strict:
+                failure = (self.store_error(error, at, codes, type) if storing
+                           else error_for(done[i], error, at[i], type, self))
+            if storing:
+                self.refusals(status_view, n, at, type)
+            remember(None, None)                # of the rest a code has told
+        self.hear()
+        if failure is not None:
+            raise failure
+        return codes if storing else found
+
+    def length(self, offset, *, swap_type=0):
+        """Tell how long a value is, without loading it.
+
+        Parameters
+        ----------
+        offset : int
+            Page number in the area.
+        swap_type : int, optional
+            The swap area.
+
+        Returns
+        -------
+        int
+            Bytes of what was stored there: `page_size` in an area that is not `variable`.
+
+        Raises
+        ------
+        KeyError
+            When nothing is held at `offset`.
+        """
+        cdef range_args args
+        args.first, args.type = as_offset(offset), as_type(swap_type)
+        self.call(value_size, &args, self.backed != 0)
+        if args.pages == <uint64_t> -1:
+            raise KeyError(args.first)
+        return args.pages
+
+    def _is_variable(self, swap_type):
+        return self.variable[as_type(swap_type)] != 0
 
     def invalidate_many(self, offsets, *, swap_type=0):
         """Free pages, wherever they lie.
@@ -1658,6 +1879,7 @@ cdef class Engine(Handle):
         result = {name: totals.counters[i] for i, name in enumerate(COUNTER_NAMES)}
         for name, status in REFUSALS.items():
             result[name] = totals.refused[-<int> status]
+        result["on_evict_fail"] = self.ear.failures if self.ear is not None else 0
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages,
                       pages_compacted=totals.pages_compacted, metadata_bytes=totals.metadata_bytes,
                       backed_areas=len(stores), encrypted_areas=sum(map(encrypts, stores)))

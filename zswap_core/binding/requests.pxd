@@ -8,10 +8,11 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.evict cimport zsw_eviction
+from zswap_core.index cimport zsw_area_figures
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
-from zswap_core.vectors cimport zsw_made, zsw_vector
+from zswap_core.state cimport departure_call, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.vectors cimport zsw_buffer, zsw_made, zsw_vector
 from zswap_core.walk cimport zsw_weight
 
 
@@ -39,6 +40,8 @@ cdef struct page_args:
     LoadAs how
     bint no_wait
     bint zeros                  # of which a page is that is absent
+    bint value                  # of an area that is variable, of so many bytes
+    uint32_t bytes
     int status
     int error                   # what the backing store said, where it failed
 
@@ -143,6 +146,22 @@ cdef void store_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void load_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
+# Values, each with its length.
+cdef struct values_args:
+    uint32_t type
+    const uint64_t *offsets
+    uint64_t count
+    const zsw_buffer *values    # to store
+    uint8_t *room               # a page for each, to load into
+    uint32_t *lengths
+    int8_t *status
+    int error
+
+cdef void store_values(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void load_values(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void value_size(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
 cdef struct look_args:
     uint32_t type
     uint64_t shard
@@ -181,13 +200,39 @@ cdef struct area_args:
     uint64_t pages
     const zsw_backing_ops *backing
     void *store
+    int64_t quota               # -1: none
+    bint variable
     bint sealed
     int thread
     int rc
 
 cdef void seal(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void set_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef void meet_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef struct area_row:
+    uint32_t type
+    uint64_t pages
+    int64_t quota
+    bint variable
+    zsw_area_figures figures
+
+
+cdef struct areas_args:
+    area_row rows[<int> MAX_AREAS]
+    uint32_t count
+
+cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
+cdef struct listen_args:
+    departure_call call
+    void *context
+
+cdef void listen(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct news_args:
@@ -200,6 +245,7 @@ cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
 
 cdef struct work_args:
+    uint32_t type
     uint64_t pages
     uint64_t accept
     uint32_t idle

@@ -3,21 +3,23 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.allocate cimport engine_allocate, engine_free_extent
-from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapon
+from zswap_core.area cimport engine_seal, engine_set_quota, engine_swapoff, engine_swapon
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.compact cimport engine_compact
+from zswap_core.departures cimport engine_listen
 from zswap_core.evict cimport evict_begin, evict_some
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
-from zswap_core.index cimport zsw_area
+from zswap_core.index cimport area_figures, zsw_area
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.latency cimport latency_record, Timed, TIMED
 from zswap_core.load cimport (
-    engine_contains, engine_length, engine_load, engine_take, LOAD_NO_WAIT, load_page, LOAD_ZEROS,
+    engine_contains, engine_length, engine_load, engine_take, engine_value_length, LOAD_NO_WAIT,
+    load_page, LOAD_TAKE, LOAD_ZEROS,
 )
 from zswap_core.lookup cimport area_at, find_area, pool_at
 from zswap_core.maintenance cimport maintenance_start
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_load_ptr, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_unlikely,
+    zsw_add_u32, zsw_load_ptr, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_unlikely,
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.parts cimport engine_load_part, engine_store_part
@@ -25,14 +27,16 @@ from zswap_core.pool cimport engine_set_limits, engine_use_pool
 from zswap_core.recall cimport engine_recall
 from zswap_core.recompress cimport engine_recompress
 from zswap_core.slots cimport zsw_held
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.state cimport Listener, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.stats cimport count, Counter
 from zswap_core.store cimport store_page
+from zswap_core.values cimport engine_load_value, engine_store_value
 from zswap_core.vectors cimport engine_loadv, engine_storev, zsw_vector
 from zswap_core.walk cimport (
     engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
     engine_weigh,
 )
-from zswap_core.writeback cimport engine_evict, engine_writeback
+from zswap_core.writeback cimport engine_evict, engine_meet_quota, engine_writeback
 
 
 cdef void look(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
@@ -55,17 +59,33 @@ cdef void do_store(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     cdef zsw_held nothing
     nothing.shard, nothing.id, nothing.same = NULL, 0, False
-    a.status = store_page(e, w, a.type, a.offset, a.page, &nothing if a.absent else NULL)
+    if zsw_unlikely(a.value):
+        a.status = engine_store_value(e, w, a.type, a.offset, a.page, a.bytes,
+                                      &nothing if a.absent else NULL)
+    else:
+        a.status = store_page(e, w, a.type, a.offset, a.page, &nothing if a.absent else NULL)
     a.error = w.error
     if zsw_unlikely(start != 0):
         time_call(e, w, Timed.store_ns, start, a.status)
+
+
+cdef int load_value(zsw_engine *e, zsw_worker *w, page_args *a, uint32_t how) noexcept nogil:
+    cdef int status
+    if (a.how == LoadAs.TAKE
+            or a.how == LoadAs.USUAL and is_on(&e.params, Flag.exclusive_loads)):
+        how |= LOAD_TAKE
+    status = engine_load_value(e, w, a.type, a.offset, a.page, &a.bytes, how)
+    count(w.counters, Counter.invalidates, a.how == LoadAs.TAKE and status >= 0)
+    return status
 
 
 cdef void do_load(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef page_args *a = <page_args *> args
     cdef uint64_t start = zsw_now_ns() if zsw_unlikely(is_on(&e.params, Flag.latency)) else 0
     cdef uint32_t how = load_flags(a.no_wait, a.zeros)
-    if a.how == LoadAs.USUAL:
+    if zsw_unlikely(a.value):
+        a.status = load_value(e, w, a, how)
+    elif a.how == LoadAs.USUAL:
         a.status = engine_load(e, w, a.type, a.offset, a.page, how)
     elif a.how == LoadAs.TAKE:
         a.status = engine_take(e, w, a.type, a.offset, a.page, how)
@@ -205,6 +225,35 @@ cdef void load_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     a.error = engine_load_many(e, w, a.type, a.offsets, a.pages, a.count, a.threads, a.status, a.ns)
 
 
+cdef void store_values(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef values_args *a = <values_args *> args
+    cdef uint64_t i
+    a.error = 0
+    for i in range(a.count):
+        w.error = 0
+        a.status[i] = <int8_t> engine_store_value(e, w, a.type, a.offsets[i], a.values[i].data,
+                                                  <uint32_t> a.values[i].bytes, NULL)
+        a.error = a.error or w.error
+
+
+cdef void load_values(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef values_args *a = <values_args *> args
+    cdef uint32_t how = LOAD_TAKE if is_on(&e.params, Flag.exclusive_loads) else 0
+    cdef uint64_t i
+    a.error = 0
+    for i in range(a.count):
+        w.error = 0
+        a.lengths[i] = e.page_size
+        a.status[i] = <int8_t> engine_load_value(e, w, a.type, a.offsets[i], a.room
+                                                 + i * e.page_size, &a.lengths[i], how)
+        a.error = a.error or w.error
+
+
+cdef void value_size(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef range_args *a = <range_args *> args
+    a.pages = <uint64_t> engine_value_length(e, a.type, a.first)
+
+
 cdef void invalidate_batch(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef look_args *a = <look_args *> args
     a.found = engine_invalidate_many(e, w, a.type, a.offsets, a.count)
@@ -254,7 +303,39 @@ cdef void swap_on(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     if a.backing != NULL:
         a.thread = maintenance_start(e)
     if a.thread == 0:
-        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store)
+        a.rc = engine_swapon(e, a.type, a.pages, a.backing, a.store, a.quota, a.variable)
+
+
+cdef void set_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef area_args *a = <area_args *> args
+    a.rc = engine_set_quota(e, a.type, a.quota)
+
+
+cdef void meet_quota(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef work_args *a = <work_args *> args
+    a.done = engine_meet_quota(e, w, a.type)
+
+
+cdef void list_areas(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef areas_args *a = <areas_args *> args
+    cdef area_row *row
+    cdef zsw_area *area
+    cdef uint32_t i
+    a.count = 0
+    for i in range(<uint32_t> MAX_AREAS):
+        area = find_area(e, i, 0)
+        if area != NULL:
+            row = &a.rows[a.count]
+            row.type, row.pages = i, zsw_peek_u64(&area.nr_pages)
+            row.quota = zsw_peek_i64(&area.quota)
+            row.variable = area.variable != 0
+            area_figures(&e.index, area, &row.figures)
+            a.count += 1
+
+
+cdef void listen(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef listen_args *a = <listen_args *> args
+    engine_listen(e, Listener.PYTHONS, a.call, a.context)
 
 
 cdef void swap_off(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

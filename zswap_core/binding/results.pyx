@@ -3,6 +3,9 @@ from libc.errno cimport EFBIG, ENOSPC
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.backings.base cimport Backing
+from zswap_core.index cimport zsw_area
+from zswap_core.lookup cimport area_at
+from zswap_core.os cimport zsw_load_i64, zsw_peek_i64
 from zswap_core.params cimport Flag, is_on
 from zswap_core.status cimport Status
 
@@ -44,6 +47,7 @@ cdef object backing_error(Handle engine, int rc, str what, uint32_t swap_type):
 cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, Handle engine):
     """The exception for one page that was refused: the one table from status to exception.  `rc` is
     what the backing store said, where it failed."""
+    cdef zsw_area *area
     where = f"page at offset {offset}" + (f" of swap area {swap_type}" if swap_type else "")
     if status == Status.ABSENT:
         return KeyError(offset)
@@ -65,6 +69,12 @@ cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, H
                else "the pool was at its limit and is still above the accept threshold")
         return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise "
                               "max_pool_bytes")
+    if status == Status.AREA_QUOTA:
+        area = area_at(engine.e, swap_type)
+        return PoolLimitError(f"{where} refused: swap area {swap_type} is at its quota "
+                              f"({zsw_peek_i64(&area.quota)} bytes, of which its pages take "
+                              f"{max(zsw_load_i64(&area.used), 0)}); invalidate pages of it, or "
+                              f"raise the quota with set_quota({swap_type}, ...)")
     if status == Status.BACKING_FAIL:
         return backing_error(engine, rc, f"{where}: the backing store failed", swap_type)
     if status == Status.ALLOC_FAIL or status == Status.ENTRY_FAIL:

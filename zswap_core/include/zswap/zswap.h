@@ -33,7 +33,8 @@ enum zswap_status {
     ZSWAP_ABSENT = -9,
     ZSWAP_CORRUPT = -10,
     ZSWAP_BACKING_FAIL = -11,
-    ZSWAP_BACKING_CORRUPT = -13
+    ZSWAP_BACKING_CORRUPT = -13,
+    ZSWAP_AREA_QUOTA = -14
 };
 
 /* Of calls that did nothing: the engine is closed, or was forked away from; there is no memory for
@@ -129,6 +130,8 @@ typedef struct zswap_buffer {
     size_t bytes;
 } zswap_buffer;
 
+typedef void (*zswap_evicted)(void *context, uint32_t area, const uint64_t *offsets, size_t n);
+
 typedef struct zswap_api {
     uint32_t version;
     uint32_t struct_size;
@@ -201,6 +204,24 @@ typedef struct zswap_api {
     int (*figures)(zswap_engine *engine, zswap_figures *figures);
     /* A sentence about anything that these functions return.  It is there for good. */
     const char *(*status_text)(int status);
+    /* `call` hears of pages that have left the pool for their backing store, as what is given to
+     * ZSwap.on_evict, which is another one: n offsets of an area, by whatever thread wrote them
+     * back.  It has not the GIL, holds no lock of the engine's and may call the engine, but not
+     * ZSwap.close.  It takes the place of the one before, which is not called any more once this
+     * has returned, unless this is called from inside it; NULL is nobody.  0, or why nothing was
+     * done. */
+    int (*on_evict)(zswap_engine *engine, zswap_evicted call, void *context);
+    /* A value of 1 to page_size bytes, in an area that was brought online with variable=True:
+     * ZSWAP_NO_PART where n is none of these, ZSWAP_OUT_OF_AREA where the area is another.  To load
+     * one, *n is how many bytes there is room for, and then how many the value has: ZSWAP_NO_PART,
+     * and the value as it was, where they are more; with exclusive_loads there must be room for a
+     * page.  What lies behind the value is undefined.  `store` stores a whole page as a value of
+     * page_size bytes, `load` fills a value up with zeros to that; a part must lie in the value. */
+    int (*store_value)(zswap_engine *engine, uint32_t area, uint64_t offset, const void *data,
+        size_t n);
+    int (*load_value)(zswap_engine *engine, uint32_t area, uint64_t offset, void *data, size_t *n);
+    /* How many bytes were stored there, of a page page_size; -1 where nothing is held. */
+    int64_t (*length)(zswap_engine *engine, uint32_t area, uint64_t offset);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
