@@ -76,8 +76,8 @@ MUTATIONS = [
     bug(
         "a slab hands out items without its lock",
         "slab.pyx",
-        "    cdef slab_block *c\n    zsw_lock(&s.lock)\n    while got < count:",
-        "    cdef slab_block *c\n    while got < count:",
+        "    zsw_lock(&s.lock)\n    before = s.touched_bytes\n    while got < count:",
+        "    before = s.touched_bytes\n    while got < count:",
         tests="slab threads",
     ),
     bug(

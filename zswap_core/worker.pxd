@@ -1,7 +1,7 @@
 """Workers: what a call in flight owns, and how to know that calls have ended."""
 from libc.stdint cimport uint8_t, uint64_t
 
-from zswap_core.os cimport zsw_load_ptr
+from zswap_core.os cimport zsw_load_ptr, zsw_peek_u64
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
@@ -22,6 +22,12 @@ cdef uint64_t pages_listed(zsw_engine *e) noexcept nogil
 cdef inline zsw_worker *first_worker(zsw_engine *e) noexcept nogil:
     """The first of all workers; each has the `next`."""
     return <zsw_worker *> zsw_load_ptr(<void **> &e.all_workers)
+
+
+cdef inline uint64_t scratch_bytes(const zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """What it has for its own use, beside the compressors' contexts."""
+    return (zsw_peek_u64(&w.scratch_size)
+            + (e.page_size if zsw_load_ptr(<void **> &w.page) != NULL else 0))
 
 
 cdef inline void count_entry(zsw_engine *e, zsw_worker *w, zsw_pool *pool, int by) noexcept nogil:

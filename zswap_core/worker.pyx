@@ -53,6 +53,12 @@ cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
     return w.contexts[pool.id]
 
 
+cdef void stir(zsw_engine *e) noexcept nogil:
+    """A worker takes more: the next store looks what the budget leaves for the pools."""
+    if zsw_peek_u64(&e.budget.bytes):
+        zsw_poke_u64(&e.budget.look_pages, 0)
+
+
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil:
     cdef uint8_t *mapped = NULL
     if w.scratch_size < size:
@@ -63,6 +69,7 @@ cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nog
             return False
         w.scratch = mapped + SCRATCH_LEAD
         zsw_poke_u64(&w.scratch_size, size)     # stats reads it meanwhile
+        stir(e)
     w.scratch_used = w.scratch != NULL
     return True
 
@@ -80,6 +87,7 @@ cdef uint8_t *worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil:
     would not do: a larger one may take its place while a page is compressed."""
     if zsw_unlikely(w.page == NULL) and fault(Site.SCRATCH) == 0:
         zsw_store_ptr(<void **> &w.page, zsw_map_as(e.page_size, e.params.mapping))
+        stir(e)
     return w.page
 
 

@@ -9,7 +9,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, zsw_zpool_ops
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
-from zswap_core.state cimport MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.state cimport CEILINGS, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
 from zswap_core.vectors cimport zsw_made, zsw_vector
 from zswap_core.walk cimport zsw_weight
 
@@ -216,6 +216,13 @@ cdef void evict_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void recall_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef struct budget_args:
+    uint64_t bytes
+    uint64_t least
+    uint64_t ceilings[<int> CEILINGS]
+    int thread                      # how starting the maintenance thread went
+
+cdef void set_budget(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void sum_totals(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 
