@@ -97,16 +97,16 @@ class Stats:
         int,
         Row(
             _SIZE,
-            "Memory for entries, index, allocator bookkeeping, scratch and the buffers of "
-            "writeback; not what the compressors' libraries work with.",
+            "Memory for entries, index, allocator bookkeeping, scratch, buffers, and the "
+            "compressors' contexts as far as they tell.",
         ),
     ]
     buffer_bytes: Annotated[
         int,
         Row(
             _SIZE,
-            "Of these: scratch, and the buffers of writeback, read-ahead, promotion and reads of "
-            "many pages.  What is idle goes back.",
+            "Of these: scratch, contexts, and the buffers of writeback, read-ahead, promotion and "
+            "reads of many pages.  What is idle goes back.",
         ),
     ]
     pages_compacted: Annotated[int, Row(_CALL, "Allocator pages that compaction has freed.")]

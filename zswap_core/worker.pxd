@@ -5,7 +5,8 @@ from zswap_core.os cimport zsw_load_ptr, zsw_peek_u64
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
-cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil
+cdef void *worker_context(zsw_engine *e, zsw_worker *w, zsw_pool *pool) noexcept nogil
+cdef uint64_t context_bytes(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil
 cdef uint8_t *worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil
 cdef void free_worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil
@@ -24,9 +25,9 @@ cdef inline zsw_worker *first_worker(zsw_engine *e) noexcept nogil:
     return <zsw_worker *> zsw_load_ptr(<void **> &e.all_workers)
 
 
-cdef inline uint64_t scratch_bytes(const zsw_engine *e, zsw_worker *w) noexcept nogil:
-    """What it has for its own use, beside the compressors' contexts."""
-    return (zsw_peek_u64(&w.scratch_size)
+cdef inline uint64_t scratch_bytes(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """What it has for its own use."""
+    return (zsw_peek_u64(&w.scratch_size) + context_bytes(e, w)
             + (e.page_size if zsw_load_ptr(<void **> &w.page) != NULL else 0))
 
 
