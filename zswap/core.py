@@ -45,7 +45,7 @@ _NOTHING = object()  # a default that nobody gave
 FEWEST_PAGES = 4
 
 # that a budget must have for what an engine takes at least, and for a few pages
-LEAST_BUDGET, BUDGET_PAGES = 1 << 20, 48
+LEAST_BUDGET, BUDGET_PAGES = 1 << 20, 96
 
 
 def _same_page(page: bytes | None, other: object) -> bool:

@@ -59,18 +59,19 @@ cdef void add_pools(zsw_engine *e, uint64_t *pages, uint64_t *metadata) noexcept
 
 cdef uint64_t add_workers(zsw_engine *e, uint64_t *aside) noexcept nogil:
     """Bytes of all workers; and what is to be set aside for those that have worked, and for one
-    more."""
+    more, which will take as much as the largest."""
     cdef zsw_pool *current = <zsw_pool *> zsw_load_ptr(<void **> &e.current)
-    cdef uint64_t call = <uint64_t> CALL_PAGES * e.page_size, size = 0
+    cdef uint64_t call = <uint64_t> CALL_PAGES * e.page_size, size = 0, its
+    cdef uint64_t most = current.bound if current != NULL else 0
     cdef zsw_worker *w = first_worker(e)
-    aside[0] += call + sizeof(zsw_worker) + 2 * e.page_size
-    if current != NULL:
-        aside[0] += current.bound
     while w != NULL:
-        size += sizeof(zsw_worker) + scratch_bytes(e, w)
-        if scratch_bytes(e, w):
+        its = scratch_bytes(e, w)
+        size += sizeof(zsw_worker) + its
+        if its:
             aside[0] += call
+        most = max(most, its)
         w = w.next
+    aside[0] += call + sizeof(zsw_worker) + 2 * e.page_size + most
     return size
 
 

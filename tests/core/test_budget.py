@@ -157,6 +157,25 @@ def test_sparse_pages_cost_more_and_fewer_fit(engine):
     within(z)
 
 
+@pytest.mark.parametrize("size", [4096, 65536])
+def test_there_is_room_for_one_more_thread(engine, thread, size):
+    """Whose contexts and scratch come when the pool is full."""
+    z = engine("zstd", page_size=size, max_memory_bytes="8MiB")
+    block = pages_of(64, size)
+    for first in range(0, 16 * MIB // size, 64):
+        z.store_many(np.arange(first, first + 64), block)
+    before = within(z)
+
+    def late():
+        z.load(97)
+        z.store_many(np.arange(0, 64), block)
+
+    held = [thread(z.load_many, np.arange(64, 96)), thread(late)]
+    for t in held:
+        t.join()
+    assert within(z).buffer_bytes >= before.buffer_bytes
+
+
 def test_it_is_lowered_and_raised(engine, backing):
     z = engine(max_memory_bytes="32MiB", backing=backing(PAGE))
     block = pages_of(64, PAGE)
@@ -260,7 +279,7 @@ def test_while_threads_store_load_and_it_changes(
     """At each barrier all is counted; the budget changes while all are at work."""
     workers, rounds, space = 4, 6, 6 * MIB // size * 4
     kwargs = {"backing": backing(size)} if backed else {}
-    z = engine(compressor, page_size=size, max_memory_bytes="8MiB", **kwargs)
+    z = engine(compressor, page_size=size, max_memory_bytes="10MiB", **kwargs)
     pages = pages_of(32, size)
     pages[::4] = np.arange(8, dtype=np.uint8)[:, None]
     barrier = threading.Barrier(workers + 1)
@@ -296,7 +315,7 @@ def test_while_threads_store_load_and_it_changes(
     try:
         for _ in range(rounds):
             for _ in range(5):
-                z.parameters["max_memory_bytes"] = rng.choice(["6MiB", "8MiB", "12MiB", None])
+                z.parameters["max_memory_bytes"] = rng.choice(["8MiB", "10MiB", "12MiB", None])
             z.parameters["max_memory_bytes"] = "12MiB"
             barrier.wait(60)
             s = z.stats()
@@ -441,7 +460,7 @@ def test_the_process_grows_by_no_more(python, tmp_path, size, compressor):
         + f"""
 block = pages_of(64, {size})
 file = zswap.SwapFile("swap", size=512 * MIB, page_size={size}, direct=False)
-z = zswap.ZSwap({compressor!r}, page_size={size}, max_memory_bytes="5MiB", backing=file)
+z = zswap.ZSwap({compressor!r}, page_size={size}, max_memory_bytes="8MiB", backing=file)
 found = np.empty_like(block)
 def run(first, stop):
     for at in range(first, stop, 64):

@@ -176,12 +176,12 @@ def test_the_store_follows_the_process(dask, tmp_path):
     tier = dask.SpillTier(tmp_path, memory_limit="1GiB")
     assert tier._store.process_limit == f"auto:{int((1 << 30) * 0.7)}"
     tier._store.process_limit = "1MiB"  # less than there is: the least
-    values = {n: noise(100_000, n) for n in range(60)}
+    values = {n: noise(100_000, n) for n in range(160)}
     tier.target = 200_000
     tier.update(values)
     stats = tier._store.stats()
-    assert stats.compressed_bytes < 5 << 20
-    assert stats.backed_bytes > 1 << 20
+    assert stats.compressed_bytes < 9 << 20
+    assert stats.backed_bytes > 4 << 20
     assert dict(tier) == values
     tier.close()
 
