@@ -12,7 +12,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from zswap.log import Log
-from zswap.meminfo import format_bytes, online_node, parse_bytes, pressure_files, total_ram
+from zswap.meminfo import (
+    format_bytes,
+    online_node,
+    parse_bytes,
+    pressure_files,
+    process_ceilings,
+    total_ram,
+)
 from zswap.parameters import FIRST, PARAMETERS, Parameters, boolean, not_an_attribute
 from zswap.stats import AreaInfo, Latency, PoolInfo, Recompressed, Stats, Weight
 from zswap.zpools import format_zpool, parse_zpool
@@ -31,10 +38,14 @@ if TYPE_CHECKING:
 # forever.
 _open: weakref.WeakSet[ZSwap] = weakref.WeakSet()
 
+_NO_BUDGET = 0, 0, (0, 0, 0)
 _NOTHING = object()  # a default that nobody gave
 
 # that a limit allows, unless it allows none: with fewer, rounding would decide what is refused
 FEWEST_PAGES = 4
+
+# that a budget must have for what an engine takes at least, and for a few pages
+LEAST_BUDGET, BUDGET_PAGES = 1 << 20, 96
 
 
 def _same_page(page: bytes | None, other: object) -> bool:
@@ -122,6 +133,13 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         The same in bytes, or as ``"512MiB"``; wins over the percentage.  At least four pages; 0 is
         no pool at all: only same-filled pages are held, and others go to the backing store where
         there is one.
+    max_memory_bytes : int or str, optional
+        Most bytes for all that the engine takes: the pools, the index and other metadata, scratch
+        and buffers.  The lower of the two limits counts.  At its end same-filled pages are refused
+        as well, or go to the backing store.  ``"auto"`` keeps the whole process below the limit of
+        its cgroup, RLIMIT_AS and RLIMIT_DATA, or else the machine's memory, and
+        ``"auto:448MiB"`` below that: the engine takes what is left, less or more at each look of
+        the shrinker.
     accept_threshold_percent : int, default 90
         After a page was refused at the limit, others are until the allocators are down to this
         share of it; with `direct_reclaim` and a backing store only the shrinker goes by it.
@@ -200,6 +218,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     """
 
     _parameters: Parameters | None = None  # until __init__
+    _budgeted = False  # whether there is a budget
     _batches: Batches | None = None  # what is awaited: until there is something
     _plain = True  # whether the mapping's items are the engine's pages
 
@@ -226,6 +245,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         *,
         max_pool_percent: int = 20,
         max_pool_bytes: int | str | None = None,
+        max_memory_bytes: int | str | None = None,
         accept_threshold_percent: int = 90,
         same_filled_pages_enabled: bool = True,
         backing: Any = None,
@@ -261,6 +281,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                     "zpool": zpool,
                     "max_pool_percent": max_pool_percent,
                     "max_pool_bytes": max_pool_bytes,
+                    "max_memory_bytes": max_memory_bytes,
                     "accept_threshold_percent": accept_threshold_percent,
                     "same_filled_pages_enabled": same_filled_pages_enabled,
                     "direct_reclaim": direct_reclaim,
@@ -369,12 +390,30 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
                 "too little to hold anything; "
                 f"give at least {FEWEST_PAGES * self.page_size} bytes, or 0 for no pool at all"
             )
+        budget = self._read_budget(values["max_memory_bytes"])
         self._set_limits(pages, pages * values["accept_threshold_percent"] // 100)
-        self._max_pool_bytes = pages * self.page_size
+        if budget != _NO_BUDGET or self._budgeted:
+            self._set_budget(*budget)  # looks at the process at once, too
+            self._budgeted = budget != _NO_BUDGET
+
+    def _read_budget(self, value: int | str | None) -> tuple[int, int, tuple[int, int, int]]:
+        """Return what `_set_budget` takes."""
+        least = LEAST_BUDGET + BUDGET_PAGES * self.page_size
+        if value is None:
+            return _NO_BUDGET
+        if isinstance(value, str):
+            limit = int(value.partition(":")[2]) if ":" in value else None
+            return least, least, process_ceilings(limit)
+        if value < least:
+            raise ValueError(
+                f"max_memory_bytes is {value}; with pages of {self.page_size} bytes at least "
+                f"{least} are needed"
+            )
+        return value, least, (0, 0, 0)
 
     def _news(self, filled: bool, stores: list[tuple[Any, int, int, int]]) -> None:
         if filled:
-            self._log.filled(self._max_pool_bytes)
+            self._log.filled(self._limits_now()[0])
         for store in stores:
             self._log.store(*store)
 
@@ -411,7 +450,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
         totals = self._totals()
         return Stats(
             page_size=self.page_size,
-            max_pool_bytes=self._max_pool_bytes,
+            max_pool_bytes=totals.pop("max_pages") * self.page_size,
             pool_total_size=totals.pop("pool_pages") * self.page_size,
             idle_bytes=totals.pop("idle_pages") * self.page_size,
             **totals,
@@ -936,9 +975,13 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
     def __repr__(self) -> str:
         if self.closed:
             return "<ZSwap closed>"
+        pool, budget = map(format_bytes, self._limits_now())
+        of = self.parameters["max_memory_bytes"]
+        if of is not None:
+            pool += f", {budget} in all{' (auto)' if isinstance(of, str) else ''}"
         return (
             f"<ZSwap {self.compressor} on {self.zpool}: {self.stats().stored_pages} pages, "
-            f"limit {format_bytes(self._max_pool_bytes)}{', encrypted' if self.encrypt else ''}>"
+            f"limit {pool}{', encrypted' if self.encrypt else ''}>"
         )
 
     def _held(self) -> Iterator[tuple[int, bytes]]:

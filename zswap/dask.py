@@ -44,8 +44,9 @@ class SpillTier(MutableMapping[Any, Any]):
 
     Results lie in memory as they are until they take more than `target`; those used least recently
     are then compressed, and when the compressed ones take more than `compressed` the coldest of
-    them go to an encrypted file in the worker's directory.  When the process comes near the
-    worker's limit, the worker calls `evict`.  A value that cannot be pickled stays in memory, and
+    them go to an encrypted file in the worker's directory; sooner, when the process has taken 0.7
+    of the worker's limit (``distributed.worker.memory.spill``).  From there on the worker calls
+    `evict`, too.  A value that cannot be pickled stays in memory, and
     holds up no other.
 
     Parameters
@@ -108,7 +109,12 @@ class SpillTier(MutableMapping[Any, Any]):
         self._known = memory_limit != "auto"
         limit = system.MEMORY_LIMIT if memory_limit == "auto" else parse_bytes(memory_limit)
         self.target, self.compressed = self._budgets(limit)
-        self._store = _Compressed(self.compressed, compressor=compressor, backing=path)
+        self._store = _Compressed(
+            self.compressed,
+            process_limit=self._process_limit(limit),
+            compressor=compressor,
+            backing=path,
+        )
 
     def _budgets(self, limit: int) -> tuple[int, int]:
         target, compressed = self._given
@@ -117,6 +123,11 @@ class SpillTier(MutableMapping[Any, Any]):
             return parse_bytes(target), max(for_store, LEAST)
         fraction = dask.config.get("distributed.worker.memory.target", 0.6) or 0.6
         return max(int(limit * fraction) - for_store, 0), max(for_store, LEAST)
+
+    @staticmethod
+    def _process_limit(limit: int) -> int:
+        """Where the worker would begin to call `evict`: compressed results are not to be why."""
+        return int(limit * (dask.config.get("distributed.worker.memory.spill", 0.7) or 0.7))
 
     def _ask_worker(self) -> None:
         """Follow the limit of the worker whose data this is."""
@@ -129,6 +140,7 @@ class SpillTier(MutableMapping[Any, Any]):
                 if limit:
                     self.target, self.compressed = self._budgets(limit)
                     self._store.max_memory = self.compressed
+                    self._store.process_limit = self._process_limit(limit)
                 logger.info(
                     "%s for results as they are, %s compressed",
                     format_bytes(self.target),

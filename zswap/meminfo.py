@@ -14,8 +14,10 @@ __all__ = [
     "format_bytes",
     "memory_limit",
     "online_node",
+    "parse_budget",
     "parse_bytes",
     "pressure_files",
+    "process_ceilings",
     "total_ram",
 ]
 
@@ -123,6 +125,47 @@ def total_ram(root: _Root = "/") -> int:
             "give max_pool_bytes"
         )
     return min([total, *(limit for limit, _ in _cgroup_limits(root))])
+
+
+def parse_budget(value: object) -> int | str:
+    """Read an amount of memory as `parse_bytes`, or "auto", or "auto:" and an amount.
+
+    Raises
+    ------
+    ValueError
+        When it is neither.
+    """
+    if not isinstance(value, str) or not value.startswith("auto"):
+        return parse_bytes(value)  # type: ignore[arg-type]
+    if value == "auto":
+        return value
+    limit = parse_bytes(value[5:]) if value[4] == ":" else 0
+    if limit <= 0:
+        raise ValueError(f"{value!r} is no budget; give 'auto', or as 'auto:448MiB'")
+    return f"auto:{limit}"
+
+
+def process_ceilings(limit: int | None = None, root: _Root = "/") -> tuple[int, int, int]:
+    """Find what this process must stay below: three amounts in bytes, 0 where there is no limit.
+
+    Parameters
+    ----------
+    limit : int, optional
+        For its resident memory.  By default the lowest limit of its cgroups, or the machine's
+        memory.
+    root : path, default "/"
+        Where the system's files are.
+
+    Returns
+    -------
+    tuple
+        Of resident memory, of address space (RLIMIT_AS) and of data (RLIMIT_DATA).
+    """
+    import resource  # takes as long to import as all of this module
+
+    sizes = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    addresses, data = (max(size, 1) if size != resource.RLIM_INFINITY else 0 for size in sizes)
+    return total_ram(root) if limit is None else limit, addresses, data
 
 
 def _physical_memory() -> int:

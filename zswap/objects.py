@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from zswap.core import FEWEST_PAGES, ZSwap
-from zswap.meminfo import format_bytes, parse_bytes, total_ram
+from zswap.meminfo import format_bytes, parse_budget, parse_bytes, total_ram
 from zswap_core.binding.small import hold_small, take_small
 from zswap_core.compressors.base import Compressor
 from zswap_core.errors import Error, PageCorruptError, PoolLimitError
@@ -218,6 +218,10 @@ class ObjectStore(MutableMapping[Any, Any]):
         Most bytes that the compressed values and what is kept about them may take, as an int or as
         ``"512MiB"``; at least 2 MiB.  By default a fifth of the memory.  What Python takes for keys
         and their dict comes on top.
+    process_limit : int or str, optional
+        Keep the whole process below so many bytes, or below the limit of its cgroup with
+        ``"auto"``: what the store takes then gets less as others in the process take more; see
+        `max_memory_bytes` of `ZSwap`.  `max_memory` counts as well.
     compressor : str or Compressor, default "lz4"
         As for `ZSwap`.
     zpool : str, default "zsmalloc"
@@ -264,6 +268,7 @@ class ObjectStore(MutableMapping[Any, Any]):
         self,
         max_memory: int | str | None = None,
         *,
+        process_limit: int | str | None = None,
         compressor: str | Compressor = "lz4",
         zpool: str = "zsmalloc",
         backing: str | os.PathLike[str] | None = None,
@@ -294,6 +299,7 @@ class ObjectStore(MutableMapping[Any, Any]):
         self._value_bytes = 0
         self._inserted = [0, 0]  # bytes since the limits were balanced, small and large
         self._max_memory = self._read_limit(max_memory)
+        self._process_limit = self._read_process(process_limit)
         self._engines: tuple[ZSwap, ...] = ()
         path = None if backing is None else os.fspath(backing)
         try:
@@ -303,6 +309,7 @@ class ObjectStore(MutableMapping[Any, Any]):
                     zpool,
                     size,
                     max_pool_bytes=self._max_memory,
+                    max_memory_bytes=self._process_limit,
                     accept_threshold_percent=90 if backing is not None else 100,
                     backing=None if path is None else file,
                     encrypt=None if path is None else bool(encrypt),
@@ -329,6 +336,12 @@ class ObjectStore(MutableMapping[Any, Any]):
         if limit < LEAST:
             raise ValueError(f"max_memory is {limit} bytes; at least {LEAST} are needed")
         return limit
+
+    @staticmethod
+    def _read_process(limit: int | str | None) -> str | None:
+        if limit is None or limit == "auto":
+            return limit
+        return str(parse_budget(f"auto:{parse_bytes(limit)}"))
 
     # ---- pages -----------------------------------------------------------------------------------
 
@@ -361,14 +374,22 @@ class ObjectStore(MutableMapping[Any, Any]):
             except PoolLimitError:
                 if balanced or not self._balance(large):
                     raise PoolLimitError(
-                        f"a value of {length} bytes is refused: the store is at its limit of "
-                        f"{self._max_memory} bytes; delete values, raise max_memory, or give a "
-                        "backing"
+                        f"a value of {length} bytes is refused: the store is at "
+                        f"{self._name_limit(large)}, or give a backing"
                     ) from None
                 balanced = True
             except ValueError:
                 self._map.get(None)  # closed: says so
                 raise
+
+    def _name_limit(self, large: bool) -> str:
+        """Name the limit that an engine is at, and what to do."""
+        engine = self._engines[large]
+        if engine.stats().max_pool_bytes // engine.page_size < (
+            engine.parameters["max_pool_bytes"] // engine.page_size
+        ):
+            return "what its process_limit leaves it now; delete values, raise process_limit"
+        return f"its limit of {self._max_memory} bytes; delete values, raise max_memory"
 
     def _put_large(self, data: Any, length: int, kind: int) -> int:
         for _ in range(len(self._unfreed)):  # once each: there may still be no memory for it
@@ -432,6 +453,21 @@ class ObjectStore(MutableMapping[Any, Any]):
         self._step = self._max_memory // 64
         self._balance()
 
+    @property
+    def process_limit(self) -> str | None:
+        """The limit of the process, as ``"auto"`` or ``"auto:469762048"``; None: it has none.
+
+        Setting it, also as ``"448MiB"``, takes effect at once.
+        """
+        return self._process_limit
+
+    @process_limit.setter
+    def process_limit(self, limit: int | str | None) -> None:
+        self._map.get(None)  # closed?
+        self._process_limit = self._read_process(limit)
+        for engine in self._engines:
+            engine.parameters["max_memory_bytes"] = self._process_limit
+
     def _balance(self, large: bool | None = None) -> bool:
         """Share the limit among the engines anew.
 
@@ -444,7 +480,7 @@ class ObjectStore(MutableMapping[Any, Any]):
             room = self._max_memory - sum(s.metadata_bytes for s in stats)
             room = max(room, self._max_memory // 2) - 2 * self._step  # taken in until the next time
             used = [s.pool_total_size for s in stats]
-            before = [s.max_pool_bytes for s in stats]
+            before = [engine.parameters["max_pool_bytes"] for engine in self._engines]
             inserted, self._inserted = self._inserted, [0, 0]
             give = [0, 0]
             if self._backed and sum(used) > room * 7 // 8 and any(inserted):
@@ -458,7 +494,7 @@ class ObjectStore(MutableMapping[Any, Any]):
                     engine.parameters["max_pool_bytes"] = limits[i]
             if large is None:
                 return True
-            return limits[large] > before[large]
+            return bool(limits[large] > before[large])
 
     # ---- values ----------------------------------------------------------------------------------
 

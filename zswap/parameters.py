@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zswap.meminfo import parse_bytes
+from zswap.meminfo import parse_budget, parse_bytes
 from zswap.zpools import format_zpool, parse_zpool
 from zswap_core.compressors.base import Compressor
 from zswap_core.compressors.registry import open_compressor
@@ -47,6 +47,11 @@ def percent(value: object) -> int:
 def optional_bytes(value: object) -> int | None:
     """Read an amount of memory, or None."""
     return None if value is None else parse_bytes(value)  # type: ignore[arg-type]
+
+
+def optional_budget(value: object) -> int | str | None:
+    """Read an amount of memory, "auto", "auto:" and an amount, or None."""
+    return None if value is None else parse_budget(value)
 
 
 def seconds(value: object) -> float:
@@ -106,6 +111,7 @@ class Kind(NamedTuple):
 SWITCH = Kind("switch", boolean)
 PERCENT = Kind("percent", percent)
 BYTES = Kind("bytes or None", optional_bytes)
+BUDGET = Kind("bytes, auto or None", optional_budget)
 SECONDS = Kind("seconds", seconds)
 PAGES = Kind("pages or None", optional_count)
 COMPRESSOR = Kind("compressor", compressor)
@@ -141,6 +147,13 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "max_pool_bytes": Parameter(
         BYTES, None, "limit", "The same in bytes, and wins; None: the percentage counts."
+    ),
+    "max_memory_bytes": Parameter(
+        BUDGET,
+        None,
+        "limit",
+        "Most bytes for all that the engine takes, or `auto`: what the process has left; None: no "
+        "such limit.",
     ),
     "accept_threshold_percent": Parameter(
         PERCENT,

@@ -62,7 +62,12 @@ class Stats:
     """Figures of an engine at one moment.  Counts are exact when no call is in flight."""
 
     page_size: Annotated[int, Row(_SIZE, "Size of a page.")]
-    max_pool_bytes: Annotated[int, Row(_SIZE, "Limit on `pool_total_size`.")]
+    max_pool_bytes: Annotated[
+        int, Row(_SIZE, "Limit on `pool_total_size` now: what `max_memory_bytes` leaves, too.")
+    ]
+    max_memory_bytes: Annotated[
+        int, Row(_SIZE, "Limit on `resident_bytes` now; 0 where there is none.")
+    ]
     stored_pages: Annotated[int, Row(_PAGES, "Pages held in memory.", "stored", kernel=True)]
     same_filled_pages: Annotated[
         int, Row(_PAGES, "Pages held as one repeated word.", "same-filled", kernel=True)
@@ -92,8 +97,16 @@ class Stats:
         int,
         Row(
             _SIZE,
-            "Memory for entries, index, allocator bookkeeping, scratch and the buffers of "
-            "writeback; not what the compressors' libraries work with.",
+            "Memory for entries, index, allocator bookkeeping, scratch, buffers, and the "
+            "compressors' contexts as far as they tell.",
+        ),
+    ]
+    buffer_bytes: Annotated[
+        int,
+        Row(
+            _SIZE,
+            "Of these: scratch, contexts, and the buffers of writeback, read-ahead, promotion and "
+            "reads of many pages.  What is idle goes back.",
         ),
     ]
     pages_compacted: Annotated[int, Row(_CALL, "Allocator pages that compaction has freed.")]
@@ -226,11 +239,13 @@ class Stats:
         lines = [
             f"{self.stored_pages} pages ({format_bytes(self.stored_bytes)}) in "
             f"{format_bytes(self.resident_bytes)}: "
-            f"ratio {self.compression_ratio:.2f}",
+            f"ratio {self.compression_ratio:.2f}"
+            + (f", of {format_bytes(self.max_memory_bytes)}" if self.max_memory_bytes else ""),
             f"  pool      {format_bytes(self.pool_total_size)} of "
             f"{format_bytes(self.max_pool_bytes)} allowed, "
             f"payload {format_bytes(self.compressed_bytes)} (ratio {self.payload_ratio:.2f})",
-            f"  metadata  {format_bytes(self.metadata_bytes)}",
+            f"  metadata  {format_bytes(self.metadata_bytes)}, buffers "
+            f"{format_bytes(self.buffer_bytes)} of it",
             f"  pages     {self.same_filled_pages} same-filled, {self.stored_incompressible_pages} "
             "incompressible",
             f"  calls     {self.loads} loads, {self.load_misses} misses, {self.duplicate_entry} "

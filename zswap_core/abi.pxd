@@ -40,6 +40,7 @@ cdef extern from "zswap/abi.h" nogil:
         int64_t (*decompress)(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
                               size_t cap) noexcept nogil
         void (*destroy)(void *state) noexcept nogil
+        size_t (*ctx_bytes)(void *state, void *ctx) noexcept nogil
 
     ctypedef struct zsw_compressor:
         const zsw_compressor_ops *ops

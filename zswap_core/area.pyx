@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport zsw_backing_ops
+from zswap_core.budget cimport budget_look
 from zswap_core.extents cimport extents_clear
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport (
@@ -15,7 +16,7 @@ from zswap_core.os cimport (
     EDEADLK, zsw_add_u32, zsw_load_u32, zsw_lock, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
     zsw_store_ptr, zsw_store_u32, zsw_unlock,
 )
-from zswap_core.slab cimport slab_at
+from zswap_core.slab cimport meter_move, slab_at
 from zswap_core.state cimport MAX_AREAS, MAX_OFFSET_SHIFT, zsw_engine, zsw_worker
 from zswap_core.wake cimport maintenance_wake
 from zswap_core.worker cimport call_depth, wait_calls
@@ -61,6 +62,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
         if rc != 0:
             free(area)
         else:
+            meter_move(&e.budget.metered, sizeof(zsw_area) + area.table.map_bytes)
             zsw_store_ptr(<void **> &e.areas[type], area)
     # the calls that used its store have ended
     elif zsw_load_u32(&area.online) != AREA_OFFLINE:
@@ -80,6 +82,7 @@ cdef int engine_swapon(zsw_engine *e, uint32_t type, uint64_t nr_pages,
             maintenance_wake(e)                 # without a store it sleeps for ever
         zsw_store_u32(&area.online, AREA_ONLINE)
     zsw_unlock(&e.areas_lock)
+    budget_look(e)                              # with the first store there are buffers
     return rc
 
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from zswap_core.budget cimport through_bytes
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.fault cimport fault, Site
 from zswap_core.invalidate cimport engine_invalidate
@@ -103,7 +104,9 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
             if parking.count:
                 end_loads(b, w, &parking, timing, recording)
             parking_end(b.e, &parking)
-            if zsw_unlikely(w.scratch_size >= THROUGH_BYTES):   # pages were refused
+            # pages were refused
+            if zsw_unlikely(w.scratch_size >= max(through_bytes(b.e, THROUGH_BYTES),
+                                                  <uint64_t> 4 * b.e.page_size)):
                 free_scratch(w)
             return
         if end > b.total:

@@ -1,14 +1,14 @@
 """An engine's life: created, forked away from, closed."""
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.departures cimport departures_destroy
 from zswap_core.entry cimport zsw_entry
 from zswap_core.extents cimport zsw_extent
 from zswap_core.fault cimport fault, Site
-from zswap_core.flight cimport flights_destroy
-from zswap_core.index cimport area_destroy, index_destroy, index_init
+from zswap_core.flight cimport FLIGHT_BYTES, flights_destroy
+from zswap_core.index cimport area_destroy, index_destroy, index_init, index_meter
 from zswap_core.maintenance cimport maintenance_stop
 from zswap_core.os cimport (
     EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
@@ -17,7 +17,7 @@ from zswap_core.os cimport (
 from zswap_core.pool cimport destroy_pools
 from zswap_core.promote cimport touches_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
-from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_worker
+from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_worker
 from zswap_core.streams cimport streams_destroy
 from zswap_core.submit cimport requests_destroy, requests_stop, serves_requests
 from zswap_core.worker cimport call_depth, first_worker, free_scratch, free_worker_page, wait_calls
@@ -85,6 +85,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     e.params.shrinker_interval_ns = 1000000000
     e.params.writeback_limit = -1
     e.latency_epoch = 1
+    e.budget.metered_span = e.budget.look_pages = <uint64_t> -1     # there is none
+    e.flight_room = min(<uint32_t> WRITEBACK_BATCH, <uint32_t> FLIGHT_BYTES // page_size)
     cpus = zsw_cpu_count()
     e.workers = <zsw_worker **> calloc(cpus,
                                        sizeof(zsw_worker *)) if fault(Site.ENGINE) == 0 else NULL
@@ -101,6 +103,8 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
     slab_init(&e.entries, sizeof(zsw_entry), ANY_ID)
     e.entries.beside = sizeof(uint16_t)         # for stamps of the LRU
     slab_init(&e.extents, sizeof(zsw_extent), ANY_ID)
+    index_meter(&e.index, &e.budget.metered)
+    e.entries.meter = e.extents.meter = &e.budget.metered
     list_engine(e)
     if rc != 0:
         engine_close(e)

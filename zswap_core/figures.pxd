@@ -14,6 +14,9 @@ cdef struct zsw_totals:
     uint64_t idle_pages
     uint64_t pages_compacted
     uint64_t metadata_bytes
+    uint64_t buffer_bytes       # of these, what calls and backing stores work with
+    uint64_t max_pages          # what the pools may take now
+    uint64_t max_bytes          # and all together; 0: there is no such limit
 
 
 cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil

@@ -3,18 +3,15 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport zsw_zpool_stats
-from zswap_core.flight cimport flight_room
 from zswap_core.index cimport area_bytes, index_bytes, zsw_area
 from zswap_core.latency cimport latency_add, Timed, zsw_histogram
 from zswap_core.lookup cimport area_at, pool_at
-from zswap_core.os cimport zsw_load_ptr, zsw_load_u32, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64
-from zswap_core.promote cimport TOUCHES_BYTES
+from zswap_core.os cimport zsw_load_u32, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64
 from zswap_core.slab cimport slab_bytes
-from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker, zsw_writeback
+from zswap_core.state cimport MAX_AREAS, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport COUNTERS
 from zswap_core.status cimport REASONS
-from zswap_core.streams cimport streams_bytes
-from zswap_core.worker cimport first_worker
+from zswap_core.worker cimport first_worker, scratch_bytes
 
 
 cdef void add_counters(zsw_engine *e, zsw_worker *w, zsw_totals *out) noexcept nogil:
@@ -23,8 +20,8 @@ cdef void add_counters(zsw_engine *e, zsw_worker *w, zsw_totals *out) noexcept n
         out.counters[i] += zsw_peek_i64(&w.counters[i])
     for i in range(<int> REASONS):
         out.refused[i] += zsw_peek_i64(&w.refused[i])
-    out.metadata_bytes += sizeof(zsw_worker) + zsw_peek_u64(&w.scratch_size)
-    out.metadata_bytes += e.page_size if zsw_load_ptr(<void **> &w.page) != NULL else 0
+    out.metadata_bytes += sizeof(zsw_worker) + scratch_bytes(e, w)
+    out.buffer_bytes += scratch_bytes(e, w)
 
 
 cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
@@ -33,6 +30,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
     cdef zsw_pool *pool
     cdef zsw_area *area
     cdef zsw_zpool_stats stats
+    cdef uint64_t buffers
     memset(out, 0, sizeof(zsw_totals))
     out.pages_compacted = zsw_peek_u64(&e.pages_compacted)
     out.metadata_bytes = sizeof(zsw_engine) + index_bytes(&e.index) + slab_bytes(&e.entries)
@@ -49,11 +47,11 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
             out.idle_pages += stats.idle_pages
             out.pages_compacted += stats.pages_compacted
             out.metadata_bytes += stats.metadata_bytes
-    if zsw_load_ptr(<void **> &e.writeback) != NULL:
-        out.metadata_bytes += sizeof(zsw_writeback) + 2 * <uint64_t> flight_room(e) * e.page_size
-    if zsw_load_ptr(<void **> &e.touches) != NULL:
-        out.metadata_bytes += TOUCHES_BYTES
-    out.metadata_bytes += streams_bytes(e) + zsw_peek_u64(&e.requests_bytes)
+    buffers = zsw_peek_u64(&e.budget.buffers)
+    out.buffer_bytes += buffers
+    out.metadata_bytes += buffers
+    out.max_pages = zsw_peek_u64(&e.params.max_pages)
+    out.max_bytes = zsw_peek_u64(&e.budget.bytes)
     for i in range(<uint32_t> MAX_AREAS):
         area = area_at(e, i)
         if area != NULL:

@@ -2,15 +2,17 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.index cimport zsw_area, zsw_shard
+from zswap_core.os cimport zsw_peek_u32
 from zswap_core.state cimport WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_worker, zsw_writeback
 
 
 cdef enum:
-    FLIGHT_BYTES = 1 << 20              # of pages, however large one is
+    FLIGHT_BYTES = 1 << 20              # of pages, however large one is, at most
 
 
 cdef int flights_init(zsw_engine *e) noexcept nogil
 cdef void flights_destroy(zsw_engine *e) noexcept nogil
+cdef void flights_rest(zsw_engine *e) noexcept nogil
 cdef int write_to(const zsw_area *area, const uint64_t *offsets, const uint8_t *pages,
                   size_t n) noexcept nogil
 cdef void call_pilot(zsw_engine *e) noexcept nogil
@@ -26,7 +28,7 @@ cdef void flight_cancel(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexce
 
 cdef inline uint32_t flight_room(const zsw_engine *e) noexcept nogil:
     """Pages in a full flight."""
-    return min(<uint32_t> WRITEBACK_BATCH, <uint32_t> FLIGHT_BYTES // e.page_size)
+    return zsw_peek_u32(&e.flight_room)
 
 
 cdef inline bint flight_has(const zsw_flight *flight, const zsw_area *area,

@@ -9,10 +9,11 @@ have a pilot; one in Python is written by the caller, for it may call back.
 touch the flight aloft.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from zswap_core.abi cimport ZSW_BACKING_NATIVE
+from zswap_core.budget cimport buffer_bytes, map_buffer, unmap_buffer
 from zswap_core.departures cimport note_departure
 from zswap_core.entries cimport put_entry
 from zswap_core.entry cimport backed
@@ -21,13 +22,13 @@ from zswap_core.index cimport zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
 from zswap_core.objects cimport name_object, read_object
 from zswap_core.os cimport (
-    zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_map_as, zsw_peek_u64, zsw_poke_u64,
+    zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64,
     zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock,
-    zsw_unmap, zsw_wipe,
+    zsw_wipe,
 )
 from zswap_core.slots cimport change_slot, lock_entry
 from zswap_core.state cimport (
-    ALOFT_WORDS, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback,
+    ALOFT_WORDS, WRITEBACK_BATCH, zsw_engine, zsw_flight, zsw_victim, zsw_worker, zsw_writeback,
 )
 from zswap_core.stats cimport count, Counter
 from zswap_core.wake cimport tell_landing
@@ -40,19 +41,26 @@ cdef enum turns:
 
 
 cdef int flights_init(zsw_engine *e) noexcept nogil:
+    """Sees to it that there are buffers, as large as the budget has room for.  By the writer, who
+    has nothing under way."""
     cdef zsw_writeback *wb = NULL
-    cdef uint32_t i
+    cdef uint64_t size = buffer_bytes(e, FLIGHT_BYTES, 4)
+    cdef uint32_t i, room = max(<uint32_t> (size // e.page_size), <uint32_t> 1)
+    room = min(room, <uint32_t> WRITEBACK_BATCH)
     if e.writeback != NULL:
-        return 0
+        e.writeback.rests = 0
+        if room == flight_room(e):
+            return 0
+        flights_destroy(e)
+    zsw_poke_u32(&e.flight_room, room)
     # Victims have checksums of pages.
     if fault(Site.WRITEBACK_BUFFERS) == 0:
-        wb = <zsw_writeback *> zsw_map_as(sizeof(zsw_writeback), e.params.mapping)
+        wb = <zsw_writeback *> map_buffer(e, sizeof(zsw_writeback), e.params.mapping)
     if wb == NULL:
         return -ENOMEM
     for i in range(2):
         if fault(Site.WRITEBACK_BUFFERS) == 0:
-            wb.flights[i].pages = <uint8_t *> zsw_map_as(
-                <size_t> flight_room(e) * e.page_size, e.params.mapping)
+            wb.flights[i].pages = map_buffer(e, <size_t> room * e.page_size, e.params.mapping)
         if wb.flights[i].pages == NULL:
             flights_free(e, wb)
             return -ENOMEM
@@ -64,13 +72,23 @@ cdef void flights_free(zsw_engine *e, zsw_writeback *wb) noexcept nogil:
     cdef uint32_t i
     if wb != NULL:
         for i in range(2):
-            zsw_unmap(wb.flights[i].pages, <size_t> flight_room(e) * e.page_size)
-        zsw_unmap(wb, sizeof(zsw_writeback))
+            unmap_buffer(e, wb.flights[i].pages, <size_t> flight_room(e) * e.page_size)
+        unmap_buffer(e, wb, sizeof(zsw_writeback))
 
 
 cdef void flights_destroy(zsw_engine *e) noexcept nogil:
-    flights_free(e, e.writeback)
-    e.writeback = NULL
+    cdef zsw_writeback *wb = e.writeback
+    zsw_store_ptr(<void **> &e.writeback, NULL)
+    flights_free(e, wb)
+
+
+cdef void flights_rest(zsw_engine *e) noexcept nogil:
+    """Gives the buffers back if nobody has written since this was last called.  By the writer."""
+    if e.writeback != NULL:
+        if e.writeback.rests:
+            flights_destroy(e)
+        else:
+            e.writeback.rests = 1
 
 
 # ---- who writes ----------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ cdef struct zsw_index:
     # how often a shard has lost its last page since they were removed
     uint32_t emptied
     uint32_t reap_at                # so often makes it due
+    uint64_t *meter                 # what the tables count towards, and the slabs; or NULL
     zsw_mutex garbage_lock
     index_garbage unlinked          # since the last index_turn
     index_garbage condemned         # before it: waits for the calls of that moment
@@ -175,6 +176,7 @@ cdef inline uint64_t shards_freed(const zsw_index *ix) noexcept nogil:
 
 cdef void index_init(zsw_index *ix) noexcept nogil
 cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil
+cdef void index_meter(zsw_index *ix, uint64_t *meter) noexcept nogil
 cdef void index_destroy(zsw_index *ix) noexcept nogil
 cdef int area_init(zsw_area *area, uint32_t type, uint32_t mapping) noexcept nogil
 cdef void area_destroy(zsw_area *area) noexcept nogil

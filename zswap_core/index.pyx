@@ -28,8 +28,8 @@ from zswap_core.os cimport (
     zsw_unlock, zsw_unmap,
 )
 from zswap_core.slab cimport (
-    ANY_ID, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end, slab_destroy,
-    slab_give, slab_init, slab_peek, slab_take,
+    ANY_ID, meter_move, slab_at, slab_bytes, slab_check_begin, slab_check_claim, slab_check_end,
+    slab_destroy, slab_give, slab_init, slab_peek, slab_take,
 )
 
 
@@ -62,6 +62,14 @@ cdef void index_protect(zsw_index *ix, bint wipe, uint32_t pages) noexcept nogil
     for kind in range(ARRAY_KINDS):
         ix.arrays[kind].mapping = ix.mapping
     ix.sums.mapping = ix.values.mapping = pages
+
+
+cdef void index_meter(zsw_index *ix, uint64_t *meter) noexcept nogil:
+    """Where its memory is to be counted.  Before there is any."""
+    cdef int kind
+    ix.meter = ix.shards.meter = ix.runs.meter = ix.sums.meter = ix.values.meter = meter
+    for kind in range(ARRAY_KINDS):
+        ix.arrays[kind].meter = meter
 
 
 cdef void index_destroy(zsw_index *ix) noexcept nogil:
@@ -145,12 +153,16 @@ cdef shard_table *table_new(uint64_t slots, uint32_t mapping) noexcept nogil:
     return table
 
 
-cdef void free_tables(shard_table **first) noexcept nogil:
+cdef uint64_t free_tables(shard_table **first) noexcept nogil:
+    """Returns the bytes that went."""
     cdef shard_table *table
+    cdef uint64_t size = 0
     while first[0] != NULL:
         table = first[0]
         first[0] = table.next           # before it goes: a forked child must not find what is gone
+        size += table.map_bytes
         zsw_unmap(table, table.map_bytes)
+    return size
 
 
 cdef int area_init(zsw_area *area, uint32_t type, uint32_t mapping) noexcept nogil:
@@ -390,6 +402,7 @@ cdef int area_rebuild(zsw_index *ix, zsw_area *area) noexcept nogil:
     if fresh == NULL:
         shards_relink(ix, empty)
         return -ENOMEM
+    meter_move(ix.meter, fresh.map_bytes)
     for slot in range(table.mask + 1):
         id = zsw_peek_u32(&table.slots[slot])
         shard = <zsw_shard *> slab_at(&ix.shards, id)
@@ -445,7 +458,7 @@ cdef bint index_turn(zsw_index *ix) noexcept nogil:
     before the next turn."""
     cdef bint more
     zsw_lock(&ix.garbage_lock)
-    free_tables(&ix.condemned.tables)
+    meter_move(ix.meter, -free_tables(&ix.condemned.tables))
     free_shards(ix, &ix.condemned.shards)
     ix.condemned = ix.unlinked
     ix.unlinked.tables = NULL

@@ -7,10 +7,11 @@ other calls, which may wait for a backing store.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
+from zswap_core.budget cimport budget_follows, budget_look
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.compact cimport engine_compact
 from zswap_core.fault cimport fault, Site
-from zswap_core.flight cimport flight_room
+from zswap_core.flight cimport flight_room, flights_rest
 from zswap_core.index cimport area_open, zsw_area
 from zswap_core.lookup cimport area_at
 from zswap_core.os cimport (
@@ -18,10 +19,12 @@ from zswap_core.os cimport (
     zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join,
     zsw_thread_start, zsw_unlock,
 )
-from zswap_core.pool cimport pools_reach, reclaim_goal, reclaims, retire_pools
+from zswap_core.pool cimport hit_limit, pools_reach, reclaim_goal, reclaims, retire_pools
 from zswap_core.pressure cimport under_pressure
 from zswap_core.reclaim cimport pages_above
 from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_worker
+from zswap_core.streams cimport streams_rest
+from zswap_core.transit cimport writing_end, writing_try
 from zswap_core.wake cimport maintenance_wake, tell_landing
 from zswap_core.worker cimport pages_listed
 from zswap_core.writeback cimport engine_writeback
@@ -137,11 +140,30 @@ cdef void shrink_at_limit(zsw_engine *e) noexcept nogil:
             tell_landing(e)
 
 
+cdef void follow_budget(zsw_engine *e) noexcept nogil:
+    """The limit may be another, though no page came."""
+    budget_look(e)
+    # else shrink_at_limit sees it by itself
+    if not reclaims(e) and pools_reach(e, zsw_peek_u64(&e.params.max_pages) + 1):
+        hit_limit(e)
+
+
 cdef void shrink_some(zsw_engine *e) noexcept nogil:
     cdef uint64_t written
+    follow_budget(e)
+    if zsw_load_u32(&e.backed_areas) == 0:
+        return
     shrink_at_limit(e)
     if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
         write_some(e, pages_listed(e) // PRESSURE_SHARE + 1, &written)
+
+
+cdef void rest(zsw_engine *e) noexcept nogil:
+    """Gives back what nobody has used for an interval."""
+    if writing_try(e):
+        flights_rest(e)
+        writing_end(e)
+    streams_rest(e)
 
 
 cdef bint tidy_stores(zsw_engine *e) noexcept nogil:
@@ -174,10 +196,12 @@ cdef void *maintain(void *arg) noexcept nogil:
             pause = pause * 2 if pause < PAUSE_MAX_NS else pause
         else:
             pause = PAUSE_MIN_NS
-        if zsw_load_u32(&e.backed_areas):
+        if zsw_load_u32(&e.backed_areas) or budget_follows(e):
             now = zsw_now_ns()
             interval = zsw_peek_u64(&e.params.shrinker_interval_ns)
             if zsw_swap_u32(&e.limit_hit, 0) or now - looked >= interval:
+                if now - looked >= interval:
+                    rest(e)
                 shrink_some(e)
                 now = looked = zsw_now_ns()
             if looked + interval - now < wait:

@@ -43,7 +43,7 @@ cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
     cdef size_t cap = pool.bound, size = e.page_size
     cdef int64_t length
     if pool.compressor.ops.ctx_new != NULL:
-        context = worker_context(w, pool)
+        context = worker_context(e, w, pool)
         if zsw_unlikely(context == NULL):
             return Status.ALLOC_FAIL
     if zsw_unlikely(not worker_scratch(e, w, pool.bound)):
@@ -150,7 +150,7 @@ cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
         return check_sum(e, w, page, e.page_size, sum)
     if (not pool.compressor.ops.flags & ZSW_COMPRESSOR_STATELESS_DECOMPRESS
             and pool.compressor.ops.ctx_new != NULL):
-        context = worker_context(w, pool)
+        context = worker_context(e, w, pool)
         if zsw_unlikely(context == NULL):
             return Status.ALLOC_FAIL
     size = fault(Site.DECOMPRESS)

@@ -23,6 +23,7 @@ cdef struct zsw_parked:
 cdef struct zsw_parking:
     zsw_area *area
     uint8_t *memory             # to read into; NULL: none yet
+    size_t size                 # of it
     uint32_t most
     uint32_t count
     zsw_parked pages[PARKED_PAGES]

@@ -4,13 +4,14 @@ What each one's slot said when it was parked tells afterwards whether what was r
 page: a slot says by a number which write of the page it means.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
+from zswap_core.budget cimport buffer_bytes, buffers_spare, map_buffer, unmap_buffer
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport shard_find, SHARD_PAGES, sum_at, zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
-from zswap_core.os cimport zsw_map_as, ZSW_MAP_NO_FORK, zsw_unlikely, zsw_unmap, zsw_wipe
+from zswap_core.os cimport ZSW_MAP_NO_FORK, zsw_unlikely, zsw_wipe
 from zswap_core.state cimport zsw_engine
 from zswap_core.status cimport Status
 
@@ -18,14 +19,17 @@ from zswap_core.status cimport Status
 cdef void parking_init(zsw_engine *e, zsw_parking *parking) noexcept nogil:
     parking.memory = NULL
     parking.count = 0
-    parking.most = min(<uint32_t> PARKED_PAGES, <uint32_t> PARKED_BYTES // e.page_size)
+    parking.size = buffer_bytes(e, PARKED_BYTES, 8)
+    if parking.size == 0 or not buffers_spare(e, parking.size):
+        parking.size = e.page_size
+    parking.most = min(<uint32_t> PARKED_PAGES, <uint32_t> (parking.size // e.page_size))
 
 
 cdef void parking_end(zsw_engine *e, zsw_parking *parking) noexcept nogil:
     if parking.memory != NULL:
         if zsw_unlikely(e.params.wipe_on_free):
-            zsw_wipe(parking.memory, PARKED_BYTES)
-        zsw_unmap(parking.memory, PARKED_BYTES)
+            zsw_wipe(parking.memory, parking.size)
+        unmap_buffer(e, parking.memory, parking.size)
 
 
 cdef bint park(zsw_parking *parking, zsw_area *area, zsw_shard *shard, uint64_t offset,
@@ -55,8 +59,7 @@ cdef int read_parked(zsw_engine *e, zsw_parking *parking) noexcept nogil:
     cdef int rc
     if parking.memory == NULL:
         if fault(Site.SCRATCH) == 0:
-            parking.memory = <uint8_t *> zsw_map_as(PARKED_BYTES, e.params.mapping
-                                                    | ZSW_MAP_NO_FORK)
+            parking.memory = map_buffer(e, parking.size, e.params.mapping | ZSW_MAP_NO_FORK)
         if parking.memory == NULL:
             return -ENOMEM
     qsort(parking.pages, parking.count, sizeof(zsw_parked), by_offset)

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.budget cimport headroom
 from zswap_core.os cimport zsw_load_u32, zsw_peek_u64
 from zswap_core.params cimport Flag, is_on
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -9,18 +10,10 @@ from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 cdef enum:
     NEAR_LIMIT = -102           # no status: see reclaim.pyx
-    HEADROOM_SHARE = 32         # of the limit, one page in so many is kept free for stores to come,
-    HEADROOM_PAGES = 1024       # but no more than these
-
-
-cdef inline uint64_t headroom(uint64_t max_pages) noexcept nogil:
-    """So far below the limit stores wake the shrinker, if they make room before they are
-    refused."""
-    return min(max_pages // HEADROOM_SHARE, <uint64_t> HEADROOM_PAGES)
 
 
 cdef inline uint64_t reclaim_goal(zsw_engine *e) noexcept nogil:
-    """And so far down it goes then: always to where a page may come in, if there is a pool at
+    """So far down the shrinker goes: always to where a page may come in, if there is a pool at
     all."""
     cdef uint64_t most = zsw_peek_u64(&e.params.max_pages)
     return most - 1 - 2 * headroom(most) if most else 0
@@ -42,6 +35,8 @@ cdef bint hit_limit(zsw_engine *e) noexcept nogil
 cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil
 cdef void destroy_pools(zsw_engine *e) noexcept nogil
 cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil
+cdef void engine_set_budget(zsw_engine *e, uint64_t bytes, uint64_t least,
+                            const uint64_t *ceilings) noexcept nogil
 cdef int check_limits(zsw_engine *e) noexcept nogil
 # Whether a pool may still call the compressor, be it one that is just being freed.
 cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil

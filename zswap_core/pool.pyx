@@ -12,6 +12,7 @@ from zswap_core.abi cimport (
     ZSW_ABI_VERSION, zsw_compressor, zsw_compressor_ops, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN,
     zsw_zpool_config, zsw_zpool_ops, zsw_zpool_stats,
 )
+from zswap_core.budget cimport budget_look, budget_moved, budget_pool, budget_renew, budget_set
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport AREA_OFFLINE, zsw_area
 from zswap_core.lookup cimport pool_at
@@ -281,9 +282,18 @@ cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages,
                             uint64_t accept_pages) noexcept nogil:
     """Sets the limit and the accept threshold, which hold at once: what is above them is written
     back without waiting for the next store to find out."""
-    zsw_poke_u64(&e.params.max_pages, max_pages)
-    zsw_poke_u64(&e.params.accept_pages, accept_pages)
-    zsw_poke_u64(&e.params.near_pages, max_pages - headroom(max_pages))
+    budget_pool(e, max_pages, accept_pages)
+    limits_changed(e)
+
+
+cdef void engine_set_budget(zsw_engine *e, uint64_t bytes, uint64_t least,
+                            const uint64_t *ceilings) noexcept nogil:
+    """Sets what all that the engine takes may come to, in the same way; see budget_set."""
+    budget_set(e, bytes, least, ceilings)
+    limits_changed(e)
+
+
+cdef void limits_changed(zsw_engine *e) noexcept nogil:
     zsw_poke_u64(&e.pause_ns, 0)
     zsw_poke_u64(&e.resting_until, 0)
     hit_limit(e)
@@ -296,8 +306,12 @@ cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages,
 cdef int check_limits(zsw_engine *e) noexcept nogil:
     """STORED when a page may come in, NEAR_LIMIT when reclaim.pyx is to say, else the reason why
     not."""
-    cdef uint64_t near_pages = zsw_peek_u64(&e.params.near_pages)
-    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0 or pool_pages(e) >= near_pages):
+    cdef uint64_t pages = pool_pages(e)
+    if zsw_unlikely(pages >= zsw_peek_u64(&e.budget.look_pages) or budget_moved(e)):
+        budget_look(e)
+    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0
+                    or pages >= zsw_peek_u64(&e.params.near_pages)):
+        budget_renew(e)
         return NEAR_LIMIT if reclaims(e) else admit_plainly(e)
     return Status.STORED
 

@@ -11,8 +11,7 @@ cpdef enum Promote:
     always
 
 cdef enum:
-    TOUCHES = 1 << 16           # reads that are remembered, at most
-    TOUCHES_BYTES = TOUCHES * 8
+    TOUCHES_BYTES = 1 << 19     # 8 for each read that is remembered, at most
 
 
 cdef bint promotes(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept nogil

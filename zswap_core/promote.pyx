@@ -11,6 +11,7 @@ it.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from zswap_core.budget cimport buffer_bytes, map_buffer, unmap_buffer
 from zswap_core.entries cimport entry_at, free_entry
 from zswap_core.entry cimport is_backed
 from zswap_core.fault cimport fault, Site
@@ -20,8 +21,8 @@ from zswap_core.index cimport (
 from zswap_core.lookup cimport find_area
 from zswap_core.objects cimport make_entry
 from zswap_core.os cimport (
-    zsw_add_u64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as, zsw_peek_u32, zsw_peek_u64,
-    zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock, zsw_unmap,
+    zsw_add_u64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32,
+    zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_unlikely, zsw_unlock,
 )
 from zswap_core.pool cimport pool_pages, pools_reach, reclaims
 from zswap_core.quota cimport charge, refund, slot_bytes
@@ -35,18 +36,24 @@ from zswap_core.worker cimport pages_listed
 cdef uint64_t *touches(zsw_engine *e) noexcept nogil:
     """The table, made by the first read from a store; NULL: there is no memory for it."""
     cdef uint64_t *table = <uint64_t *> zsw_load_ptr(<void **> &e.touches)
+    cdef uint64_t size
     if table == NULL:
         zsw_lock(&e.areas_lock)
         table = e.touches
         if table == NULL and fault(Site.TOUCHES) == 0:
-            table = <uint64_t *> zsw_map_as(TOUCHES_BYTES, e.params.mapping)
-            zsw_store_ptr(<void **> &e.touches, table)
+            size = 1
+            while 2 * size * sizeof(uint64_t) <= buffer_bytes(e, TOUCHES_BYTES, 8):
+                size *= 2
+            table = <uint64_t *> map_buffer(e, size * sizeof(uint64_t), e.params.mapping)
+            if table != NULL:
+                zsw_poke_u64(&e.touches_mask, size - 1)
+                zsw_store_ptr(<void **> &e.touches, table)
         zsw_unlock(&e.areas_lock)
     return table
 
 
 cdef void touches_destroy(zsw_engine *e) noexcept nogil:
-    zsw_unmap(e.touches, TOUCHES_BYTES)
+    unmap_buffer(e, e.touches, (e.touches_mask + 1) * sizeof(uint64_t))
     e.touches = NULL
 
 
@@ -60,7 +67,7 @@ cdef bint touched(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept
     cdef uint64_t before
     if table == NULL:
         return False
-    place = &table[key >> 32 & (TOUCHES - 1)]
+    place = &table[key >> 32 & zsw_peek_u64(&e.touches_mask)]
     before = zsw_peek_u64(place)
     # a page is known by 32 bits; two that share them cost a promotion too many
     zsw_poke_u64(place, key << 32 | <uint32_t> now)

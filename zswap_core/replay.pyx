@@ -22,7 +22,7 @@ cdef enum:
     MOST_BATCH = 32             # pages that reclaim wants at a time, unless there are few
     MOST_FAILURES = 16          # of a run of the worker
     SHRINK_BATCH = 128          # entries that the shrinker looks at, at a time
-    HEADROOM_SHARE = 32         # of our own engine: see pool.pxd
+    HEADROOM_SHARE = 32         # of our own engine: see budget.pxd
     HEADROOM_PAGES = 1024
     MOST_AHEAD = 5              # at most 2**5 pages are read ahead, whatever page-cluster is
     MOST_AHEAD_HITS = 63

@@ -2,7 +2,7 @@
 they empty."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from zswap_core.os cimport zsw_load_ptr, zsw_mutex
+from zswap_core.os cimport zsw_add_u64, zsw_load_ptr, zsw_mutex
 
 
 cdef struct slab_block:
@@ -39,6 +39,8 @@ cdef struct zsw_slab:
     # slab_beside
     uint32_t mapping
     uint32_t beside
+    # NULL, or what else the sum of the last two counts towards; also set before the first item
+    uint64_t *meter
     zsw_mutex lock
     # Written under the lock, looked at without.
     uint64_t inuse          # items handed out
@@ -49,6 +51,12 @@ cdef struct zsw_slab:
 
 cdef enum:
     ANY_ID = 0xfe000000     # a limit that leaves ids free for other meanings
+
+
+cdef inline void meter_move(uint64_t *meter, uint64_t by) noexcept nogil:
+    """Counts bytes taken or, modulo 2^64, given back."""
+    if meter != NULL and by != 0:
+        zsw_add_u64(meter, by)
 
 
 cdef void slab_init(zsw_slab *s, size_t item_size, uint64_t limit) noexcept nogil

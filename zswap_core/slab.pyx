@@ -81,6 +81,7 @@ cdef int grow_table(zsw_slab *s) noexcept nogil:
         memcpy(fresh.bases + fresh.capacity, s.blocks, s.block_count * sizeof(slab_block))
     s.blocks = <slab_block *> (fresh.bases + fresh.capacity)
     s.table_bytes += bytes
+    meter_move(s.meter, bytes)
     zsw_store_ptr(<void **> &s.table, fresh)
     return 0
 
@@ -152,6 +153,7 @@ cdef void cool_block(zsw_slab *s, uint32_t number) noexcept nogil:
         return
     zsw_poke_u64(&s.touched, s.touched - (c.bump - reserved(number)))
     s.touched_bytes -= touched_bytes(s, number)
+    meter_move(s.meter, -<uint64_t> touched_bytes(s, number))
     c.bump = reserved(number)
     c.free_head = 0
     room_remove(s, number)
@@ -163,8 +165,10 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
     """Hands out up to `count` items; returns how many: fewer only when there is no memory.  Their
     content is undefined."""
     cdef uint32_t got = 0, fresh = 0, number, index, size = <uint32_t> 1 << s.shift
+    cdef uint64_t before
     cdef slab_block *c
     zsw_lock(&s.lock)
+    before = s.touched_bytes
     while got < count:
         if s.room == 0 and add_block(s) != 0:
             break
@@ -187,6 +191,7 @@ cdef uint32_t slab_take(zsw_slab *s, uint32_t *ids, uint32_t count) noexcept nog
         s.touched_bytes += touched_bytes(s, number)
         if c.free_head == 0 and c.bump == size:
             room_remove(s, number)
+    meter_move(s.meter, s.touched_bytes - before)
     zsw_poke_u64(&s.touched, s.touched + fresh)
     zsw_poke_u64(&s.inuse, s.inuse + got)
     zsw_unlock(&s.lock)

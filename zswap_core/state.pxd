@@ -150,6 +150,31 @@ cdef struct zsw_writeback:
     zsw_search search                       # for the coldest pages
     zsw_search own                          # for the coldest of one area,
     zsw_area *searched                      # which is this
+    uint32_t rests                          # nobody has written since the last look
+
+
+cdef enum:
+    CEILINGS = 3            # of the process: its resident memory, its address space, its data
+
+
+# What all that the engine takes may come to, and what is left for the pools: see budget.pyx.
+cdef struct zsw_budget:
+    zsw_mutex lock              # one at a time looks; under it are the allocators' alone
+    uint64_t pool_pages         # what the pools may take if there is room for it,
+    uint64_t pool_accept        # and their accept threshold then
+    uint64_t bytes              # now; 0: there is no budget
+    uint64_t least              # it never gets less, whatever the process takes
+    # what the process is to stay below, 0: anything; all 0: the budget stays as it was set
+    uint64_t ceilings[CEILINGS]
+    uint64_t metered            # bytes of slabs, tables and areas
+    uint64_t buffers            # and of what is only mapped for some time, see map_buffer
+    # From here on `metered` may move by so much before it is looked at again; all of it without a
+    # budget.
+    uint64_t metered_low
+    uint64_t metered_span
+    uint64_t look_pages         # and so many pages the pools may come to
+    uint64_t looked_ns          # when that was
+    uint32_t over               # not even same-filled pages come in
 
 
 # Lock order: writing, compacting, pools_lock, reaping, area.grow, shard.lock, then the leaves (the
@@ -159,7 +184,9 @@ cdef struct zsw_writeback:
 # caller's is touched, while a page is compressed or decompressed, or while the GIL is taken.
 cdef struct zsw_engine:
     zsw_params params
+    zsw_budget budget
     uint32_t page_size
+    uint32_t flight_room                # pages in a full flight; changed by the writer
     uint32_t closing                    # no new call may enter
     uint32_t closed                     # all is freed but this
     # this is a forked child's copy: its locks may be held by threads that do not exist
@@ -200,11 +227,11 @@ cdef struct zsw_engine:
     zsw_listener listeners[<int> LISTENERS]
     uint64_t pages_compacted            # by pools that are gone
     uint32_t latency_epoch              # goes up when the histograms are to be empty
-    uint64_t *touches                   # recent reads from backing stores, see promote.pyx
+    uint64_t *touches                   # recent reads from backing stores, see promote.pyx;
+    uint64_t touches_mask               # for so many and one
     uint64_t reads                      # how many there were
     void *streams                       # what is read ahead, see streams.pyx
     void *requests                      # what was submitted, see submit.pyx
-    uint64_t requests_bytes             # memory of those
     # room below the limit, see reclaim.pyx
     uint32_t tickets                    # stores that came to the gate
     uint32_t turn                       # futex word: and those that left it

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from zswap_core.abi cimport ZSW_BACKING_LOG, ZSW_PAGE_SIZE_MIN
 from zswap_core.ahead cimport AHEAD_PAGES, look_ahead
+from zswap_core.budget cimport budget_allows, budget_look, through_bytes
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport entry_at, free_entry, put_entry, take_entry
 from zswap_core.entry cimport entry_same, IN_TRANSIT, is_backed, is_entry, state_new, zsw_entry
@@ -25,7 +26,7 @@ from zswap_core.os cimport (
     zsw_prefetch, zsw_store_u32, zsw_unlikely, zsw_unlock,
 )
 from zswap_core.params cimport Flag, is_on
-from zswap_core.pool cimport check_limits, NEAR_LIMIT
+from zswap_core.pool cimport check_limits, hit_limit, NEAR_LIMIT, reclaims
 from zswap_core.quota cimport charge, refund, slot_bytes
 from zswap_core.reclaim cimport admit, make_room_in
 from zswap_core.samefilled cimport same_filled
@@ -142,6 +143,19 @@ cdef int hold_same_filled(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t
     return rc
 
 
+cdef int admit_word(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """STORED when a page may come in that takes no room in a pool: at the limit, too, until what
+    all takes comes to the budget."""
+    if zsw_likely(budget_allows(e)):
+        return Status.STORED
+    if reclaims(e):
+        admit(e, w)
+    else:
+        hit_limit(e)
+    budget_look(e)
+    return Status.STORED if budget_allows(e) else Status.POOL_LIMIT
+
+
 cdef int admit_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id,
                      uint32_t *sum) noexcept nogil:
     """As make_entry, once the limit allows it; and the page's checksum."""
@@ -195,7 +209,9 @@ cdef int prepare_page(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_
     elif (is_on(&e.params, Flag.same_filled_pages_enabled)
             and same_filled(page, e.page_size, &value)):
         sum[0] = checksum_of(&e.checksum, &value, sizeof(value))
-        status = make_same_filled(e, w, value, id)
+        status = admit_word(e, w)
+        if zsw_likely(status == Status.STORED):
+            status = make_same_filled(e, w, value, id)
     elif zsw_unlikely(not is_on(&e.params, Flag.non_same_filled_pages_enabled)):
         status = Status.DISABLED
     else:
@@ -231,7 +247,9 @@ cdef int try_store(zsw_engine *e, zsw_worker *w, zsw_area *area, uint64_t offset
         status = Status.NO_AREA
     elif (is_on(&e.params, Flag.same_filled_pages_enabled)
             and same_filled(page, e.page_size, &value)):
-        status = hold_same_filled(e, w, area, offset, value, only)
+        status = admit_word(e, w)
+        if zsw_likely(status == Status.STORED):
+            status = hold_same_filled(e, w, area, offset, value, only)
     elif zsw_unlikely(not is_on(&e.params, Flag.non_same_filled_pages_enabled)):
         status = Status.DISABLED
     else:
@@ -330,7 +348,8 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
     """As engine_store for each of at most STORES_TOGETHER pages, but what is refused goes to the
     backing store together.  `took`, unless it is NULL, gets the nanoseconds of each."""
     cdef refused_page refused[STORES_TOGETHER]
-    cdef uint32_t most = min(<uint32_t> STORES_TOGETHER, <uint32_t> THROUGH_BYTES // e.page_size)
+    cdef uint32_t most = min(<uint32_t> STORES_TOGETHER,
+                             <uint32_t> (through_bytes(e, THROUGH_BYTES) // e.page_size))
     cdef uint32_t n = 0, i, more
     cdef zsw_area *area
     cdef zsw_area *owner = NULL

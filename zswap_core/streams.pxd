@@ -7,6 +7,6 @@ from zswap_core.state cimport zsw_engine, zsw_worker
 
 cdef bint stream_load(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard,
                       uint64_t offset, uint32_t seen, uint8_t *page, bint wait) noexcept nogil
-cdef uint64_t streams_bytes(zsw_engine *e) noexcept nogil
+cdef void streams_rest(zsw_engine *e) noexcept nogil
 cdef bint streams_at_rest(zsw_engine *e) noexcept nogil
 cdef void streams_destroy(zsw_engine *e) noexcept nogil

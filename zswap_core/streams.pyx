@@ -19,15 +19,16 @@ the window is kept by a count of `readers`.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from zswap_core.budget cimport buffer_bytes, map_buffer, unmap_buffer
 from zswap_core.checksum cimport checksum_of
 from zswap_core.entries cimport find_entry
 from zswap_core.entry cimport is_backed
 from zswap_core.fault cimport fault, Site
 from zswap_core.index cimport SHARD_PAGES, shards_freed, zsw_area, zsw_shard
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_mutex,
-    zsw_now_ns, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_trylock,
-    zsw_unlikely, zsw_unlock, zsw_unmap,
+    zsw_add_u32, zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK, zsw_mutex, zsw_now_ns,
+    zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_store_ptr, zsw_trylock,
+    zsw_unlikely, zsw_unlock,
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.parking cimport (
@@ -69,7 +70,6 @@ cdef struct zsw_streams:
     uint32_t in_order[RECENT]   # and how many were before each
     uint32_t turn               # whose place is taken next
     uint32_t asked              # so many in order, and a stream begins
-    uint32_t buffers            # streams that have memory
     zsw_stream streams[STREAMS]
 
 
@@ -85,19 +85,12 @@ cdef zsw_streams *streams_of(zsw_engine *e) noexcept nogil:
         zsw_lock(&e.areas_lock)
         all = <zsw_streams *> e.streams
         if all == NULL and fault(Site.TOUCHES) == 0:
-            all = <zsw_streams *> zsw_map_as(sizeof(zsw_streams), e.params.mapping)
+            all = <zsw_streams *> map_buffer(e, sizeof(zsw_streams), e.params.mapping)
             if all != NULL:
                 all.asked = 1
                 zsw_store_ptr(<void **> &e.streams, all)
         zsw_unlock(&e.areas_lock)
     return all
-
-
-cdef uint64_t streams_bytes(zsw_engine *e) noexcept nogil:
-    cdef zsw_streams *all = <zsw_streams *> zsw_load_ptr(<void **> &e.streams)
-    if all == NULL:
-        return 0
-    return sizeof(zsw_streams) + zsw_peek_u32(&all.buffers) * <uint64_t> WINDOW_BYTES
 
 
 cdef bint streams_at_rest(zsw_engine *e) noexcept nogil:
@@ -116,9 +109,29 @@ cdef void streams_destroy(zsw_engine *e) noexcept nogil:
     cdef uint32_t i
     if all != NULL:
         for i in range(<uint32_t> STREAMS):
-            zsw_unmap(all.streams[i].parking.memory, WINDOW_BYTES)
-        zsw_unmap(all, sizeof(zsw_streams))
+            unmap_buffer(e, all.streams[i].parking.memory, all.streams[i].parking.size)
+        unmap_buffer(e, all, sizeof(zsw_streams))
     e.streams = NULL
+
+
+cdef void streams_rest(zsw_engine *e) noexcept nogil:
+    """Gives back the memory of windows that nobody may look at any more."""
+    cdef zsw_streams *all = <zsw_streams *> zsw_load_ptr(<void **> &e.streams)
+    cdef zsw_stream *stream
+    cdef uint32_t i
+    if all == NULL:
+        return
+    for i in range(<uint32_t> STREAMS):
+        stream = &all.streams[i]
+        if not zsw_trylock(&stream.lock):
+            continue
+        if (stream.parking.memory != NULL and zsw_load_u32(&stream.readers) == 0
+                and is_stale(e, stream)):
+            end_window(stream)
+            stream.parking.count = 0
+            unmap_buffer(e, stream.parking.memory, stream.parking.size)
+            stream.parking.memory = NULL
+        zsw_unlock(&stream.lock)
 
 
 cdef bint begins(zsw_streams *all, uint64_t key) noexcept nogil:
@@ -156,14 +169,15 @@ cdef void end_window(zsw_stream *stream) noexcept nogil:
     zsw_poke_u64(&stream.next, 0)
 
 
-cdef bint has_memory(zsw_engine *e, zsw_streams *all, zsw_stream *stream) noexcept nogil:
+cdef bint has_memory(zsw_engine *e, zsw_stream *stream) noexcept nogil:
     if stream.parking.memory == NULL and fault(Site.SCRATCH) == 0:
-        stream.parking.memory = <uint8_t *> zsw_map_as(WINDOW_BYTES,
-                                                       e.params.mapping | ZSW_MAP_NO_FORK)
-        if stream.parking.memory != NULL:
-            stream.most = min(<uint32_t> WINDOW_PAGES, <uint32_t> WINDOW_BYTES // e.page_size)
-            stream.parking.most = stream.most
-            zsw_add_u32(&all.buffers, 1)
+        stream.parking.size = buffer_bytes(e, WINDOW_BYTES, 16)
+        stream.most = min(<uint32_t> WINDOW_PAGES, <uint32_t> (stream.parking.size // e.page_size))
+        if stream.most > 1:
+            stream.parking.memory = map_buffer(e, stream.parking.size,
+                                               e.params.mapping | ZSW_MAP_NO_FORK)
+        stream.parking.most = stream.most
+        stream.window = min(stream.window, stream.most)
     return stream.parking.memory != NULL
 
 
@@ -212,7 +226,7 @@ cdef void settle_window(zsw_engine *e, zsw_stream *stream, zsw_shard *shard) noe
 cdef bint fill(zsw_engine *e, zsw_worker *w, zsw_streams *all, zsw_stream *stream, zsw_area *area,
                zsw_shard *shard, uint64_t offset) noexcept nogil:
     """Reads a window that begins at `offset`.  Under the stream's lock; nobody reads the old."""
-    if not has_memory(e, all, stream):
+    if not has_memory(e, stream):
         return False
     judge(all, stream)
     end_window(stream)

@@ -14,14 +14,14 @@ from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from zswap_core.batch cimport engine_load_many
+from zswap_core.budget cimport buffer_bytes, map_buffer, unmap_buffer
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.fault cimport fault, Site
 from zswap_core.load cimport engine_load, LOAD_NO_WAIT, LOAD_ZEROS
 from zswap_core.os cimport (
     pthread_t, zsw_add_u32, zsw_fence, zsw_fence_after_rmw, zsw_futex_wait, zsw_futex_wake,
-    zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_map_as, ZSW_MAP_NO_FORK, zsw_mutex, zsw_poke_u64,
-    zsw_self, zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
-    zsw_unlock, zsw_unmap, zsw_wipe,
+    zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK, zsw_mutex, zsw_self, zsw_store_ptr,
+    zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_wipe,
 )
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status
@@ -34,7 +34,7 @@ from zswap_core.zswap cimport (
 
 cdef enum:
     MOST = 64                   # requests of a group,
-    MOST_BYTES = 1 << 20        # and so many bytes that are read together
+    MOST_BYTES = 1 << 20        # and so many bytes that are read together, at most
 
 
 cdef struct zsw_requests:
@@ -46,7 +46,8 @@ cdef struct zsw_requests:
     uint32_t idle               # the thread sleeps on it, or is about to
     uint32_t stop
     pthread_t thread
-    uint8_t *memory             # to read into; NULL: none yet.  The thread's
+    uint8_t *memory             # to read into; NULL: none yet.  The thread's, as its size is
+    uint64_t size
 
 
 cdef zsw_requests *requests_of(zsw_engine *e) noexcept nogil:
@@ -57,14 +58,12 @@ cdef zsw_requests *requests_of(zsw_engine *e) noexcept nogil:
         zsw_lock(&e.pools_lock)
         all = <zsw_requests *> e.requests
         if all == NULL and fault(Site.BATCH_THREAD) == 0:
-            all = <zsw_requests *> zsw_map_as(sizeof(zsw_requests), e.params.mapping)
+            all = <zsw_requests *> map_buffer(e, sizeof(zsw_requests), e.params.mapping)
             if all != NULL:
                 all.e = e
                 if zsw_thread_start(&all.thread, serve, all) != 0:
-                    zsw_unmap(all, sizeof(zsw_requests))
+                    unmap_buffer(e, all, sizeof(zsw_requests))
                     all = NULL
-                else:
-                    zsw_poke_u64(&e.requests_bytes, sizeof(zsw_requests))
             # there is a thread for whoever finds it
             zsw_store_ptr(<void **> &e.requests, all)
         zsw_unlock(&e.pools_lock)
@@ -139,9 +138,9 @@ cdef zswap_request *serve_group(zsw_engine *e, zsw_requests *all,
     cdef zswap_request *rest = first
     cdef zsw_worker *w
     cdef uint32_t n = 0, i
-    cdef uint32_t most = min(<uint32_t> MOST, <uint32_t> MOST_BYTES // e.page_size)
     cdef int rc = 0
-    while rest != NULL and n < most and rest.what == first.what and rest.area == first.area:
+    while (rest != NULL and n < <uint32_t> MOST and rest.what == first.what
+            and rest.area == first.area):
         group[n] = rest
         rest = rest.next
         n += 1
@@ -164,16 +163,25 @@ cdef zswap_request *serve_group(zsw_engine *e, zsw_requests *all,
 
 cdef void load_group(zsw_engine *e, zsw_worker *w, zsw_requests *all, zswap_request **group,
                      uint32_t n) noexcept nogil:
+    cdef uint32_t most = 1, i
+    if n > 1 and has_memory(e, all):
+        most = <uint32_t> (all.size // e.page_size)
+    for i in range(0, n, most):
+        load_some(e, w, all, group + i, min(most, n - i))
+
+
+cdef void load_some(zsw_engine *e, zsw_worker *w, zsw_requests *all, zswap_request **group,
+                    uint32_t n) noexcept nogil:
+    """As many as there is room for."""
     cdef uint64_t offsets[MOST]
     cdef int8_t status[MOST]
-    cdef uint32_t i, read = 0
-    if n > 1 and has_memory(e, all):
+    cdef uint32_t i, read = n if n > 1 else 0
+    if read:
         for i in range(n):
             offsets[i] = group[i].offset
         engine_load_many(e, w, group[0].area, offsets, all.memory, n, 1, status, NULL)
-        read = n
     for i in range(n):
-        if i < read and (status[i] >= 0 or not is_absent(status[i])):
+        if read and not is_absent(status[i]):
             group[i].status = status[i]
             if status[i] >= 0:
                 memcpy(group[i].page, all.memory + <size_t> i * e.page_size, e.page_size)
@@ -190,10 +198,10 @@ cdef inline bint is_absent(int status) noexcept nogil:
 
 
 cdef bint has_memory(zsw_engine *e, zsw_requests *all) noexcept nogil:
-    if all.memory == NULL and fault(Site.SCRATCH) == 0:
-        all.memory = <uint8_t *> zsw_map_as(MOST_BYTES, e.params.mapping | ZSW_MAP_NO_FORK)
-        if all.memory != NULL:
-            zsw_poke_u64(&e.requests_bytes, sizeof(zsw_requests) + MOST_BYTES)
+    if all.memory == NULL:
+        all.size = buffer_bytes(e, MOST_BYTES, 8)
+        if all.size != 0 and fault(Site.SCRATCH) == 0:
+            all.memory = map_buffer(e, all.size, e.params.mapping | ZSW_MAP_NO_FORK)
     return all.memory != NULL
 
 
@@ -218,6 +226,6 @@ cdef void requests_stop(zsw_engine *e) noexcept nogil:
 cdef void requests_destroy(zsw_engine *e) noexcept nogil:
     cdef zsw_requests *all = <zsw_requests *> e.requests
     if all != NULL:
-        zsw_unmap(all.memory, MOST_BYTES)
-        zsw_unmap(all, sizeof(zsw_requests))
+        unmap_buffer(e, all.memory, all.size)
+        unmap_buffer(e, all, sizeof(zsw_requests))
     e.requests = NULL

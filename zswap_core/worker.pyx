@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.fault cimport fault, Site
+from zswap_core.lookup cimport pool_at
 from zswap_core.os cimport (
     zsw_add_i64, zsw_fence, zsw_fence_after_rmw, zsw_load_ptr, zsw_load_u32, zsw_map_as,
     zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64, zsw_self, zsw_sleep_ns,
@@ -44,13 +45,36 @@ cdef int call_depth(zsw_engine *e) noexcept nogil:
     return depth
 
 
-cdef void *worker_context(zsw_worker *w, zsw_pool *pool) noexcept nogil:
+cdef void stir(zsw_engine *e) noexcept nogil:
+    """A worker takes more: the next store looks what the budget leaves for the pools."""
+    if zsw_peek_u64(&e.budget.bytes):
+        zsw_poke_u64(&e.budget.look_pages, 0)
+
+
+cdef void *worker_context(zsw_engine *e, zsw_worker *w, zsw_pool *pool) noexcept nogil:
     """The worker's context for the pool's compressor, made on first use; NULL when there is no
     memory for it."""
-    if w.contexts[pool.id] == NULL:
-        if pool.compressor.ops.ctx_new(pool.compressor.state, &w.contexts[pool.id]) != 0:
-            w.contexts[pool.id] = NULL
+    cdef void *context = NULL
+    if w.contexts[pool.id] == NULL and pool.compressor.ops.ctx_new(pool.compressor.state,
+                                                                   &context) == 0:
+        zsw_store_ptr(&w.contexts[pool.id], context)        # who counts looks at it meanwhile
+        stir(e)
     return w.contexts[pool.id]
+
+
+cdef uint64_t context_bytes(zsw_engine *e, zsw_worker *w) noexcept nogil:
+    """What its contexts take, as far as their compressors tell.  Inside a call, or by the thread
+    that frees pools."""
+    cdef uint64_t size = 0
+    cdef zsw_pool *pool
+    cdef void *context
+    cdef uint32_t i
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        context = zsw_load_ptr(&w.contexts[i])
+        if pool != NULL and context != NULL and pool.compressor.ops.ctx_bytes != NULL:
+            size += pool.compressor.ops.ctx_bytes(pool.compressor.state, context)
+    return size
 
 
 cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nogil:
@@ -63,6 +87,7 @@ cdef bint worker_scratch(zsw_engine *e, zsw_worker *w, size_t size) noexcept nog
             return False
         w.scratch = mapped + SCRATCH_LEAD
         zsw_poke_u64(&w.scratch_size, size)     # stats reads it meanwhile
+        stir(e)
     w.scratch_used = w.scratch != NULL
     return True
 
@@ -80,6 +105,7 @@ cdef uint8_t *worker_page(zsw_engine *e, zsw_worker *w) noexcept nogil:
     would not do: a larger one may take its place while a page is compressed."""
     if zsw_unlikely(w.page == NULL) and fault(Site.SCRATCH) == 0:
         zsw_store_ptr(<void **> &w.page, zsw_map_as(e.page_size, e.params.mapping))
+        stir(e)
     return w.page
 
 
@@ -94,7 +120,7 @@ cdef void drop_contexts(zsw_engine *e, zsw_pool *pool) noexcept nogil:
     while w != NULL:
         if w.contexts[pool.id] != NULL:
             pool.compressor.ops.ctx_free(pool.compressor.state, w.contexts[pool.id])
-            w.contexts[pool.id] = NULL
+            zsw_store_ptr(&w.contexts[pool.id], NULL)
         w = w.next
 
 

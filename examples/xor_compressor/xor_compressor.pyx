@@ -110,6 +110,7 @@ cdef zsw_compressor_ops OPS = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=NULL,
+    ctx_bytes=NULL,
 )
 cdef zsw_compressor XOR = zsw_compressor(ops=&OPS, state=NULL)
 

@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.binding.results cimport Handle
+from zswap_core.budget cimport beside_pools, headroom
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.entries cimport entry_at, find_entry
 from zswap_core.entry cimport (
@@ -34,7 +35,6 @@ from zswap_core.maintenance cimport maintenance_start, maintenance_stop, shrink_
 from zswap_core.os cimport (
     zsw_load_u32, zsw_lock, zsw_map, zsw_store_u32, zsw_swap_u32, zsw_unlock, zsw_unmap,
 )
-from zswap_core.pool cimport headroom
 from zswap_core.slab cimport slab_at, slab_check_begin, slab_check_claim, slab_check_end, slab_limit
 from zswap_core.state cimport MAX_AREAS, MAX_POOLS, POOL_LIVE, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.stats cimport Counter
@@ -282,6 +282,8 @@ cdef int pool_counts_check(check *c) noexcept nogil:
 cdef int counters_check(check *c) noexcept nogil:
     cdef zsw_totals totals
     engine_totals(c.e, &totals)
+    if totals.metadata_bytes != beside_pools(c.e):
+        return -125
     if totals.counters[<int> Counter.backed_pages] != <int64_t> c.backed:
         return -106
     if (totals.counters[<int> Counter.stored_pages] != <int64_t> c.held

@@ -24,6 +24,7 @@ ENGINE = {
     -116: "entry {}: spare with a worker, and indexed, free or spare with another as well",
     -117: "object {:#x}: two entries own it",
     -119: "reclaim: a store that has left is still at the gate, or the limit is near elsewhere",
+    -125: "budget: what is counted as taken is not what is",
     -121: "streams: a call that has ended still copies from a window",
     -120: "offset {}: it is said to be in a backing store as well, and cannot be",
     -122: "area {}: its shards count other pages or payload than they hold",

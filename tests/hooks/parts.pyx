@@ -585,6 +585,7 @@ cdef zsw_compressor_ops CODEC = zsw_compressor_ops(
     compress=codec_compress,
     decompress=codec_decompress,
     destroy=NULL,
+    ctx_bytes=NULL,
 )
 
 

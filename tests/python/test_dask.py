@@ -230,6 +230,21 @@ def test_what_is_read_and_written_is_counted(tier):
     assert metrics["disk-write", "seconds"] > 0
 
 
+def test_the_store_follows_the_process(dask, tmp_path):
+    """Whose limit is where the worker begins to evict, before and after it is known."""
+    tier = dask.SpillTier(tmp_path, memory_limit="1GiB")
+    assert tier._store.process_limit == f"auto:{int((1 << 30) * 0.7)}"
+    tier._store.process_limit = "1MiB"  # less than there is: the least
+    values = {n: noise(100_000, n) for n in range(160)}
+    tier.target = 200_000
+    tier.update(values)
+    stats = tier._store.stats()
+    assert stats.compressed_bytes < 9 << 20
+    assert stats.backed_bytes > 4 << 20
+    assert dict(tier) == values
+    tier.close()
+
+
 def test_threads(tier):
     failures = []
 

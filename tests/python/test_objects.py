@@ -552,6 +552,7 @@ CALLS = {
     "stats": lambda s: s.stats(),
     "evict": lambda s: s.evict(1),
     "max_memory": lambda s: setattr(s, "max_memory", "9MiB"),
+    "process_limit": lambda s: setattr(s, "process_limit", "9GiB"),
     "cached": lambda s: s.cached()(lambda: 1)(),
     "with": lambda s: s.__enter__(),
 }
@@ -655,6 +656,9 @@ def test_repr_and_errors_show_no_values(store):
     [
         ({"max_memory": 1 << 20}, ValueError),
         ({"max_memory": -1}, ValueError),
+        ({"process_limit": -1}, ValueError),
+        ({"process_limit": "auto:"}, ValueError),
+        ({"process_limit": 1.5}, TypeError),
         ({"max_memory": "much"}, ValueError),
         ({"max_memory": 1.5}, TypeError),
         ({"compressor": "nonsense"}, zswap.CompressorNotFound),
@@ -760,3 +764,24 @@ def test_cached_functions_do_not_share_results(store):
     assert one(1) == "one"
     with pytest.raises(TypeError, match="hashable"):
         one([])
+
+
+def test_the_process_is_kept_below_its_limit(tmp_path):
+    """What the store takes is what the process leaves it, at least enough to work."""
+    with ObjectStore("64MiB", process_limit="1MiB", backing=tmp_path / "file") as store:
+        values = {n: os.urandom(50_000) for n in range(400)}
+        store.update(values)
+        assert store.process_limit == "auto:1048576"
+        assert store.stats().memory_bytes < 10 << 20
+        assert store.stats().backed_bytes > 8 << 20
+        store.process_limit = None
+        assert dict(store) == values
+        store.process_limit = "auto"
+        assert store.process_limit == "auto"
+    with (
+        ObjectStore("64MiB", process_limit="1MiB") as store,
+        pytest.raises(
+            zswap.PoolLimitError, match=r"process_limit leaves it now; .* or give a backing"
+        ),
+    ):
+        store.update(values)

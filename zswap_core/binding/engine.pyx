@@ -30,16 +30,16 @@ from zswap_core.binding.arguments cimport (
 )
 from zswap_core.binding.ear cimport Ear, tell_ear
 from zswap_core.binding.requests cimport (
-    allocate_extent, area_args, area_row, area_shard_numbers, areas_args, batch_args, call_body,
-    compact_all, contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
-    do_store_part, do_storev, evict_args, evict_bytes, evict_pages, extent_args, free_extent,
-    invalidate_batch, invalidate_pages, is_online, latency_args, list_areas, list_pools, listen,
-    listen_args, load_batch, load_span, load_values, LoadAs, look, look_args, meet_quota, news_args,
-    next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args, pool_args, pool_row,
-    pools_args, range_args, reach_args, read_latency, read_news, recall_pages, recompress_some,
-    seal, set_limits, set_quota, shard_offsets, SLICE, span_args, store_batch, store_span,
-    store_values, sum_totals, swap_off, swap_on, use_pool, value_size, values_args, vector_args,
-    walk_args, weigh_pages, work_args, write_back,
+    allocate_extent, area_args, area_row, area_shard_numbers, areas_args, batch_args, budget_args,
+    call_body, compact_all, contains_page, count_nodes, count_pages, do_load, do_load_part,
+    do_loadv, do_store, do_store_part, do_storev, evict_args, evict_bytes, evict_pages, extent_args,
+    free_extent, invalidate_batch, invalidate_pages, is_online, latency_args, list_areas,
+    list_pools, listen, listen_args, load_batch, load_span, load_values, LoadAs, look, look_args,
+    meet_quota, news_args, next_held, next_hole, NODES, nodes_args, page_args, page_sizes,
+    part_args, pool_args, pool_row, pools_args, range_args, reach_args, read_latency, read_news,
+    recall_pages, recompress_some, seal, set_budget, set_limits, set_quota, shard_offsets, SLICE,
+    span_args, store_batch, store_span, store_values, sum_totals, swap_off, swap_on, use_pool,
+    value_size, values_args, vector_args, walk_args, weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -53,7 +53,8 @@ from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, TIMED, zsw_histog
 from zswap_core.libraries.checksums cimport Checksum
 from zswap_core.os cimport (
     EDEADLK, zsw_bind_node, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_now_ns,
-    zsw_peek_i64, zsw_peek_u32, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64, zsw_unlikely, zsw_unmap,
+    zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
+    zsw_unlikely, zsw_unmap,
 )
 from zswap_core.parts cimport BEYOND
 from zswap_core.pool cimport compressor_in_use
@@ -452,6 +453,19 @@ cdef class Engine(Handle):
         cdef work_args args
         args.pages, args.accept = max_pages, accept_pages
         self.call(set_limits, &args, True)
+
+    def _set_budget(self, uint64_t size, uint64_t least, tuple ceilings):
+        cdef budget_args args
+        memset(&args, 0, sizeof(args))
+        args.bytes, args.least = size, least
+        args.ceilings[0], args.ceilings[1], args.ceilings[2] = ceilings
+        self.call(set_budget, &args, True)
+        self.check_thread(args.thread)
+
+    def _limits_now(self):
+        """Bytes that the pools may take, and all together; 0: there is no such limit."""
+        return (zsw_peek_u64(&self.e.params.max_pages) * self.e.page_size,
+                zsw_peek_u64(&self.e.budget.bytes))
 
     def _set_encrypt(self, encrypt):
         """What swapon() goes by where it is told nothing.  Before there is an area."""
@@ -1869,7 +1883,8 @@ cdef class Engine(Handle):
         return args.done
 
     def _totals(self):
-        """Every counter, and pool_pages, idle_pages, pages_compacted, metadata_bytes."""
+        """Every counter, and pool_pages, idle_pages, pages_compacted, metadata_bytes,
+        buffer_bytes, max_pages, max_memory_bytes."""
         cdef zsw_totals totals
         cdef int i
         self.call(sum_totals, &totals, False)
@@ -1882,6 +1897,8 @@ cdef class Engine(Handle):
         result["on_evict_fail"] = self.ear.failures if self.ear is not None else 0
         result.update(pool_pages=totals.pool_pages, idle_pages=totals.idle_pages,
                       pages_compacted=totals.pages_compacted, metadata_bytes=totals.metadata_bytes,
+                      buffer_bytes=totals.buffer_bytes, max_pages=totals.max_pages,
+                      max_memory_bytes=totals.max_bytes,
                       backed_areas=len(stores), encrypted_areas=sum(map(encrypts, stores)))
         return result
 

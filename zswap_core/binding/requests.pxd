@@ -11,7 +11,7 @@ from zswap_core.evict cimport zsw_eviction
 from zswap_core.index cimport zsw_area_figures
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
-from zswap_core.state cimport departure_call, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
+from zswap_core.state cimport CEILINGS, departure_call, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
 from zswap_core.vectors cimport zsw_buffer, zsw_made, zsw_vector
 from zswap_core.walk cimport zsw_weight
 
@@ -271,6 +271,13 @@ cdef void evict_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void recall_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+cdef struct budget_args:
+    uint64_t bytes
+    uint64_t least
+    uint64_t ceilings[<int> CEILINGS]
+    int thread                      # how starting the maintenance thread went
+
+cdef void set_budget(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 cdef void sum_totals(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
 

@@ -23,15 +23,18 @@ from zswap_core.os cimport (
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.parts cimport engine_load_part, engine_store_part
-from zswap_core.pool cimport engine_set_limits, engine_use_pool
+from zswap_core.pool cimport engine_set_budget, engine_set_limits, engine_use_pool
 from zswap_core.recall cimport engine_recall
 from zswap_core.recompress cimport engine_recompress
 from zswap_core.slots cimport zsw_held
-from zswap_core.state cimport Listener, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker
+from zswap_core.state cimport (
+    CEILINGS, Listener, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_pool, zsw_worker,
+)
 from zswap_core.stats cimport count, Counter
 from zswap_core.store cimport store_page
 from zswap_core.values cimport engine_load_value, engine_store_value
 from zswap_core.vectors cimport engine_loadv, engine_storev, zsw_vector
+from zswap_core.wake cimport maintenance_wake
 from zswap_core.walk cimport (
     engine_area_pages, engine_next_held, engine_next_hole, engine_shard_offsets, engine_shards,
     engine_weigh,
@@ -386,6 +389,17 @@ cdef void compact_all(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef void set_limits(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef work_args *a = <work_args *> args
     engine_set_limits(e, a.pages, a.accept)
+
+
+cdef void set_budget(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef budget_args *a = <budget_args *> args
+    cdef uint32_t i
+    for i in range(<uint32_t> CEILINGS):
+        if a.ceilings[i] and a.thread == 0:     # who follows the process must look now and then
+            a.thread = maintenance_start(e)
+    if a.thread == 0:
+        engine_set_budget(e, a.bytes, a.least, a.ceilings)
+        maintenance_wake(e)
 
 
 cdef void sum_totals(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

@@ -147,6 +147,7 @@ cdef zsw_compressor_ops PYTHON = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=NULL,
+    ctx_bytes=NULL,
 )
 
 

@@ -84,6 +84,7 @@ cdef zsw_compressor_ops DEFLATE = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=free_state,
+    ctx_bytes=NULL,
 )
 
 

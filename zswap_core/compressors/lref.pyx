@@ -99,6 +99,15 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     return 0
 
 
+cdef size_t ctx_bytes(void *state, void *ctx) noexcept nogil:
+    cdef lref_state *s = <lref_state *> state
+    cdef lref_context *c = <lref_context *> ctx
+    cdef size_t size = sizeof(lref_context)
+    if c.other != NULL and s.other.ops.ctx_bytes != NULL:
+        size += s.other.ops.ctx_bytes(s.other.state, c.other)
+    return size
+
+
 cdef int64_t compress_other(const lref_state *s, lref_context *c, const uint8_t *src, size_t n,
                             uint8_t *dst, size_t cap, uint8_t mark) noexcept nogil:
     """The other compressor's result with a mark behind it, 0 when that does not fit, or -errno."""
@@ -210,6 +219,7 @@ cdef zsw_compressor_ops LREF = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=free_state,
+    ctx_bytes=ctx_bytes,
 )
 
 # A table for each pair of flags: what level 2 decompresses passes through its context.

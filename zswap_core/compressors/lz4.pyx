@@ -63,6 +63,10 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
     zsw_unmap(ctx, (<lz4_state *> state).context)
 
 
+cdef size_t ctx_bytes(void *state, void *ctx) noexcept nogil:
+    return (<lz4_state *> state).context
+
+
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
                       size_t cap) noexcept nogil:
     cdef lz4_state *s = <lz4_state *> state
@@ -105,6 +109,7 @@ cdef zsw_compressor_ops LZ4 = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=free_state,
+    ctx_bytes=ctx_bytes,
 )
 
 cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
@@ -118,6 +123,7 @@ cdef zsw_compressor_ops LZ4HC = zsw_compressor_ops(
     compress=hc_compress,
     decompress=decompress,
     destroy=free_state,
+    ctx_bytes=ctx_bytes,
 )
 
 

@@ -49,6 +49,10 @@ cdef void ctx_free(void *state, void *ctx) noexcept nogil:
     zsw_unmap(ctx, WORK_SIZE)
 
 
+cdef size_t ctx_bytes(void *state, void *ctx) noexcept nogil:
+    return WORK_SIZE
+
+
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
                       size_t cap) noexcept nogil:
     cdef lzo_state *s = <lzo_state *> state
@@ -88,6 +92,7 @@ cdef zsw_compressor_ops LZO = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=free_state,
+    ctx_bytes=ctx_bytes,
 )
 
 

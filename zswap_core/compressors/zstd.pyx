@@ -12,14 +12,17 @@ What libzstd works with holds parts of pages, so a context's memory is ours: in 
 empty in a forked child.
 """
 from libc.errno cimport EBADMSG, EINVAL, EIO, ENOMEM
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from zswap_core.abi cimport ZSW_ABI_VERSION, zsw_compressor_ops, ZSW_COMPRESSOR_SLOW
 from zswap_core.compressors.base cimport Compressor, free_state, new_compressor, new_state
 from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
-from zswap_core.os cimport zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_unmap
+from zswap_core.os cimport (
+    zsw_load_ptr, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_peek_u64, zsw_poke_u64,
+    zsw_store_ptr, zsw_unmap,
+)
 
 from zswap_core.libraries.find import LIBZSTD
 
@@ -49,7 +52,7 @@ cdef struct zstd_memory:
 
 cdef struct zstd_piece:
     void *memory
-    size_t size
+    uint64_t size
 
 
 cdef struct zstd_state:
@@ -85,8 +88,8 @@ cdef void *piece_new(void *context, size_t size) noexcept nogil:
         i += 1
     if i == PIECES or fault(Site.COMPRESSOR_CONTEXT) != 0:
         return NULL
-    c.pieces[i].memory = zsw_map_as(size, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK)
-    c.pieces[i].size = size
+    zsw_poke_u64(&c.pieces[i].size, size)
+    zsw_store_ptr(&c.pieces[i].memory, zsw_map_as(size, ZSW_MAP_NO_DUMP | ZSW_MAP_NO_FORK))
     return c.pieces[i].memory
 
 
@@ -95,8 +98,8 @@ cdef void piece_free(void *context, void *memory) noexcept nogil:
     cdef int i
     for i in range(<int> PIECES):
         if memory != NULL and c.pieces[i].memory == memory:
+            zsw_store_ptr(&c.pieces[i].memory, NULL)
             zsw_unmap(memory, c.pieces[i].size)
-            c.pieces[i].memory = NULL
 
 
 cdef size_t bound(void *state, size_t n) noexcept nogil:
@@ -146,6 +149,16 @@ cdef int ctx_new(void *state, void **ctx) noexcept nogil:
     return 0
 
 
+cdef size_t ctx_bytes(void *state, void *ctx) noexcept nogil:
+    cdef zstd_context *c = <zstd_context *> ctx
+    cdef size_t size = sizeof(zstd_context)
+    cdef int i
+    for i in range(<int> PIECES):
+        if zsw_load_ptr(&c.pieces[i].memory) != NULL:
+            size += zsw_peek_u64(&c.pieces[i].size)
+    return size
+
+
 cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst,
                       size_t cap) noexcept nogil:
     cdef zstd_state *s = <zstd_state *> state
@@ -188,6 +201,7 @@ cdef zsw_compressor_ops ZSTD = zsw_compressor_ops(
     compress=compress,
     decompress=decompress,
     destroy=destroy,
+    ctx_bytes=ctx_bytes,
 )
 
 

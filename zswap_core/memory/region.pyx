@@ -87,7 +87,7 @@ cdef int warm_up(zsw_engine *e) noexcept nogil:
         if not worker_scratch(e, workers[n - 1], pool.bound):
             rc = -ENOMEM
         elif (pool.compressor.ops.ctx_new != NULL
-                and worker_context(workers[n - 1], pool) == NULL):
+                and worker_context(e, workers[n - 1], pool) == NULL):
             rc = -ENOMEM
     while n:
         n -= 1

@@ -57,6 +57,9 @@ typedef struct zsw_compressor_ops {
         void *state, void *ctx, const uint8_t *src, size_t n, uint8_t *dst, size_t cap);
     /* Ends `state`; called once, after the last context is gone.  May be NULL. */
     void (*destroy)(void *state);
+    /* Bytes that a context takes now, asked by any thread while another uses it.  May be NULL: it
+     * is not known. */
+    size_t (*ctx_bytes)(void *state, void *ctx);
 } zsw_compressor_ops;
 
 /* Bytes of the table that no author may leave out.  What `struct_size` does not reach counts as
