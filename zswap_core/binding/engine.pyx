@@ -131,7 +131,6 @@ cdef void note(pace *p, uint64_t ns) noexcept:
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
     cdef Ear ear                    # None: nobody ever listened
-    cdef uint8_t variable[<int> MAX_AREAS]      # whether an area holds values; C asks itself, too
     cdef Checksum checksum_         # None: no checksums
     cdef bint slow                  # single stores release the GIL
     cdef pace stores_pace
@@ -144,6 +143,7 @@ cdef class Engine(Handle):
     cdef set failing
     # whether swap files are encrypted where nobody says; None: nobody said so far
     cdef object encrypt_
+    cdef uint8_t variable[<int> MAX_AREAS]      # whether an area holds values; C asks itself, too
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
