@@ -97,6 +97,8 @@ cdef struct zsw_worker:
     # bytes of the value that is stored, or was loaded; of a page elsewhere than in an area that is
     # variable the page's
     uint32_t size
+    uint32_t telling                    # how deep: only this thread looks
+    zsw_departures left                 # pages of which others are yet to be told
     uint8_t *scratch                    # where pages are compressed to
     uint64_t scratch_size
     uint32_t scratch_used               # since it was last wiped
@@ -113,8 +115,6 @@ cdef struct zsw_worker:
     int64_t refused[REASONS]            # stores, by -status
     zsw_latency latency
     uint8_t *page                       # for calls that want a part of one; made by the first
-    zsw_departures left                 # that are yet to be told of
-    uint32_t telling                    # how deep: only this thread looks
 
 
 # Pages on their way to backing stores.

@@ -163,11 +163,12 @@ cdef zswap_request *serve_group(zsw_engine *e, zsw_requests *all,
 
 cdef void load_group(zsw_engine *e, zsw_worker *w, zsw_requests *all, zswap_request **group,
                      uint32_t n) noexcept nogil:
-    cdef uint32_t most = 1, i
+    cdef uint32_t most = 1, i = 0
     if n > 1 and has_memory(e, all):
         most = <uint32_t> (all.size // e.page_size)
-    for i in range(0, n, most):
+    while i < n:
         load_some(e, w, all, group + i, min(most, n - i))
+        i += most
 
 
 cdef void load_some(zsw_engine *e, zsw_worker *w, zsw_requests *all, zswap_request **group,

@@ -135,7 +135,6 @@ cdef inline void ended(pace *p, uint64_t began, int status) noexcept:
 cdef class Engine(Handle):
     """The compiled half of `zswap.ZSwap`, which documents it."""
     cdef Ear ear                    # None: nobody ever listened
-    cdef uint8_t variable[<int> MAX_AREAS]      # whether an area holds values; C asks itself, too
     cdef Checksum checksum_         # None: no checksums
     cdef bint slow                  # single stores release the GIL
     cdef pace stores_pace
@@ -148,6 +147,7 @@ cdef class Engine(Handle):
     cdef set failing
     # whether swap files are encrypted where nobody says; None: nobody said so far
     cdef object encrypt_
+    cdef uint8_t variable[<int> MAX_AREAS]      # whether an area holds values; C asks itself, too
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
