@@ -693,6 +693,13 @@ MUTATIONS = [
         tests="cleaning",
     ),
     bug(
+        "the shrinker writes back before it looks for holes",
+        "maintenance.pyx",
+        "    moved[0] = holes - left[0] > pool_pages(e) // share + FEW_HOLES\n",
+        "    moved[0] = False\n",
+        tests="reclaim",
+    ),
+    bug(
         "cleaning that fails publishes what it did not write",
         "backings/packed.pyx",
         "    if n == 0 or rc != 0:\n        return rc\n    zsw_lock(&log.lock)",
