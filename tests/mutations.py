@@ -700,6 +700,13 @@ MUTATIONS = [
         tests="reclaim",
     ),
     bug(
+        "reads are remembered by the middle bits of their hash",
+        "promote.pyx",
+        "&table[key >> 64 - TOUCHES_BITS]",
+        "&table[key >> 32 & (TOUCHES - 1)]",
+        tests="promote",
+    ),
+    bug(
         "cleaning that fails publishes what it did not write",
         "backings/packed.pyx",
         "    if n == 0 or rc != 0:\n        return rc\n    zsw_lock(&log.lock)",

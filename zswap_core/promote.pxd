@@ -11,7 +11,8 @@ cpdef enum Promote:
     always
 
 cdef enum:
-    TOUCHES = 1 << 16           # reads that are remembered, at most
+    TOUCHES_BITS = 16
+    TOUCHES = 1 << TOUCHES_BITS     # reads that are remembered, at most
     TOUCHES_BYTES = TOUCHES * 8
 
 
