@@ -1,26 +1,33 @@
-"""Keep an engine under load for a while and check everything: real pages, a swap file, switches,
+"""Keep an engine under load for a while and check everything: real pages, swap files, switches,
 failures, a full disk.
 
-Two threads store, load and invalidate pages in random order, a third switches compressor and zpool
-every 50 ms, a fourth changes the limit and tells of memory pressure, and the shrinker works.  Every
-page that is loaded is compared with what was stored; at the end all pages are, and the counters
-with a scan of every structure.  The process must not grow beyond the cap, zswap's own metadata and
-16 MiB; and once it is warm, what it has beside the pools, whose size is that of the limit, must not
-grow at all: the medians of the first and of the last tenth of the time are compared.
+Two threads store, load and invalidate pages in random order, one over a plain swap file and one
+over a packed one, a third switches compressor and zpool every 50 ms, a fourth changes the limit and
+tells of memory pressure, and the shrinker works.  Every page that is loaded is compared with what
+was stored; at the end all pages are, and the counters with a scan of every structure.  The process
+must not grow beyond the cap, zswap's own metadata and 16 MiB; and once it is warm, what it has
+beside the pools, whose size is that of the limit, must not grow at all: the medians of the first
+and of the last tenth of the time are compared.  A packed file must come within its bound.
 
-    python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--faults | --full-disk]
-    [--smoke] # what CI runs python bench/soak.py --seconds 120 --encrypt --wipe --checksum --json
-    soak.json python bench/soak.py --seconds 3600 --encrypt --wipe --checksum --plot soak.png --json
-    soak.json
+With --faults a fifth has system calls of the files fail, be short, or find no space, and the plain
+file is behind a store in Python that fails one write in ten and one read in fifty.
+
+    python bench/soak.py [--pages 80000] [--cap 32MiB] [--seconds 30] [--files both] [--faults]
+    python bench/soak.py --seconds 120 --encrypt --wipe --checksum --json soak.json
+    python bench/soak.py --seconds 3600 --faults --encrypt --wipe --checksum --plot soak.png
+
+CI runs the second.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
 import json
 import mmap
+import os
 import random
 import resource
 import signal
@@ -37,7 +44,9 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import hooks  # noqa: F401 (it makes _validate)
+import hooks  # it makes _validate
+import hooks.faults
+import hooks.packed
 import zswap
 import zswap.core
 from zswap.bench.corpora import PAGE, make
@@ -68,6 +77,19 @@ COMPRESSORS = [
 ZPOOLS = ("zsmalloc", "zsmalloc:4", "z3fold", "zbud")
 WRITES_A_FAILURE = 10
 READS_A_FAILURE = 50
+LAYOUTS = {"plain": ("plain",), "packed": ("packed",), "both": ("plain", "packed")}
+# What the system says now and then; of a short transfer, so many bytes.
+BROKEN = [
+    ("FILE_WRITE", errno.EIO),
+    ("FILE_WRITE", errno.ENOSPC),
+    ("FILE_WRITE", errno.EINTR),
+    ("FILE_WRITE_SHORT", 4096),
+    ("FILE_READ", errno.EIO),
+    ("FILE_READ_SHORT", 512),
+    ("FILE_LENGTH", errno.ENOSPC),
+    ("FILE_PUNCH", errno.EIO),
+]
+SHUNNED = 3  # the state of a segment that could not be read as a whole
 
 
 def rss() -> int:
@@ -88,6 +110,8 @@ class Sample(NamedTuple):
     limit: int
     held: int
     backed: int
+    plain: int  # blocks that the files have on the disk
+    packed: int
 
 
 def growth(values: list[int]) -> tuple[int, int]:
@@ -115,9 +139,15 @@ class Faulty:
             self.failed_writes += len(offsets) * fails
         if fails:
             half = len(offsets) // 2  # as a device does: some of it is there
-            self.below.write_pages(offsets[:half], pages[:half])
+            with contextlib.suppress(zswap.BackingError):
+                self.below.write_pages(offsets[:half], pages[:half])
             raise OSError(errno.EIO, "one write in ten")
-        self.below.write_pages(offsets, pages)
+        try:
+            self.below.write_pages(offsets, pages)
+        except zswap.BackingError:
+            with self.lock:
+                self.failed_writes += len(offsets)
+            raise
 
     def read_pages(self, offsets: npt.NDArray[np.uint64], out: npt.NDArray[np.uint8]) -> None:
         with self.lock:
@@ -126,7 +156,12 @@ class Faulty:
         if fails:
             out[:] = 0xEE
             raise OSError(errno.EIO, "one read in fifty")
-        self.below.read_pages(offsets, out)
+        try:
+            self.below.read_pages(offsets, out)
+        except zswap.BackingError:
+            with self.lock:
+                self.failed_reads += len(offsets)
+            raise
 
     def discard_pages(self, offsets: npt.NDArray[np.uint64]) -> None:
         self.below.discard_pages(offsets)
@@ -138,6 +173,9 @@ class Soak:
     def __init__(
         self,
         z: zswap.ZSwap,
+        files: dict[str, zswap.SwapFile],
+        faults: bool,
+        full_disk: bool,
         count: int,
         pages: npt.NDArray[np.uint8],
         source: mmap.mmap,
@@ -145,17 +183,23 @@ class Soak:
         psi: Path,
     ) -> None:
         self.z, self.pages, self.source, self.seconds, self.psi = z, pages, source, seconds, psi
+        self.faults, self.full_disk = faults, full_disk
+        self.files = files  # one an area, the first of area 0
         self.cap = z.stats().max_pool_bytes
         self.samples: list[Sample] = []
         self.filled = 0  # workers that have stored a page at each of their offsets
         self.digests = [hashlib.blake2b(page, digest_size=8).digest() for page in pages]
         # Which of the pages is stored at each offset, -1 for none.  A worker has every second
-        # offset.
+        # offset, and all of a worker's are in one area.
         self.held = np.full(count, -1, np.int64)
         self.stop = threading.Event()
         self.problems: list[str] = []
         self.done = dict.fromkeys(
-            ("stored", "loaded", "invalidated", "refused", "retried", "switches", "limits"), 0
+            (
+                *("stored", "loaded", "invalidated", "refused", "retried"),
+                *("switches", "limits", "broken"),
+            ),
+            0,
         )
         self.lock = threading.Lock()
 
@@ -169,9 +213,14 @@ class Soak:
             for name, by in done.items():
                 self.done[name] += by
 
+    def place(self, offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
+        """Where a worker's pages are: their offsets in an area, and its number."""
+        return offsets // len(self.files), int(offsets[0]) % WORKERS % len(self.files)
+
     def store(self, offsets: npt.NDArray[np.int64], rng: np.random.Generator) -> None:
         which = rng.integers(0, len(self.pages), len(offsets))
-        status = self.z.store_many(offsets, self.pages[which])
+        places, area = self.place(offsets)
+        status = self.z.store_many(places, self.pages[which], swap_type=area)
         for code in set(status[status < 0].tolist()):
             # Without a store nothing is held after a refusal; with one, only when the store has
             # failed.
@@ -183,14 +232,16 @@ class Soak:
     def load(self, offsets: npt.NDArray[np.int64]) -> None:
         out = np.empty((len(offsets), PAGE), np.uint8)
         status = np.empty(len(offsets), np.int8)
-        self.z.load_many(offsets, out, status=status)
-        for offset, code, page in zip(offsets.tolist(), status.tolist(), out, strict=True):
+        places, area = self.place(offsets)
+        self.z.load_many(places, out, swap_type=area, status=status)
+        rows = zip(offsets.tolist(), places.tolist(), status.tolist(), out, strict=True)
+        for offset, place, code, page in rows:
             for _ in range(50):  # one read in fifty fails, fifty in turn do not
                 if code != zswap.Status.BACKING_FAIL:
                     break
                 self.count(retried=1)
                 one = np.empty(1, np.int8)
-                self.z.load_many([offset], page, status=one)
+                self.z.load_many([place], page, swap_type=area, status=one)
                 code = int(one[0])
             self.compare(offset, code, page)
         self.count(loaded=len(offsets))
@@ -228,7 +279,8 @@ class Soak:
                 elif what < 0.95:
                     self.load(offsets)
                 else:
-                    freed = self.z.invalidate_many(offsets)
+                    places, area = self.place(offsets)
+                    freed = self.z.invalidate_many(places, swap_type=area)
                     if freed != int((self.held[offsets] >= 0).sum()):
                         self.wrong(
                             f"{freed} pages were freed, not {int((self.held[offsets] >= 0).sum())}"
@@ -271,6 +323,23 @@ class Soak:
         except BaseException as error:
             self.wrong(f"the one that presses: {error!r}")
 
+    def break_files(self) -> None:
+        """Have one system call of the files fail, or a few in turn, over and over."""
+        rng = random.Random(5)
+        try:
+            while not self.stop.wait(SWITCH_SECONDS):
+                site, code = rng.choice(BROKEN)
+                hooks.faults.arm(
+                    site, nth=rng.randrange(1, 9), times=rng.randrange(1, 4), error=code
+                )
+                self.stop.wait(SWITCH_SECONDS)
+                self.count(broken=hooks.faults.injected().get(site, 0))
+                hooks.faults.disarm()
+        except BaseException as error:
+            self.wrong(f"the one that breaks files: {error!r}")
+        finally:
+            hooks.faults.disarm()
+
     def watch(self, base: int) -> None:
         """Sample the memory until the time is up."""
         begin = time.monotonic()
@@ -286,6 +355,8 @@ class Soak:
                 stats.max_pool_bytes,
                 stats.stored_pages,
                 stats.backed_pages,
+                self.on_disk("plain"),
+                self.on_disk("packed"),
             )
             self.samples.append(sample)
             if at >= next_line:
@@ -295,10 +366,33 @@ class Soak:
                     f"{format_bytes(self.allowed(sample)):>9}  "
                     f"pool {format_bytes(sample.pool):>9} of {format_bytes(sample.limit):>9}  held "
                     f"{sample.held:6}  "
-                    f"in the store {sample.backed:6}",
+                    f"in the files {sample.backed:6}  plain {format_bytes(sample.plain):>9}  "
+                    f"packed {format_bytes(sample.packed):>9}",
                     flush=True,
                 )
         self.stop.set()
+
+    def on_disk(self, layout: str) -> int:
+        return os.stat(self.files[layout].path).st_blocks * 512 if layout in self.files else 0
+
+    def tidied(self) -> None:
+        """The maintenance thread brings a packed file within its bound, but for segments that could
+        not be read, and rests."""
+        file = self.files["packed"]
+        end, last = time.monotonic() + 60, None
+        while (now := (file.stats(), hooks.packed.segments(file))) != last:
+            if time.monotonic() > end:
+                self.wrong("there is no end to cleaning")
+                return
+            last = now
+            time.sleep(0.5)
+        stats, segments = now
+        states = [state for state, _ in segments]
+        most = 1.3 * stats["packed_bytes"] + ((16 + states.count(SHUNNED)) << 20)
+        size = sum(map(bool, states)) << 20 if SHUNNED in states else stats["file_bytes"]
+        if size > most and not self.full_disk:  # cleaning takes a segment to move to
+            self.wrong(f"the packed file has {size} bytes, more than {most:.0f}")
+        hooks.packed.check(file)
 
     def allowed(self, sample: Sample) -> int:
         """What the process may use: a limit that was lowered is not reached at once, the cap is
@@ -317,7 +411,9 @@ class Soak:
                 f"memory: {format_bytes(-room)} more than the cap, the metadata and "
                 f"{format_bytes(SLACK)}"
             )
-        if self.filled == WORKERS and last - first > GROWTH:
+        # Where calls fail, what the files have for others to go on with is touched late.
+        warmed = self.filled == WORKERS and (not self.faults or self.seconds >= 60)
+        if warmed and last - first > GROWTH:
             self.problems.append(
                 f"memory grows: from {format_bytes(max(first, 0))} to {format_bytes(last)} beside "
                 "the pools"
@@ -339,15 +435,20 @@ class Soak:
         self.z.swapon(255)
         self.z.swapoff(255)  # waits for calls in flight
         held = np.flatnonzero(self.held >= 0)
-        for first in range(0, len(self.held), 256):
-            self.load(np.arange(first, min(first + 256, len(self.held))))
-        if len(self.z) != len(held):
-            self.wrong(f"{len(self.z)} pages are held, not {len(held)}")
+        for number in range(WORKERS):
+            mine = np.arange(number, len(self.held), WORKERS)
+            for first in range(0, len(mine), 256):
+                self.load(mine[first : first + 256])
+        count = sum(self.z._page_count(area) for area in range(len(self.files)))
+        if count != len(held):
+            self.wrong(f"{count} pages are held, not {len(held)}")
         stats = self.z.stats()
         where = np.concatenate(
             [
-                self.z.compressed_sizes(part)
-                for part in np.array_split(np.arange(len(self.held)), 16)
+                self.z.compressed_sizes(places, swap_type=area)
+                for number in range(WORKERS)
+                for part in np.array_split(np.arange(number, len(self.held), WORKERS), 16)
+                for places, area in [self.place(part)]
             ]
         )
         scan = {
@@ -359,13 +460,22 @@ class Soak:
             "invalidates": self.done["invalidated"],
             "decompress_fail": 0,
         }
-        if faulty is not None:
-            scan["backing_write_fail"] = faulty.failed_writes
-            scan["backing_read_fail"] = faulty.failed_reads
+        # What fails together is tried again page by page, and only that counts.
+        scan["backing_read_fail"] = self.done["retried"]
+        scan["backing_write_fail"] = stats.reject_reclaim_fail + self.done["refused"]
+        if faulty is not None and "packed" not in self.files:
+            for ours, theirs in (
+                (stats.backing_write_fail, faulty.failed_writes),
+                (stats.backing_read_fail, faulty.failed_reads),
+            ):
+                if ours > theirs:
+                    self.wrong(f"{ours} pages failed, and the file failed {theirs} times")
         for name, value in scan.items():
             if getattr(stats, name) != value:
                 self.wrong(f"the counter {name} is {getattr(stats, name)}; a scan finds {value}")
         try:
+            if "packed" in self.files:
+                self.tidied()
             self.z._validate()
         except AssertionError as error:
             self.wrong(str(error))
@@ -376,6 +486,7 @@ class Soak:
         base = rss()
         threads = [threading.Thread(target=self.work, args=(k,)) for k in range(WORKERS)]
         threads += [threading.Thread(target=self.meddle), threading.Thread(target=self.press)]
+        threads += [threading.Thread(target=self.break_files)] * self.faults
         for t in threads:
             t.start()
         self.watch(base)
@@ -389,6 +500,7 @@ class Soak:
             "done": self.done,
             "memory": memory,
             "stats": self.z.stats().to_dict(),
+            "files": {layout: file.stats() for layout, file in self.files.items()},
             "samples": [sample._asdict() for sample in self.samples],
         }
 
@@ -410,8 +522,17 @@ class Soak:
         )
         if faulty is not None:
             print(
-                f"the store failed {faulty.failed_writes:,} pages' writes and "
+                f"the plain file failed {faulty.failed_writes:,} pages' writes and "
                 f"{faulty.failed_reads:,} pages' reads"
+            )
+        if "packed" in self.files:
+            figures = self.files["packed"].stats()
+            print(
+                f"packed: {figures['cleaned_segments']:,} segments cleaned, "
+                f"{format_bytes(figures['moved_bytes'])} of "
+                f"{format_bytes(figures['file_written_bytes'])} written were moved, "
+                f"{figures['write_failures']:,} writes and {figures['read_failures']:,} reads "
+                "failed"
             )
         least = {name: format_bytes(max(value, 0)) for name, value in memory.items()}
         print(f"memory: {least['most']} at most; room left at worst {least['room']}")
@@ -453,23 +574,28 @@ def _drawn(report: dict[str, Any]) -> Picture:
     samples = [Sample(**sample) for sample in report["samples"]]
     minutes = report["options"]["seconds"] > 600
     times = [s.at / (60 if minutes else 1) for s in samples]
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for name, values, colour in (
-        ("the process, beside what it had before (RSS)", [s.used for s in samples], "#0072b2"),
-        ("the pools", [s.pool for s in samples], "#009e73"),
-        ("the limit", [s.limit for s in samples], "#d55e00"),
-    ):
-        axes.plot(
-            times, [value / (1 << 20) for value in values], label=name, color=colour, linewidth=0.9
-        )
-    axes.set(
-        xlabel="minutes" if minutes else "seconds", ylabel="MiB", ylim=(0, None), xlim=(0, None)
-    )
-    axes.grid(color="#dde3e9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False)
+    memory, disk = figure.subplots(2, 1, sharex=True)
+    lines = [
+        (memory, "the process, beside what it had before (RSS)", "used", "#0072b2"),
+        (memory, "the pools", "pool", "#009e73"),
+        (memory, "the limit", "limit", "#d55e00"),
+    ]
+    lines += [
+        (disk, f"the {layout} swap file (blocks on the disk)", layout, colour)
+        for layout, colour in (("plain", "#cc79a7"), ("packed", "#56b4e9"))
+        if layout in report["files"]
+    ]
+    for axes, name, what, colour in lines:
+        values = [getattr(s, what) / (1 << 20) for s in samples]
+        axes.plot(times, values, label=name, color=colour, linewidth=0.9)
+    disk.set_xlabel("minutes" if minutes else "seconds")
+    for axes in (memory, disk):
+        axes.set(ylabel="MiB", ylim=(0, None), xlim=(0, None))
+        axes.grid(color="#dde3e9", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=3, frameon=False)
     return figure
 
 
@@ -496,7 +622,15 @@ def _drawn(report: dict[str, Any]) -> Picture:
     help="How long.",
 )
 @click.option(
-    "--faults", is_flag=True, help="The store fails one write in ten and one read in fifty."
+    "--files",
+    "layout",
+    type=click.Choice(list(LAYOUTS)),
+    default="both",
+    show_default=True,
+    help="Which swap files there are.",
+)
+@click.option(
+    "--faults", is_flag=True, help="System calls of the files fail, are short, or find no space."
 )
 @click.option(
     "--full-disk", is_flag=True, help="The swap file has room for a third of what it should hold."
@@ -533,6 +667,7 @@ def soak(
     pages: int,
     cap: str,
     seconds: float,
+    layout: str,
     faults: bool,
     full_disk: bool,
     encrypt: bool,
@@ -543,14 +678,23 @@ def soak(
     corpus_pages, source = corpus(folder / "pages", pages)
     click.echo(
         f"{pages} offsets, {len(corpus_pages)} pages of a process and of files, cap {cap}, swap "
-        f"file in {folder}"
+        f"files ({', '.join(LAYOUTS[layout])}) in {folder}"
     )
-    file = zswap.SwapFile(folder / "swap", pages * PAGE, direct=False, encrypt=encrypt)
+    files = {
+        name: zswap.SwapFile(
+            folder / name,
+            (pages + 1) // len(LAYOUTS[layout]) * PAGE,
+            direct=False,
+            encrypt=encrypt,
+            packed=name == "packed",
+        )
+        for name in LAYOUTS[layout]
+    }
+    faulty = Faulty(files["plain"]) if faults and "plain" in files else None
     if full_disk:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (pages // 3 * PAGE, hard))
-    faulty = Faulty(file) if faults else None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (pages // len(files) // 3 * PAGE, hard))
     psi = folder / "pressure"
     psi.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
     # the machine's own is not ours to press
@@ -559,18 +703,25 @@ def soak(
         b"",
         0,
     )
+    stores: list[Faulty | zswap.SwapFile] = list(files.values())
+    if faulty is not None:
+        stores[0] = faulty
     try:
         with zswap.ZSwap(
             max_pool_bytes=parse_bytes(cap),
-            backing=faulty or file,
+            backing=stores[0],
             shrinker_interval=0.1,
             wipe_on_free=wipe,
             dontdump=wipe,
             checksum=checksum,
         ) as z:
-            return Soak(z, pages, corpus_pages, source, seconds, psi).run(faulty)
+            for area, store in enumerate(stores[1:], 1):
+                z.swapon(area, backing=store)
+            what = Soak(z, files, faults, full_disk, pages, corpus_pages, source, seconds, psi)
+            return what.run(faulty)
     finally:
-        file.close()
+        for file in files.values():
+            file.close()
 
 
 if __name__ == "__main__":

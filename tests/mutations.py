@@ -712,6 +712,35 @@ MUTATIONS = [
         "        if rc != 0 and f.preallocated:\n            rc = 0\n",
         tests="swapfile backing_contract",
     ),
+    bug(
+        "a segment at the end that cannot be read ends all cleaning",
+        "backings/packed.pyx",
+        "            if log.taken <= largest(log):\n                return False\n"
+        "            victim = emptiest(log, victim)      # then there are holes before it\n",
+        "            return False\n",
+        tests="cleaning",
+    ),
+    bug(
+        "the shrinker writes back before it looks for holes",
+        "maintenance.pyx",
+        "    moved[0] = holes - left[0] > pool_pages(e) // share + FEW_HOLES\n",
+        "    moved[0] = False\n",
+        tests="reclaim",
+    ),
+    bug(
+        "reads are remembered by the middle bits of their hash",
+        "promote.pyx",
+        "&table[(key >> 32) * (zsw_peek_u64(&e.touches_mask) + 1) >> 32]",
+        "&table[key >> 32 & zsw_peek_u64(&e.touches_mask)]",
+        tests="promote",
+    ),
+    bug(
+        "cleaning that fails publishes what it did not write",
+        "backings/packed.pyx",
+        "    if n == 0 or rc != 0:\n        return rc\n    zsw_lock(&log.lock)",
+        "    if n == 0:\n        return rc\n    zsw_lock(&log.lock)",
+        tests="cleaning",
+    ),
     # ---- parts of pages
     bug(
         "a part is stored in place of whatever is held by now",

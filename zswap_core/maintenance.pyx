@@ -7,22 +7,25 @@ other calls, which may wait for a backing store.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
+from zswap_core.abi cimport zsw_zpool_stats
 from zswap_core.budget cimport budget_follows, budget_look
 from zswap_core.calls cimport engine_enter, engine_leave
 from zswap_core.compact cimport engine_compact
 from zswap_core.fault cimport fault, Site
 from zswap_core.flight cimport flight_room, flights_rest
 from zswap_core.index cimport area_open, zsw_area
-from zswap_core.lookup cimport area_at
+from zswap_core.lookup cimport area_at, pool_at
 from zswap_core.os cimport (
     zsw_futex_wait, zsw_futex_wait_for, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_i64,
     zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join,
     zsw_thread_start, zsw_unlock,
 )
-from zswap_core.pool cimport hit_limit, pools_reach, reclaim_goal, reclaims, retire_pools
+from zswap_core.pool cimport (
+    hit_limit, pool_pages, pools_reach, reclaim_goal, reclaims, retire_pools,
+)
 from zswap_core.pressure cimport under_pressure
 from zswap_core.reclaim cimport pages_above
-from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_worker
+from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_pool, zsw_worker
 from zswap_core.streams cimport streams_rest
 from zswap_core.transit cimport writing_end, writing_try
 from zswap_core.wake cimport maintenance_wake, tell_landing
@@ -32,6 +35,7 @@ from zswap_core.writeback cimport engine_writeback
 
 cdef enum:
     SHRINK_FLIGHTS = 8          # at most, before others may write, where stores make room
+    FEW_HOLES = 16              # pages, for which nothing is moved
     MAX_FAILURES = 16           # batches in a row from which nothing could be written
     PRESSURE_SHARE = 32         # under memory pressure, one in so many pages goes at each look
     # before looking again whether the calls have ended that may use an emptied pool; doubles
@@ -92,23 +96,46 @@ cdef uint64_t shrink_batch(zsw_engine *e, bint begun) noexcept nogil:
     return 0
 
 
-cdef bint compact_some(zsw_engine *e) noexcept nogil:
-    """False when the engine is closing."""
+cdef uint64_t holes_in(zsw_engine *e) noexcept nogil:
+    """Pages' worth of what the pools take and no object has."""
+    cdef zsw_zpool_stats s
+    cdef uint64_t pages = 0, bytes
+    cdef uint32_t i
+    cdef zsw_pool *pool
+    for i in range(zsw_load_u32(&e.pool_limit)):
+        pool = pool_at(e, i)
+        if pool != NULL:
+            pool.ops.stats(pool.zpool, &s)
+            bytes = (s.total_pages - s.idle_pages) * e.page_size
+            pages += (bytes - min(s.object_bytes, bytes)) // e.page_size
+    return pages
+
+
+cdef bint compact_holes(zsw_engine *e, uint64_t share, uint64_t *left, bint *moved) noexcept nogil:
+    """Moves objects together if, since that was done last, holes have come that are a `share`th of
+    the pools, by writing back or otherwise; `left` are those that it left.  False when the engine
+    is closing."""
     cdef int rc
+    cdef uint64_t holes
     cdef zsw_worker *w = engine_enter(e, &rc)
     if w == NULL:
         return False
-    engine_compact(e, w)
+    holes = holes_in(e)
+    left[0] = min(left[0], holes)
+    moved[0] = holes - left[0] > pool_pages(e) // share + FEW_HOLES
+    if moved[0]:
+        engine_compact(e, w)
+        left[0] = holes_in(e)
     engine_leave(e, w)
     return True
 
 
-cdef void shrink_at_limit(zsw_engine *e) noexcept nogil:
-    """Writes back what the limit asks for.  That frees objects here and there, so whenever as much
-    has gone as would make a part of the pool, what is left is moved together."""
-    cdef uint64_t written = 0, since = 0, wanted, share = 32 if reclaims(e) else 16
+cdef void shrink_at_limit(zsw_engine *e, uint64_t *left) noexcept nogil:
+    """Writes back what the limit asks for.  Before it does, and in between, objects are moved
+    together where there is room that none of them has: it may be enough."""
+    cdef uint64_t written = 0, wanted, share = 64 if reclaims(e) else 16
     cdef uint32_t failures = 0, halved = 0
-    cdef bint begun = False
+    cdef bint begun = False, moved = False
     while True:
         wanted = shrink_batch(e, begun)
         if wanted == 0:
@@ -117,9 +144,13 @@ cdef void shrink_at_limit(zsw_engine *e) noexcept nogil:
         if zsw_load_u32(&e.stop):
             zsw_store_u32(&e.limit_hit, 1)      # for the next thread, should there be one
             return
+        if not compact_holes(e, share, left, &moved):
+            return
+        if moved:
+            tell_landing(e)
+            continue
         if not write_some(e, max(wanted >> halved, <uint64_t> 1), &written):
             return
-        since += written
         if written == 0:
             failures += 1
             # a store that is nearly full may yet have room for some of them
@@ -133,11 +164,6 @@ cdef void shrink_at_limit(zsw_engine *e) noexcept nogil:
         else:
             failures = halved = 0
             zsw_poke_u64(&e.resting_until, 0)
-        if since > pages_listed(e) // share + WRITEBACK_BATCH // 8:
-            since = 0
-            if not compact_some(e):
-                return
-            tell_landing(e)
 
 
 cdef void follow_budget(zsw_engine *e) noexcept nogil:
@@ -148,12 +174,12 @@ cdef void follow_budget(zsw_engine *e) noexcept nogil:
         hit_limit(e)
 
 
-cdef void shrink_some(zsw_engine *e) noexcept nogil:
+cdef void shrink_some(zsw_engine *e, uint64_t *left) noexcept nogil:
     cdef uint64_t written
     follow_budget(e)
     if zsw_load_u32(&e.backed_areas) == 0:
         return
-    shrink_at_limit(e)
+    shrink_at_limit(e, left)
     if zsw_peek_u32(&e.params.shrinker_enabled) and under_pressure(e):
         write_some(e, pages_listed(e) // PRESSURE_SHARE + 1, &written)
 
@@ -188,6 +214,7 @@ cdef void *maintain(void *arg) noexcept nogil:
     cdef zsw_engine *e = <zsw_engine *> arg
     cdef uint32_t seen
     cdef uint64_t looked = zsw_now_ns(), now, interval, wait, pause = PAUSE_MIN_NS
+    cdef uint64_t left = 0                      # holes that compaction could not mend
     while not zsw_load_u32(&e.stop):
         seen = zsw_load_u32(&e.work)
         wait = FOREVER
@@ -202,7 +229,7 @@ cdef void *maintain(void *arg) noexcept nogil:
             if zsw_swap_u32(&e.limit_hit, 0) or now - looked >= interval:
                 if now - looked >= interval:
                     rest(e)
-                shrink_some(e)
+                shrink_some(e, &left)
                 now = looked = zsw_now_ns()
             if looked + interval - now < wait:
                 wait = looked + interval - now

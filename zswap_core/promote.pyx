@@ -67,7 +67,8 @@ cdef bint touched(zsw_engine *e, const zsw_area *area, uint64_t offset) noexcept
     cdef uint64_t before
     if table == NULL:
         return False
-    place = &table[key >> 32 & zsw_peek_u64(&e.touches_mask)]
+    # by the uppermost bits: those below leave neighbours a ninth of the places
+    place = &table[(key >> 32) * (zsw_peek_u64(&e.touches_mask) + 1) >> 32]
     before = zsw_peek_u64(place)
     # a page is known by 32 bits; two that share them cost a promotion too many
     zsw_poke_u64(place, key << 32 | <uint32_t> now)

@@ -73,6 +73,24 @@ def test_when_a_page_stays(make, store, promote, reads, how):
     z._validate()
 
 
+def test_reads_of_some_pages_make_no_others_forgotten(engine, memory_store):
+    """The table has a place for each of 200 pages, wherever they are among 48,000, but for two that
+    may be unlucky; and one for a page of each area."""
+    z = engine(backing=memory_store(), shrinker_enabled=False, shrinker_interval=NEVER)
+    z.swapon(2, backing=memory_store())
+    offsets = random.Random(1).sample(range(48_000), 200)
+    for area in (0, 2):
+        z.store_many(offsets, b"".join(map(half, offsets)), swap_type=area)
+    assert z.shrink(400) == 400
+    for area in (0, 2):
+        for o in offsets:
+            z.load(o, swap_type=area)
+    assert z.stats().promoted_pages == 0
+    for o in offsets:
+        z.load(o)
+    assert z.stats().promoted_pages >= 198
+
+
 @pytest.mark.parametrize("how", ["single", "batch"])
 def test_one_pass_over_everything_changes_nothing(make, how):
     z = make(2000)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import zswap
-from hooks.engine import waiting
+from hooks.engine import shrink_if_wanted, stop_maintenance, waiting
 from hooks.faults import FOREVER, fault
 from zswap import BackingError, Status, SwapFile
 
@@ -161,6 +161,27 @@ def test_when_nothing_more_can_go_it_is_refused(make):
     fill(z, 5, start=100)
     assert z.stats().written_through_pages == 5
     check(z, [*range(30), *range(100, 105)])
+
+
+@pytest.mark.parametrize("zpool", ["zsmalloc", "z3fold"])
+def test_what_was_freed_makes_room_before_any_page_goes(make, zpool):
+    """Objects of one size, of which half are freed, leave their neighbours' memory behind; what
+    comes then has another size."""
+    z = make(zpool=zpool)
+    stop_maintenance(z)
+    n = 0
+    while pool_pages(z) < NEAR - 20:
+        z.store(n, noise(n, 700) + bytes(PAGE - 700))
+        n += 1
+    z.invalidate_many([o for o in range(n) if o % 8 > 1])
+    assert pool_pages(z) > (0.6 if zpool == "z3fold" else 0.9) * NEAR
+    for o in range(n, n + LIMIT // 3):
+        z.store(o, noise(o, 3000) + bytes(PAGE - 3000))
+        shrink_if_wanted(z)
+    assert z.stats().written_back_pages == 0
+    assert pool_pages(z) < NEAR
+    for o in range(0, n, 8):
+        assert z[o][:700] == noise(o, 700)
 
 
 @pytest.mark.parametrize("zpool", ["zsmalloc", "zsmalloc-kernel", "zbud", "z3fold"])

@@ -17,6 +17,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -104,6 +105,11 @@ meddling = st.one_of(
     st.tuples(st.just("accept_threshold_percent"), st.sampled_from([0, 50, 90])),
 )
 recipes = st.tuples(st.sampled_from(["word", "text", "half", "noise"]), st.integers(0, 5))
+parts = st.sampled_from([slice(0, 1), slice(0, PAGE), slice(8, 3000), slice(PAGE - 6, PAGE)])
+# A first page, and how many follow, all of them among OFFSETS or beyond an area's end.
+rows = st.sampled_from(
+    [(0, 1), (0, 3), (2, 6), (5, 2), (62, 4), (64, 2), (99, 1), (99, 2), (16383, 2)]
+)
 
 
 def page_of(recipe):
@@ -123,7 +129,10 @@ class Model(RuleBasedStateMachine):
 
     store_class = None
     compressor, zpool, backing = "lz4", "zsmalloc", None
-    checksum = False
+    checksum = wipe = False
+    kinds = None  # of the areas' stores; None: one after the other from `backing` on
+    encrypted = AREAS[1:]  # the areas whose packed files are
+    fixed = MappingProxyType({})  # parameters that nobody meddles with
 
     @initialize()
     def start(self):
@@ -141,7 +150,9 @@ class Model(RuleBasedStateMachine):
             shrinker_interval=86400,
             shrinker_enabled=False,
             checksum=self.checksum,
+            wipe_on_free=self.wipe,
         )
+        self.z.parameters.update(self.fixed)
         self.held = {}  # (area, offset) -> page
         self.end = {}  # of each area that is online
         self.stores = {}  # the stores in memory
@@ -151,7 +162,8 @@ class Model(RuleBasedStateMachine):
         self.z.swapoff(0)
         first = BACKINGS.index(self.backing)
         for area in AREAS:
-            self.swapon(area, BACKINGS[(first + area) % len(BACKINGS)])
+            kinds = self.kinds or BACKINGS[first:] + BACKINGS[:first]
+            self.swapon(area, kinds[area])
 
     def teardown(self):
         """Close the engine."""
@@ -163,8 +175,8 @@ class Model(RuleBasedStateMachine):
 
     # ---- what the dict expects ----
 
-    def stored(self, area, offset, page, status):
-        """Follow one store."""
+    def stored(self, area, offset, page, status, part=False):
+        """Follow one store; a part that is refused changes nothing but where the store failed."""
         key, status = (area, offset), Status(status)
         here = offset < self.end.get(area, 0)
         backed = area in self.backed
@@ -187,11 +199,12 @@ class Model(RuleBasedStateMachine):
             self.held[key] = page
         else:
             assert (status == Status.BACKING_FAIL) == backed
-            gone = self.held.pop(key, None) is not None
-            self.counted["invalidates"] += gone and not backed
+            if backed or not part:
+                gone = self.held.pop(key, None) is not None
+                self.counted["invalidates"] += gone and not backed
 
-    def loaded(self, area, offset, status, page):
-        """Check one load, and follow it."""
+    def loaded(self, area, offset, status, page, part=slice(None)):
+        """Check one load, be it of a part, and follow it."""
         expected = self.held.get((area, offset))
         if status == Status.BACKING_FAIL:
             assert expected is not None
@@ -203,7 +216,7 @@ class Model(RuleBasedStateMachine):
             self.counted["load_misses"] += 1
             return
         assert status >= 0
-        assert bytes(page) == expected
+        assert bytes(page) == expected[part]
         self.counted["loads"] += 1
         if self.z.parameters["exclusive_loads"]:
             del self.held[area, offset]
@@ -285,8 +298,8 @@ class Model(RuleBasedStateMachine):
         """Load one page."""
         self.try_load(area, offset, lambda: self.z.load(offset, swap_type=area))
 
-    def try_load(self, area, offset, call):
-        """Check a call that loads one page; whether it gave one."""
+    def try_load(self, area, offset, call, part=slice(None)):
+        """Check a call that loads one page, or a part; whether it gave one."""
         page, status = None, Status.STORED
         self.reads(area, [offset])
         try:
@@ -295,19 +308,27 @@ class Model(RuleBasedStateMachine):
             status = Status.ABSENT
         except zswap.BackingError:
             status = Status.BACKING_FAIL
-        self.loaded(area, offset, status, page)
+        self.loaded(area, offset, status, page, part)
         return page is not None
 
     @rule(area=areas, offset=offsets, recipe=recipes, mapping=st.booleans())
     def store_one(self, area, offset, recipe, mapping):
         """Store one page, into area 0 also as into a dict."""
         page = page_of(recipe)
-        before = self.z.stats().written_through_pages
-        try:
+
+        def store():
             if area == 0 and mapping:
                 self.z[offset] = page
             else:
                 self.z.store(offset, memoryview(page), swap_type=area)
+
+        self.stored(area, offset, page, self.status_of(area, offset, store))
+
+    def status_of(self, area, offset, store):
+        """The status that a store's exception, or what is held afterwards, stands for."""
+        before = self.z.stats().written_through_pages
+        try:
+            store()
         except zswap.BackingError:
             status = Status.BACKING_FAIL
         except zswap.PoolLimitError:
@@ -323,7 +344,109 @@ class Model(RuleBasedStateMachine):
                 Status.WRITTEN_THROUGH if through else Status.STORED if size else Status.SAME_FILLED
             )
         self.settle()
-        self.stored(area, offset, page, status)
+        return status
+
+    # ---- parts, and several buffers in a row ----
+
+    @rule(area=areas, offset=offsets, part=parts)
+    def load_part(self, area, offset, part):
+        """Load a part of a page."""
+        n = part.stop - part.start
+        self.try_load(
+            area, offset, lambda: self.z.load_part(offset, part.start, n, swap_type=area), part
+        )
+
+    @rule(
+        area=areas,
+        offset=offsets,
+        recipe=recipes,
+        part=parts,
+        absent=st.sampled_from(["raise", "zeros"]),
+    )
+    def store_part(self, area, offset, recipe, part, absent):
+        """Store a part of a page, which reads it first."""
+        key, data = (area, offset), page_of(recipe)[part]
+
+        def store():
+            self.z.store_part(offset, part.start, data, swap_type=area, absent=absent)
+
+        if offset >= self.end.get(area, 0):
+            with pytest.raises(ValueError, match="no such swap area"):
+                store()
+            self.counted["reject_area"] += 1
+            return
+        if key not in self.held and absent == "raise":
+            with pytest.raises(KeyError):
+                store()
+            return
+        self.reads(area, [offset])
+        before = self.z.stats().backing_read_fail
+        status = self.status_of(area, offset, store)
+        if self.z.stats().backing_read_fail > before:
+            assert (status, self.stores[area].failing in ("read", "all")) == (
+                Status.BACKING_FAIL,
+                True,
+            )
+            self.counted["backing_read_fail"] += 1
+            return
+        page = bytearray(self.held.get(key, bytes(PAGE)))
+        page[part] = data
+        self.stored(area, offset, bytes(page), status, part=True)
+
+    @rule(area=areas, row=rows, recipe=recipes, short=st.sampled_from([0, 1, 3000]))
+    def storev(self, area, row, recipe, short):
+        """Store several buffers in pages that follow one another: all of them, or none."""
+        first, n = row
+        data = b"".join(page_of((recipe[0], recipe[1] + i)) for i in range(n))[: n * PAGE - short]
+        pages = [data[i * PAGE : (i + 1) * PAGE].ljust(PAGE, b"\0") for i in range(n)]
+        keys = [(area, first + i) for i in range(n)]
+        buffers = [data[:100], data[100:5000], data[5000:]]
+        if first + n > self.end.get(area, 0):
+            with pytest.raises(ValueError, match="no such swap area"):
+                self.z.storev(first, buffers, swap_type=area)
+            self.counted["reject_area"] += 1
+            return
+        try:
+            assert self.z.storev(first, buffers, swap_type=area) == n
+        except zswap.BackingError:  # none of them is held
+            assert self.stores[area].failing in ("write", "all")
+            for key in keys:
+                self.held.pop(key, None)
+        except zswap.Error:  # all is as it was
+            assert area not in self.backed
+        else:
+            self.held.update(zip(keys, pages, strict=True))
+        self.settle()
+        self.follow("duplicate_entry", "invalidates", "reject_disabled", "written_through_pages")
+
+    @rule(area=areas, row=rows)
+    def loadv(self, area, row):
+        """Load pages that follow one another into several buffers; they stay, whatever
+        exclusive_loads says."""
+        first, n = row
+        out = [bytearray(100), bytearray(n * PAGE - 100)]
+        expected = [self.held.get((area, first + i)) for i in range(n)]
+        self.reads(area, range(first, first + n))
+        try:
+            assert self.z.loadv(first, out, swap_type=area) == n
+        except KeyError:
+            assert None in expected
+            self.counted["load_misses"] += 1
+        except zswap.BackingError:
+            assert self.stores[area].failing in ("read", "all")
+            self.counted["backing_read_fail"] += 1
+        else:
+            assert b"".join(out) == b"".join(expected)
+            self.counted["loads"] += n
+            return
+        self.follow("loads", "backing_loads")  # of those before the one that failed
+
+    def follow(self, *names):
+        """Take over counters of a call that did some of its pages."""
+        for name in names:
+            now = getattr(self.z.stats(), name)
+            assert now >= self.counted[name] or name == "backing_loads"
+            self.counted[name] = now
 
     @rule(area=areas, batch=st.lists(offsets, max_size=4), single=st.booleans())
     def invalidate(self, area, batch, single):
@@ -349,21 +472,12 @@ class Model(RuleBasedStateMachine):
         if what == "get":
             self.try_load(0, offset, lambda: z[offset])
         elif what == "pop":
-            if (
-                self.try_load(0, offset, lambda: z.pop(offset))
-                and not z.parameters["exclusive_loads"]
-            ):
-                self.dropped([(0, offset)])
+            self.take(offset, lambda: z.pop(offset))
             if (0, offset) not in self.held:
                 self.counted["load_misses"] += 1
                 assert z.pop(offset, "nothing") == "nothing"
         elif what == "popitem" and mine:
-            first = min(mine)
-            if (
-                self.try_load(0, first, lambda: z.popitem()[1])
-                and not z.parameters["exclusive_loads"]
-            ):
-                self.dropped([(0, first)])
+            self.take(min(mine), lambda: z.popitem()[1])
         elif what == "del":
             if offset in mine:
                 del z[offset]
@@ -389,6 +503,13 @@ class Model(RuleBasedStateMachine):
         assert list(z) == list(z.keys()) == sorted(o for area, o in self.held if area == 0)
         assert len(z) == len(list(z))
         assert (offset in z) == ((0, offset) in self.held)
+
+    def take(self, offset, call):
+        """Check a call that loads a page and frees it, which is both whatever exclusive_loads
+        says."""
+        if self.try_load(0, offset, call):
+            self.held.pop((0, offset), None)
+            self.counted["invalidates"] += 1
 
     @rule(area=areas, rare=st.integers(0, 3))
     def invalidate_area(self, area, rare):
@@ -477,7 +598,8 @@ class Model(RuleBasedStateMachine):
             self.end[area] = FILE_PAGES
             path = self.folder / str(area)
             packed = kind == "packed"
-            backing = SwapFile(path, FILE_PAGES * PAGE, packed=packed, encrypt=packed and area > 0)
+            encrypt = (packed or kind == "file") and area in self.encrypted
+            backing = SwapFile(path, FILE_PAGES * PAGE, packed=packed, encrypt=encrypt)
             assert not backing.left_open
             if kind == "path":  # it keeps its size; whoever opened it closes it
                 backing.close()
@@ -539,7 +661,7 @@ class Model(RuleBasedStateMachine):
                 self.counted["written_back_pages"] = self.z.stats().written_back_pages
         elif name == "switch":
             self.z.compressor, self.z.zpool = values
-        else:
+        elif name not in self.fixed:
             self.z.parameters[name] = values[0]
             self.settle(
                 limit_set=name in ("max_pool_bytes", "max_pool_percent", "accept_threshold_percent")
@@ -650,3 +772,40 @@ def test_machine(memory_store, compressor, zpool, backing):
     }
     parts["checksum"] = COMPRESSORS.index(compressor) % 2 == 0
     run(type("Machine", (Model,), parts))
+
+
+class Combined(Model):
+    """Areas over files of one layout, whatever else there is to choose."""
+
+    promote = "second"
+
+    @initialize(
+        checksum=st.booleans(),
+        wipe=st.booleans(),
+        encrypt=st.booleans(),
+        read_ahead=st.booleans(),
+        exclusive=st.booleans(),
+    )
+    def start(self, checksum, wipe, encrypt, read_ahead, exclusive):
+        """Make both."""
+        self.checksum, self.wipe = checksum, wipe
+        self.encrypted = AREAS if encrypt else ()
+        self.fixed = {
+            "promote": self.promote,
+            "read_ahead": read_ahead,
+            "exclusive_loads": exclusive,
+        }
+        super().start()
+
+
+@pytest.mark.parametrize("promote", ["second", "always", "never"])
+@pytest.mark.parametrize("layout", ["file", "packed"])
+def test_combined(memory_store, promote, layout):
+    """Each way to promote over each layout; hypothesis chooses checksums, encryption, wiping,
+    read-ahead and exclusive loads."""
+    parts = {
+        "store_class": type("Store", (memory_store,), {"failing": None}),
+        "promote": promote,
+        "kinds": (layout, layout, "memory"),
+    }
+    run(type("Machine", (Combined,), parts))

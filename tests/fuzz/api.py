@@ -270,9 +270,9 @@ class Drive:
         else:
             self.z.zpool = self.data.pick(ZPOOLS)
 
-    def run(self):
-        """All steps, then everything once more."""
-        steps = (
+    def steps(self):
+        """What it chooses from."""
+        return (
             self.store,
             self.load,
             self.store_many,
@@ -283,6 +283,10 @@ class Drive:
             self.parameter,
             self.work,
         )
+
+    def run(self):
+        """All steps, then everything once more."""
+        steps = self.steps()
         while self.data.more():
             step = self.data.pick(steps)
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import atheris
 
-DRIVES = ("decompress", "api", "swapfile")
+DRIVES = ("decompress", "api", "parts", "swapfile")
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     if len(sys.argv) < 2 or sys.argv[1] not in DRIVES:
         sys.exit(f"{__doc__}\nDRIVE is one of {', '.join(DRIVES)}")
     name = sys.argv.pop(1)
-    with atheris.instrument_imports(include=["zswap", "zswap_core", "common", name]):
+    with atheris.instrument_imports(include=["zswap", "zswap_core", "common", "api", name]):
         drive = importlib.import_module(name)
     known = Path(__file__).parent / "corpus" / name
     atheris.Setup(

@@ -400,8 +400,9 @@ def stop_maintenance(Handle z not None):
 
 def shrink_if_wanted(Handle z not None):
     """Do what the thread would, had the last store woken it."""
+    cdef uint64_t left = 0
     if zsw_swap_u32(&z.e.limit_hit, 0):
-        shrink_at_limit(z.e)
+        shrink_at_limit(z.e, &left)
 
 
 def waiting(Handle z not None):

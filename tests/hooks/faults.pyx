@@ -5,6 +5,7 @@ A site fails at chosen times it is reached, in whichever engine and thread, unti
     with fault("SLAB_BLOCK"):                   # the first time
     with fault("BACKING_WRITE", nth=3, times=2, error=errno.ENOSPC):
     with fault("FILE_READ", times=FOREVER):
+    with fault("FILE_WRITE", error=STOP):       # the process stops there
 
 `hits` tells how often each site was reached meanwhile.
 """
@@ -16,9 +17,11 @@ from contextlib import contextmanager
 from zswap_core.fault cimport faults, faults_armed, SITES
 from zswap_core.os cimport zsw_load_u32, zsw_store_u32
 
+from zswap_core import fault as sites
 from zswap_core.fault import Site
 
 FOREVER = 1 << 30
+STOP = sites.STOP               # an `error`: the process stops there
 
 
 def names():

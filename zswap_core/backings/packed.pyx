@@ -942,7 +942,9 @@ cdef bint tidy_some(swap_file *f) noexcept nogil:
         elif p.opened[MOVED] == log.extent:
             seal(p, MOVED)
         elif segment_at(log, victim).state == SHUNNED:
-            return False
+            if log.taken <= largest(log):
+                return False
+            victim = emptiest(log, victim)      # then there are holes before it
     elif wants_cleaning(log, AHEAD + 1):
         victim = emptiest(log, log.extent)
     else:
