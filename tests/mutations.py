@@ -889,9 +889,23 @@ MUTATIONS = [
     bug(
         "close does not wait for calls",
         "engine.pyx",
-        "        wait_calls(e)\n        maintenance_stop(e)",
-        "        maintenance_stop(e)",
+        "        wait_calls(e)\n        requests_stop(e)",
+        "        requests_stop(e)",
         tests="threads",
+    ),
+    bug(
+        "a request's page is read from where another's is",
+        "submit.pyx",
+        "            offsets[i] = group[i].offset\n",
+        "            offsets[i] = group[0].offset\n",
+        tests="submit",
+    ),
+    bug(
+        "what closing finds in the queue is not completed",
+        "submit.pyx",
+        "            group[i].status = ZSWAP_NO_MEMORY if rc == -ENOMEM else ZSWAP_CLOSED\n",
+        "            group[i].status = 0\n",
+        tests="submit",
     ),
     bug(
         "what was touched after the clock was read is the oldest",

@@ -717,22 +717,7 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             if self._evict_range(start, stop, swap_type):
                 self.compact()
             return max(before - self.stats().resident_bytes, 0)
-        wanted, freed = parse_bytes(what), 0
-        stats = self.stats()
-        before, left = stats.resident_bytes, stats.stored_pages
-        while freed < wanted and left > 0:
-            # As many as take what is still missing, if they are like the others.
-            share = (wanted - freed) / max(stats.pool_total_size, 1)
-            done = self.shrink(min(int(stats.stored_pages * share) + 1, left))
-            if not done:
-                break
-            left -= done
-            stats = self.stats()
-            if before - stats.resident_bytes < wanted:
-                self.compact()  # each allocator page may still hold one that stays
-                stats = self.stats()
-            freed = before - stats.resident_bytes
-        return max(freed, 0)
+        return self._evict_bytes(min(parse_bytes(what), 1 << 62))
 
     def promote(self, offsets: range, *, swap_type: SupportsIndex = 0) -> int:
         """Bring pages back from the backing store before they are asked for.

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dask
@@ -63,11 +64,19 @@ class SpillTier(MutableMapping[Any, Any]):
         Bytes for compressed results; at least 2 MiB.  By default an eighth of the limit.
     compressor : str, default "lz4"
         As for `zswap.ZSwap`.
+    max_spill : int, str or False, optional
+        Most bytes in the file; what has no room there stays in memory.  By default
+        ``distributed.worker.memory.max-spill``; False is no limit but the disk's.
 
     Attributes
     ----------
     target, compressed : int
         The two in bytes.
+    cumulative_metrics : dict
+        By (activity, unit), as distributed counts them for its Prometheus page: how many results,
+        how many bytes (as they are) and seconds.  The activities are "memory-read", of what was
+        there, "disk-write", of what was compressed, and "disk-read", of what was decompressed, be
+        it from memory or from the file.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class SpillTier(MutableMapping[Any, Any]):
         target: int | str | None = None,
         compressed: int | str | None = None,
         compressor: str = "lz4",
+        max_spill: int | str | bool | None = None,
     ) -> None:
         self._lock = Lock(reentrant=True)
         self._fast: OrderedDict[Any, Any] = OrderedDict()  # the least recently used first
@@ -87,6 +97,10 @@ class SpillTier(MutableMapping[Any, Any]):
         # what is in use somewhere is not made a second time
         self._alive: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
         self._given = target, compressed
+        if max_spill is None:
+            max_spill = dask.config.get("distributed.worker.memory.max-spill", False)
+        self._max_spill: int | None = None if max_spill is False else parse_bytes(max_spill)
+        self.cumulative_metrics: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._files: list[str] = []
         path = None
         if worker_local_directory is not None:
@@ -139,8 +153,12 @@ class SpillTier(MutableMapping[Any, Any]):
     def _compress(self, key: Any) -> bool:
         """Move a value from fast to slow; False where that fails, and it stays."""
         value = self._fast[key]
+        if self._file_is_full():
+            logger.warning("Spill file on disk reached capacity; %r stays in memory", key)
+            return False
         try:
-            self._store[key] = value
+            with self._measured("disk-write", key):
+                self._store[key] = value
         except Exception as error:
             # Disk or memory may have room again; what cannot be pickled today cannot tomorrow.
             if not isinstance(error, (BackingError, PoolLimitError, MemoryError)):
@@ -153,6 +171,37 @@ class SpillTier(MutableMapping[Any, Any]):
         with suppress(TypeError):  # cannot be referred to weakly
             self._alive[key] = value
         return True
+
+    def _room_in_file(self) -> int | None:
+        """Bytes that may still go to the file; None: as many as the disk takes."""
+        if self._max_spill is None:
+            return None
+        return max(self._max_spill - self._file_bytes(), 0)
+
+    def _file_bytes(self) -> int:
+        total = 0
+        for path in self._files:
+            with suppress(OSError):
+                total += os.stat(path).st_blocks * 512
+        return total
+
+    def _file_is_full(self) -> bool:
+        # what is written through or back next would go there
+        return bool(self._files) and self._room_in_file() == 0
+
+    @contextmanager
+    def _measured(self, activity: str, key: Any) -> Iterator[None]:
+        """Count a value that is compressed, or decompressed."""
+        began = time.perf_counter()
+        yield
+        metrics = self.cumulative_metrics
+        metrics[activity, "seconds"] += time.perf_counter() - began
+        metrics[activity, "count"] += 1
+        metrics[activity, "bytes"] += self._sizes[key]
+
+    def _note_hit(self, key: Any) -> None:
+        self.cumulative_metrics["memory-read", "count"] += 1
+        self.cumulative_metrics["memory-read", "bytes"] += self._sizes[key]
 
     def _compress_coldest(self) -> int:
         """Compress the coldest value that can be; its size, or -1."""
@@ -189,7 +238,9 @@ class SpillTier(MutableMapping[Any, Any]):
                 if size >= 0:
                     return size
                 if self._in_memory():
-                    return self._store.evict(_EVICTED_AT_ONCE) or -1
+                    room = self._room_in_file()
+                    most = _EVICTED_AT_ONCE if room is None else min(room, _EVICTED_AT_ONCE)
+                    return self._store.evict(most) or -1
         except Exception:
             logger.exception("nothing was evicted")
         return -1
@@ -213,10 +264,14 @@ class SpillTier(MutableMapping[Any, Any]):
         with self._lock:
             if key in self._fast:
                 self._fast.move_to_end(key)
+                self._note_hit(key)
                 return self._fast[key]
             value = self._alive.get(key)
             if value is None:
-                value = self._store[key]
+                with self._measured("disk-read", key):
+                    value = self._store[key]
+            else:
+                self._note_hit(key)
             size = self._sizes[key]
             if size <= self.target:
                 del self._store[key]
@@ -261,6 +316,18 @@ class SpillTier(MutableMapping[Any, Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(list(self._sizes))
 
+    @property
+    def memory(self) -> frozenset[Any]:
+        """Keys of the results that lie in memory as they are."""
+        with self._lock:
+            return frozenset(self._fast)
+
+    @property
+    def disk(self) -> frozenset[Any]:
+        """Keys of those that are compressed, in memory or in the file."""
+        with self._lock:
+            return frozenset(self._sizes) - frozenset(self._fast)
+
     # ---- figures, and the end --------------------------------------------------------------------
 
     @property
@@ -269,7 +336,7 @@ class SpillTier(MutableMapping[Any, Any]):
         if self._store.closed:
             return 0, 0
         stats = self._store.stats()
-        return self._slow_bytes, stats.compressed_bytes + stats.backed_bytes
+        return self._slow_bytes, stats.compressed_bytes + self._file_bytes()
 
     def close(self) -> None:
         """Free everything, the files too.  Closing twice is fine."""

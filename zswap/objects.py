@@ -24,6 +24,7 @@ import numpy as np
 
 from zswap.core import FEWEST_PAGES, ZSwap
 from zswap.meminfo import format_bytes, parse_budget, parse_bytes, total_ram
+from zswap_core.binding.values import hold_small, take_small
 from zswap_core.compressors.base import Compressor
 from zswap_core.errors import Error, PageCorruptError, PoolLimitError
 from zswap_core.locks import Lock
@@ -323,7 +324,6 @@ class ObjectStore(MutableMapping[Any, Any]):
                 engine.close()
             raise
         self._small, self._large = self._engines
-        self._load_small = self._small._load_span
         self._backed = backing is not None
         self._step = self._max_memory // 64
         _stores.add(self)
@@ -392,7 +392,7 @@ class ObjectStore(MutableMapping[Any, Any]):
         return f"its limit of {self._max_memory} bytes; delete values, raise max_memory"
 
     def _put_large(self, data: Any, length: int, kind: int) -> int:
-        while self._unfreed:
+        for _ in range(len(self._unfreed)):  # once each: there may still be no memory for it
             with suppress(IndexError):
                 self._free_large(self._unfreed.pop(), 0)
         pages = -(-length // LARGE)
@@ -638,21 +638,14 @@ class ObjectStore(MutableMapping[Any, Any]):
     # ---- the mapping -----------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
-        where = self._map[key]
-        # What is most common, and fits one line of `_unpack`, without a call of it.
-        if type(where) is int and not where & 7:
-            try:
-                data = self._load_small(where >> 16, where >> 3 & 0x1FFF)
-                if self._map[key] is where:
-                    return data
-            except (KeyError, ValueError, Error):
-                pass
-        return self._read(key)[1]
+        value = take_small(self, self._small, key)  # what is most common
+        return self._read(key)[1] if value is None else value
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if type(key) is not str:
             self._check_key(key)
-        self._publish(key, self._pack(value))
+        if type(value) is not bytes or not hold_small(self, self._small, key, value):
+            self._publish(key, self._pack(value))
 
     def __delitem__(self, key: Any) -> None:
         with self._lock:

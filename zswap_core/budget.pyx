@@ -80,7 +80,7 @@ cdef uint64_t beside_pools(zsw_engine *e) noexcept nogil:
     cdef uint64_t pages = 0, metadata = 0, aside = 0
     add_pools(e, &pages, &metadata)
     return (sizeof(zsw_engine) + zsw_peek_u64(&e.budget.metered) + zsw_peek_u64(&e.budget.buffers)
-            + metadata + add_workers(e, &aside))
+            + zsw_peek_u64(&e.requests_bytes) + metadata + add_workers(e, &aside))
 
 
 # ---- what is left --------------------------------------------------------------------------------
@@ -135,6 +135,7 @@ cdef void look(zsw_engine *e) noexcept nogil:
     metered = zsw_peek_u64(&e.budget.metered)       # first: what comes meanwhile is seen next time
     add_pools(e, &pages, &metadata)
     beside = sizeof(zsw_engine) + metered + buffers + metadata + add_workers(e, &aside)
+    beside += zsw_peek_u64(&e.requests_bytes)
     taken = beside + pages * e.page_size
     if budget_follows(e):
         follow(e, taken)

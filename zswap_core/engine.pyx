@@ -18,6 +18,7 @@ from zswap_core.promote cimport touches_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport MAX_AREAS, WRITEBACK_BATCH, zsw_engine, zsw_worker
 from zswap_core.streams cimport streams_destroy
+from zswap_core.submit cimport requests_destroy, requests_stop, serves_requests
 from zswap_core.worker cimport call_depth, first_worker, free_scratch, free_worker_page, wait_calls
 
 
@@ -115,10 +116,11 @@ cdef int engine_create(uint32_t page_size, zsw_engine **out) noexcept nogil:
 cdef int engine_close(zsw_engine *e) noexcept nogil:
     """Refuses new calls, waits for those in flight and frees all memory but the engine's shell, its
     workers and areas: a thread that has just left a call, or waits for others to end, may still
-    look at those.  1 when another thread does, or did, the same; -EDEADLK from inside a call."""
+    look at those.  1 when another thread does, or did, the same; -EDEADLK from inside a call, or
+    from the thread that serves requests."""
     cdef uint32_t i
     cdef zsw_worker *w
-    if call_depth(e) > 0 and not e.forked:
+    if not e.forked and (call_depth(e) > 0 or serves_requests(e)):
         return -EDEADLK
     if zsw_swap_u32(&e.closing, 1) != 0 and not e.forked:
         while not zsw_load_u32(&e.closed):
@@ -126,6 +128,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
         return 1
     if not e.forked:
         wait_calls(e)
+        requests_stop(e)
         maintenance_stop(e)
     destroy_pools(e)
     for i in range(<uint32_t> MAX_AREAS):
@@ -139,6 +142,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     flights_destroy(e)
     touches_destroy(e)
     streams_destroy(e)
+    requests_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)
     slab_destroy(&e.extents)

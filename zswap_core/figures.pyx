@@ -49,7 +49,7 @@ cdef void engine_totals(zsw_engine *e, zsw_totals *out) noexcept nogil:
             out.metadata_bytes += stats.metadata_bytes
     buffers = zsw_peek_u64(&e.budget.buffers)
     out.buffer_bytes += buffers
-    out.metadata_bytes += buffers
+    out.metadata_bytes += buffers + zsw_peek_u64(&e.requests_bytes)
     out.max_pages = zsw_peek_u64(&e.params.max_pages)
     out.max_bytes = zsw_peek_u64(&e.budget.bytes)
     for i in range(<uint32_t> MAX_AREAS):

@@ -194,6 +194,8 @@ cdef struct zsw_engine:
     uint64_t touches_mask               # for so many and one
     uint64_t reads                      # how many there were
     void *streams                       # what is read ahead, see streams.pyx
+    void *requests                      # what was submitted, see submit.pyx
+    uint64_t requests_bytes             # memory of those
     # room below the limit, see reclaim.pyx
     uint32_t tickets                    # stores that came to the gate
     uint32_t turn                       # futex word: and those that left it

@@ -48,7 +48,7 @@ static int set_text(char **into, char *copy)
     return copy == NULL ? -1 : 0;
 }
 
-static int zswap_config(const char *key, const char *value)
+static int disk_config(const char *key, const char *value)
 {
     if (strcmp(key, "size") == 0)
         return set_size(&size, value);
@@ -72,7 +72,7 @@ static int zswap_config(const char *key, const char *value)
     "compressor=NAME    as lz4 (the default), lref or zstd:3\n" \
     "encrypt=BOOL       whether the file is encrypted (true)"
 
-static int zswap_config_complete(void)
+static int disk_config_complete(void)
 {
     if (size <= 0) {
         nbdkit_error("size= is missing, or 0: how large the disk is to be, as size=4G");
@@ -204,14 +204,14 @@ static void stop(void)
     Py_XDECREF(closed);
 }
 
-static void zswap_load(void)
+static void disk_load(void)
 {
     /* Extension modules expect to find Python's functions among those that all see. */
     if (dlopen(LIBPYTHON, RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE) == NULL)
         nbdkit_debug("%s", dlerror());
 }
 
-static int zswap_get_ready(void)
+static int disk_get_ready(void)
 {
     int status = -1;
     pid_t child = fork();
@@ -229,7 +229,7 @@ static int zswap_get_ready(void)
     return status == 0 ? 0 : -1;
 }
 
-static int zswap_after_fork(void)
+static int disk_after_fork(void)
 {
     for (int i = 0; i < LOCKS; i++)
         pthread_rwlock_init(&locks[i].lock, NULL);
@@ -239,7 +239,7 @@ static int zswap_after_fork(void)
     return 0;
 }
 
-static void zswap_cleanup(void)
+static void disk_cleanup(void)
 {
     if (state != NULL) {
         PyEval_RestoreThread(state);
@@ -351,13 +351,13 @@ static int clear(uint64_t offset, uint64_t count, bool parts)
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-static void *zswap_open(int readonly)
+static void *disk_open(int readonly)
 {
     (void)readonly;
     return NBDKIT_HANDLE_NOT_NEEDED;
 }
 
-static int64_t zswap_get_size(void *handle)
+static int64_t disk_get_size(void *handle)
 {
     (void)handle;
     return size;
@@ -369,13 +369,13 @@ static int yes(void *handle)
     return 1;
 }
 
-static int zswap_can_fua(void *handle)
+static int disk_can_fua(void *handle)
 {
     (void)handle;
     return NBDKIT_FUA_NATIVE;
 }
 
-static int zswap_block_size(void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
+static int disk_block_size(void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
 {
     (void)handle;
     *minimum = 1;
@@ -384,7 +384,7 @@ static int zswap_block_size(void *handle, uint32_t *minimum, uint32_t *preferred
     return 0;
 }
 
-static int zswap_pread(void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t flags)
+static int disk_pread(void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t flags)
 {
     char *into = buf, whole[PAGE];
     (void)handle, (void)flags;
@@ -399,7 +399,7 @@ static int zswap_pread(void *handle, void *buf, uint32_t count, uint64_t offset,
     return 0;
 }
 
-static int zswap_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
+static int disk_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
     uint32_t flags)
 {
     const char *from = buf;
@@ -427,19 +427,19 @@ static int zswap_pwrite(void *handle, const void *buf, uint32_t count, uint64_t 
 
 /* Nothing outlives the process, so nothing is more durable after a flush or with FUA than before:
  * both promise only that all connections see what was written, and they do anyway. */
-static int zswap_flush(void *handle, uint32_t flags)
+static int disk_flush(void *handle, uint32_t flags)
 {
     (void)handle, (void)flags;
     return 0;
 }
 
-static int zswap_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+static int disk_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
     (void)handle, (void)flags;
     return clear(offset, count, false);
 }
 
-static int zswap_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+static int disk_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
     (void)handle;
     if (flags & NBDKIT_FLAG_MAY_TRIM)
@@ -448,7 +448,7 @@ static int zswap_zero(void *handle, uint32_t count, uint64_t offset, uint32_t fl
     return -1;
 }
 
-static int zswap_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+static int disk_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
     struct nbdkit_extents *extents)
 {
     uint64_t at = offset / PAGE * PAGE, end = offset + count;
@@ -477,26 +477,26 @@ static struct nbdkit_plugin plugin = {
     .name = "zswap",
     .longname = "compressed RAM disk",
     .description = "A RAM disk whose pages are compressed; the coldest go to a file.",
-    .load = zswap_load,
-    .config = zswap_config,
-    .config_complete = zswap_config_complete,
+    .load = disk_load,
+    .config = disk_config,
+    .config_complete = disk_config_complete,
     .config_help = HELP,
     .magic_config_key = "size",
-    .get_ready = zswap_get_ready,
-    .after_fork = zswap_after_fork,
-    .cleanup = zswap_cleanup,
-    .open = zswap_open,
-    .get_size = zswap_get_size,
+    .get_ready = disk_get_ready,
+    .after_fork = disk_after_fork,
+    .cleanup = disk_cleanup,
+    .open = disk_open,
+    .get_size = disk_get_size,
     .can_multi_conn = yes,
     .can_fast_zero = yes,
-    .can_fua = zswap_can_fua,
-    .block_size = zswap_block_size,
-    .pread = zswap_pread,
-    .pwrite = zswap_pwrite,
-    .flush = zswap_flush,
-    .trim = zswap_trim,
-    .zero = zswap_zero,
-    .extents = zswap_extents,
+    .can_fua = disk_can_fua,
+    .block_size = disk_block_size,
+    .pread = disk_pread,
+    .pwrite = disk_pwrite,
+    .flush = disk_flush,
+    .trim = disk_trim,
+    .zero = disk_zero,
+    .extents = disk_extents,
 };
 
 NBDKIT_REGISTER_PLUGIN(plugin)

@@ -885,10 +885,15 @@ def test_single_calls_that_take_long(compressor):
             for n in random.Random(seed).choices(range(16), k=150):
                 assert z[n] == pages[n]
                 assert z.load(n, out) == pages[n]
+                assert z.load_part(n, 7, 9) == pages[n][7:16]
+                z.loadv(n, [out])
+                assert out == pages[n]
 
         def store():
             for n in random.Random(9).choices(range(16), k=150):
                 z[n] = pages[n]
+                z.store_part(n, 3, pages[n][3:9])
+                z.storev(n, [pages[n]])
 
         together(lambda: load(1), lambda: load(2), store)
         z._validate()

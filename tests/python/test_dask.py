@@ -49,6 +49,21 @@ def test_under_a_zict_buffer():
     assert buffer.slow.closed
 
 
+@pytest.mark.parametrize("backing", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("buffered", [False, True], ids=["alone", "buffered"])
+@pytest.mark.parametrize(
+    "check", ["mapping", "different_keys_threadsafe", "same_key_threadsafe", "closing"]
+)
+def test_zicts_own_checks(tmp_path, check, buffered, backing):
+    """What zict's tests ask of each of its mappings."""
+    zict = pytest.importorskip("zict")
+    checks = pytest.importorskip("zict.tests.utils_test")
+    store = Store("4MiB", backing=tmp_path / "spill" if backing else None)
+    mapping = zict.Buffer({}, store, n=100, weight=lambda k, v: len(v)) if buffered else store
+    getattr(checks, f"check_{check}")(mapping)
+    mapping.close()
+
+
 # ---- Dask ----------------------------------------------------------------------------------------
 
 
@@ -184,6 +199,50 @@ def test_the_store_follows_the_process(dask, tmp_path):
     assert stats.backed_bytes > 4 << 20
     assert dict(tier) == values
     tier.close()
+
+
+def test_the_file_has_a_limit(dask, tmp_path, caplog):
+    """As ``distributed.worker.memory.max-spill`` has it; what has no room stays as it is."""
+    config = pytest.importorskip("dask.config")
+    with config.set({"distributed.worker.memory.max-spill": "1 MiB"}):
+        tier = dask.SpillTier(tmp_path, memory_limit=10**9, target=0, compressed="2MiB")
+    values = {n: np.random.default_rng(n).bytes(100_000) for n in range(60)}
+    for key, value in values.items():
+        tier[key] = value
+    assert tier.memory
+    assert tier.disk
+    assert tier.memory | tier.disk == set(values)
+    assert "reached capacity" in caplog.text
+    # with what a segment and two values may be more
+    assert sum(f.stat().st_blocks * 512 for f in tmp_path.iterdir()) <= 3 << 20
+    assert {key: tier[key] for key in values} == values
+    tier.close()
+    unlimited = dask.SpillTier(tmp_path, memory_limit=10**9, target=0, compressed="2MiB")
+    unlimited.update(values)
+    assert not unlimited.memory
+    unlimited.close()
+
+
+def test_what_is_read_and_written_is_counted(tier):
+    for n in range(3):
+        tier[n] = np.full(100, n)
+    metrics = tier.cumulative_metrics
+    assert metrics == {}
+    size = tier._sizes[0]
+    assert tier[2][0] == 2
+    assert tier.evict() == size
+    assert tier.disk == {0}
+    value = tier[0]
+    assert {key: n for key, n in metrics.items() if key[1] != "seconds"} == {
+        ("memory-read", "count"): 1,
+        ("memory-read", "bytes"): size,
+        ("disk-write", "count"): 1,
+        ("disk-write", "bytes"): size,
+        ("disk-read", "count"): 1,
+        ("disk-read", "bytes"): size,
+    }
+    assert value[0] == 0
+    assert metrics["disk-write", "seconds"] > 0
 
 
 def test_threads(tier):

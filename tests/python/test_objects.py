@@ -8,6 +8,7 @@ import pickle
 import random
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -182,6 +183,20 @@ VALUES = st.one_of(
     st.tuples(st.integers(), st.just(bytearray(6000))),
 )
 KEYS = st.one_of(st.integers(0, 4), st.sampled_from(["a", b"a", ("a", 1)]))
+
+
+def test_what_cannot_be_freed_for_lack_of_memory_is_no_endless_task():
+    with ObjectStore("8MiB") as store:
+        large = noise(70_000)
+        for n in range(3):
+            store[n] = large
+        with fault("EXTENT", times=FOREVER):
+            del store[1]
+            with suppress(MemoryError):
+                store["more"] = large
+        store["more"] = large
+        assert set(store) == {0, 2, "more"}
+        whole(store)
 
 
 class Model(RuleBasedStateMachine):

@@ -31,6 +31,7 @@ FACING_PYTHON = {
     "binding/memory",
     "binding/programs",
     "binding/results",
+    "binding/values",
     "buffers",
     "compressors/adapter",
     "compressors/base",
@@ -48,6 +49,7 @@ FACING_PYTHON = {
     "trace",
     "zpools/geometry",
     "zpools/registry",
+    "zswap",
 }
 # Modules that run Python callables on behalf of the engine.
 TAKING_THE_GIL = {"api", "backings/adapter", "compressors/adapter"}

@@ -30,13 +30,13 @@ from zswap_core.binding.arguments cimport (
 from zswap_core.binding.requests cimport (
     allocate_extent, area_args, area_shard_numbers, batch_args, budget_args, call_body, compact_all,
     contains_page, count_nodes, count_pages, do_load, do_load_part, do_loadv, do_store,
-    do_store_part, do_storev, evict_pages, extent_args, free_extent, invalidate_batch,
-    invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span, LoadAs, look,
-    look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args, page_sizes, part_args,
-    pool_args, pool_row, pools_args, range_args, reach_args, read_latency, read_news, recall_pages,
-    recompress_some, seal, set_budget, set_limits, shard_offsets, SLICE, span_args, store_batch,
-    store_span, sum_totals, swap_off, swap_on, use_pool, vector_args, walk_args, weigh_pages,
-    work_args, write_back,
+    do_store_part, do_storev, evict_args, evict_bytes, evict_pages, extent_args, free_extent,
+    invalidate_batch, invalidate_pages, is_online, latency_args, list_pools, load_batch, load_span,
+    LoadAs, look, look_args, news_args, next_held, next_hole, NODES, nodes_args, page_args,
+    page_sizes, part_args, pool_args, pool_row, pools_args, range_args, reach_args, read_latency,
+    read_news, recall_pages, recompress_some, seal, set_budget, set_limits, shard_offsets, SLICE,
+    span_args, store_batch, store_span, sum_totals, swap_off, swap_on, use_pool, vector_args,
+    walk_args, weigh_pages, work_args, write_back,
 )
 from zswap_core.binding.results cimport error_for, Handle, Held
 from zswap_core.buffers cimport take_buffer
@@ -49,8 +49,8 @@ from zswap_core.index cimport index_protect, SHARD_PAGES
 from zswap_core.latency cimport bucket_start, LATENCY_BUCKETS, TIMED, zsw_histogram
 from zswap_core.libraries.checksums cimport Checksum
 from zswap_core.os cimport (
-    EDEADLK, zsw_bind_node, zsw_likely, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK,
-    zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
+    EDEADLK, zsw_bind_node, zsw_map, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_now_ns,
+    zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_i64, zsw_poke_u32, zsw_poke_u64,
     zsw_unlikely, zsw_unmap,
 )
 from zswap_core.pool cimport compressor_in_use
@@ -104,21 +104,25 @@ cdef struct pace:
     uint64_t ns                 # 0: not known yet
 
 
-cdef inline bint times(pace *p) noexcept:
-    """Whether the call that begins is one to be timed, with the GIL held."""
+cdef inline bint at_once(pace *p, uint64_t *began) noexcept:
+    """Whether the call that begins keeps the GIL: unless its kind takes long.  `began` is set where
+    it does so in order to be timed."""
     p.calls += 1
-    return p.calls % TIMED_CALLS == 1
+    began[0] = 0
+    if zsw_unlikely(p.calls % TIMED_CALLS == 1):
+        began[0] = zsw_now_ns()
+        return True
+    return p.ns <= LONG_NS
 
 
-cdef inline bint is_long(const pace *p) noexcept:
-    return p.ns > LONG_NS
-
-
-cdef void note(pace *p, uint64_t ns) noexcept:
-    """A call took so long; or longer than it did, if it was interrupted."""
-    if p.ns != 0:
-        ns = p.ns - p.ns // 4 + min(ns, 2 * p.ns) // 4
-    p.ns = max(ns, <uint64_t> 1)
+cdef inline void ended(pace *p, uint64_t began, int status) noexcept:
+    """The call is over; it took longer than it did if it was interrupted."""
+    cdef uint64_t ns
+    if zsw_unlikely(began != 0 and status >= 0):
+        ns = zsw_now_ns() - began
+        if p.ns != 0:
+            ns = p.ns - p.ns // 4 + min(ns, 2 * p.ns) // 4
+        p.ns = max(ns, <uint64_t> 1)
 
 
 cdef class Engine(Handle):
@@ -602,6 +606,16 @@ cdef class Engine(Handle):
                 return done
             PyErr_CheckSignals()
 
+    def _evict_bytes(self, uint64_t wanted):
+        cdef evict_args args
+        args.begun, args.goes_on, args.eviction.wanted = False, True, wanted
+        while args.goes_on:
+            self.call(evict_bytes, &args, True)
+            PyErr_CheckSignals()
+        remember(None, None)                    # what failed was counted, and stays held
+        self.hear()
+        return args.eviction.freed
+
     cdef object reach(self, call_body body, object start, object stop, object swap_type):
         """Evicts or recalls the pages of a range, a slice at a time; returns how many."""
         cdef reach_args args
@@ -710,18 +724,13 @@ cdef class Engine(Handle):
         cdef uint64_t began = 0
         args.offset, args.type, args.absent = as_offset(offset), as_type(swap_type), absent
         take_pages(page, "page", self.e.page_size, False, &buffer)
-        if zsw_likely(not waits):
-            if zsw_unlikely(times(&self.stores_pace)):
-                began = zsw_now_ns()
-            else:
-                waits = is_long(&self.stores_pace)
+        waits = waits or not at_once(&self.stores_pace, &began)
         try:
             args.page = <uint8_t *> buffer.buf
             self.call(do_store, &args, waits)
         finally:
             PyBuffer_Release(&buffer)
-        if zsw_unlikely(began != 0):
-            note(&self.stores_pace, zsw_now_ns() - began)
+        ended(&self.stores_pace, began, args.status)
         if args.status == CHANGED:
             return False
         if args.status < 0:
@@ -833,13 +842,11 @@ cdef class Engine(Handle):
 
     cdef bint load_into(self, page_args *args, bint waits) except -1:
         """False where it would have to wait, and must not."""
-        cdef bint timed = times(&self.loads_pace)
-        cdef uint64_t began = zsw_now_ns() if zsw_unlikely(timed) else 0
+        cdef uint64_t began
         # a page that takes long to decompress is nothing to hold others up for
-        args.no_wait = timed or not waits or not is_long(&self.loads_pace)
+        args.no_wait = at_once(&self.loads_pace, &began) or not waits
         self.call(do_load, args, not args.no_wait)
-        if zsw_unlikely(timed) and args.status >= 0:
-            note(&self.loads_pace, zsw_now_ns() - began)
+        ended(&self.loads_pace, began, args.status)
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
             if not waits:
                 return False
@@ -897,12 +904,12 @@ cdef class Engine(Handle):
         if out is None:
             out = PyBytes_FromStringAndSize(NULL, args.bytes)
             args.data = <uint8_t *> PyBytes_AS_STRING(out)
-            self.move_part(do_load_part, &args, True)
+            self.move_part(do_load_part, &args, &self.loads_pace, True)
         else:
             take_pages(out, "out", args.bytes, True, &buffer)
             try:
                 args.data = <uint8_t *> buffer.buf
-                self.move_part(do_load_part, &args, True)
+                self.move_part(do_load_part, &args, &self.loads_pace, True)
             finally:
                 PyBuffer_Release(&buffer)
         return out
@@ -950,7 +957,8 @@ cdef class Engine(Handle):
         try:
             self.part_of(&args, offset, at, buffer.len, swap_type, absent)
             args.data = <uint8_t *> buffer.buf
-            self.move_part(do_store_part, &args, not self.slow and self.backed == 0)
+            self.move_part(do_store_part, &args, &self.stores_pace,
+                           not self.slow and self.backed == 0)
         finally:
             PyBuffer_Release(&buffer)
 
@@ -966,11 +974,13 @@ cdef class Engine(Handle):
         args.at, args.bytes = at, n
         return 0
 
-    cdef int move_part(self, call_body body, part_args *args, bint at_once) except -1:
-        """Loads or stores a part: with the GIL where that goes `at_once`."""
-        args.no_wait, args.status = at_once, Status.WOULD_BLOCK
-        if at_once:
+    cdef int move_part(self, call_body body, part_args *args, pace *p, bint soon) except -1:
+        """Loads or stores a part; with the GIL at first where it may be there `soon`."""
+        cdef uint64_t began = 0
+        args.no_wait, args.status = soon and at_once(p, &began), Status.WOULD_BLOCK
+        if args.no_wait:
             self.call(body, args, False)
+            ended(p, began, args.status)
         if args.status == Status.WOULD_BLOCK:
             args.no_wait = False
             self.call(body, args, True)
@@ -1093,11 +1103,16 @@ cdef class Engine(Handle):
         zeros.  All or nothing: if a page is refused, none of them is held any more."""
         cdef span_args args
         cdef Py_buffer buffer
+        cdef uint64_t began = 0
+        cdef bint waits
         args.first, args.type, args.error = as_offset(first), as_type(swap_type), 0
         take_buffer(data, "data", False, &buffer)
         try:
             args.data, args.bytes = <uint8_t *> buffer.buf, buffer.len
-            self.run_span(&args, store_span, self.slow or self.backed != 0)
+            waits = self.slow or self.backed != 0 or args.bytes > self.e.page_size
+            waits = waits or not at_once(&self.stores_pace, &began)
+            self.run_span(&args, store_span, waits)
+            ended(&self.stores_pace, began, args.status)
         finally:
             PyBuffer_Release(&buffer)
         if args.status < 0:
@@ -1128,9 +1143,11 @@ cdef class Engine(Handle):
         return out
 
     cdef int read_span(self, span_args *args) except -1:
+        cdef uint64_t began = 0
         # A page or less is tried with the GIL: if it can be read at once it takes a microsecond.
-        args.no_wait = args.bytes <= self.e.page_size
+        args.no_wait = args.bytes <= self.e.page_size and at_once(&self.loads_pace, &began)
         self.run_span(args, load_span, not args.no_wait)
+        ended(&self.loads_pace, began, args.status)
         if zsw_unlikely(args.status == Status.WOULD_BLOCK):
             args.no_wait = False
             self.run_span(args, load_span, True)
@@ -1141,7 +1158,6 @@ cdef class Engine(Handle):
 
     cdef int run_span(self, span_args *args, call_body body, bint waits) except -1:
         args.done, args.part, args.most, args.status = 0, NULL, SLICE // 16, 0
-        waits = waits or args.bytes > self.e.page_size
         if args.bytes % self.e.page_size:
             args.part = <uint8_t *> PyMem_Malloc(self.e.page_size)
             if args.part == NULL:
@@ -1201,16 +1217,21 @@ cdef class Engine(Handle):
         """
         cdef vector_args args
         cdef Buffers held
+        cdef uint64_t began = 0
+        cdef bint waits
         self.vector_of(&args, offset, swap_type)
         held = buffers_of(buffers, False)
         self.take_vector(&args, held)
         args.made = <zsw_made *> PyMem_Malloc((args.vector.pages + 1) * sizeof(zsw_made))
         if args.made == NULL:
             raise MemoryError
+        waits = self.slow or self.backed != 0 or args.vector.pages > 1
+        waits = waits or not at_once(&self.stores_pace, &began)
         try:
-            self.call(do_storev, &args, self.slow or self.backed != 0 or args.vector.pages > 1)
+            self.call(do_storev, &args, waits)
         finally:
             PyMem_Free(args.made)
+        ended(&self.stores_pace, began, args.status)
         return self.end_vector(&args, True)
 
     def loadv(self, offset, buffers, *, swap_type=0, absent="raise"):
@@ -1243,14 +1264,17 @@ cdef class Engine(Handle):
         """
         cdef vector_args args
         cdef Buffers held
+        cdef uint64_t began = 0
         self.vector_of(&args, offset, swap_type)
         args.zeros = wants_zeros(absent)
         held = buffers_of(buffers, True)
         self.take_vector(&args, held)
         # A page or less is tried with the GIL, as a single load.
-        args.no_wait, args.status = args.vector.pages <= 1, Status.WOULD_BLOCK
+        args.no_wait = args.vector.pages <= 1 and at_once(&self.loads_pace, &began)
+        args.status = Status.WOULD_BLOCK
         if args.no_wait:
             self.call(do_loadv, &args, False)
+            ended(&self.loads_pace, began, args.status)
         if args.status == Status.WOULD_BLOCK:
             args.no_wait = False
             self.call(do_loadv, &args, True)

@@ -7,6 +7,7 @@ its own struct.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_backing_ops, zsw_compressor, zsw_zpool_config, zsw_zpool_ops
+from zswap_core.evict cimport zsw_eviction
 from zswap_core.latency cimport TIMED, zsw_histogram
 from zswap_core.recompress cimport zsw_recompressed
 from zswap_core.state cimport CEILINGS, MAX_AREAS, MAX_POOLS, zsw_engine, zsw_worker
@@ -205,6 +206,14 @@ cdef struct work_args:
     uint64_t done
 
 # Of the pages of a range: how many at most, and how many it came to.
+cdef struct evict_args:
+    bint begun
+    bint goes_on
+    zsw_eviction eviction
+
+cdef void evict_bytes(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil
+
+
 cdef struct reach_args:
     uint32_t type
     uint64_t first                  # goes on behind what was looked at

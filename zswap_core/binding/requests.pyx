@@ -6,6 +6,7 @@ from zswap_core.allocate cimport engine_allocate, engine_free_extent
 from zswap_core.area cimport engine_seal, engine_swapoff, engine_swapon
 from zswap_core.batch cimport engine_invalidate_many, engine_load_many, engine_store_many
 from zswap_core.compact cimport engine_compact
+from zswap_core.evict cimport evict_begin, evict_some
 from zswap_core.figures cimport engine_latency, engine_node_pages, engine_totals, zsw_totals
 from zswap_core.index cimport zsw_area
 from zswap_core.invalidate cimport engine_invalidate
@@ -277,6 +278,14 @@ cdef void read_news(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
 cdef void write_back(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
     cdef work_args *a = <work_args *> args
     a.done = engine_writeback(e, w, a.pages, a.idle)
+
+
+cdef void evict_bytes(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:
+    cdef evict_args *a = <evict_args *> args
+    if not a.begun:
+        evict_begin(e, &a.eviction, a.eviction.wanted)
+        a.begun = True
+    a.goes_on = evict_some(e, w, &a.eviction)
 
 
 cdef void evict_pages(zsw_engine *e, zsw_worker *w, void *args) noexcept nogil:

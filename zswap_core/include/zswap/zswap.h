@@ -52,10 +52,69 @@ enum zswap_status {
 #define ZSWAP_TOO_LONG (-1007)
 #define ZSWAP_VECTOR_PAGES 16384u
 
-/* Of load_part, store_part and loadv: where nothing is held there are zeros. */
+/* Of load_part, store_part, loadv and requests: where nothing is held there are zeros. */
 #define ZSWAP_ZEROS 1u
 
+/* A request that is neither a load nor a store, or has no `done`. */
+#define ZSWAP_NO_REQUEST (-1008)
+/* What submit returns: the request is complete, or will be. */
+#define ZSWAP_COMPLETE 0
+#define ZSWAP_PENDING 1
+
 typedef struct zswap_engine zswap_engine;
+
+#define ZSWAP_LOAD 0u
+#define ZSWAP_STORE 1u
+
+/* A load or a store of one page, to be submitted.  It is the engine's, and so is `page`, until it
+ * is complete. */
+typedef struct zswap_request {
+    struct zswap_request *next;  /* the engine's */
+    void (*done)(struct zswap_request *request);
+    void *data;                  /* the caller's */
+    void *page;
+    uint64_t offset;
+    uint32_t area;
+    uint32_t what;               /* ZSWAP_LOAD or ZSWAP_STORE */
+    uint32_t flags;              /* ZSWAP_ZEROS, of a load */
+    int32_t status;              /* what came of it, as load and store return */
+} zswap_request;
+
+/* As zswap.Stats, which says what each is. */
+typedef struct zswap_figures {
+    uint32_t struct_size;        /* set by the caller: so much of it is filled in */
+    uint32_t page_size;
+    uint64_t max_pool_bytes;
+    uint64_t pool_total_size;
+    uint64_t metadata_bytes;
+    uint64_t compressed_bytes;
+    uint64_t stored_pages;
+    uint64_t same_filled_pages;
+    uint64_t stored_incompressible_pages;
+    uint64_t backed_pages;
+    uint64_t loads;
+    uint64_t load_misses;
+    uint64_t backing_loads;
+    uint64_t written_back_pages;
+    uint64_t written_through_pages;
+    uint64_t pool_limit_hit;
+} zswap_figures;
+
+/* Of zswap_config.flags. */
+#define ZSWAP_ENCRYPT 1u
+#define ZSWAP_CHECKSUM 2u
+#define ZSWAP_WIPE 4u
+
+/* What zswap_create makes; what is 0 or NULL is as zswap.ZSwap has it by default. */
+typedef struct zswap_config {
+    uint32_t struct_size;
+    uint32_t page_size;
+    uint64_t max_pool_bytes;
+    const char *compressor;
+    const char *zpool;
+    const char *backing;         /* path of a swap file for area 0; NULL: none */
+    uint32_t flags;              /* encrypt, checksum and wipe_on_free */
+} zswap_config;
 
 typedef struct zswap_weight {
     uint64_t pages;             /* held, wherever */
@@ -126,10 +185,26 @@ typedef struct zswap_api {
     /* As store, but in an area without a backing store a page that is refused changes nothing:
      * what was held there still is. */
     int (*replace)(zswap_engine *engine, uint32_t area, uint64_t offset, const void *page);
+    /* Begins a load or a store and waits for nothing.  ZSWAP_COMPLETE: it was there at once, see
+     * its `status`, and `done` is not called.  ZSWAP_PENDING: a thread of the engine's calls
+     * `done`, once, when it is complete; before submit returns or after, and the request may be
+     * gone by then.  Or why nothing was done.  Stores are made in the order in which they were
+     * submitted; between a load and a store that are pending at the same time there is none.
+     *
+     * `done` may submit more, and call anything but ZSwap.close() and an unref that is the last;
+     * what it waits for holds up the requests behind it.  close() completes those that wait as
+     * ZSWAP_CLOSED.  In a forked child they are never completed. */
+    int (*submit)(zswap_engine *engine, zswap_request *request);
+    /* Writes the coldest pages back until so many bytes are free, as ZSwap.evict: how many are. */
+    int64_t (*evict)(zswap_engine *engine, uint64_t bytes);
+    /* The figures now, as much of them as figures->struct_size reaches.  0, or why not. */
+    int (*figures)(zswap_engine *engine, zswap_figures *figures);
+    /* A sentence about anything that these functions return.  It is there for good. */
+    const char *(*status_text)(int status);
 } zswap_api;
 
 #ifdef Py_PYTHON_H
-/* The table, or NULL with an exception set.  With the GIL. */
+/* The table, or NULL with an exception set.  With the GIL, as all that follows. */
 static inline const zswap_api *zswap_import(void)
 {
     PyObject *module = PyImport_ImportModule("zswap_core.api");
@@ -144,6 +219,61 @@ static inline const zswap_api *zswap_import(void)
     Py_XDECREF(capsule);
     Py_XDECREF(module);
     return api;
+}
+
+/* A reference to a zswap.ZSwap, or NULL with an exception set. */
+static inline zswap_engine *zswap_open(const zswap_api *api, PyObject *engine)
+{
+    return api->open(engine);
+}
+
+static inline int zswap_config_put(PyObject *config, const char *name, PyObject *value)
+{
+    int rc = value != NULL ? PyDict_SetItemString(config, name, value) : -1;
+    Py_XDECREF(value);
+    return rc;
+}
+
+/* The first reference to a new engine, which lives as long as there are any; or NULL with an
+ * exception set, as zswap.ZSwap raises it. */
+static inline zswap_engine *zswap_create(const zswap_api *api, const zswap_config *config)
+{
+    PyObject *module = PyImport_ImportModule("zswap");
+    PyObject *type = module != NULL ? PyObject_GetAttrString(module, "ZSwap") : NULL;
+    PyObject *none = PyTuple_New(0), *asked = PyDict_New(), *engine = NULL;
+    zswap_engine *reference = NULL;
+    int rc = type != NULL && none != NULL && asked != NULL ? 0 : -1;
+    if (rc == 0 && config->struct_size != sizeof *config) {
+        PyErr_SetString(PyExc_ValueError, "struct_size is not that of a zswap_config");
+        rc = -1;
+    }
+    if (rc == 0 && config->page_size != 0)
+        rc = zswap_config_put(asked, "page_size", PyLong_FromUnsignedLong(config->page_size));
+    if (rc == 0 && config->max_pool_bytes != 0)
+        rc = zswap_config_put(asked, "max_pool_bytes",
+                              PyLong_FromUnsignedLongLong(config->max_pool_bytes));
+    if (rc == 0 && config->compressor != NULL)
+        rc = zswap_config_put(asked, "compressor", PyUnicode_FromString(config->compressor));
+    if (rc == 0 && config->zpool != NULL)
+        rc = zswap_config_put(asked, "zpool", PyUnicode_FromString(config->zpool));
+    if (rc == 0 && config->backing != NULL)
+        rc = zswap_config_put(asked, "backing", PyUnicode_DecodeFSDefault(config->backing));
+    if (rc == 0 && config->flags & ZSWAP_ENCRYPT)
+        rc = zswap_config_put(asked, "encrypt", PyBool_FromLong(1));
+    if (rc == 0 && config->flags & ZSWAP_CHECKSUM)
+        rc = zswap_config_put(asked, "checksum", PyBool_FromLong(1));
+    if (rc == 0 && config->flags & ZSWAP_WIPE)
+        rc = zswap_config_put(asked, "wipe_on_free", PyBool_FromLong(1));
+    if (rc == 0)
+        engine = PyObject_Call(type, none, asked);
+    if (engine != NULL)
+        reference = api->open(engine);
+    Py_XDECREF(engine);
+    Py_XDECREF(asked);
+    Py_XDECREF(none);
+    Py_XDECREF(type);
+    Py_XDECREF(module);
+    return reference;
 }
 #endif
 

@@ -1,0 +1,6 @@
+from typing import Any
+
+from zswap_core.binding import Engine
+
+def hold_small(store: Any, engine: Engine, key: Any, value: bytes) -> bool: ...
+def take_small(store: Any, engine: Engine, key: Any) -> bytes | None: ...
