@@ -116,7 +116,7 @@ cdef void run_batch(batch *b, zsw_worker *w) noexcept nogil:
         timing = recording or b.ns != NULL
         while i < end:
             if b.timed == Timed.load_ns:
-                if parking.count + LOADS_TOGETHER > parking.most:
+                if parking.count and parking.count + LOADS_TOGETHER > parking.most:
                     end_loads(b, w, &parking, timing, recording)
                 pages = LOADS_TOGETHER if end - i > LOADS_TOGETHER else <uint32_t> (end - i)
                 engine_load_together(b.e, w, b.type, b.offsets + i, pages, b.pages

@@ -176,6 +176,20 @@ def test_there_is_room_for_one_more_thread(engine, thread, size):
     assert within(z).buffer_bytes >= before.buffer_bytes
 
 
+@pytest.mark.parametrize("size", [4096, 65536])
+def test_a_batch_with_hardly_a_buffer_is_timed(engine, backing, size):
+    """Room for one page to read into: there is none that waits with others."""
+    z = engine(page_size=size, max_memory_bytes=least(size), latency=True, backing=backing(size))
+    block = pages_of(64, size)
+    for first in range(0, 512, 64):
+        z.store_many(np.arange(first, first + 64), block)
+    for first in range(0, 512, 64):
+        assert (z.load_many(np.arange(first, first + 64), threads=2) == block).all()
+    assert z.latency()["load"].count == 512
+    assert z.promote(range(512)) >= 0
+    within(z)
+
+
 def test_it_is_lowered_and_raised(engine, backing):
     z = engine(max_memory_bytes="32MiB", backing=backing(PAGE))
     block = pages_of(64, PAGE)

@@ -161,6 +161,7 @@ class Storm:
 
         def limit():
             z.parameters["max_pool_bytes"] = rng.choice((1 << 16, 1 << 18, 1 << 20))
+            z.parameters["max_memory_bytes"] = rng.choice((None, None, "2MiB", "auto:1MiB", "auto"))
 
         often = [
             put,
