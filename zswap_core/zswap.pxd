@@ -43,6 +43,7 @@ cdef extern from "zswap/zswap.h" nogil:
         uint32_t struct_size
         uint32_t page_size
         uint64_t max_pool_bytes
+        uint64_t max_memory_bytes
         const char *compressor
         const char *zpool
         const char *backing

@@ -68,6 +68,7 @@ def round_trip(data, *, max_pool_bytes, str backing=None):
     cdef bytes path = backing.encode() if backing is not None else None
     memset(&config, 0, sizeof(config))
     config.struct_size, config.max_pool_bytes = sizeof(config), max_pool_bytes
+    config.max_memory_bytes = 256 << 20
     config.compressor = b"lz4"
     if path is not None:
         config.backing = path

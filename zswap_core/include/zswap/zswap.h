@@ -111,6 +111,7 @@ typedef struct zswap_config {
     uint32_t struct_size;
     uint32_t page_size;
     uint64_t max_pool_bytes;
+    uint64_t max_memory_bytes;
     const char *compressor;
     const char *zpool;
     const char *backing;         /* path of a swap file for area 0; NULL: none */
@@ -273,6 +274,9 @@ static inline zswap_engine *zswap_create(const zswap_api *api, const zswap_confi
     if (rc == 0 && config->max_pool_bytes != 0)
         rc = zswap_config_put(asked, "max_pool_bytes",
                               PyLong_FromUnsignedLongLong(config->max_pool_bytes));
+    if (rc == 0 && config->max_memory_bytes != 0)
+        rc = zswap_config_put(asked, "max_memory_bytes",
+                              PyLong_FromUnsignedLongLong(config->max_memory_bytes));
     if (rc == 0 && config->compressor != NULL)
         rc = zswap_config_put(asked, "compressor", PyUnicode_FromString(config->compressor));
     if (rc == 0 && config->zpool != NULL)
