@@ -12,7 +12,7 @@ set of a worker (VmHWM), the bytes that the workers wrote to the disk (write_byt
 - text: a column of log lines, as dask.dataframe
 - shuffle: rows with a key and numbers, shuffled by the key
 
-The control is what people write by hand: the results used least recently are pickled into LZ4
+The control is what people write by hand: the results used least recently are serialized into LZ4
 frames in a dict, and when those are too many the oldest goes to a file.
 """
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ import click
 import lz4.frame
 import numpy as np
 from dask.sizeof import sizeof
+from distributed.protocol import deserialize_bytes, serialize_bytelist
 
 from zswap.meminfo import parse_bytes
 
@@ -73,7 +73,8 @@ class Frames(MutableMapping[Any, Any]):
             if self.values_:
                 key, value = self.values_.popitem(last=False)
                 self.bytes -= self.sizes[key]
-                self.frames[key] = lz4.frame.compress(pickle.dumps(value, protocol=5))
+                parts = serialize_bytelist(value, on_error="raise", compression=None)
+                self.frames[key] = lz4.frame.compress(b"".join(parts))
                 self.frame_bytes += len(self.frames[key])
                 while self.frame_bytes > self.most_frames:
                     self.write()
@@ -111,7 +112,7 @@ class Frames(MutableMapping[Any, Any]):
                 self.path(key).unlink()
             else:
                 raise KeyError(key)
-            value = pickle.loads(lz4.frame.decompress(frame))
+            value = deserialize_bytes(lz4.frame.decompress(frame))
             del self.sizes[key]
             self[key] = value
             return value

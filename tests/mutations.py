@@ -329,8 +329,8 @@ MUTATIONS = [
     bug(
         "the accept threshold is forgotten",
         "pool.pyx",
-        "            return Status.ACCEPT_THRESHOLD\n",
-        "            pass\n",
+        "        return Status.ACCEPT_THRESHOLD\n",
+        "        pass\n",
         tests="engine shrinker",
     ),
     bug(

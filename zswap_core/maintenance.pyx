@@ -21,7 +21,7 @@ from zswap_core.os cimport (
     zsw_thread_start, zsw_unlock,
 )
 from zswap_core.pool cimport (
-    hit_limit, pool_pages, pools_reach, reclaim_goal, reclaims, retire_pools,
+    accepts_again, hit_limit, pool_pages, pools_reach, reclaim_goal, reclaims, retire_pools,
 )
 from zswap_core.pressure cimport under_pressure
 from zswap_core.reclaim cimport pages_above
@@ -85,10 +85,11 @@ cdef uint64_t shrink_batch(zsw_engine *e, bint begun) noexcept nogil:
     if not zsw_load_u32(&e.backed_areas):
         return 0
     if zsw_load_u32(&e.reached_full):
-        if pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
+        if not reclaims(e):                     # the next store finds out when that is enough
+            return WRITEBACK_BATCH if pools_reach(
+                e, zsw_peek_u64(&e.params.accept_pages) + 1) else 0
+        if not accepts_again(e):
             return WRITEBACK_BATCH
-        if reclaims(e):                         # else the next store finds out
-            zsw_store_u32(&e.reached_full, 0)
     elif reclaims(e) and (begun or pools_reach(e, zsw_peek_u64(&e.params.near_pages))):
         goal = reclaim_goal(e)
         if pools_reach(e, goal + 1):

@@ -33,6 +33,7 @@ cdef bint retire_pools(zsw_engine *e) noexcept nogil
 cdef uint64_t pool_pages(zsw_engine *e) noexcept nogil
 cdef bint hit_limit(zsw_engine *e) noexcept nogil
 cdef bint pools_reach(zsw_engine *e, uint64_t pages) noexcept nogil
+cdef bint accepts_again(zsw_engine *e) noexcept nogil
 cdef void destroy_pools(zsw_engine *e) noexcept nogil
 cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil
 cdef void engine_set_budget(zsw_engine *e, uint64_t bytes, uint64_t least,

@@ -321,11 +321,23 @@ cdef int admit_plainly(zsw_engine *e) noexcept nogil:
     refused."""
     if zsw_unlikely(hit_limit(e)):
         return Status.POOL_LIMIT
-    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0):
-        if pools_reach(e, zsw_peek_u64(&e.params.accept_pages) + 1):
-            return Status.ACCEPT_THRESHOLD
-        zsw_store_u32(&e.reached_full, 0)
+    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0) and not accepts_again(e):
+        return Status.ACCEPT_THRESHOLD
     return Status.STORED
+
+
+cdef bint accepts_again(zsw_engine *e) noexcept nogil:
+    """Whether the pools are down to the accept threshold; `reached_full` is over then."""
+    cdef uint64_t accept = zsw_peek_u64(&e.params.accept_pages)
+    if pools_reach(e, accept + 1):
+        return False
+    zsw_store_u32(&e.reached_full, 0)
+    # A limit that was lowered meanwhile has set it first and may have found it set: it holds on.
+    zsw_fence()
+    if zsw_unlikely(zsw_peek_u64(&e.params.accept_pages) != accept):
+        zsw_store_u32(&e.reached_full, 1)
+        return False
+    return True
 
 
 cdef bint stores_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil:

@@ -21,7 +21,7 @@ from zswap_core.os cimport (
     zsw_load_u32, zsw_now_ns, zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_self,
     zsw_store_u32,
 )
-from zswap_core.pool cimport hit_limit, pool_pages, pools_reach, reclaims
+from zswap_core.pool cimport accepts_again, hit_limit, pool_pages, pools_reach, reclaims
 from zswap_core.quota cimport area_has_room, pages_over
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status
@@ -167,10 +167,8 @@ cdef int admit(zsw_engine *e, zsw_worker *w) noexcept nogil:
         room = make_room(e, w, NULL, 0)
     if not room and hit_limit(e):
         return Status.POOL_LIMIT
-    if zsw_peek_u32(&e.reached_full) and not pools_reach(e,
-                                                         zsw_peek_u64(&e.params.accept_pages) + 1):
-        zsw_store_u32(&e.reached_full, 0)
-    elif waits and not zsw_peek_u32(&e.limit_hit) and not shrinker_rests(e):
+    if (not (zsw_peek_u32(&e.reached_full) and accepts_again(e)) and waits
+            and not zsw_peek_u32(&e.limit_hit) and not shrinker_rests(e)):
         zsw_store_u32(&e.limit_hit, 1)
         maintenance_wake(e)
     return Status.STORED

@@ -51,6 +51,8 @@ def test_what_plug_ins_need_is_there(names):
     assert {
         "zswap_core/include/zswap/abi.h",
         "zswap_core/abi.pxd",
+        "zswap_core/zswap.pxd",
+        "zswap_core/include/zswap/zswap.h",
         "zswap_core/__init__.py",
     } <= names
 
@@ -76,7 +78,7 @@ def test_the_manual_and_the_completions_are_there(names):
 
 def test_nothing_else_is_there(names):
     ours = re.compile(
-        r"zswap(_core)?/.*\.(py|pyi|so|typed)|zswap_core/(abi\.pxd|include/zswap/(abi|zswap)\.h)|zswap-[^/]+\.dist-info/.*|(\.\./)+bin/zswap|(\.\./)+share/(man|bash-completion|zsh|fish)/.*|.*/__pycache__/.*\.pyc"
+        r"zswap(_core)?/.*\.(py|pyi|so|typed)|zswap_core/((abi|zswap)\.pxd|include/zswap/(abi|zswap)\.h)|zswap-[^/]+\.dist-info/.*|(\.\./)+bin/zswap|(\.\./)+share/(man|bash-completion|zsh|fish)/.*|.*/__pycache__/.*\.pyc"
     )
     assert sorted(name for name in names if not ours.fullmatch(name)) == []
     assert not any(name.endswith((".pyx", ".c")) for name in names)

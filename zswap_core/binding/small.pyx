@@ -5,55 +5,20 @@ steps, which knows what to do and what to raise.  How a value is noted is said i
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport ZSW_COMPRESSOR_SLOW
 from zswap_core.binding.results cimport Handle
-from zswap_core.calls cimport engine_enter, engine_leave
-from zswap_core.invalidate cimport engine_invalidate
-from zswap_core.load cimport LOAD_NO_WAIT, load_page
-from zswap_core.os cimport zsw_load_u32, zsw_wipe
-from zswap_core.state cimport zsw_engine, zsw_worker
-from zswap_core.store cimport engine_store
+from zswap_core.os cimport zsw_load_u32
+from zswap_core.single cimport single_free, single_load, single_store, SMALL, wipe
+from zswap_core.state cimport zsw_engine
 
 
 cdef enum:
-    SMALL = 4096
     SMALL_BITS = 13             # of a length
 
 
 cdef inline uint64_t small_length(uint64_t where) noexcept:
     return where >> 3 & ((1 << SMALL_BITS) - 1)
-
-
-cdef inline void wipe(zsw_engine *e, uint8_t *page) noexcept nogil:
-    if e.params.wipe_on_free:
-        zsw_wipe(page, SMALL)
-
-
-cdef int store_small(zsw_engine *e, uint64_t offset, const char *data,
-                     size_t length) noexcept nogil:
-    """The status; -1 where there is no call to be had."""
-    cdef uint8_t page[SMALL]
-    cdef int rc = 0
-    cdef zsw_worker *w = engine_enter(e, &rc)
-    if w == NULL:
-        return -1
-    memcpy(page, data, length)
-    memset(page + length, 0, SMALL - length)
-    rc = engine_store(e, w, 0, offset, page)
-    engine_leave(e, w)
-    wipe(e, page)
-    return rc
-
-
-cdef int free_small(zsw_engine *e, uint64_t offset) noexcept nogil:
-    cdef int rc = 0
-    cdef zsw_worker *w = engine_enter(e, &rc)
-    if w != NULL:
-        engine_invalidate(e, w, 0, offset, offset)
-        engine_leave(e, w)
-    return rc
 
 
 cdef inline bint is_small(object where):
@@ -66,9 +31,9 @@ cdef inline int free_value(Handle engine, list slots, uint64_t offset, bint wait
     cdef zsw_engine *e = engine.e
     if waits:
         with nogil:
-            free_small(e, offset)
+            single_free(e, offset)
     else:
-        free_small(e, offset)
+        single_free(e, offset)
     slots.append(offset)
     return 0
 
@@ -114,9 +79,9 @@ def hold_small(object store, Handle engine, object key, bytes value):
              or engine.compressor_.c.ops.flags & ZSW_COMPRESSOR_SLOW)
     if waits:
         with nogil:
-            status = store_small(e, offset, data, length)
+            status = single_store(e, offset, data, length)
     else:
-        status = store_small(e, offset, data, length)
+        status = single_store(e, offset, data, length)
     if status < 0:
         slots.append(offset)
         return False
@@ -140,18 +105,13 @@ def take_small(object store, Handle engine, object key):
     cdef zsw_engine *e = engine.e
     cdef uint8_t page[SMALL]
     cdef uint64_t number
-    cdef int status = -1
-    cdef zsw_worker *w
+    cdef int status
     values = store._map
     where = values.get(key)
     if type(where) is not int or where & 7:
         return None
     number = where
-    w = engine_enter(e, &status)
-    if w == NULL:
-        return None
-    status = load_page(e, w, 0, number >> 16, page, LOAD_NO_WAIT)
-    engine_leave(e, w)
+    status = single_load(e, number >> 16, page)
     data = PyBytes_FromStringAndSize(<char *> page, small_length(number)) if status >= 0 else None
     wipe(e, page)
     # else it may be another's page by now
