@@ -748,7 +748,10 @@ class Table(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         *(
             (name, ctypes.c_void_p)
-            for name in ("bound", "ctx_new", "ctx_free", "compress", "decompress", "destroy")
+            for name in (
+                *("bound", "ctx_new", "ctx_free", "compress", "decompress"),
+                *("destroy", "ctx_bytes"),
+            )
         ),
     )
 
