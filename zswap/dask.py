@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import dask
@@ -35,8 +36,11 @@ _EVICTED_AT_ONCE = 16 << 20  # bytes of compressed memory
 class _Compressed(Store):
     """Values as Dask sends them: by cloudpickle where pickle does not know how."""
 
-    def _dump(self, value: Any, outside: Callable[[Any], bool]) -> bytes:
-        return distributed_pickle.dumps(value, buffer_callback=outside, protocol=5)  # type: ignore[no-any-return]
+    def _dump(self, value: Any, outside: Callable[..., bool]) -> bytes:
+        # distributed takes all buffers out of the pickle, and asks nobody
+        return distributed_pickle.dumps(  # type: ignore[no-any-return]
+            value, buffer_callback=partial(outside, always=True), protocol=5
+        )
 
 
 class SpillTier(MutableMapping[Any, Any]):

@@ -542,12 +542,15 @@ class ObjectStore(MutableMapping[Any, Any]):
     def _pack_pickle(self, value: Any) -> _Where:
         buffers: list[memoryview] = []
 
-        def outside(buffer: pickle.PickleBuffer) -> bool:
+        def outside(buffer: pickle.PickleBuffer, always: bool = False) -> bool:
+            """Whether the buffer is to be within the pickle; `always`: it cannot be."""
             try:
                 view = buffer.raw()
             except BufferError:
+                if always:
+                    raise
                 return True
-            if view.nbytes <= SMALL:
+            if view.nbytes <= SMALL and not always:
                 return True
             buffers.append(view)
             return False

@@ -186,6 +186,22 @@ def test_budgets_follow_the_limit(dask):
     tier.close()
 
 
+@pytest.mark.parametrize("size", [0, 1, 500, 513, 100_000])
+def test_arrays_inside_of_values_come_back(tier, size):
+    """Small ones, too: distributed leaves none within the pickle."""
+    value = {"n": np.arange(size, dtype="f8"), "rest": [np.ones(3), "text", bytearray(size)]}
+    tier["value"] = value
+    while tier.memory:
+        assert tier.evict() > 0
+    tier._alive.clear()
+    found = tier["value"]
+    assert found is not value
+    assert (found["n"] == value["n"]).all()
+    assert (found["rest"][0] == 1).all()
+    assert found["rest"][1:] == value["rest"][1:]
+    found["n"][:1] = 7  # it is the reader's own
+
+
 def test_the_file_has_a_limit(dask, tmp_path, caplog):
     """As ``distributed.worker.memory.max-spill`` has it; what has no room stays as it is."""
     config = pytest.importorskip("dask.config")
