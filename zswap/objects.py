@@ -24,6 +24,7 @@ import numpy as np
 
 from zswap.core import FEWEST_PAGES, ZSwap
 from zswap.meminfo import format_bytes, parse_budget, parse_bytes, total_ram
+from zswap_core.backings import SwapFile, default_size
 from zswap_core.binding.small import hold_small, take_small
 from zswap_core.compressors.base import Compressor
 from zswap_core.errors import Error, PageCorruptError, PoolLimitError
@@ -301,9 +302,17 @@ class ObjectStore(MutableMapping[Any, Any]):
         self._max_memory = self._read_limit(max_memory)
         self._process_limit = self._read_process(process_limit)
         self._engines: tuple[ZSwap, ...] = ()
-        path = None if backing is None else os.fspath(backing)
+        self._files: tuple[SwapFile, ...] = ()
+        path = None if backing is None else os.path.abspath(os.fsdecode(backing))
         try:
-            for size, file in ((SMALL, f"{path}-small"), (LARGE, path)):
+            for size, name in ((SMALL, f"{path}-small"), (LARGE, path)):
+                file = None
+                if name is not None and path is not None:
+                    # values as they are compressed: they are written and read whole
+                    file = SwapFile(
+                        name, default_size(name), page_size=size, encrypt=bool(encrypt), packed=True
+                    )
+                    self._files = (*self._files, file)
                 engine = ZSwap(
                     compressor,
                     zpool,
@@ -311,7 +320,7 @@ class ObjectStore(MutableMapping[Any, Any]):
                     max_pool_bytes=self._max_memory,
                     max_memory_bytes=self._process_limit,
                     accept_threshold_percent=90 if backing is not None else 100,
-                    backing=None if path is None else file,
+                    backing=file,
                     encrypt=None if path is None else bool(encrypt),
                     checksum=backing is not None,
                     wipe_on_free=wipe_on_free,
@@ -320,8 +329,7 @@ class ObjectStore(MutableMapping[Any, Any]):
                 )
                 self._engines = (*self._engines, engine)
         except BaseException:
-            for engine in self._engines:
-                engine.close()
+            self._end()
             raise
         self._small, self._large = self._engines
         self._backed = backing is not None
@@ -877,8 +885,13 @@ class ObjectStore(MutableMapping[Any, Any]):
         with self._lock:
             if not self.closed:
                 self._map = _Gone("the ObjectStore is closed")
+        self._end()
+
+    def _end(self) -> None:
         for engine in self._engines:
             engine.close()
+        for file in self._files:
+            file.close()
 
     def __enter__(self) -> ObjectStore:
         self._map.get(None)  # closed?
