@@ -10,8 +10,10 @@ import faulthandler
 import gc
 import importlib
 import importlib.machinery
+import importlib.util
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,6 +286,35 @@ def wait_until(condition, seconds=30):
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.0005)
+
+
+@pytest.fixture(scope="session")
+def build_example(tmp_path_factory):
+    """A function that builds the module of an example, away from the tree against the package as an
+    outsider would."""
+
+    def build(name, env=None):
+        source = hooks.ROOT / "examples" / name
+        if not source.is_dir():
+            pytest.skip("the examples are not here")
+        folder = tmp_path_factory.mktemp("example") / name
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("build", "*.so"))
+        done = subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+            cwd=folder,
+            env={**(os.environ if env is None else env), "PYTHONPATH": hooks.PATH},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (file,) = folder.glob(f"{name}.*.so")
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return build
 
 
 @pytest.fixture(scope="session")

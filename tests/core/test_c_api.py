@@ -2,11 +2,7 @@
 
 import ctypes
 import gc
-import importlib.util
 import re
-import shutil
-import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -24,24 +20,11 @@ pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are n
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    """The module, built outside of the tree."""
-    folder = tmp_path_factory.mktemp("c") / "threads_in_c"
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "*.so"))
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=folder,
-        env={"PYTHONPATH": hooks.PATH, "PATH": "/usr/bin:/bin", "CFLAGS": "-Wall -Wextra -Werror"},
-        capture_output=True,
-        text=True,
-        check=False,
+def example(build_example):
+    """The module."""
+    return build_example(
+        "threads_in_c", {"PATH": "/usr/bin:/bin", "CFLAGS": "-Wall -Wextra -Werror"}
     )
-    assert done.returncode == 0, done.stderr
-    (file,) = folder.glob("threads_in_c.*.so")
-    spec = importlib.util.spec_from_file_location("threads_in_c", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("compressor", ["lz4", "lref", "zstd"])

@@ -1,12 +1,8 @@
 """Requests: loads and stores that programs in C submit, and a thread of the engine's completes."""
 
 import ctypes
-import importlib.util
 import os
 import random
-import shutil
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -435,30 +431,11 @@ def test_cffi_calls_what_the_header_declares(python):
 
 # ---- examples/requests_in_cython -----------------------------------------------------------------
 
-EXAMPLE = hooks.ROOT / "examples" / "requests_in_cython"
-
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    """The module, built outside of the tree."""
-    if not EXAMPLE.exists():
-        pytest.skip("the examples are not here")
-    folder = tmp_path_factory.mktemp("cython") / "requests"
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "*.so", "*.c"))
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": hooks.PATH},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (file,) = folder.glob("requests_in_cython.*.so")
-    spec = importlib.util.spec_from_file_location("requests_in_cython", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(build_example):
+    """The module."""
+    return build_example("requests_in_cython")
 
 
 def test_an_engine_made_in_c(example, make_page, tmp_path):

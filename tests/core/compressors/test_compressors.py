@@ -4,11 +4,9 @@ callables, capsules."""
 import ctypes
 import datetime
 import gc
-import importlib.util
 import mmap
 import os
 import random
-import shutil
 import subprocess
 import sys
 import zlib
@@ -43,7 +41,6 @@ from zswap_core.libraries.bind import open_library
 
 PAGE = 4096
 ROOT = Path(zswap_core.__file__).parent.parent
-EXAMPLE = hooks.ROOT / "examples" / "xor_compressor"
 MISSING = "/nonexistent/lib.so"
 
 OURS = {"lz4", "lz4hc", "zstd", "lzo", "deflate", "lref"}
@@ -871,30 +868,10 @@ def test_read_only_output():
 
 
 @pytest.fixture(scope="module")
-def xor(tmp_path_factory):
-    """The example, built away from the tree against the package as an outsider would."""
-    if not EXAMPLE.is_dir():
-        pytest.skip("the examples are not here")
+def xor(build_example):
+    """The example's module."""
     pytest.importorskip("Cython")
-    folder = tmp_path_factory.mktemp("example") / "xor"
-    shutil.copytree(EXAMPLE, folder)
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (file,) = folder.glob("xor_compressor.*.so")
-    spec = importlib.util.spec_from_file_location("xor_compressor", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return build_example("xor_compressor")
 
 
 @pytest.mark.slow
