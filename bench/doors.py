@@ -80,23 +80,26 @@ def compiled(folder: str) -> Any:
     return run
 
 
+def function(table: int, place: int) -> int:
+    """Address of a function of the table, behind version and size."""
+    address = ctypes.c_void_p.from_address(table + 8 + place * ctypes.sizeof(ctypes.c_void_p)).value
+    assert address is not None
+    return address
+
+
 def in_c(rounds: int, pages: int) -> list[tuple[str, float, float, float]]:
     """Of stores and loads: ns a single call, ns a page of a batch, and the difference."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     table = get(zswap_core.api.v1, b"zswap_core.api.v1")
-    address = ctypes.c_void_p.from_address(table + 8).value
-    assert address is not None
     data = corpora.process(pages, 0)[:pages].copy()
     n = len(data)
     offsets, status = np.arange(n, dtype=np.uint64), np.empty(n, np.int8)
     rows = []
     with tempfile.TemporaryDirectory() as folder, zswap.ZSwap(max_pool_bytes="2GiB") as z:
         run = compiled(folder)
-        engine = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(address)(z)
-        unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
-            ctypes.c_void_p.from_address(table + 8 + 2 * 8).value  # type: ignore[arg-type]
-        )
+        engine = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(function(table, 0))(z)
+        unref = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function(table, 2))
         out = np.empty_like(data)
 
         def ns(loads: int, together: int) -> float:

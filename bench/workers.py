@@ -269,9 +269,10 @@ def in_a_process(tier: str, workload: str, size: int) -> dict[str, Any]:
     command += ["--size", str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     try:
-        return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         return {"failed": done.stderr.strip().splitlines()[-1][:200] if done.stderr else "?"}
+    return found
 
 
 def row_of(tier: str, rounds: list[dict[str, Any]], base: float | None) -> list[str]:

@@ -305,9 +305,10 @@ class ObjectStore(MutableMapping[Any, Any]):
         self._files: tuple[SwapFile, ...] = ()
         path = None if backing is None else os.path.abspath(os.fsdecode(backing))
         try:
-            for size, name in ((SMALL, f"{path}-small"), (LARGE, path)):
+            for size, suffix in ((SMALL, "-small"), (LARGE, "")):
                 file = None
-                if name is not None and path is not None:
+                if path is not None:
+                    name = path + suffix
                     # values as they are compressed: they are written and read whole
                     file = SwapFile(
                         name, default_size(name), page_size=size, encrypt=bool(encrypt), packed=True

@@ -182,7 +182,7 @@ cdef void load_some(zsw_engine *e, zsw_worker *w, zsw_requests *all, zswap_reque
             offsets[i] = group[i].offset
         engine_load_many(e, w, group[0].area, offsets, all.memory, n, 1, status, NULL)
     for i in range(n):
-        if read and not is_absent(status[i]):
+        if read and status[i] != Status.ABSENT:     # of which a load may still make zeros
             group[i].status = status[i]
             if status[i] >= 0:
                 memcpy(group[i].page, all.memory + <size_t> i * e.page_size, e.page_size)
@@ -191,11 +191,6 @@ cdef void load_some(zsw_engine *e, zsw_worker *w, zsw_requests *all, zswap_reque
                                           <uint8_t *> group[i].page, zeros(group[i]))
     if zsw_unlikely(e.params.wipe_on_free and read):
         zsw_wipe(all.memory, read * <size_t> e.page_size)
-
-
-cdef inline bint is_absent(int status) noexcept nogil:
-    """What a load may still make zeros of."""
-    return status == Status.ABSENT
 
 
 cdef bint has_memory(zsw_engine *e, zsw_requests *all) noexcept nogil:
