@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hooks
 import zswap
 import zswap_core
 from zswap_core.compressors.adapter import PythonCompressor
