@@ -297,6 +297,8 @@ def test_while_threads_store_load_and_it_changes(
 ):
     """At each barrier all is counted; the budget changes while all are at work."""
     workers, rounds, space = 4, 6, 6 * MIB // size * 4
+    # what came without a budget leaves only where there is a store
+    budgets = ["8MiB", "10MiB", "12MiB", *[None] * backed]
     kwargs = {"backing": backing(size)} if backed else {}
     z = engine(compressor, page_size=size, max_memory_bytes="10MiB", **kwargs)
     pages = pages_of(32, size)
@@ -334,9 +336,11 @@ def test_while_threads_store_load_and_it_changes(
     try:
         for _ in range(rounds):
             for _ in range(5):
-                z.parameters["max_memory_bytes"] = rng.choice(["8MiB", "10MiB", "12MiB", None])
+                z.parameters["max_memory_bytes"] = rng.choice(budgets)
             z.parameters["max_memory_bytes"] = "12MiB"
             barrier.wait(60)
+            if backed:
+                z.store(workers * space, pages[1])  # waits for room, should nobody else have
             s = z.stats()
             assert s.resident_bytes <= 12 * MIB
             z._validate()
