@@ -6,14 +6,18 @@
 Two workers of 448 MiB hold a data set that does not fit, use it twice and drop it.  Each row is a
 cluster of its own in a process of its own, in turns.  Told are the wall time, the largest resident
 set of a worker (VmHWM), the bytes that the workers wrote to the disk (write_bytes of
-/proc/self/io), for how many seconds they were paused, and how many were killed.
+/proc/self/io), how many of those the tier wrote, the workers' CPU time, for how many seconds they
+were paused, and how many were killed.
 
 - arrays: float64, rounded measurements, as dask.array
 - text: a column of log lines, as dask.dataframe
-- shuffle: rows with a key and numbers, shuffled by the key
+- shuffle: rows with a key and numbers, shuffled by the key, as Dask does that by itself: between
+  workers and through files of its own (p2p)
+- tasks: the same as a graph of tasks, whose pieces are results like others
 
 The control is what people write by hand: the results used least recently are serialized into LZ4
-frames in a dict, and when those are too many the oldest goes to a file.
+frames in a dict, and when those are too many the oldest goes to a file.  "All in memory" has no limit:
+what is beyond it is what the limit costs.
 """
 
 from __future__ import annotations
@@ -41,9 +45,14 @@ from zswap.meminfo import parse_bytes
 
 LIMIT = "448MiB"
 WORKERS = 2
-TIERS = ("tier", "buffer", "frames")
-NAMES = {"tier": "SpillTier", "buffer": "SpillBuffer", "frames": "LZ4 frames"}
-WORKLOADS = ("arrays", "text", "shuffle")
+TIERS = ("tier", "buffer", "frames", "memory")
+NAMES = {
+    "tier": "SpillTier",
+    "buffer": "SpillBuffer",
+    "frames": "LZ4 frames",
+    "memory": "all in memory",
+}
+WORKLOADS = ("arrays", "text", "shuffle", "tasks")
 
 
 class Frames(MutableMapping[Any, Any]):
@@ -56,7 +65,7 @@ class Frames(MutableMapping[Any, Any]):
         self.frames: OrderedDict[Any, bytes] = OrderedDict()
         self.files: set[Any] = set()
         self.sizes: dict[Any, int] = {}
-        self.bytes = self.frame_bytes = 0
+        self.bytes = self.frame_bytes = self.written_bytes = 0
         self.folder = Path(worker_local_directory, "frames")
         self.folder.mkdir(exist_ok=True)
         self.lock = threading.RLock()
@@ -86,6 +95,7 @@ class Frames(MutableMapping[Any, Any]):
         self.path(key).write_bytes(frame)
         self.files.add(key)
         self.frame_bytes -= len(frame)
+        self.written_bytes += len(frame)
         return len(frame)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -184,28 +194,39 @@ def numbers(part: int, rows: int) -> Any:
     return pd.DataFrame(frame)
 
 
-def shuffle(size: int) -> bool:
+def shuffle(size: int, method: str = "p2p") -> bool:
     import dask.dataframe as dd
 
     rows = 80_000
     parts = max(size // (rows * 64), 2)
     frame = dd.from_map(numbers, range(parts), rows=rows)
-    shuffled = frame.shuffle("key").persist()
+    shuffled = frame.shuffle("key", shuffle_method=method).persist()
     total = shuffled.x0.sum().compute()
     return len(shuffled) == parts * rows and float(total) > 0
+
+
+def tasks(size: int) -> bool:
+    return shuffle(size, "tasks")
 
 
 # ---- one cluster ---------------------------------------------------------------------------------
 
 
-def taken() -> tuple[int, int]:
-    """VmHWM of this process, and what it has written to the disk; both in bytes."""
+def taken(dask_worker: Any) -> dict[str, float]:
+    """VmHWM of a worker, bytes that it has written to the disk, and its tier, and CPU time."""
     status = Path("/proc/self/status").read_text()
     written = Path("/proc/self/io").read_text()
-    return (
-        int(status.partition("VmHWM:")[2].split()[0]) << 10,
-        int(written.partition("\nwrite_bytes:")[2].split()[0]),
-    )
+    data = dask_worker.data
+    by_tier = getattr(data, "written_bytes", None)
+    if by_tier is None:
+        metrics = getattr(data, "cumulative_metrics", {})  # a dict has none
+        by_tier = metrics.get(("disk-write", "bytes"), 0)
+    return {
+        "peak": int(status.partition("VmHWM:")[2].split()[0]) << 10,
+        "written": int(written.partition("\nwrite_bytes:")[2].split()[0]),
+        "by_tier": by_tier,
+        "cpu": time.process_time(),
+    }
 
 
 def measure(tier: str, workload: str, size: int) -> dict[str, Any]:
@@ -215,7 +236,7 @@ def measure(tier: str, workload: str, size: int) -> dict[str, Any]:
 
     import zswap.dask
 
-    data = {"tier": zswap.dask.SpillTier, "buffer": None, "frames": Frames}[tier]
+    data = {"tier": zswap.dask.SpillTier, "frames": Frames}.get(tier)
     options = {} if data is None else {"data": data}
     # as Dask's users have it, but for strings, which are to be objects
     dask.config.set({"dataframe.convert-string": False})
@@ -224,7 +245,7 @@ def measure(tier: str, workload: str, size: int) -> dict[str, Any]:
         LocalCluster(
             n_workers=WORKERS,
             threads_per_worker=1,
-            memory_limit=LIMIT,
+            memory_limit=0 if tier == "memory" else LIMIT,
             dashboard_address=None,
             local_directory=folder,
             silence_logs=50,
@@ -233,6 +254,7 @@ def measure(tier: str, workload: str, size: int) -> dict[str, Any]:
         Client(cluster) as client,
     ):
         pids = set(client.run(os.getpid).values())
+        idle = sum(f["cpu"] for f in client.run(taken).values())
         seen, paused, stop = set(pids), [0.0], threading.Event()
 
         def watch() -> None:
@@ -256,9 +278,11 @@ def measure(tier: str, workload: str, size: int) -> dict[str, Any]:
         seen |= set(client.run(os.getpid).values())
         return {
             "seconds": seconds,
-            "peak_bytes": max(peak for peak, _ in figures),
-            "written_bytes": sum(written for _, written in figures),
+            "peak_bytes": max(f["peak"] for f in figures),
+            "written_bytes": sum(f["written"] for f in figures),
+            "by_tier_bytes": sum(f["by_tier"] for f in figures),
             "paused_seconds": paused[0],
+            "cpu_seconds": sum(f["cpu"] for f in figures) - idle,
             "killed": len(seen - pids),
             "sound": sound,
         }
@@ -278,7 +302,7 @@ def in_a_process(tier: str, workload: str, size: int) -> dict[str, Any]:
 def row_of(tier: str, rounds: list[dict[str, Any]], base: float | None) -> list[str]:
     good = [r for r in rounds if "failed" not in r and r["sound"]]
     if not good:
-        return [NAMES[tier], "failed", "", "", "", "", ""]
+        return [NAMES[tier], "failed", *[""] * 7]
     middle = {key: statistics.median(r[key] for r in good) for key in good[0]}
     return [
         NAMES[tier],
@@ -286,6 +310,8 @@ def row_of(tier: str, rounds: list[dict[str, Any]], base: float | None) -> list[
         "" if base is None else f"{middle['seconds'] / base:.2f}",
         f"{int(middle['peak_bytes']) >> 20}",
         f"{int(middle['written_bytes']) >> 20}",
+        f"{int(middle['by_tier_bytes']) >> 20}",
+        f"{middle['cpu_seconds']:.1f}",
         f"{middle['paused_seconds']:.1f}",
         f"{sum(r['killed'] for r in good)}",
     ]
@@ -326,8 +352,9 @@ def main(
         failed |= any("failed" in r or not r["sound"] for found in by_tier.values() for r in found)
         base = [r["seconds"] for r in by_tier.get("buffer", []) if "failed" not in r]
         if not as_json:
-            print(f"\n| {workload} | s | x | peak MiB | to disk MiB | paused s | killed |")
-            print("|---|---:|---:|---:|---:|---:|---:|")
+            print(f"\n| {workload} | s | x | peak MiB | to disk MiB | by the tier", end="")
+            print(" | CPU s | paused s | killed |")
+            print("|---" + "|---:" * 8 + "|")
             for tier, found in by_tier.items():
                 row = row_of(tier, found, statistics.median(base) if base else None)
                 print("| " + " | ".join(row) + " |")

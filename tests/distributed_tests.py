@@ -4,8 +4,9 @@
     python tests/distributed_tests.py distributed
 
 The clone is of the version that is installed (`pip install 'zswap[dask]' pytest pytest-timeout`).
-Wherever a worker would make a SpillBuffer it gets a SpillTier, by way of `Buffer` below.  What is
-left out differs by intent, or is about zict inside of SpillBuffer: `LEFT_OUT` says which and why.
+Wherever a worker would make a SpillBuffer it gets a SpillTier, by way of `Buffer` below, which
+gives what is read a place in memory each time, as SpillBuffer does.  What is left out differs by
+intent, or is about zict inside of SpillBuffer: `LEFT_OUT` says which and why.
 Zict's own tests of a Buffer run on `zswap.zict.Store` in tests/python/test_dask.py.
 """
 
@@ -65,7 +66,7 @@ class Buffer(zswap.dask.SpillTier):
 
     def __init__(self, spill_directory, target, max_spill=False):
         os.makedirs(spill_directory, exist_ok=True)
-        super().__init__(spill_directory, target=target, max_spill=max_spill)
+        super().__init__(spill_directory, target=target, max_spill=max_spill, promote="always")
 
     @property
     def fast(self):

@@ -31,6 +31,18 @@ from zswap_core.locks import Lock
 logger = logging.getLogger("distributed.zswap")
 
 _EVICTED_AT_ONCE = 16 << 20  # bytes of compressed memory
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+def _resident() -> int:
+    """Bytes of memory that this process takes."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * _PAGE
+
+
+def _fraction(of: str, default: float) -> float:
+    """One of the worker's thresholds; where it is off, what it is by default."""
+    return dask.config.get(f"distributed.worker.memory.{of}", default) or default
 
 
 class _Compressed(Store):
@@ -51,7 +63,8 @@ class SpillTier(MutableMapping[Any, Any]):
     them go to an encrypted file in the worker's directory; sooner, when the process has taken 0.7
     of the worker's limit (``distributed.worker.memory.spill``).  From there on the worker calls
     `evict`, too.  A value that cannot be pickled stays in memory, and
-    holds up no other.
+    holds up no other.  One that is read stays compressed where the others leave no room for it,
+    unless it is read again soon: one pass over everything pushes nothing out.
 
     Parameters
     ----------
@@ -71,6 +84,9 @@ class SpillTier(MutableMapping[Any, Any]):
     max_spill : int, str or False, optional
         Most bytes in the file; what has no room there stays in memory.  By default
         ``distributed.worker.memory.max-spill``; False is no limit but the disk's.
+    promote : {"second", "always"}, default "second"
+        When a compressed value that is read pushes others out and stays as it is: when it is read
+        a second time before `target` bytes of others were read so or came; or each time.
 
     Attributes
     ----------
@@ -92,15 +108,23 @@ class SpillTier(MutableMapping[Any, Any]):
         compressed: int | str | None = None,
         compressor: str = "lz4",
         max_spill: int | str | bool | None = None,
+        promote: str = "second",
     ) -> None:
+        if promote not in ("second", "always"):
+            raise ValueError(f"promote is {promote!r}; it is 'second' or 'always'")
+        self._promote = promote
         self._lock = Lock(reentrant=True)
         self._fast: OrderedDict[Any, Any] = OrderedDict()  # the least recently used first
         self._sizes: dict[Any, int] = {}  # of all values, as sizeof says
         self._fast_bytes = self._slow_bytes = 0
         self._stuck: set[Any] = set()  # what could not be pickled
+        # bytes that came or were decompressed; and how many those were when a value was last read
+        self._passed = 0
+        self._read_at: dict[Any, int] = {}
         # what is in use somewhere is not made a second time
         self._alive: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
         self._given = target, compressed
+        self._unseen = 0  # bytes that came since the process was looked at
         if max_spill is None:
             max_spill = dask.config.get("distributed.worker.memory.max-spill", False)
         self._max_spill: int | None = None if max_spill is False else parse_bytes(max_spill)
@@ -112,26 +136,28 @@ class SpillTier(MutableMapping[Any, Any]):
             self._files = [path, f"{path}-small"]
         self._known = memory_limit != "auto"
         limit = system.MEMORY_LIMIT if memory_limit == "auto" else parse_bytes(memory_limit)
-        self.target, self.compressed = self._budgets(limit)
+        self._follow(limit)
         self._store = _Compressed(
             self.compressed,
-            process_limit=self._process_limit(limit),
+            process_limit=self._process_limit,
             compressor=compressor,
             backing=path,
         )
 
-    def _budgets(self, limit: int) -> tuple[int, int]:
+    def _follow(self, limit: int) -> None:
+        """Make all budgets of a worker's limit."""
         target, compressed = self._given
         for_store = limit // 8 if compressed is None else parse_bytes(compressed)
-        if target is not None:
-            return parse_bytes(target), max(for_store, LEAST)
-        fraction = dask.config.get("distributed.worker.memory.target", 0.6) or 0.6
-        return max(int(limit * fraction) - for_store, 0), max(for_store, LEAST)
-
-    @staticmethod
-    def _process_limit(limit: int) -> int:
-        """Where the worker would begin to call `evict`: compressed results are not to be why."""
-        return int(limit * (dask.config.get("distributed.worker.memory.spill", 0.7) or 0.7))
+        self.compressed = max(for_store, LEAST)
+        spill, pause = _fraction("spill", 0.7), _fraction("pause", 0.8)
+        if target is None:
+            self.target = max(int(limit * _fraction("target", 0.6)) - for_store, 0)
+            # What the process takes is to stay below where the worker would begin to call `evict`.
+            self._goal = int(limit * (spill - 1 / 32))
+        else:
+            self.target, self._goal = parse_bytes(target), 0
+        # Results as they are give way first; compressed ones before the worker would pause.
+        self._process_limit = int(limit * (spill + pause) / 2)
 
     def _ask_worker(self) -> None:
         """Follow the limit of the worker whose data this is."""
@@ -142,9 +168,9 @@ class SpillTier(MutableMapping[Any, Any]):
             if getattr(worker, "data", None) is self:
                 limit = worker.memory_manager.memory_limit
                 if limit:
-                    self.target, self.compressed = self._budgets(limit)
+                    self._follow(limit)
                     self._store.max_memory = self.compressed
-                    self._store.process_limit = self._process_limit(limit)
+                    self._store.process_limit = self._process_limit
                 logger.info(
                     "%s for results as they are, %s compressed",
                     format_bytes(self.target),
@@ -215,9 +241,25 @@ class SpillTier(MutableMapping[Any, Any]):
                 return size if self._compress(key) else -1
         return -1
 
-    def _shrink(self) -> None:
-        while self._fast_bytes > self.target and self._compress_coldest() >= 0:
+    def _shrink(self, came: int = 0) -> None:
+        """Compress what is too much after so many bytes more."""
+        most = self.target
+        self._unseen += came
+        if self._unseen > self._goal >> 8 > 0:
+            if self._over_goal() > 0:
+                # Twice as much as came, and no more: what is freed may stay the process's.
+                most = min(most, self._fast_bytes - 2 * self._unseen)
+            self._unseen = 0
+        while self._fast_bytes > most and self._compress_coldest() >= 0:
             pass
+
+    def _over_goal(self) -> int:
+        """Say by how much the process takes too much, in bytes; negative: what it may take yet.
+
+        What compressed results may take yet counts as taken.
+        """
+        to_come = self.compressed - self._store.stats().memory_bytes
+        return _resident() + max(to_come, 0) - self._goal
 
     @property
     def fast(self) -> bool:
@@ -260,9 +302,10 @@ class SpillTier(MutableMapping[Any, Any]):
             self._fast[key] = value
             self._sizes[key] = size
             self._fast_bytes += size
+            self._passed += size
             if size > self.target:  # first, so that it does not push all others out
                 self._compress(key)
-            self._shrink()
+            self._shrink(size)
 
     def __getitem__(self, key: Any) -> Any:
         with self._lock:
@@ -277,7 +320,7 @@ class SpillTier(MutableMapping[Any, Any]):
             else:
                 self._note_hit(key)
             size = self._sizes[key]
-            if size <= self.target:
+            if self._is_promoted(key, size):
                 del self._store[key]
                 self._alive.pop(key, None)
                 self._fast[key] = value
@@ -289,6 +332,22 @@ class SpillTier(MutableMapping[Any, Any]):
                     self._alive[key] = value
             return value
 
+    def _is_promoted(self, key: Any, size: int) -> bool:
+        """Whether a compressed value that is read is to stay as it is from now on."""
+        if size > self.target:
+            return False
+        if self._promote == "always" or (
+            self._fast_bytes + size <= self.target
+            and (not self._goal or self._over_goal() + size <= 0)
+        ):
+            return True
+        last = self._read_at.pop(key, None)
+        if last is not None and self._passed - last + size <= self.target:
+            return True  # it would be there still had it been promoted then
+        self._passed += size
+        self._read_at[key] = self._passed
+        return False
+
     def __delitem__(self, key: Any) -> None:
         with self._lock:
             size = self._sizes.pop(key)
@@ -298,6 +357,7 @@ class SpillTier(MutableMapping[Any, Any]):
                 self._slow_bytes -= size
                 del self._store[key]
             self._alive.pop(key, None)
+            self._read_at.pop(key, None)
             self._stuck.discard(key)
 
     def discard(self, key: Any) -> None:
@@ -333,6 +393,11 @@ class SpillTier(MutableMapping[Any, Any]):
             return frozenset(self._sizes) - frozenset(self._fast)
 
     # ---- figures, and the end --------------------------------------------------------------------
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written to the file so far."""
+        return self._store.stats().written_bytes
 
     @property
     def spilled_total(self) -> tuple[int, int]:

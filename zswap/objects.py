@@ -73,6 +73,8 @@ class ObjectStats:
         and are not in it.
     backed_bytes : int
         Room of the pages in the files, before anything is done to compress those.
+    written_bytes : int
+        What was written to the files so far.
     max_memory : int
         The limit in bytes.
     """
@@ -82,6 +84,7 @@ class ObjectStats:
     compressed_bytes: int
     memory_bytes: int
     backed_bytes: int
+    written_bytes: int
     max_memory: int
 
     @property
@@ -797,6 +800,7 @@ class ObjectStore(MutableMapping[Any, Any]):
             compressed_bytes=sum(s.compressed_bytes for s in stats),
             memory_bytes=sum(s.pool_total_size + s.metadata_bytes for s in stats),
             backed_bytes=sum(s.backed_pages * s.page_size for s in stats),
+            written_bytes=sum(file.stats()["file_written_bytes"] for file in self._files),
             max_memory=self._max_memory,
         )
 

@@ -101,7 +101,7 @@ def test_the_coldest_are_compressed_and_come_back(tier):
     for n in range(20):
         tier[n] = noise(30_000, n)
     assert list(tier._fast) == [17, 18, 19]
-    assert tier[0] == noise(30_000, 0)
+    assert tier[0] == tier[0] == noise(30_000, 0)
     assert list(tier._fast) == [18, 19, 0]
     assert tier.spilled_total[0] == tier._slow_bytes == sum(tier._sizes[n] for n in range(1, 18))
     assert len(tier) == 20
@@ -120,6 +120,92 @@ def test_what_does_not_fit_compressed_goes_to_the_file(tier):
         tier[n] = noise(50_000, n)
     assert tier._store.stats().backed_bytes > 8 << 20
     assert all(tier[n] == noise(50_000, n) for n in range(300))
+
+
+def test_one_pass_over_everything_pushes_nobody_out(tier):
+    """Nor do two, which are as far apart as they are long."""
+    for n in range(20):
+        tier[n] = noise(30_000, n)
+    for n in [*range(20)] * 2:
+        assert tier[n] == noise(30_000, n)
+    assert tier.memory == {17, 18, 19}
+    assert tier[3] == noise(30_000, 3)
+    for n in (4, 5):
+        tier[n]
+    tier[3]
+    assert 3 in tier.memory, "90,000 bytes of others went by, and 100,000 have room"
+    for n in (6, 7, 8, 9):
+        tier[n]
+    tier[6]
+    assert 6 not in tier.memory
+    tier[6]
+    assert 6 in tier.memory
+    for n in tier.memory:
+        del tier[n]
+    tier[1]
+    assert tier.memory == {1}, "it has room"
+
+
+def test_each_that_is_read_may_stay(dask, tmp_path):
+    tier = dask.SpillTier(tmp_path, target=100_000, compressed="4MiB", promote="always")
+    for n in range(20):
+        tier[n] = noise(30_000, n)
+    for n in range(20):
+        assert tier[n] == noise(30_000, n)
+        assert n in tier.memory
+    tier.close()
+    with pytest.raises(ValueError, match="'first'"):
+        dask.SpillTier(promote="first")
+
+
+def test_what_is_forgotten_is_not_remembered(tier):
+    """A key that comes anew has not been read."""
+    for n in range(20):
+        tier[n] = noise(30_000, n)
+    tier[1]
+    tier[1] = noise(30_000, 1)
+    for n in (30, 31, 32, 33):
+        tier[n] = noise(30_000, n)
+    assert tier[1] == noise(30_000, 1)
+    assert 1 not in tier.memory
+    del tier[1]
+    assert not tier._read_at.keys() - set(tier)
+
+
+def test_results_as_they_are_give_way_where_the_process_is_full(dask, tmp_path, monkeypatch):
+    """So that compressed ones have the room that is theirs."""
+    process = [0]
+    monkeypatch.setattr(dask, "_resident", lambda: process[0])
+    tier = dask.SpillTier(tmp_path, memory_limit="256MiB")
+    goal = tier._goal
+    assert goal == int((256 << 20) * (0.7 - 1 / 32))
+    assert tier.target > 16 << 20
+    for n in range(16):
+        tier[n] = noise(1 << 20, n)
+    assert len(tier.memory) == 16
+    process[0] = goal - tier.compressed + (1 << 20)  # but for what is to be compressed yet
+    tier[16] = noise(1 << 20, 16)
+    assert tier.memory == set(range(2, 17)), "twice as much as came, no more"
+    tier[2], tier[3]
+    process[0] += 8 << 20  # more than was compressed
+    tier[17] = noise(1 << 20, 17)
+    assert tier.memory == set(range(2, 18)) - {4, 5}
+    tier[4]
+    assert 4 not in tier.memory, "nor is one taken back"
+    process[0] = goal // 4
+    tier[5]
+    assert 5 in tier.memory
+    assert all(tier[n] == noise(1 << 20, n) for n in range(18))
+    tier.close()
+
+
+def test_a_target_that_is_given_holds(dask, monkeypatch):
+    monkeypatch.setattr(dask, "_resident", lambda: 1 << 40)
+    tier = dask.SpillTier(memory_limit="256MiB", target="20MiB")
+    for n in range(16):
+        tier[n] = noise(1 << 20, n)
+    assert len(tier.memory) == 16
+    tier.close()
 
 
 def test_a_value_larger_than_the_target_pushes_nobody_out(tier):
@@ -247,9 +333,9 @@ def test_what_is_read_and_written_is_counted(tier):
 
 
 def test_the_store_follows_the_process(dask, tmp_path):
-    """Whose limit is where the worker begins to evict, before and after it is known."""
+    """Whose limit is half way between where the worker begins to evict and where it pauses."""
     tier = dask.SpillTier(tmp_path, memory_limit="1GiB")
-    assert tier._store.process_limit == f"auto:{int((1 << 30) * 0.7)}"
+    assert tier._store.process_limit == f"auto:{int((1 << 30) * 0.75)}"
     tier._store.process_limit = "1MiB"  # less than there is: the least
     values = {n: noise(100_000, n) for n in range(160)}
     tier.target = 200_000
