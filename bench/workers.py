@@ -16,8 +16,8 @@ were paused, and how many were killed.
 - tasks: the same as a graph of tasks, whose pieces are results like others
 
 The control is what people write by hand: the results used least recently are serialized into LZ4
-frames in a dict, and when those are too many the oldest goes to a file.  "All in memory" has no limit:
-what is beyond it is what the limit costs.
+frames in a dict, and when those are too many the oldest goes to a file.  "All in memory" has no
+limit: what is beyond it is what the limit costs.
 """
 
 from __future__ import annotations

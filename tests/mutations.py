@@ -301,8 +301,8 @@ MUTATIONS = [
     bug(
         "what a page ends in is not made zeros again",
         "objects.pyx",
-        "        memset(page + size, 0, e.page_size - <size_t> size)",
-        "        pass",
+        "            memset(page + size, 0, fill - <size_t> size)",
+        "            pass",
         tests="engine",
     ),
     bug(

@@ -25,7 +25,7 @@ import numpy as np
 from zswap.core import FEWEST_PAGES, ZSwap
 from zswap.meminfo import format_bytes, parse_budget, parse_bytes, total_ram
 from zswap_core.backings import SwapFile, default_size
-from zswap_core.binding.small import hold_small, take_small
+from zswap_core.binding.small import SmallValues
 from zswap_core.compressors.base import Compressor
 from zswap_core.errors import Error, PageCorruptError, PoolLimitError
 from zswap_core.locks import Lock
@@ -204,7 +204,7 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class ObjectStore(MutableMapping[Any, Any]):
+class ObjectStore(SmallValues, MutableMapping[Any, Any]):
     """A mapping of keys to objects, whose values are held compressed.
 
     Every method may be called from any thread.  A value is in place at once or not at all: an
@@ -295,13 +295,13 @@ class ObjectStore(MutableMapping[Any, Any]):
                 "leave it out, or give pickle=False without dumps and loads"
             )
         self._pickles, self._dumps, self._loads = bool(pickle), dumps, loads
+        # Of SmallValues are also `_lock`, and `_slots`: free pages of the small engine.
         self._map: dict[Any, _Where] = {}
-        self._lock = Lock()
         self._balancing = Lock()
-        self._slots: list[int] = []  # free pages of the small engine
         self._unfreed: list[int] = []  # extents of the large one, without pages
         self._value_bytes = 0
-        self._inserted = [0, 0]  # bytes since the limits were balanced, small and large
+        # bytes since the limits were balanced
+        self._inserted_small = self._inserted_large = 0
         self._max_memory = self._read_limit(max_memory)
         self._process_limit = self._read_process(process_limit)
         self._engines: tuple[ZSwap, ...] = ()
@@ -365,8 +365,11 @@ class ObjectStore(MutableMapping[Any, Any]):
     def _put(self, data: Any, length: int, kind: int) -> int:
         """Hold bytes; returns what notes them.  Nothing is held where it fails."""
         large = length > SMALL
-        self._inserted[large] += length
-        if self._inserted[large] > self._step:
+        if large:
+            self._inserted_large += length
+        else:
+            self._inserted_small += length
+        if max(self._inserted_small, self._inserted_large) > self._step:
             self._balance()
         balanced = False
         while True:
@@ -493,7 +496,8 @@ class ObjectStore(MutableMapping[Any, Any]):
             room = max(room, self._max_memory // 2) - 2 * self._step  # taken in until the next time
             used = [s.pool_total_size for s in stats]
             before = [engine.parameters["max_pool_bytes"] for engine in self._engines]
-            inserted, self._inserted = self._inserted, [0, 0]
+            inserted = self._inserted_small, self._inserted_large
+            self._inserted_small = self._inserted_large = 0
             give = [0, 0]
             if self._backed and sum(used) > room * 7 // 8 and any(inserted):
                 loser = int(inserted[1] < inserted[0])
@@ -652,17 +656,7 @@ class ObjectStore(MutableMapping[Any, Any]):
 
     # ---- the mapping -----------------------------------------------------------------------------
 
-    def __getitem__(self, key: Any) -> Any:
-        value = take_small(self, self._small, key)  # what is most common
-        return self._read(key)[1] if value is None else value
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) is not str:
-            self._check_key(key)
-        if type(value) is not bytes or not hold_small(self, self._small, key, value):
-            self._publish(key, self._pack(value))
-
-    def __delitem__(self, key: Any) -> None:
+    def _free(self, key: Any) -> None:
         with self._lock:
             where = self._map.pop(key)
             self._value_bytes -= _size(where)

@@ -52,7 +52,7 @@ cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
         cap = min(cap, pool.max_saving)
     if (zsw_unlikely(e.params.trim_zeros)
             and not pool.compressor.ops.flags & ZSW_COMPRESSOR_WHOLE_PAGES):
-        size = up_to_zeros(page, size)
+        size = up_to_zeros(page, w.padded_from if page == w.padded else size)
     length = fault(Site.COMPRESS)
     if zsw_likely(length == 0):
         length = pool.compressor.ops.compress(pool.compressor.state, context, page, size,
@@ -144,6 +144,7 @@ cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
     cdef uint32_t length = word_length(word)
     cdef const uint8_t *object = pool.ops.map(pool.zpool, word_handle(word))
     cdef void *context = NULL
+    cdef uint32_t fill
     cdef int64_t size
     if length == e.page_size:
         zsw_copy_page(page, object, length)
@@ -161,5 +162,7 @@ cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
         if size <= 0 or not e.params.trim_zeros:
             count(w.counters, Counter.decompress_fail, 1)
             return Status.CORRUPT
-        memset(page + size, 0, e.page_size - <size_t> size)
+        fill = w.padded_from if page == w.padded else e.page_size
+        if size < <int64_t> fill:
+            memset(page + size, 0, fill - <size_t> size)
     return check_sum(e, w, page, e.page_size, sum)

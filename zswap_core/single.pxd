@@ -19,5 +19,5 @@ cdef inline void wipe(zsw_engine *e, uint8_t *page) noexcept nogil:
 # Each returns a status; -1 where there is no call to be had.
 cdef int single_store(zsw_engine *e, uint64_t offset, const char *data,
                       size_t length) noexcept nogil
-cdef int single_load(zsw_engine *e, uint64_t offset, uint8_t *page) noexcept nogil
+cdef int single_load(zsw_engine *e, uint64_t offset, uint8_t *page, size_t length) noexcept nogil
 cdef int single_free(zsw_engine *e, uint64_t offset) noexcept nogil

@@ -1,5 +1,5 @@
 """Whole calls about one small page of area 0: begun, done and ended."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.calls cimport engine_enter, engine_leave
@@ -19,19 +19,25 @@ cdef int single_store(zsw_engine *e, uint64_t offset, const char *data,
         return -1
     memcpy(page, data, length)
     memset(page + length, 0, SMALL - length)
+    w.padded, w.padded_from = page, <uint32_t> length
     rc = engine_store(e, w, 0, offset, page)
+    w.padded = NULL
     engine_leave(e, w)
     wipe(e, page)
     return rc
 
 
-cdef int single_load(zsw_engine *e, uint64_t offset, uint8_t *page) noexcept nogil:
-    """Loads a page that stays held, if that needs no waiting."""
+cdef int single_load(zsw_engine *e, uint64_t offset, uint8_t *page, size_t length) noexcept nogil:
+    """Loads the first bytes of a page that stays held, if that needs no waiting.  What is behind
+    them is undefined."""
     cdef int rc = 0
     cdef zsw_worker *w = engine_enter(e, &rc)
     if w == NULL:
         return -1
+    if not e.index.checksums:           # which are of whole pages
+        w.padded, w.padded_from = page, <uint32_t> length
     rc = load_page(e, w, 0, offset, page, LOAD_NO_WAIT)
+    w.padded = NULL
     engine_leave(e, w)
     return rc
 

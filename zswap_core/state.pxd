@@ -97,6 +97,9 @@ cdef struct zsw_worker:
     # bytes of the value that is stored, or was loaded; of a page elsewhere than in an area that is
     # variable the page's
     uint32_t size
+    # the page in hand, of which all from `padded_from` on is known to be zero, or wanted by nobody
+    const uint8_t *padded
+    uint32_t padded_from
     uint32_t telling                    # how deep: only this thread looks
     zsw_departures left                 # pages of which others are yet to be told
     uint8_t *scratch                    # where pages are compressed to

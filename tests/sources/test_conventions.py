@@ -45,6 +45,7 @@ FACING_PYTHON = {
     "libraries/bind",
     "libraries/checksums",
     "libraries/ciphers",
+    "locks",
     "plugin",
     "replay",
     "trace",

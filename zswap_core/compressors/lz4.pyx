@@ -1,9 +1,10 @@
 """lz4 and lz4hc, from liblz4.
 
-For a page, LZ4_compress_fast_extState_fastReset would win nothing: like the plain function it
-clears the 16 KiB table for any input of 4 KiB or more.  The HC functions do differ: from a fresh
-start each call would clear 256 KiB; reset with LZ4_resetStreamHC_fast the tables stay, and old
-positions count as out of reach.
+For each page of 4 KiB or more lz4 clears its table of 16 KiB.  For less, which is what values and
+pages that end in zeros are, LZ4_compress_fast_extState_fastReset leaves it as it is, and old
+positions count as out of reach; not every build of the library shows that function.  The HC
+functions always do so, reset with LZ4_resetStreamHC_fast: from a fresh start each call would clear
+256 KiB.
 """
 from libc.errno cimport EBADMSG, EINVAL, ENOMEM
 from libc.limits cimport INT_MAX
@@ -17,10 +18,13 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.libraries.bind cimport Library, open_library
 from zswap_core.os cimport zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_unmap
 
+from contextlib import suppress
+
 from zswap_core.libraries.find import LIBLZ4
 
 
 cdef size_t INPUT_MAX = 0x7E000000  # liblz4's own limit
+cdef size_t RESET_FROM = 4096       # bytes, as the library has it
 
 
 cdef struct lz4_state:
@@ -29,6 +33,8 @@ cdef struct lz4_state:
     int (*sizeof_state)() noexcept nogil
     int (*compress)(void *ctx, const char *src, char *dst, int n, int cap,
                     int acceleration) noexcept nogil
+    int (*compress_less)(void *ctx, const char *src, char *dst, int n, int cap,
+                         int acceleration) noexcept nogil       # less than RESET_FROM
     int (*decompress)(const char *src, char *dst, int n, int cap) noexcept nogil
     void *(*hc_init)(void *ctx, size_t size) noexcept nogil
     void (*hc_reset)(void *ctx, int level) noexcept nogil
@@ -72,6 +78,9 @@ cdef int64_t compress(void *state, void *ctx, const uint8_t *src, size_t n, uint
     cdef lz4_state *s = <lz4_state *> state
     if n > INPUT_MAX:
         return -EINVAL
+    if n < RESET_FROM:
+        return s.compress_less(ctx, <const char *> src, <char *> dst, <int> n, at_most_int_max(cap),
+                               s.level)
     return s.compress(ctx, <const char *> src, <char *> dst, <int> n, at_most_int_max(cap), s.level)
 
 
@@ -143,6 +152,10 @@ def open_lz4(level, path=None):
     s.sizeof_state = <int (*)() noexcept nogil> lib.symbol("LZ4_sizeofState")
     s.compress = (<int (*)(void *, const char *, char *, int, int, int) noexcept nogil>
                   lib.symbol("LZ4_compress_fast_extState"))
+    s.compress_less = s.compress
+    with suppress(LookupError):
+        s.compress_less = (<int (*)(void *, const char *, char *, int, int, int) noexcept nogil>
+                           lib.symbol("LZ4_compress_fast_extState_fastReset"))
     s.context = <size_t> s.sizeof_state()
     return self
 
