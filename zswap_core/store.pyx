@@ -44,7 +44,7 @@ from zswap_core.worker cimport worker_scratch
 
 
 cdef enum:
-    STORES_AHEAD_FROM = 1 << 15     # entries in use; with fewer, compressing hides the misses
+    STORES_AHEAD_FROM = 1 << 15     # entries in use; with fewer, caches hold what they need
     MOST_TRIES = 8                  # room that was made in an area has gone to others so often
     ALONE = -103                    # no status: publishing it takes more than its shard's lock
 
@@ -538,9 +538,9 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
         store_next(&b, find_area(e, type, offsets[i]), offsets[i], i)
         pass_time(&b, i, 1)
         if b.count == group or i + 1 == pages:
-            # neighbours lie together, and what is in place of them came together
-            if ahead and b.count > 1 and offsets[i] - offsets[i + 1 - b.count] != b.count - 1:
-                look_ahead(e, type, offsets + i + 1 - b.count, b.count)
+            # Also for neighbours: what is in place of them need not have come together.
+            if ahead and b.count > 1:
+                look_ahead(e, type, offsets + i + 1 - b.count, b.count, True)
             publish_all(&b)
     if zsw_unlikely(b.refusals != 0):
         write_refused(&b)
