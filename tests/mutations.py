@@ -60,6 +60,16 @@ MUTATIONS = [
         tests="threads writeback stress",
     ),
     bug(
+        "a batch publishes without the shard's lock",
+        "store.pyx",
+        "    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):\n        rc = ",
+        "    zsw_unlock(&shard.lock)\n"
+        "    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):\n        rc = ",
+        "                entries += 1\n    zsw_unlock(&shard.lock)\n",
+        "                entries += 1\n",
+        tests="threads stress",
+    ),
+    bug(
         "the shard is let go before the new entry is in it",
         "store.pyx",
         "    old = fill_slot(e, w, shard, slot, pos, id, sum)\n    zsw_unlock(&shard.lock)\n",

@@ -24,7 +24,7 @@ def noise(seed):
 
 def text(name):
     """A page of that name, which compresses."""
-    return (f"page {name}. ".encode() * 600)[:PAGE]
+    return (f"page named {name}. ".encode() * 400)[:PAGE]
 
 
 def batch_of(names):
@@ -52,7 +52,7 @@ class Between:
     def decompress(data):
         """Make the page of that again."""
         data = bytes(data)
-        return (data[: data.index(b". ") + 2] * 600)[:PAGE]
+        return (data[: data.index(b". ") + 2] * 400)[:PAGE]
 
 
 @pytest.fixture
@@ -157,6 +157,22 @@ def test_pages_of_a_batch_came_in_their_order(engine, memory_store):
     for offset in offsets:
         assert z.shrink(1) == 1
         assert store.writes[-1] == [offset]
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_store_forgets_what_a_batch_replaces(engine, memory_store, clean):
+    store = memory_store()
+    z = engine("lz4", backing=store, wipe_on_free=True)
+    z.store_many(range(12), batch_of(range(12)))
+    z.evict(range(12))
+    assert sorted(store.pages) == list(range(12))
+    if clean:
+        z.promote(range(12))
+        assert z.stats().backed_pages == 0
+    z.store_many(range(4, 12), batch_of(range(8)))
+    assert sorted(store.pages) == [0, 1, 2, 3]
+    assert [z[n] for n in range(4, 12)] == [text(n) for n in range(8)]
+    z._validate()
 
 
 # ---- while pages are ready that nobody knows -----------------------------------------------------
