@@ -522,6 +522,7 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
     time, and what is refused goes to the backing store together.  `took`, unless it is NULL, gets
     the nanoseconds of each; what is done for several at once they share."""
     cdef together b
+    cdef uint64_t offset
     cdef uint32_t i, group = group_size(e)
     cdef bint ahead = zsw_peek_u64(&e.entries.inuse) >= STORES_AHEAD_FROM
     b.e, b.w, b.area, b.pages, b.status, b.took = e, w, NULL, page, status, took
@@ -535,7 +536,8 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
         # Where pages are same-filled, asking would take as long as looking at them.
         if i + 1 < pages and (i == 0 or status[i - 1] != Status.SAME_FILLED):
             prefetch_page(page + <size_t> (i + 1) * e.page_size)
-        store_next(&b, find_area(e, type, offsets[i]), offsets[i], i)
+        offset = offsets[i]                     # once: it is the caller's, who may change it
+        store_next(&b, find_area(e, type, offset), offset, i)
         pass_time(&b, i, 1)
         if b.count == group or i + 1 == pages:
             # Also for neighbours: what is in place of them need not have come together.
