@@ -60,10 +60,20 @@ MUTATIONS = [
         tests="threads writeback stress",
     ),
     bug(
-        "the shard is let go before the LRU has the new entry",
+        "a batch publishes without the shard's lock",
         "store.pyx",
-        "    change_slot(e, shard, old, id)\n    zsw_unlock(&shard.lock)\n",
-        "    zsw_unlock(&shard.lock)\n    change_slot(e, shard, old, id)\n",
+        "    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):\n        rc = ",
+        "    zsw_unlock(&shard.lock)\n"
+        "    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):\n        rc = ",
+        "                entries += 1\n    zsw_unlock(&shard.lock)\n",
+        "                entries += 1\n",
+        tests="threads stress",
+    ),
+    bug(
+        "the shard is let go before the new entry is in it",
+        "store.pyx",
+        "    old = fill_slot(e, w, shard, slot, pos, id, sum)\n    zsw_unlock(&shard.lock)\n",
+        "    zsw_unlock(&shard.lock)\n    old = fill_slot(e, w, shard, slot, pos, id, sum)\n",
         tests="threads stress",
     ),
     bug(
@@ -210,6 +220,66 @@ MUTATIONS = [
         "    free_entry(e, w, id)\n    refund(area, paid)\n",
         "    refund(area, paid)\n",
         tests="faults engine",
+    ),
+    # ---- stores of a batch
+    bug(
+        "a batch publishes over a page in transit",
+        "store.pyx",
+        "    if zsw_unlikely(old[0] == IN_TRANSIT) or must_discard(e, area, old[0], pos):\n",
+        "    if must_discard(e, area, old[0], pos):\n",
+        tests="batch",
+    ),
+    bug(
+        "a batch leaves a stale page in a store that should forget it",
+        "store.pyx",
+        "    if zsw_unlikely(old[0] == IN_TRANSIT) or must_discard(e, area, old[0], pos):\n",
+        "    if zsw_unlikely(old[0] == IN_TRANSIT):\n",
+        tests="batch",
+    ),
+    bug(
+        "a batch publishes what an area has no room for",
+        "store.pyx",
+        "    elif zsw_unlikely(shard.tallied) and not charge(area, slot_bytes(e, id),\n"
+        "                                                    slot_bytes(e, old[0])):\n"
+        "        rc = ALONE\n",
+        "",
+        tests="batch",
+    ),
+    bug(
+        "a batch fills an area that went away",
+        "store.pyx",
+        "    if zsw_unlikely(zsw_load_u32(&area.online) != AREA_ONLINE):\n        rc = ",
+        "    if False:\n        rc = ",
+        tests="batch",
+    ),
+    bug(
+        "pages of a batch are of one age",
+        "store.pyx",
+        "    if ready.id != 0:\n        lru_pass(&e.lru, &e.entries, &w.lru_left)\n",
+        "",
+        tests="batch",
+    ),
+    bug(
+        "a refused page goes before those of its batch that came before it",
+        "store.pyx",
+        "        publish_all(b)                          # one of them may be of the same offset\n",
+        "",
+        tests="batch",
+    ),
+    bug(
+        "a page of a batch is overwritten by one that was refused before it",
+        "store.pyx",
+        "        if zsw_unlikely(b.refusals != 0) and is_refused(b, ready.offset):\n"
+        "            write_refused(b)\n",
+        "",
+        tests="batch",
+    ),
+    bug(
+        "a batch publishes pages of one shard in another",
+        "store.pyx",
+        " and n < pages and ready[n].offset >> SHARD_SHIFT == number:\n",
+        " and n < pages:\n",
+        tests="batch",
     ),
     # ---- stores, loads, invalidations
     bug(
@@ -799,9 +869,8 @@ MUTATIONS = [
     bug(
         "a value that replaces another of one word keeps its length",
         "store.pyx",
-        "        if zsw_unlikely(shard.variable):\n"
-        "            set_value_length(&e.index, pos, w.size)\n        zsw_unlock(&shard.lock)\n",
-        "        zsw_unlock(&shard.lock)\n",
+        "    note_page(e, w, shard, pos, sum)\n    return True\n",
+        "    if e.index.checksums != 0:\n        sum_at(&e.index, pos)[0] = sum\n    return True\n",
         tests="values",
     ),
     bug(
@@ -945,9 +1014,9 @@ MUTATIONS = [
     bug(
         "a same-filled page that changes keeps its sum",
         "store.pyx",
-        "        if zsw_unlikely(e.index.checksums != 0):\n            "
-        "sum_at(&e.index, pos)[0] = sum\n",
-        "",
+        "    note_page(e, w, shard, pos, sum)\n    return True\n",
+        "    if shard.variable:\n        set_value_length(&e.index, pos, w.size)\n"
+        "    return True\n",
         tests="checksum",
     ),
     bug(

@@ -10,5 +10,5 @@ cdef enum:
     AHEAD_FROM = 1 << 10        # entries in use; with fewer, caches hold what a load needs
 
 
-cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets,
-                     uint32_t pages) noexcept nogil
+cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t pages,
+                     bint storing) noexcept nogil

@@ -18,6 +18,7 @@ from zswap_core.index cimport (
     zsw_shard,
 )
 from zswap_core.lookup cimport find_area, pool_at
+from zswap_core.lru cimport lru_stamp
 from zswap_core.os cimport zsw_peek_u32, zsw_peek_u64, zsw_prefetch, zsw_prefetch_write
 from zswap_core.slab cimport slab_peek
 from zswap_core.state cimport zsw_engine, zsw_pool
@@ -34,8 +35,8 @@ cdef void prefetch_object(zsw_engine *e, zsw_entry *entry) noexcept nogil:
         pool.ops.prefetch(pool.zpool, word_handle(word))
 
 
-cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets,
-                     uint32_t pages) noexcept nogil:
+cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets, uint32_t pages,
+                     bint storing) noexcept nogil:
     """Prefetches what loading so many pages, or storing them anew, will touch; at most
     AHEAD_PAGES."""
     cdef zsw_area *area = find_area(e, type, offsets[0])
@@ -64,6 +65,9 @@ cdef void look_ahead(zsw_engine *e, uint32_t type, const uint64_t *offsets,
         id = zsw_peek_u32(ids[i]) if ids[i] != NULL else 0
         entries[i] = <zsw_entry *> slab_peek(&e.entries, id) if is_entry(id) else NULL
         zsw_prefetch_write(entries[i])      # where a load counts its reference, a store drops it
+        if storing and entries[i] != NULL:
+            zsw_prefetch_write(lru_stamp(&e.entries, id))
+    # Of an object a store only needs the descriptor, which is read on the way there.
     for i in range(pages):
         if entries[i] != NULL:
             prefetch_object(e, entries[i])

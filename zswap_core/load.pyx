@@ -268,7 +268,7 @@ cdef void engine_load_together(zsw_engine *e, zsw_worker *w, uint32_t type, cons
         memset(took, 0, pages * sizeof(uint64_t))
         at = zsw_now_ns()
     if zsw_peek_u64(&e.entries.inuse) >= AHEAD_FROM:
-        look_ahead(e, type, offsets, pages)
+        look_ahead(e, type, offsets, pages, False)
         if took != NULL:
             at = share(took, pages, at)
     while i < pages:

@@ -10,7 +10,6 @@ from zswap_core.abi cimport (
 from zswap_core.entries cimport entry_at, take_entry
 from zswap_core.entry cimport state_new, word_handle, word_length, word_pack, word_pool, zsw_entry
 from zswap_core.fault cimport fault, Site
-from zswap_core.lru cimport lru_pass
 from zswap_core.os cimport (
     zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_poke_u64, zsw_store_u32, zsw_unlikely,
 )
@@ -112,7 +111,6 @@ cdef int make_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t 
     if zsw_unlikely(id[0] == 0):
         pool.ops.free(pool.zpool, word_handle(word))
         return Status.ENTRY_FAIL
-    lru_pass(&e.lru, &e.entries, &w.lru_left)
     entry = entry_at(e, id[0])
     zsw_poke_u64(&entry.word, word)
     zsw_store_u32(&entry.state, state_new(False, w.now))

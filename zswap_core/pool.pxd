@@ -8,10 +8,6 @@ from zswap_core.params cimport Flag, is_on
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
 
 
-cdef enum:
-    NEAR_LIMIT = -102           # no status: see reclaim.pyx
-
-
 cdef inline uint64_t reclaim_goal(zsw_engine *e) noexcept nogil:
     """So far down the shrinker goes: always to where a page may come in, if there is a pool at
     all."""
@@ -38,6 +34,7 @@ cdef void destroy_pools(zsw_engine *e) noexcept nogil
 cdef void engine_set_limits(zsw_engine *e, uint64_t max_pages, uint64_t accept_pages) noexcept nogil
 cdef void engine_set_budget(zsw_engine *e, uint64_t bytes, uint64_t least,
                             const uint64_t *ceilings) noexcept nogil
-cdef int check_limits(zsw_engine *e) noexcept nogil
+cdef bint near_limit(zsw_engine *e) noexcept nogil
+cdef int admit_plainly(zsw_engine *e) noexcept nogil
 # Whether a pool may still call the compressor, be it one that is just being freed.
 cdef bint compressor_in_use(zsw_engine *e, const zsw_compressor *compressor) noexcept nogil

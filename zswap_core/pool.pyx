@@ -303,17 +303,16 @@ cdef void limits_changed(zsw_engine *e) noexcept nogil:
         maintenance_wake(e)
 
 
-cdef int check_limits(zsw_engine *e) noexcept nogil:
-    """STORED when a page may come in, NEAR_LIMIT when reclaim.pyx is to say, else the reason why
-    not."""
+cdef bint near_limit(zsw_engine *e) noexcept nogil:
+    """Whether a page may only come in if `admit`, or admit_plainly, allows it."""
     cdef uint64_t pages = pool_pages(e)
     if zsw_unlikely(pages >= zsw_peek_u64(&e.budget.look_pages) or budget_moved(e)):
         budget_look(e)
-    if zsw_unlikely(zsw_peek_u32(&e.reached_full) != 0
-                    or pages >= zsw_peek_u64(&e.params.near_pages)):
-        budget_renew(e)
-        return NEAR_LIMIT if reclaims(e) else admit_plainly(e)
-    return Status.STORED
+    if zsw_likely(zsw_peek_u32(&e.reached_full) == 0
+                  and pages < zsw_peek_u64(&e.params.near_pages)):
+        return False
+    budget_renew(e)
+    return True
 
 
 cdef int admit_plainly(zsw_engine *e) noexcept nogil:

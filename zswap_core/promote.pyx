@@ -19,6 +19,7 @@ from zswap_core.index cimport (
     AREA_ONLINE, area_shard, set_clean, shard_find, SHARD_PAGES, SHARD_SHIFT, zsw_area, zsw_shard,
 )
 from zswap_core.lookup cimport find_area
+from zswap_core.lru cimport lru_pass
 from zswap_core.objects cimport make_entry
 from zswap_core.os cimport (
     zsw_add_u64, zsw_load_ptr, zsw_load_u32, zsw_lock, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32,
@@ -104,6 +105,7 @@ cdef void promote(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_shard *shard
     cdef int64_t paid
     if not has_room(e) or make_entry(e, w, page, &id) < 0:
         return
+    lru_pass(&e.lru, &e.entries, &w.lru_left)
     zsw_lock(&shard.lock)
     slot = shard_find(&e.index, shard, offset & (SHARD_PAGES - 1), &pos)
     if (slot == NULL or slot[0] != seen or zsw_load_u32(&area.online) != AREA_ONLINE

@@ -17,7 +17,7 @@ from zswap_core.quota cimport charge, refund, slot_bytes
 from zswap_core.reclaim cimport make_room_in
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status
-from zswap_core.store cimport count_refusal, place_entry, prepare_page
+from zswap_core.store cimport count_refusal, make_same_filled, place_entry, prepare_page, zsw_ready
 from zswap_core.transit cimport write_through
 from zswap_core.worker cimport worker_page
 
@@ -101,6 +101,7 @@ cdef int make_all(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_vector *v, z
                   uint64_t *failed) noexcept nogil:
     """Makes an entry of each page.  Where there is a backing store, those that are refused are left
     to it."""
+    cdef zsw_ready ready
     cdef uint8_t *page
     cdef int status
     cdef uint64_t i
@@ -111,13 +112,15 @@ cdef int make_all(zsw_engine *e, zsw_worker *w, zsw_area *area, zsw_vector *v, z
         else:
             page = w.page
             gather(v, page, e.page_size)
-        made[i].id = 0
-        made[i].paid = 0
-        status = prepare_page(e, w, page, &made[i].id, &made[i].sum)
+        status = prepare_page(e, w, area, page, &ready, NULL)
+        if status == Status.SAME_FILLED:
+            status = make_same_filled(e, w, ready.word, &ready.id)
+        made[i].id, made[i].sum, made[i].paid = ready.id if status >= 0 else 0, ready.sum, 0
         if status >= 0 and zsw_unlikely(not pay(e, w, area, &made[i])):
             free_entry(e, w, made[i].id)
             made[i].id = 0
             status = Status.AREA_QUOTA
+        if zsw_unlikely(status < 0):
             count_refusal(w, status)
         if zsw_unlikely(status < 0) and area.backing == NULL:
             drop(e, w, area, made, i)

@@ -292,6 +292,40 @@ z.close()
     )
 
 
+def test_fork_while_pages_of_a_batch_are_ready(python):
+    python(
+        PRELUDE
+        + """
+children = []
+numbers = []
+def compress(data):
+    numbers.append(len(numbers))
+    if numbers[-1] == 5:
+        pid = os.fork()
+        children.append(pid)
+        if not pid:
+            signal.alarm(20)
+    return bytes(data[:100])
+def page(n):
+    return (b"page %4d " % n * 500)[:4096]
+zswap.register_compressor("forking", compress, lambda data: (bytes(data[:10]) * 500)[:4096])
+z = zswap.ZSwap("forking")
+parent = os.getpid()
+try:
+    z.store_many(range(12), b"".join(map(page, range(12))))
+except Exception:
+    assert os.getpid() != parent
+if os.getpid() != parent:
+    z.close()
+    os._exit(0)
+assert os.waitpid(children[0], 0)[1] == 0
+assert [z[n] for n in range(12)] == [page(n) for n in range(12)]
+z._validate()
+z.close()
+"""
+    )
+
+
 def test_multiprocessing_with_fork(python):
     python(
         PRELUDE
