@@ -20,8 +20,8 @@ from zswap_core.memory.allocations cimport (
 )
 from zswap_core.memory.fetch cimport NO_ROOM, NOT_MAPPED
 from zswap_core.memory.region cimport (
-    memory_close, memory_evict, memory_fetch, memory_give_up, memory_hint, memory_open, memory_pin,
-    memory_set_budget, memory_unpin,
+    memory_bring, memory_close, memory_evict, memory_fetch, memory_give_up, memory_hint,
+    memory_open, memory_pin, memory_set_budget, memory_unpin,
 )
 from zswap_core.memory.room cimport metadata_of
 from zswap_core.memory.state cimport (
@@ -293,10 +293,11 @@ cdef bint is_ours(numpy_handler *h, void *p) noexcept nogil:
 
 
 cdef void *take_pages(numpy_handler *h, size_t size, bint zeros) noexcept nogil:
-    cdef uint64_t first = 0
-    if h.m.forked or memory_take(h.m, (size + h.m.page_size - 1) >> h.m.page_shift, zeros,
-                                 &first) != 0:
+    cdef uint64_t first = 0, pages = (size + h.m.page_size - 1) >> h.m.page_shift
+    if h.m.forked or memory_take(h.m, pages, zeros, &first) != 0:
         return NULL
+    if not zeros:                               # who wants zeros may leave most of them alone
+        memory_bring(h.m, first, pages)
     return h.m.base + (first << h.m.page_shift)
 
 

@@ -12,6 +12,7 @@ cdef void settle(zsw_memory *m, uint64_t part) noexcept nogil
 cdef int memory_pin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_unpin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
+cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_evict(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef int memory_give_up(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_hint(zsw_memory *m, uint64_t first, uint64_t pages, zsw_hint hint) noexcept nogil

@@ -17,7 +17,7 @@ from zswap_core.memory.signals cimport (
 )
 from zswap_core.memory.split cimport split_begin, split_scale
 from zswap_core.memory.state cimport (
-    BUSY, BY_SIGNALS, EXTENT, EXTENT_SHIFT, fd_of, FRESH, HERE, kind_of, LEAVING, OF_PROGRAMS,
+    AWAY, BUSY, BY_SIGNALS, EXTENT, EXTENT_SHIFT, fd_of, FRESH, HERE, kind_of, LEAVING, OF_PROGRAMS,
     PIN_ONE, PINS, PROGRAMS, rest, seen_at, SLOTS, THREADS, WINDOW, word_of, zsw_hint, zsw_memory,
     zsw_mode, zsw_part, zsw_program, zsw_slot, zsw_streams,
 )
@@ -39,6 +39,7 @@ from zswap_core.worker cimport worker_context, worker_scratch
 cdef enum:
     SPARE_WORKERS = 4
     RANDOM_BYTES = 256
+    BROUGHT_SHIFT = 4           # of the room, the most that is fetched when it is allocated
     STACKS = 64 << 10           # what the threads touch of theirs, about
 
 
@@ -318,6 +319,24 @@ cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept no
     while i < most and rc >= 0:
         i += fetch_span(m, first + i, <uint32_t> min(most - i, <uint64_t> WINDOW), &rc)
     return min(rc, 0)
+
+
+cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
+    """Fetches pages that are about to be written, unless that is much of the room.  So one call
+    does what would be many faults; and where signals serve these, a system call finds what to fill,
+    as what came of late is left alone for a while."""
+    cdef uint64_t i
+    cdef uint32_t kind
+    cdef int rc = 0
+    if pages > zsw_peek_u64(&m.room) >> BROUGHT_SHIFT:
+        return
+    for i in range(pages):
+        kind = kind_of(word_of(m, first + i))
+        if kind == FRESH or kind == AWAY:
+            fetch_span(m, first + i, <uint32_t> min(pages - i, <uint64_t> WINDOW), &rc)
+            # there may have been room for some of them alone
+            if kind_of(word_of(m, first + i)) != HERE and memory_fault(m, first + i, 0) < 0:
+                return
 
 
 cdef void memory_evict(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
