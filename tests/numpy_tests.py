@@ -6,8 +6,8 @@ The tests are those that `numpy.test()` of the installed numpy runs (`pip instal
 hypothesis`), each file in processes of its own: without a Memory; with one that has room for all,
 which tells the peak of what is allocated; and with one whose budget is a quarter of that, at least
 the 8 MiB that a budget may be.  Every array of `--min-size` bytes or more lies there.  The outcome
-of each test has to be the same in all three.  `LEFT_OUT` and
-`SIGNALS_LEAVE_OUT` say which are left out, and why.
+of each test has to be the same in all three; of those that fail without one as well, too.
+`LEFT_OUT` says which are left out in signal mode, and why; in thread mode none is.
 """
 
 import argparse
@@ -27,8 +27,7 @@ from zswap.memory import LEAST
 
 SHOWN = 20  # tests of a file that come out otherwise, at most
 
-LEFT_OUT: dict[str, list[str]] = {}
-SIGNALS_LEAVE_OUT = {
+LEFT_OUT = {
     "has the system write an array larger than what may be resident, which needs pin() by parts": [
         "numpy/_core/tests/test_multiarray.py::TestIO::test_largish_file"
     ],
@@ -161,7 +160,7 @@ def main() -> int:
     parser.add_argument("--faulthandler", action="store_true", help="with pytest's on")
     options, rest = parser.parse_known_args()
     by_signals = zswap.Memory(LEAST, mode=options.mode).mode == "signal"
-    options.left_out = {**LEFT_OUT, **(SIGNALS_LEAVE_OUT if by_signals else {})}
+    options.left_out = LEFT_OUT if by_signals else {}
     options.pytest = [argument for argument in rest if argument != "--"]
     root = Path(np.__file__).parent
     files = options.files or sorted(root.glob("**/tests/test_*.py"))
