@@ -930,6 +930,42 @@ MUTATIONS = [
         "",
         tests="departures",
     ),
+    # ---- a memory's allocations
+    bug(
+        "zeros are what an array before has left",
+        "memory/allocations.pyx",
+        "        elif zeros and kind_of(word_of(m, first + i)) != FRESH:\n",
+        "        elif False:\n",
+        tests="memory_numpy",
+    ),
+    bug(
+        "what is kept is not counted where the limit is met",
+        "memory/allocations.pyx",
+        "m.allocated + m.kept_pages <= m.limit - pages",
+        "m.allocated <= m.limit - pages",
+        tests="memory_numpy",
+    ),
+    bug(
+        "pages stay pinned whose array is gone",
+        "memory/allocations.pyx",
+        "        if word_of(m, first + i) & PINS:\n            return False\n",
+        "        pass\n",
+        tests="memory_numpy",
+    ),
+    bug(
+        "what nobody has is compressed when pages have to leave",
+        "memory/evict.pyx",
+        "release_idle(m, REST), part",
+        "0, part",
+        tests="memory_numpy",
+    ),
+    bug(
+        "a page that numpy is about to fill is not brought",
+        "memory/region.pyx",
+        "    if pages > zsw_peek_u64(&m.room) >> BROUGHT_SHIFT:\n",
+        "    if True:\n",
+        tests="memory_numpy",
+    ),
     # ---- areas
     bug(
         "an area does not notice that a page went to its store by itself",

@@ -46,14 +46,16 @@ class MemoryStats:
         "thread" or "signal".
     budget, limit : int
         Bytes that it may take, and that may be allocated.
-    allocated_bytes : int
-        What is allocated, in whole pages.
+    allocated_bytes, peak_allocated_bytes : int
+        What is allocated, in whole pages, and the most that ever was.
     resident_bytes, pool_bytes, metadata_bytes : int
         What it takes: pages that are there, compressed ones, and what is kept about both.
     room_bytes, pool_limit : int
         What may be resident now, and what the pool may take.
     peak_resident_bytes, pinned_bytes : int
         The most that ever was resident; what is pinned.
+    kept_bytes : int
+        What arrays of numpy's that are gone have left, kept for the next of them.
     backed_bytes : int
         Room of the pages in the backing file.
     faults : int
@@ -76,9 +78,11 @@ class MemoryStats:
     budget: int
     limit: int
     allocated_bytes: int
+    peak_allocated_bytes: int
     resident_bytes: int
     room_bytes: int
     peak_resident_bytes: int
+    kept_bytes: int
     pinned_bytes: int
     pool_bytes: int
     pool_limit: int

@@ -448,13 +448,13 @@ def run(
                 raise
             finally:
                 server.close()
-            figures = {**memory.stats().to_dict(), **memory._region.most()}
+            figures = memory.stats()
             return Summary(
                 code=code,
-                peak_bytes=figures["most_bytes"],
+                peak_bytes=memory._region.most_bytes(),
                 budget=memory.budget,
-                allocated_bytes=figures["most_allocated_bytes"],
-                faults=figures["faults"],
+                allocated_bytes=figures.peak_allocated_bytes,
+                faults=figures.faults,
                 ratio=round(server.ratio, 3),
                 spilled_bytes=memory._engine.stats().written_back_pages * memory._region.page_size,
                 processes=server.processes,

@@ -72,6 +72,7 @@ class Oracle:
         self.block = mem.buffer(pages * PAGE)
         self.versions = np.zeros(pages, np.uint64)
         self.wrong = []
+        self.meddled = 0
 
     def touch(self, me, threads, count, writes=6):
         found = hook.touch(
@@ -130,18 +131,20 @@ def stress(mem, threads, count, also=lambda oracle: None):
         worker.join()
     oracle.check()
     del oracle
+    let_go_of_what_is_kept(mem)
     at_rest(mem)
 
 
 def meddle(oracle):
     """What another thread may do meanwhile."""
-    mem, rng = oracle.mem, random.Random(len(oracle.wrong))
+    mem, rng = oracle.mem, random.Random(oracle.meddled)
+    oracle.meddled += 1
     pages = np.frombuffer(oracle.block, np.uint8).reshape(-1, PAGE)
     for n in range(4):
         first = rng.randrange(oracle.pages - 100)
         part = pages[first : first + rng.randrange(1, 100)]
         mem.advise(part, ("willneed", "cold", "random", "sequential", "normal")[n])
-        with mem.pin(part):
+        with contextlib.suppress(MemoryError), mem.pin(part):  # more than half of a small room
             os.write(devnull, part)
     mem.budget = rng.choice(("12MiB", "16MiB", "24MiB"))
     child = os.fork()
@@ -149,6 +152,29 @@ def meddle(oracle):
         os._exit(0)
     os.waitpid(child, 0)
     time.sleep(0.01)
+
+
+def meddle_more(oracle):
+    """And arrays of numpy's that come and go, of which some is given up or evicted."""
+    meddle(oracle)
+    mem, rng = oracle.mem, random.Random(oracle.meddled)
+    with mem:
+        for n in range(1, 40):
+            a = (np.zeros, np.empty)[n % 2](rng.randrange(1, 400) * PAGE // 8)
+            if n % 2 == 0 and a.any():
+                oracle.wrong.append(-n)
+            a[:] = n
+            part = a[rng.randrange(a.size) :]
+            mem.advise(part, rng.choice(("cold", "willneed", "dontneed", "normal")))
+            if not ((a == n) | (a == 0)).all() or not (a[: a.size - part.size] == n).all():
+                oracle.wrong.append(-n)
+
+
+def let_go_of_what_is_kept(mem):
+    """By asking for all there is."""
+    if mem.stats().kept_bytes:
+        assert len(mem.buffer(mem.stats().limit))
+    assert mem.stats().kept_bytes == 0
 
 
 devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -165,11 +191,19 @@ def test_and_while_others_pin_advise_fork_and_change_the_budget(memory):
     stress(memory(), 2, 2_000, meddle)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_and_while_arrays_of_numpys_come_and_go(memory):
+    stress(memory(limit="256MiB", min_size=PAGE), 2, 2_000, meddle_more)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("ZSWAP_LONG" not in os.environ, reason="ZSWAP_LONG=1: minutes to hours")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_billion_touches(memory):
-    stress(memory(), 8, int(os.environ["ZSWAP_LONG"]) * 1_000_000, meddle)
+    mem = memory(limit="256MiB", min_size=PAGE)
+    for n in range(8 * int(os.environ["ZSWAP_LONG"])):
+        stress(mem, 8, 125_000, meddle_more)
+        print(f"{n + 1} million touches, {mem.stats().evicted_pages} pages evicted", flush=True)
 
 
 @pytest.mark.parametrize("spec", ["zstd", "lref", "deflate"])

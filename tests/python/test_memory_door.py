@@ -124,6 +124,20 @@ def test_an_array_of_numpys_outlives_the_memory(mem):
     assert a.sum() == (1 << 20) * ((1 << 20) - 1) // 2
 
 
+UNTIL_THE_END = """
+import sys
+import numpy as np
+import zswap
+mem = zswap.Memory("16MiB", sys.argv[1])
+mem.__enter__()
+a = np.ones(1 << 20)
+"""
+
+
+def test_a_block_that_is_never_left(mem, tmp_path):
+    assert program(UNTIL_THE_END, tmp_path / "file") == (0, "", "")
+
+
 # ---- arguments -----------------------------------------------------------------------------------
 
 

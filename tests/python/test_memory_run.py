@@ -477,6 +477,97 @@ def test_sort_sorts(tmp_path, backing):
 
 
 @pytest.mark.slow
+def test_gcc_compiles(tmp_path, backing):
+    """The compiler proper is a child of a child, and what it makes has to be the same."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is not here")
+    loop = "for (int k = 0; k < a; k++) { s += b[k %% %d] * k; b[k %% 5] ^= s; }"
+    functions = [
+        f"int f{n}(int a, int *b) {{ int s = {n}; {loop % (n % 7 + 2)} return s; }}\n"
+        for n in range(200)
+    ]
+    (tmp_path / "large.c").write_text("".join(functions))
+    command = (compiler, "-O1", "-c", tmp_path / "large.c", "-o")
+    subprocess.run([*command, tmp_path / "plain.o"], check=True)
+    code, _, err = run(*command, tmp_path / "ours.o", options=(*backing, "--json"))
+    assert code == 0, err
+    assert (tmp_path / "ours.o").read_bytes() == (tmp_path / "plain.o").read_bytes()
+    assert summary(err)["allocated_bytes"] > BUDGET
+
+
+@pytest.mark.slow
+def test_node_fills_buffers(backing):
+    if shutil.which("node") is None:
+        pytest.skip("node is not here")
+    code = (
+        "const all = []; for (let i = 0; i < 24; i++) all.push(Buffer.alloc(2 << 20, i + 1));"
+        "let wrong = 0; for (let i = 0; i < 24; i++) for (let k = 0; k < 2 << 20; k += 999)"
+        " wrong += all[i][k] !== i + 1; console.log(wrong);"
+    )
+    code, out, err = run("node", "-e", code, options=(*backing, "--json"))
+    assert (code, out) == (0, "0\n"), err
+    assert summary(err)["allocated_bytes"] >= 48 << 20
+
+
+def say(connection, *commands):
+    """Ask redis, and return its answers, which are all of one line or bytes."""
+    encoded = b""
+    for words in commands:
+        encoded += b"*%d\r\n" % len(words)
+        encoded += b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+    connection.sendall(encoded)
+    with connection.makefile("rb") as file:
+        answers = []
+        for _ in commands:
+            line = file.readline()
+            if line.startswith(b"$"):
+                line = file.read(int(line[1:]) + 2)
+            answers.append(line[:-2])
+    return answers
+
+
+@pytest.mark.slow
+def test_redis_keeps_values(tmp_path, backing):
+    """Whose allocator maps memory with its lock held."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not here")
+    path = tmp_path / "socket"
+    command = ("redis-server", "--port", "0", "--unixsocket", path, "--dir", tmp_path, "--save", "")
+    process = subprocess.Popen(
+        [*zswap("run", "--budget", BUDGET, *backing, "--json"), "--", *map(str, command)],
+        cwd=hooks.ROOT / "tests",
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    values = [b"%08d" % n * 100 + np.random.default_rng(n).bytes(300) for n in range(40)]
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            while True:
+                try:
+                    connection.connect(str(path))
+                    break
+                except (FileNotFoundError, ConnectionRefusedError):
+                    assert process.poll() is None
+                    time.sleep(0.01)
+            for first in range(0, 40_000, 40):
+                sets = [(b"SET", b"%d" % (first + n), values[n]) for n in range(40)]
+                assert say(connection, *sets) == [b"+OK"] * 40
+            for first in range(0, 40_000, 400):
+                gets = [(b"GET", b"%d" % (first + n)) for n in range(40)]
+                assert say(connection, *gets) == values
+            connection.sendall(b"SHUTDOWN NOSAVE\r\n")
+        err = process.communicate(timeout=60)[1].splitlines()
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert summary(err)["allocated_bytes"] > 2 * BUDGET
+
+
+@pytest.mark.slow
 def test_numpy_sums(backing):
     code = (
         "import numpy as np, subprocess, sys\n"

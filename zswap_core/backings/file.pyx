@@ -563,7 +563,8 @@ cdef class SwapFile(Backing):
         self.ops = packed_ops() if packed else &FILE_OPS
 
     def __del__(self):
-        if self.ops != NULL and not self.attached:
+        # at the very end of the interpreter modules are empty, and the system closes it
+        if self.ops != NULL and not self.attached and suppress is not None:
             self.close()
 
     def __dealloc__(self):

@@ -15,10 +15,13 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.binding.results cimport error_for, Handle
 from zswap_core.engine cimport engine_close
 from zswap_core.figures cimport engine_totals, zsw_totals
+from zswap_core.memory.allocations cimport (
+    memory_allocate, memory_free, memory_keep, memory_size, memory_take,
+)
 from zswap_core.memory.fetch cimport NO_ROOM, NOT_MAPPED
 from zswap_core.memory.region cimport (
-    memory_allocate, memory_close, memory_evict, memory_fetch, memory_free, memory_give_up,
-    memory_hint, memory_open, memory_pin, memory_set_budget, memory_size, memory_unpin,
+    memory_bring, memory_close, memory_evict, memory_fetch, memory_give_up, memory_hint,
+    memory_open, memory_pin, memory_set_budget, memory_unpin,
 )
 from zswap_core.memory.room cimport metadata_of
 from zswap_core.memory.state cimport (
@@ -187,9 +190,11 @@ cdef class Region:
             "budget": self.m.budget,
             "limit": self.m.limit << self.m.page_shift,
             "allocated_bytes": self.m.allocated << self.m.page_shift,
+            "peak_allocated_bytes": self.m.most_allocated << self.m.page_shift,
             "resident_bytes": resident << self.m.page_shift,
             "room_bytes": zsw_peek_u64(&self.m.room) << self.m.page_shift,
             "peak_resident_bytes": self.m.counts.peak << self.m.page_shift,
+            "kept_bytes": self.m.kept_pages << self.m.page_shift,
             "pinned_bytes": self.m.pinned << self.m.page_shift,
             "pool_bytes": totals.pool_pages << self.m.page_shift,
             "pool_limit": zsw_peek_u64(&self.m.e.params.max_pages) << self.m.page_shift,
@@ -287,17 +292,18 @@ cdef bint is_ours(numpy_handler *h, void *p) noexcept nogil:
     return <uint64_t> p - <uint64_t> h.m.base < h.m.bytes
 
 
-cdef void *take_pages(numpy_handler *h, size_t size) noexcept nogil:
-    cdef uint64_t first = 0
-    if h.m.forked or memory_allocate(h.m, (size + h.m.page_size - 1) >> h.m.page_shift,
-                                     &first) != 0:
+cdef void *take_pages(numpy_handler *h, size_t size, bint zeros) noexcept nogil:
+    cdef uint64_t first = 0, pages = (size + h.m.page_size - 1) >> h.m.page_shift
+    if h.m.forked or memory_take(h.m, pages, zeros, &first) != 0:
         return NULL
+    if not zeros:                               # who wants zeros may leave most of them alone
+        memory_bring(h.m, first, pages)
     return h.m.base + (first << h.m.page_shift)
 
 
 cdef void *numpy_malloc(void *ctx, size_t size) noexcept nogil:
     cdef numpy_handler *h = <numpy_handler *> ctx
-    return malloc(max(size, <size_t> 1)) if size < h.min_size else take_pages(h, size)
+    return malloc(max(size, <size_t> 1)) if size < h.min_size else take_pages(h, size, False)
 
 
 cdef void *numpy_calloc(void *ctx, size_t n, size_t size) noexcept nogil:
@@ -306,7 +312,7 @@ cdef void *numpy_calloc(void *ctx, size_t n, size_t size) noexcept nogil:
         return NULL
     if n * size < h.min_size:
         return calloc(max(n, <size_t> 1), max(size, <size_t> 1))
-    return take_pages(h, n * size)
+    return take_pages(h, n * size, True)
 
 
 cdef void numpy_free(void *ctx, void *p, size_t size) noexcept nogil:
@@ -316,7 +322,7 @@ cdef void numpy_free(void *ctx, void *p, size_t size) noexcept nogil:
     if not is_ours(h, p):
         free(p)
     elif not h.m.forked:
-        memory_free(h.m, (<uint64_t> p - <uint64_t> h.m.base) >> h.m.page_shift)
+        memory_keep(h.m, (<uint64_t> p - <uint64_t> h.m.base) >> h.m.page_shift)
 
 
 cdef void *numpy_realloc(void *ctx, void *p, size_t size) noexcept nogil:

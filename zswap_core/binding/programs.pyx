@@ -101,12 +101,9 @@ cdef class Programs(Region):
                 send(sock, &r, sizeof(r), MSG_NOSIGNAL | MSG_DONTWAIT)
         return n != 0 and (n > 0 or errno == EINTR or errno == EAGAIN)
 
-    def most(self):
-        """The most that all of it took, and that was allocated."""
-        return {
-            "most_bytes": zsw_peek_u64(&self.m.counts.most),
-            "most_allocated_bytes": self.m.most_allocated << self.m.page_shift,
-        }
+    def most_bytes(self):
+        """The most that all of it took."""
+        return zsw_peek_u64(&self.m.counts.most)
 
 
 def forward_signals(int pid, numbers):

@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zswap_core.calls cimport engine_enter_ready, engine_leave
 from zswap_core.fault cimport fault, Site
+from zswap_core.memory.allocations cimport release_idle
 from zswap_core.memory.state cimport (
     at_page, AWAY, BUSY, COPY, epoch_of, EPOCH_SHIFT, EXTENT, EXTENT_SHIFT, fd_of, HEAT, HEAT_ONE,
     HERE, KIND, kind_of, LEAVING, MISSED, PINS, seen_at, word_of, zsw_memory, zsw_part,
@@ -205,17 +206,20 @@ cdef uint64_t pick(zsw_memory *m) noexcept nogil:
 
 
 cdef uint64_t evict_some(zsw_memory *m, uint64_t wanted) noexcept nogil:
-    """Evicts about so many pages; returns how many it did."""
-    cdef uint64_t done = 0, part
+    """Evicts about so many pages; returns how many it did.  First go those that nobody has."""
+    cdef uint64_t done = release_idle(m, REST), part
     cdef uint32_t tries = 0
     cdef int rc = 0
-    cdef zsw_worker *w = engine_enter_ready(m.e, &rc)
+    cdef zsw_worker *w
+    if done >= wanted:
+        return done
+    w = engine_enter_ready(m.e, &rc)
     if w == NULL:
-        return 0
+        return done
     while done < wanted and tries < TRIES:
         part = pick(m)
         if tries >= FORCED or epoch_of(m) - zsw_peek_u32(&m.parts[part].fetched) >= REST:
             done += evict_part(m, w, part, <uint64_t> -1, tries >= FORCED)
         tries += 1
     engine_leave(m.e, w)
-    return done
+    return done if done else release_idle(m, 0)

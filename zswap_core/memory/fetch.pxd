@@ -13,4 +13,3 @@ cdef enum:
 
 cdef int memory_fault(zsw_memory *m, uint64_t page, uint32_t how) noexcept nogil
 cdef uint32_t fetch_span(zsw_memory *m, uint64_t first, uint32_t n, int *rc) noexcept nogil
-cdef void rest(uint32_t *times) noexcept nogil

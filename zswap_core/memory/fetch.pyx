@@ -16,17 +16,16 @@ from zswap_core.memory.room cimport leave_room, take_room
 from zswap_core.memory.split cimport split_note
 from zswap_core.memory.state cimport (
     AWAY, away_for, BUSY, COPY, epoch_of, EXTENT_SHIFT, fd_of, FRESH, HEAT, HEAT_ONE, HERE,
-    HINT_RANDOM, HINT_SEQUENTIAL, KIND, kind_of, LEAVING, MISSED, NOBODYS, seen_at, SLOTS, STREAMS,
-    THREADS, WINDOW, word_of, zsw_memory, zsw_slot, zsw_stream, zsw_streams,
+    HINT_RANDOM, HINT_SEQUENTIAL, KIND, kind_of, LEAVING, MISSED, NOBODYS, rest, seen_at, SLOTS,
+    STREAMS, THREADS, WINDOW, word_of, zsw_memory, zsw_slot, zsw_stream, zsw_streams,
 )
 from zswap_core.memory.uffd cimport (
     ZSW_FAULT_KNOWN, ZSW_FAULT_LITTLE_STACK, ZSW_FAULT_PRESENT, ZSW_FAULT_WRITE, zsw_uffd_copy,
     zsw_uffd_protect,
 )
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_add_u64, zsw_cas_u32, zsw_cas_u64, zsw_load_u32, zsw_now_ns, zsw_pause,
-    zsw_peek_i64, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_self, zsw_sleep_ns, zsw_store_u32,
-    zsw_yield,
+    zsw_add_u32, zsw_add_u64, zsw_cas_u32, zsw_cas_u64, zsw_load_u32, zsw_now_ns, zsw_peek_i64,
+    zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_self, zsw_store_u32,
 )
 from zswap_core.state cimport zsw_worker
 from zswap_core.stats cimport Counter
@@ -38,17 +37,6 @@ cdef enum:
     SOON = 8                    # epochs: a page that comes back before that is warm
     LONGEST_STRIDE = 8
     EAGER = 16                  # pages, where somebody said that it is read in order
-
-
-cdef void rest(uint32_t *times) noexcept nogil:
-    """Waits a moment for another thread, longer each time."""
-    times[0] += 1
-    if times[0] < 200:
-        zsw_pause()
-    elif times[0] < 240:
-        zsw_yield()
-    else:
-        zsw_sleep_ns(20000)
 
 
 # ---- which ---------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close
 
 from zswap_core.fault cimport fault, Site
-from zswap_core.memory.region cimport (
-    forget, memory_evict, memory_hint, memory_pin, memory_unpin, settle,
-)
+from zswap_core.memory.allocations cimport forget
+from zswap_core.memory.region cimport memory_evict, memory_hint, memory_pin, memory_unpin, settle
 from zswap_core.memory.state cimport (
     at_page, EXTENT, EXTENT_SHIFT, FRESH, HINT_NONE, HINT_SEQUENTIAL, kind_of, NOBODYS, PINS,
     PROGRAMS, word_of, zsw_hint, zsw_memory, zsw_program,

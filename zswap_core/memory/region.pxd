@@ -1,4 +1,4 @@
-"""A memory's life, and what is allocated in it."""
+"""A memory's life, and what the owner of an allocation asks."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from zswap_core.memory.state cimport zsw_hint, zsw_memory, zsw_mode
@@ -8,14 +8,11 @@ from zswap_core.state cimport zsw_engine
 cdef int memory_open(zsw_engine *e, uint64_t pages, uint64_t budget, uint64_t limit, bint divides,
                      zsw_mode mode, zsw_memory **out) noexcept nogil
 cdef void memory_close(zsw_memory *m) noexcept nogil
-cdef int memory_allocate(zsw_memory *m, uint64_t pages, uint64_t *first) noexcept nogil
-cdef uint64_t memory_size(const zsw_memory *m, uint64_t first) noexcept nogil
-cdef int memory_free(zsw_memory *m, uint64_t first) noexcept nogil
 cdef void settle(zsw_memory *m, uint64_t part) noexcept nogil
-cdef void forget(zsw_memory *m, uint64_t first, uint64_t pages, uint32_t word) noexcept nogil
 cdef int memory_pin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_unpin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
+cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_evict(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef int memory_give_up(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_hint(zsw_memory *m, uint64_t first, uint64_t pages, zsw_hint hint) noexcept nogil

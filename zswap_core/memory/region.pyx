@@ -1,19 +1,15 @@
-"""A memory's life, and what is allocated in it.
-
-An allocation is a row of pages, which only its owner touches; what others know of them, the thread
-that evicts above all, is their words.
-"""
+"""A memory's life, and what the owner of an allocation asks."""
 from libc.errno cimport EBUSY, ENOMEM, ENOSPC
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.unistd cimport close
 
 from zswap_core.calls cimport engine_enter, engine_enter_ready, engine_leave
-from zswap_core.extents cimport extents_give, extents_leave, extents_take, zsw_extent
+from zswap_core.extents cimport zsw_extent
 from zswap_core.fault cimport fault, Site
 from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
-from zswap_core.invalidate cimport engine_invalidate
+from zswap_core.memory.allocations cimport forget, release_stalest
 from zswap_core.memory.evict cimport evict_part
-from zswap_core.memory.fetch cimport fetch_span, memory_fault, rest
+from zswap_core.memory.fetch cimport fetch_span, memory_fault
 from zswap_core.memory.room cimport kick, set_room
 from zswap_core.memory.server cimport start_threads, stop_threads
 from zswap_core.memory.signals cimport (
@@ -21,19 +17,19 @@ from zswap_core.memory.signals cimport (
 )
 from zswap_core.memory.split cimport split_begin, split_scale
 from zswap_core.memory.state cimport (
-    at_page, AWAY, BUSY, BY_SIGNALS, COPY, EXTENT, EXTENT_SHIFT, fd_of, FRESH, HERE, KIND, kind_of,
-    LEAVING, NOBODYS, OF_PROGRAMS, PIN_ONE, PINS, PROGRAMS, seen_at, SLOTS, THREADS, WINDOW,
-    word_of, zsw_hint, zsw_memory, zsw_mode, zsw_part, zsw_program, zsw_slot, zsw_streams,
+    AWAY, BUSY, BY_SIGNALS, EXTENT, EXTENT_SHIFT, fd_of, FRESH, HERE, kind_of, LEAVING, OF_PROGRAMS,
+    PIN_ONE, PINS, PROGRAMS, rest, seen_at, SLOTS, THREADS, WINDOW, word_of, zsw_hint, zsw_memory,
+    zsw_mode, zsw_part, zsw_program, zsw_slot, zsw_streams,
 )
 from zswap_core.memory.uffd cimport (
-    zsw_epoll_open, zsw_keep_from_children, zsw_map_nothing, zsw_pidfd, zsw_release_shared, zsw_sum,
+    zsw_epoll_open, zsw_keep_from_children, zsw_map_nothing, zsw_pidfd, zsw_sum,
     zsw_uffd_open_messages, zsw_uffd_open_programs, zsw_uffd_open_signals, zsw_uffd_protect,
     zsw_uffd_register,
 )
 from zswap_core.os cimport (
-    zsw_add_u32, zsw_add_u64, zsw_cas_u32, zsw_cpu_count, zsw_ctz, zsw_fence, zsw_load_u32,
-    zsw_lock, zsw_map_as, ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_peek_u32, zsw_peek_u64,
-    zsw_poke_u32, zsw_poke_u64, zsw_random, zsw_release, zsw_store_u32, zsw_unlock, zsw_unmap,
+    zsw_add_u64, zsw_cas_u32, zsw_cpu_count, zsw_ctz, zsw_fence, zsw_load_u32, zsw_lock, zsw_map_as,
+    ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_peek_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64,
+    zsw_random, zsw_unlock, zsw_unmap,
 )
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -43,6 +39,7 @@ from zswap_core.worker cimport worker_context, worker_scratch
 cdef enum:
     SPARE_WORKERS = 4
     RANDOM_BYTES = 256
+    BROUGHT_SHIFT = 4           # of the room, the most that is fetched when it is allocated
     STACKS = 64 << 10           # what the threads touch of theirs, about
 
 
@@ -245,91 +242,6 @@ cdef void memory_close(zsw_memory *m) noexcept nogil:
     leave_shell(m)
 
 
-# ---- allocations ---------------------------------------------------------------------------------
-
-
-cdef int memory_allocate(zsw_memory *m, uint64_t pages, uint64_t *first) noexcept nogil:
-    """-ENOSPC: no more than `limit` may be allocated; -ENOMEM."""
-    cdef uint64_t i
-    cdef int rc = -ENOSPC
-    zsw_lock(&m.extents.lock)
-    if pages <= m.limit and m.allocated <= m.limit - pages:
-        rc = extents_take(&m.nodes, &m.extents, pages, m.pages, first)
-    if rc == 0:
-        zsw_poke_u64(&m.allocated, m.allocated + pages)
-        if first[0] + pages > m.top:
-            zsw_poke_u64(&m.top, first[0] + pages)
-    zsw_unlock(&m.extents.lock)
-    if rc == 0:
-        m.sizes[first[0]] = <uint32_t> pages
-        for i in range(pages):
-            zsw_store_u32(&m.words[first[0] + i], FRESH)
-    return rc
-
-
-cdef uint64_t memory_size(const zsw_memory *m, uint64_t first) noexcept nogil:
-    """Pages of the allocation that begins there."""
-    return m.sizes[first]
-
-
-cdef uint32_t seize(zsw_memory *m, uint64_t page) noexcept nogil:
-    """Makes a page BUSY, whatever it is, once nobody else has it; returns its word."""
-    cdef uint32_t word, times = 0
-    while True:
-        word = zsw_load_u32(&m.words[page])
-        if (kind_of(word) != BUSY and kind_of(word) != LEAVING
-                and zsw_cas_u32(&m.words[page], word, (word & ~<uint32_t> KIND) | BUSY)):
-            return word
-        rest(&times)
-
-
-cdef void forget(zsw_memory *m, uint64_t first, uint64_t pages, uint32_t word) noexcept nogil:
-    """Drops the content of pages, wherever it is; they are `word` from then on."""
-    cdef uint64_t i, here = 0, held = 0
-    cdef uint32_t old
-    cdef int rc = 0
-    cdef zsw_worker *w
-    for i in range(pages):
-        old = seize(m, first + i)
-        if kind_of(old) == HERE:
-            here += 1
-            zsw_add_u32(&m.parts[(first + i) >> EXTENT_SHIFT].here, <uint32_t> -1)
-        if old & COPY or kind_of(old) == AWAY:
-            held += 1
-        if old & PINS:
-            zsw_add_u64(&m.pinned, <uint64_t> -1)
-    if here or held and m.threads:              # a page that was lost may be poisoned
-        if m.programs == NULL:
-            zsw_release(at_page(m, first), <size_t> pages << m.page_shift)
-        else:
-            zsw_release_shared(at_page(m, first), <size_t> pages << m.page_shift)
-        zsw_add_u64(&m.resident, -here)
-    if held:
-        w = engine_enter_ready(m.e, &rc)
-        if w != NULL:
-            engine_invalidate(m.e, w, 0, first, first + pages - 1)
-            engine_leave(m.e, w)
-    for i in range(pages):
-        zsw_store_u32(&m.words[first + i], word)
-
-
-cdef int memory_free(zsw_memory *m, uint64_t first) noexcept nogil:
-    """Frees the allocation that begins there: 0, -EINVAL where none does, or -ENOMEM."""
-    cdef uint64_t pages = 0
-    cdef int rc
-    zsw_lock(&m.extents.lock)
-    rc = extents_leave(&m.nodes, &m.extents, first, &pages)
-    zsw_unlock(&m.extents.lock)
-    if rc != 0:
-        return rc
-    forget(m, first, pages, NOBODYS)
-    zsw_lock(&m.extents.lock)
-    extents_give(&m.nodes, &m.extents, first)
-    zsw_poke_u64(&m.allocated, m.allocated - pages)
-    zsw_unlock(&m.extents.lock)
-    return 0
-
-
 # ---- what the owner of an allocation asks --------------------------------------------------------
 
 
@@ -409,6 +321,24 @@ cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept no
     return min(rc, 0)
 
 
+cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
+    """Fetches pages that are about to be written, unless that is much of the room.  So one call
+    does what would be many faults; and where signals serve these, a system call finds what to fill,
+    as what came of late is left alone for a while."""
+    cdef uint64_t i
+    cdef uint32_t kind
+    cdef int rc = 0
+    if pages > zsw_peek_u64(&m.room) >> BROUGHT_SHIFT:
+        return
+    for i in range(pages):
+        kind = kind_of(word_of(m, first + i))
+        if kind == FRESH or kind == AWAY:
+            fetch_span(m, first + i, <uint32_t> min(pages - i, <uint64_t> WINDOW), &rc)
+            # there may have been room for some of them alone
+            if kind_of(word_of(m, first + i)) != HERE and memory_fault(m, first + i, 0) < 0:
+                return
+
+
 cdef void memory_evict(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
     """Evicts what of the pages is resident and not pinned."""
     cdef uint64_t part, i
@@ -457,6 +387,8 @@ cdef int memory_set_budget(zsw_memory *m, uint64_t budget, uint64_t limit) noexc
     """-ENOSPC when more is allocated than the new limit, and nothing changes."""
     cdef uint64_t before = zsw_peek_u64(&m.budget)
     cdef int rc = 0
+    while zsw_peek_u64(&m.allocated) + zsw_peek_u64(&m.kept_pages) > limit and release_stalest(m):
+        pass
     zsw_lock(&m.extents.lock)
     if m.allocated > limit:
         rc = -ENOSPC

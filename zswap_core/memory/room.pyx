@@ -32,7 +32,7 @@ cdef enum:
 
 cdef uint64_t metadata_of(zsw_memory *m) noexcept nogil:
     """Bytes of what is kept about pages."""
-    cdef uint64_t pages = zsw_peek_u64(&m.allocated)
+    cdef uint64_t pages = zsw_peek_u64(&m.allocated) + zsw_peek_u64(&m.kept_pages)
     return (pages * (sizeof(uint32_t) + sizeof(zsw_sum))
             + (pages >> EXTENT_SHIFT) * sizeof(zsw_part) + m.overhead)
 

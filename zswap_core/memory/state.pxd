@@ -32,7 +32,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from zswap_core.extents cimport zsw_extents
 from zswap_core.forks cimport zsw_fork_watch
 from zswap_core.memory.uffd cimport zsw_sum
-from zswap_core.os cimport pthread_t, zsw_mutex, zsw_peek_u32
+from zswap_core.os cimport pthread_t, zsw_mutex, zsw_pause, zsw_peek_u32, zsw_sleep_ns, zsw_yield
 from zswap_core.parking cimport zsw_parking
 from zswap_core.slab cimport zsw_slab
 from zswap_core.state cimport zsw_engine
@@ -66,6 +66,7 @@ cdef enum:
     STREAMS = 4                 # of each
     SERVERS = 1                 # threads that read faults
     PROGRAMS = 1024             # the first of them is none
+    LENGTHS = 192               # of allocations that are kept, see allocations.pyx
 
 # Who touches the memory, and how that is told.
 cdef enum zsw_mode:
@@ -86,6 +87,13 @@ cdef struct zsw_part:           # an extent of the memory
     uint32_t hint
     uint32_t owner              # the program that has it; 0: none, or there are no programs
     uint32_t live               # its pages that are allocated to that
+
+
+# Allocations of one length that nobody has any more, kept for the next.
+cdef struct zsw_kept:
+    uint32_t last               # 1 + the first page of the one kept last; 0: there are none
+    uint32_t epoch              # when one came or went,
+    uint64_t turn               # and how many of any length had come and gone by then
 
 
 # A process that has the pages of the parts that it owns, in a file that we have mapped as well.
@@ -178,6 +186,9 @@ cdef struct zsw_memory:
     zsw_extents extents
     uint64_t allocated          # pages
     uint64_t limit              # of them
+    zsw_kept kept[LENGTHS]      # these under the lock of the extents, as `allocated`
+    uint64_t kept_pages
+    uint64_t turn
     uint64_t top                # no allocation reached beyond this page yet
     # room
     uint64_t budget             # bytes
@@ -229,6 +240,17 @@ cdef inline uint8_t *seen_at(const zsw_memory *m, uint64_t page) noexcept nogil:
         return at_page(m, page)
     return <uint8_t *> (m.programs[m.parts[page >> EXTENT_SHIFT].owner].base
                         + (page << m.page_shift))
+
+
+cdef inline void rest(uint32_t *times) noexcept nogil:
+    """Waits a moment for another thread, longer each time."""
+    times[0] += 1
+    if times[0] < 200:
+        zsw_pause()
+    elif times[0] < 240:
+        zsw_yield()
+    else:
+        zsw_sleep_ns(20000)
 
 
 cdef inline uint32_t epoch_of(const zsw_memory *m) noexcept nogil:
