@@ -601,7 +601,7 @@ MUTATIONS = [
     bug(
         "a flight lands before it is written",
         "flight.pyx",
-        "    await_pilot(wb)\n    first = 0\n",
+        "    await_pilot(e)\n    first = 0\n",
         "    first = 0\n",
         tests="writeback swapfile shrinker stress backing_contract",
     ),
