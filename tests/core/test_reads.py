@@ -7,11 +7,13 @@ is of before.
 import errno
 import os
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import zswap
 from hooks.faults import FOREVER, fault
 from zswap import BackingError, Status, SwapFile
 
@@ -240,6 +242,44 @@ def test_other_pages_of_the_shard_may_come_and_go(make, memory_store, gate, thre
     assert inner.reads == [list(range(100))]
 
 
+def test_batches_at_a_time_have_buffers_of_their_own(make, memory_store, gate, thread):
+    inner = memory_store()
+    late = LateStore(inner, lambda offsets, out: None)
+    z = make(200, late)
+    before = z.stats().buffer_bytes
+    assert right(z, shuffled(200))
+    one = z.stats().buffer_bytes - before  # it stays for the next
+    held = gate()
+    late.spoil = lambda offsets, out: held() if 7 in offsets else None
+    loading = thread(z.load_many, list(range(100)))
+    with held:
+        assert right(z, range(100, 200))
+        assert z.stats().buffer_bytes - before == 2 * one
+    assert loading.join().tobytes() == batch(range(100))
+    assert z.stats().buffer_bytes - before == one >= PAGE * TOGETHER
+    z._validate()
+
+
+def test_a_buffer_that_nobody_takes_goes_back(make, until):
+    z = make(200)
+    before = z.stats().buffer_bytes
+    assert right(z, shuffled(200))
+    assert z.stats().buffer_bytes > before
+    z.parameters["shrinker_interval"] = 0.01
+    until(lambda: z.stats().buffer_bytes < before)  # with writeback's
+    assert right(z, shuffled(200))
+
+
+def test_a_buffer_of_another_budget_is_not_used(make):
+    z = make(500)
+    assert right(z, shuffled(500))
+    z.parameters["max_memory_bytes"] = "4MiB"
+    before = z.stats().buffer_bytes
+    assert right(z, shuffled(500))
+    assert z.stats().buffer_bytes < before
+    z._validate()
+
+
 def test_swapoff_waits_for_a_batch(make, memory_store, gate, thread, until):
     inner = memory_store()
     late = LateStore(inner, lambda offsets, out: None)
@@ -311,6 +351,13 @@ KINDS = {
 }
 
 
+PACKED = {
+    "packed": {"packed": True},
+    "packed, encrypted": {"packed": True, "encrypt": True},
+    "packed, threads": {"packed": True, "io_uring": False},
+}
+
+
 @pytest.fixture
 def open_file(tmp_path):
     """Open a swap file, which is closed when nobody has it any more: after its engine."""
@@ -324,6 +371,11 @@ def open_file(tmp_path):
 @pytest.fixture(params=KINDS)
 def file(request, open_file):
     return open_file(**KINDS[request.param])
+
+
+@pytest.fixture(params=KINDS | PACKED)
+def any_file(request, open_file):
+    return open_file(**(KINDS | PACKED)[request.param])
 
 
 def rings():
@@ -381,8 +433,8 @@ def test_from_a_swap_file(make, file):
         ("FILE_THREAD", errno.EAGAIN, FOREVER),
     ],
 )
-def test_failures_while_many_are_read(make, file, site, code, times, nth):
-    z = make(500, file)
+def test_failures_while_many_are_read(make, any_file, site, code, times, nth):
+    z = make(500, any_file)
     with fault(site, nth=nth, times=times, error=code):
         assert right(z, shuffled(500))
     assert right(z, shuffled(500, 1))
@@ -408,14 +460,41 @@ def test_a_ring_that_fails_is_given_up_with_its_reads_done(make, ring_file):
     assert right(z, shuffled(500))
 
 
-def test_a_dead_disk_is_an_error(make, file):
-    z = make(300, file)
+def test_a_dead_disk_is_an_error(make, any_file):
+    z = make(300, any_file)
     with (
         fault("FILE_READ", times=FOREVER, error=errno.EIO),
         pytest.raises(BackingError, match="page"),
     ):
         z.load_many(shuffled(300))
     assert right(z, shuffled(300))
+
+
+@pytest.mark.parametrize("io_uring", [True, False], ids=["ring", "threads"])
+def test_a_compressor_that_loads_from_the_file_that_is_being_read(make, open_file, io_uring):
+    """What has come is decompressed while the rest is on its way, and that may call back."""
+    file = open_file(packed=True, io_uring=io_uring)
+    z = make(600, file)
+    nested = []
+
+    def decompress(data):
+        if len(nested) < 3:
+            nested.append(right(z, shuffled(500, len(nested))))
+        return zlib.decompress(data)
+
+    zswap.register_compressor("reads.nested", zlib.compress, decompress)
+    try:
+        z.compressor = "reads.nested"
+        texts = [(b"page %07d;" % o * 400)[:PAGE] for o in range(300)]
+        z.store_many(range(600, 900), b"".join(texts))
+        assert z.shrink(900) == 300
+        order = shuffled(300)
+        out = z.load_many([600 + o for o in order])
+        assert out.tobytes() == b"".join(texts[o] for o in order)
+        assert nested == [True] * 3
+    finally:
+        z.close()
+        zswap.unregister_compressor("reads.nested")
 
 
 def test_rings_end_with_the_file(open_file, make):
