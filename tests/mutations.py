@@ -540,6 +540,13 @@ MUTATIONS = [
         tests="reads",
     ),
     bug(
+        "a child goes on with the ring of its parent",
+        "backings/transfer.pyx",
+        "            if is_gone(ring):\n                return False\n",
+        "",
+        tests="reads",
+    ),
+    bug(
         "a ring that fails is left with reads on their way",
         "backings/transfer.pyx",
         "    while flying or seen < ended or good and next < n:\n",

@@ -7,6 +7,7 @@ is of before.
 import errno
 import os
 import random
+import signal
 import zlib
 from pathlib import Path
 
@@ -470,31 +471,72 @@ def test_a_dead_disk_is_an_error(make, any_file):
     assert right(z, shuffled(300))
 
 
-@pytest.mark.parametrize("io_uring", [True, False], ids=["ring", "threads"])
-def test_a_compressor_that_loads_from_the_file_that_is_being_read(make, open_file, io_uring):
-    """What has come is decompressed while the rest is on its way, and that may call back."""
-    file = open_file(packed=True, io_uring=io_uring)
-    z = make(600, file)
-    nested = []
+@pytest.fixture
+def far_apart(make, open_file):
+    """Make an engine with pages of a compressor in Python, and load some with as many requests,
+    more than a ring takes at a time; `decompress` is called for each before the rest has come."""
+    engines = []
 
-    def decompress(data):
-        if len(nested) < 3:
-            nested.append(right(z, shuffled(500, len(nested))))
-        return zlib.decompress(data)
+    def far_apart(decompress, **kwargs):
+        def done(data):
+            decompress()
+            return zlib.decompress(data)
 
-    zswap.register_compressor("reads.nested", zlib.compress, decompress)
-    try:
-        z.compressor = "reads.nested"
-        texts = [(b"page %07d;" % o * 400)[:PAGE] for o in range(300)]
-        z.store_many(range(600, 900), b"".join(texts))
-        assert z.shrink(900) == 300
-        order = shuffled(300)
-        out = z.load_many([600 + o for o in order])
-        assert out.tobytes() == b"".join(texts[o] for o in order)
-        assert nested == [True] * 3
-    finally:
+        zswap.register_compressor("reads.far", lambda data: zlib.compress(data, 1), done)
+        z = make(100, open_file(packed=True, **kwargs))
+        engines.append(z)
+        z.compressor = "reads.far"
+        pages = [noise(o, 3000) + bytes(PAGE - 3000) for o in range(1000, 1600)]
+        z.store_many(range(1000, 1600), b"".join(pages))
+        assert z.shrink(700) == 600
+
+        def load():
+            order = [4 * n for n in shuffled(150)]
+            out = z.load_many([1000 + n for n in order])
+            return out.tobytes() == b"".join(pages[n] for n in order)
+
+        return z, load
+
+    yield far_apart
+    for z in engines:
         z.close()
-        zswap.unregister_compressor("reads.nested")
+    zswap.unregister_compressor("reads.far")
+
+
+@pytest.mark.parametrize("io_uring", [True, False], ids=["ring", "threads"])
+def test_a_compressor_that_loads_from_the_file_that_is_being_read(far_apart, io_uring):
+    """What has come is decompressed while the rest is on its way, and that may call back."""
+    nested = []
+    z, load = far_apart(
+        lambda: nested.append(right(z, shuffled(100))) if len(nested) < 3 else None,
+        io_uring=io_uring,
+    )
+    assert load()
+    assert nested == [True] * 3
+
+
+@pytest.mark.parametrize("io_uring", [True, False], ids=["ring", "threads"])
+def test_a_compressor_that_forks_while_the_file_is_being_read(far_apart, whole_fork, io_uring):
+    """The child has neither ring nor file, and is told so."""
+    here, children = os.getpid(), []
+
+    def decompress():
+        if not children:
+            children.append(os.fork())
+            if children == [0]:
+                signal.alarm(20)
+
+    _, load = far_apart(decompress, io_uring=io_uring)
+    try:
+        held = load()
+    except (ValueError, zswap.Error):
+        held = None
+    finally:
+        if os.getpid() != here:
+            os._exit(held is not None)
+    assert held
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert load()
 
 
 def test_rings_end_with_the_file(open_file, make):

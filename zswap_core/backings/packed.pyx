@@ -16,11 +16,12 @@ Readers hold no lock while the disk works.  They know by the sum of an object, w
 whether they found it; if not, be it moved meanwhile or damaged, they look again while nobody
 writes, which tells.
 """
-from libc.errno cimport EBADMSG, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP
+from libc.errno cimport EBADMSG, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
+from posix.unistd cimport getpid
 
 from zswap_core.abi cimport (
     ZSW_ABI_VERSION, ZSW_BACKING_LOG, ZSW_BACKING_NATIVE, zsw_backing_ops, zsw_compressor,
@@ -609,8 +610,11 @@ cdef int read_again(swap_file *f, zsw_lens *lens, uint64_t offset, uint8_t *page
     cdef zsw_packed *p = packed_of(f)
     cdef zsw_want want
     cdef uint32_t which = 0
-    cdef uint8_t *memory = take_buffer(p, &which)
+    cdef uint8_t *memory
     cdef int rc
+    if getpid() != f.pid:                       # a compressor has forked: `append` may be held
+        return -EPERM
+    memory = take_buffer(p, &which)
     if memory == NULL:
         return -ENOMEM
     want.offset, want.at, want.place = offset, 0, NOWHERE

@@ -7,7 +7,7 @@ afterwards.
 
 What is to be done with each, such as to decompress it, is done while the others are on their way.
 """
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EIO, EOPNOTSUPP, EPERM, errno
+from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EIO, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.types cimport off_t
 from posix.unistd cimport pread, pwrite
@@ -125,6 +125,11 @@ cdef inline bint is_refusal(int rc) noexcept nogil:
     return rc == -EINVAL or rc == -EOPNOTSUPP or rc == -EPERM
 
 
+cdef inline bint is_gone(const zsw_ring *ring) noexcept nogil:
+    """Whether this is a child by now, which who was told has forked."""
+    return ring.map == NULL
+
+
 cdef bint run_ring(zsw_ring *ring, int fd, bint direct, zsw_read *reads, uint32_t n,
                    zsw_landed landed, void *arg) noexcept nogil:
     """Has all reads made; False when the ring takes no more, and then some are left."""
@@ -167,6 +172,8 @@ cdef bint run_ring(zsw_ring *ring, int fd, bint direct, zsw_read *reads, uint32_
         while seen < last:
             if not is_refusal(reads[over[seen]].rc):
                 tell(reads, over[seen], landed, arg)
+            if is_gone(ring):
+                return False
             seen += 1
     return good
 
@@ -248,7 +255,9 @@ cdef void read_many(zsw_reader *reader, int fd, bint direct, zsw_read *reads, ui
             zsw_store_u32(&reader.no_rings, 1)
         zsw_unlock(&reader.locks[number])
         for i in range(n):
-            if is_refusal(reads[i].rc):
+            if is_gone(ring):           # and so is the file
+                left, reads[i].rc = False, -EBADF
+            elif is_refusal(reads[i].rc):
                 reads[i].rc = LEFT
                 refused = True
     if left or refused:
