@@ -3,7 +3,9 @@
 Threads store pages in place and load what they stored, in small batches, while each verb of
 maintenance runs in turn; the engine's own clock times every page, so waits for Python do not count.
 The first row is the same threads beside one that only computes, for as long: what a busy machine
-does to a thread is in all rows.  Medians of the rounds.
+does to a thread is in all rows.  It is not in *asleep*: the longest that a batch of 256 was neither
+running nor ready to run inside the engine, by the kernel's account of the thread: it waited for
+others or for the disk.  Medians of the rounds.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ COLUMNS = [
     *(
         Column(call, name)
         for call in ("store µs", "load µs")
-        for name in ("p99.9", "max", "over alone")
+        for name in ("p99.9", "max", "over alone", "asleep")
     ),
 ]
 
@@ -73,23 +75,51 @@ def touch(z: zswap.ZSwap, pages: int) -> None:
         z.load_many(range(at, at + part), out[:part])
 
 
+class Asleep:
+    """How long a thread's batches wait: what the engine took less what the thread ran, or was
+    ready to."""
+
+    def __init__(self) -> None:
+        self.ns = np.empty(BATCH, np.uint32)
+        self.most = dict.fromkeys(("store", "load"), 0)
+        self.fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def awake(self) -> int:
+        """Nanoseconds that the thread has run, or waited for a processor."""
+        return time.thread_time_ns() + int(os.pread(self.fd, 64, 0).split()[1])
+
+    def call(self, name: str, batch: Callable[..., object], *args: object) -> None:
+        before = self.awake()
+        batch(*args, ns=self.ns)
+        spent = int(self.ns.sum(dtype=np.uint64)) - (self.awake() - before)
+        self.most[name] = max(self.most[name], spent)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
 class Workers:
     """Threads that store pages in place at random, and load some of those stored before."""
 
     def __init__(self, z: zswap.ZSwap, pages: int, threads: int) -> None:
         self.z, self.pages = z, pages
         self.over = threading.Event()
+        self.asleep = dict.fromkeys(("store", "load"), 0)
         self.threads = [threading.Thread(target=self.work, args=(n,)) for n in range(threads)]
 
     def work(self, number: int) -> None:
         rng = np.random.default_rng(number)
         some, out = pages_of(1 << 40 | number, BATCH), np.empty((BATCH, PAGE), np.uint8)
         offsets = rng.integers(self.pages, size=BATCH, dtype=np.uint64)
+        asleep = Asleep()
         while not self.over.is_set():
             # what is loaded is young, so none of it is read from the file
             stored, offsets = offsets, rng.integers(self.pages, size=BATCH, dtype=np.uint64)
-            self.z.store_many(offsets, some)
-            self.z.load_many(stored, out)
+            asleep.call("store", self.z.store_many, offsets, some)
+            asleep.call("load", self.z.load_many, stored, out)
+        asleep.close()
+        for call, most in asleep.most.items():
+            self.asleep[call] = max(self.asleep[call], most)
 
     def __enter__(self) -> Workers:
         for thread in self.threads:
@@ -105,11 +135,12 @@ class Workers:
 def measure(z: zswap.ZSwap, verb: Verb, pages: int, threads: int, least: float) -> dict[str, float]:
     """Run a verb beside the threads for some time, or once where it takes longer."""
     seconds, worst = 0.0, dict.fromkeys(("store", "load"), 0)
+    asleep = worst.copy()
     counts: dict[str, Any] = {}
     runs = 0
     while seconds < least and runs < 10:
         verb.prepare()
-        with Workers(z, pages, threads):
+        with Workers(z, pages, threads) as workers:
             time.sleep(0.01)
             z.latency(reset=True)
             start = time.perf_counter()
@@ -119,12 +150,15 @@ def measure(z: zswap.ZSwap, verb: Verb, pages: int, threads: int, least: float) 
         for call, latency in took.items():
             worst[call] = max(worst[call], latency.max)
             counts[call] = np.add(counts.get(call, 0), latency.counts)
+        for call, most in workers.asleep.items():
+            asleep[call] = max(asleep[call], most)
         runs += 1
     got = {"seconds": seconds / runs}
     for call, longest in worst.items():
         latency = zswap.Latency(tuple(map(int, counts[call])), 0, longest)
         got[f"{call} p99.9"] = latency.percentile(99.9) / 1000
         got[f"{call} max"] = longest / 1000
+        got[f"{call} asleep"] = asleep[call] / 1000
     return got
 
 
@@ -293,14 +327,11 @@ def main(
     if as_json:
         click.echo(json.dumps({"pages": pages, "threads": threads, "rounds": done, "rows": rows}))
         return
-    keys = (
-        "store p99.9",
-        "store max",
-        "store over alone",
-        "load p99.9",
-        "load max",
-        "load over alone",
-    )
+    keys = [
+        f"{call} {what}"
+        for call in ("store", "load")
+        for what in ("p99.9", "max", "over alone", "asleep")
+    ]
     grid = [
         [row["beside"], f"{row['seconds']:.4f}", *(f"{row[key]:.1f}" for key in keys)]
         for row in rows

@@ -603,10 +603,24 @@ MUTATIONS = [
         tests="reads read_ahead walk",
     ),
     bug(
+        "a buffer of another size is taken for a batch",
+        "parking.pyx",
+        "    if spare and spare_bytes(e, spare) == parking.size:\n",
+        "    if spare:\n",
+        tests="reads",
+    ),
+    bug(
+        "a child goes on with the ring of its parent",
+        "backings/transfer.pyx",
+        "            if is_gone(ring):\n                return False\n",
+        "",
+        tests="reads",
+    ),
+    bug(
         "a ring that fails is left with reads on their way",
         "backings/transfer.pyx",
-        "    while flying or good and next < n:\n",
-        "    while good and (flying or next < n):\n",
+        "    while flying or seen < ended or good and next < n:\n",
+        "    while seen < ended or good and (flying or next < n):\n",
         tests="reads",
     ),
     bug(
@@ -671,9 +685,16 @@ MUTATIONS = [
     bug(
         "a flight lands before it is written",
         "flight.pyx",
-        "    await_pilot(wb)\n    first = 0\n",
+        "    await_pilot(e)\n    first = 0\n",
         "    first = 0\n",
         tests="writeback swapfile shrinker stress backing_contract",
+    ),
+    bug(
+        "nobody writes a flight that its thread has not begun",
+        "flight.pyx",
+        "        write_flight(e, wb.aloft)\n    while zsw_load_u32(&wb.turn) == PILOTS:\n",
+        "        pass\n    while zsw_load_u32(&wb.turn) == PILOTS:\n",
+        tests="faults writeback",
     ),
     bug(
         "a write that failed counts as done",

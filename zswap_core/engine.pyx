@@ -14,6 +14,7 @@ from zswap_core.os cimport (
     EDEADLK, zsw_cpu_count, zsw_load_u32, zsw_lock, zsw_mutex, zsw_sleep_ns, zsw_store_u32,
     zsw_swap_u32, zsw_unlock,
 )
+from zswap_core.parking cimport spare_destroy
 from zswap_core.pool cimport destroy_pools
 from zswap_core.promote cimport touches_destroy
 from zswap_core.slab cimport ANY_ID, slab_destroy, slab_init
@@ -144,6 +145,7 @@ cdef int engine_close(zsw_engine *e) noexcept nogil:
     flights_destroy(e)
     touches_destroy(e)
     streams_destroy(e)
+    spare_destroy(e)
     requests_destroy(e)
     index_destroy(&e.index)
     slab_destroy(&e.entries)

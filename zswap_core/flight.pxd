@@ -16,7 +16,6 @@ cdef void flights_rest(zsw_engine *e) noexcept nogil
 cdef int write_to(const zsw_area *area, const uint64_t *offsets, const uint8_t *pages,
                   size_t n) noexcept nogil
 cdef void call_pilot(zsw_engine *e) noexcept nogil
-cdef void dismiss_pilot(zsw_engine *e) noexcept nogil
 cdef bint is_aloft(const zsw_writeback *wb, const zsw_area *area, uint64_t offset) noexcept nogil
 cdef void flight_load(zsw_engine *e, zsw_worker *w, zsw_flight *flight) noexcept nogil
 cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil

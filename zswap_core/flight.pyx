@@ -5,8 +5,10 @@ to what the store has).  While one is being written by a thread of its own, the 
 loaded: so writeback is as fast as the slower of the two, not as slow as both.  Only native stores
 have a pilot; one in Python is written by the caller, for it may call back.
 
-`turn` passes from the writer (who holds `writing`) to the pilot and back; whose turn it is may
-touch the flight aloft.
+The pilot stays as long as the buffers do.  On a machine that is busy it may be long before the
+system lets it run, and stores wait for the landing.  So a flight is only offered to it, and a
+writer who comes to land one that was not begun writes it himself.  `turn` says whose the flight
+aloft is.
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,9 +24,9 @@ from zswap_core.index cimport zsw_area, zsw_shard
 from zswap_core.news cimport note_answer
 from zswap_core.objects cimport name_object, read_object
 from zswap_core.os cimport (
-    zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_peek_u64, zsw_poke_u32, zsw_poke_u64,
-    zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock,
-    zsw_wipe,
+    zsw_cas_u32, zsw_futex_wait, zsw_futex_wake, zsw_load_u32, zsw_peek_u64, zsw_poke_u32,
+    zsw_poke_u64, zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
+    zsw_unlock, zsw_wipe,
 )
 from zswap_core.slots cimport change_slot, lock_entry
 from zswap_core.state cimport (
@@ -35,7 +37,8 @@ from zswap_core.wake cimport tell_landing
 
 
 cdef enum turns:
-    WRITERS
+    WRITERS                     # there is none, or the writer (who holds `writing`) has it
+    OFFERED                     # whoever is first may take it
     PILOTS
     LAST                        # the pilot leaves
 
@@ -78,6 +81,8 @@ cdef void flights_free(zsw_engine *e, zsw_writeback *wb) noexcept nogil:
 
 cdef void flights_destroy(zsw_engine *e) noexcept nogil:
     cdef zsw_writeback *wb = e.writeback
+    if wb != NULL:
+        dismiss_pilot(e, wb)
     zsw_store_ptr(<void **> &e.writeback, NULL)
     flights_free(e, wb)
 
@@ -132,18 +137,19 @@ cdef void write_flight(zsw_engine *e, zsw_flight *flight) noexcept nogil:
 
 cdef void *pilot(void *arg) noexcept nogil:
     cdef zsw_engine *e = <zsw_engine *> arg
-    cdef zsw_writeback *wb = e.writeback
+    cdef zsw_writeback *wb = e.writeback        # it goes after us
     cdef uint32_t turn
     while True:
         turn = zsw_load_u32(&wb.turn)
         if turn == LAST:
             return NULL
-        if turn == WRITERS:
-            zsw_futex_wait(&wb.turn, WRITERS)
-            continue
-        write_flight(e, wb.aloft)
-        zsw_store_u32(&wb.turn, WRITERS)
-        zsw_futex_wake(&wb.turn, 1)
+        if (turn == OFFERED and fault(Site.WRITEBACK_THREAD) == 0
+                and zsw_cas_u32(&wb.turn, OFFERED, PILOTS)):
+            write_flight(e, wb.aloft)
+            zsw_store_u32(&wb.turn, WRITERS)
+            zsw_futex_wake(&wb.turn, 1)
+        else:
+            zsw_futex_wait(&wb.turn, turn)
 
 
 cdef void call_pilot(zsw_engine *e) noexcept nogil:
@@ -155,18 +161,22 @@ cdef void call_pilot(zsw_engine *e) noexcept nogil:
                         and zsw_thread_start(&wb.pilot, pilot, e) == 0)
 
 
-cdef void await_pilot(zsw_writeback *wb) noexcept nogil:
+cdef void await_pilot(zsw_engine *e) noexcept nogil:
+    """Has the flight aloft written, if it is not yet."""
+    cdef zsw_writeback *wb = e.writeback
+    if zsw_cas_u32(&wb.turn, OFFERED, WRITERS):
+        write_flight(e, wb.aloft)
     while zsw_load_u32(&wb.turn) == PILOTS:
         zsw_futex_wait(&wb.turn, PILOTS)
 
 
-cdef void dismiss_pilot(zsw_engine *e) noexcept nogil:
-    cdef zsw_writeback *wb = e.writeback
-    if wb.has_pilot:
+cdef void dismiss_pilot(zsw_engine *e, zsw_writeback *wb) noexcept nogil:
+    """No flight is aloft.  A forked child has no pilot."""
+    if wb.has_pilot and not e.forked:
         zsw_store_u32(&wb.turn, LAST)
         zsw_futex_wake(&wb.turn, 1)
         zsw_thread_join(wb.pilot)
-        wb.has_pilot = 0
+    wb.has_pilot = 0
 
 
 # ---- a flight ------------------------------------------------------------------------------------
@@ -220,7 +230,7 @@ cdef bint all_native(const zsw_flight *flight) noexcept nogil:
 
 
 cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
-    """Has the flight written; with a pilot, it is still being written when this returns."""
+    """Has the flight written; with a pilot, it may still have to be when this returns."""
     cdef zsw_writeback *wb = e.writeback
     cdef uint64_t at
     cdef uint32_t i
@@ -230,7 +240,7 @@ cdef void flight_start(zsw_engine *e, zsw_flight *flight) noexcept nogil:
         at = flight.offsets[i] % <uint64_t> (64 * ALOFT_WORDS)
         wb.aloft_at[at >> 6] |= <uint64_t> 1 << (at & 63)
     if wb.has_pilot and all_native(flight):
-        zsw_store_u32(&wb.turn, PILOTS)
+        zsw_store_u32(&wb.turn, OFFERED)
         zsw_futex_wake(&wb.turn, 1)
     else:
         write_flight(e, flight)
@@ -268,7 +278,7 @@ cdef uint32_t flight_land(zsw_engine *e, zsw_worker *w) noexcept nogil:
     cdef zsw_flight *flight = wb.aloft
     cdef zsw_area *area
     cdef uint32_t first, end, written = 0, vain
-    await_pilot(wb)
+    await_pilot(e)
     first = 0
     while first < flight.count:
         area = flight.victims[first].area

@@ -20,6 +20,7 @@ from zswap_core.os cimport (
     zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_store_u32, zsw_swap_u32, zsw_thread_join,
     zsw_thread_start, zsw_unlock,
 )
+from zswap_core.parking cimport spare_rest
 from zswap_core.pool cimport (
     accepts_again, hit_limit, pool_pages, pools_reach, reclaim_goal, reclaims, retire_pools,
 )
@@ -191,6 +192,7 @@ cdef void rest(zsw_engine *e) noexcept nogil:
         flights_rest(e)
         writing_end(e)
     streams_rest(e)
+    spare_rest(e)
 
 
 cdef bint tidy_stores(zsw_engine *e) noexcept nogil:

@@ -29,6 +29,8 @@ cdef struct zsw_parking:
     zsw_parked pages[PARKED_PAGES]
 
 
+cdef void spare_rest(zsw_engine *e) noexcept nogil
+cdef void spare_destroy(zsw_engine *e) noexcept nogil
 cdef void parking_init(zsw_engine *e, zsw_parking *parking) noexcept nogil
 cdef void parking_end(zsw_engine *e, zsw_parking *parking) noexcept nogil
 cdef bint park(zsw_parking *parking, zsw_area *area, zsw_shard *shard, uint64_t offset,

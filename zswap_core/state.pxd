@@ -234,6 +234,7 @@ cdef struct zsw_engine:
     uint64_t touches_mask               # for so many and one
     uint64_t reads                      # how many there were
     void *streams                       # what is read ahead, see streams.pyx
+    uint64_t spare                      # a buffer that a batch read into, see parking.pyx; 0: none
     void *requests                      # what was submitted, see submit.pyx
     # room below the limit, see reclaim.pyx
     uint32_t tickets                    # stores that came to the gate

@@ -20,8 +20,8 @@ from zswap_core.entry cimport (
     entry_age, entry_pin, ENTRY_REFERENCED, entry_same, is_entry, zsw_entry,
 )
 from zswap_core.flight cimport (
-    call_pilot, dismiss_pilot, flight_cancel, flight_land, flight_load, flight_room, flight_start,
-    flights_init, give_way, is_aloft,
+    call_pilot, flight_cancel, flight_land, flight_load, flight_room, flight_start, flights_init,
+    give_way, is_aloft,
 )
 from zswap_core.index cimport (
     area_shard, is_clean, pos_shard, RUN_PAGES, set_clean, shard_collect, SHARD_PAGES, SHARD_SHIFT,
@@ -244,12 +244,7 @@ cdef uint64_t write_coldest(zsw_engine *e, zsw_worker *w, uint64_t pages,
 cdef uint64_t write_back(zsw_engine *e, zsw_worker *w, uint64_t pages,
                          uint32_t idle) noexcept nogil:
     """As engine_writeback, by the writer."""
-    cdef uint64_t done
-    if flights_init(e) != 0:
-        return 0
-    done = write_coldest(e, w, pages, idle)
-    dismiss_pilot(e)
-    return done
+    return write_coldest(e, w, pages, idle) if flights_init(e) == 0 else 0
 
 
 cdef uint64_t engine_writeback(zsw_engine *e, zsw_worker *w, uint64_t pages,

@@ -230,6 +230,23 @@ def test_buffers_go_back_when_nobody_writes(engine, backing, until):
     assert (z.load_many(np.arange(0, 64)) == block).all()
 
 
+def test_the_thread_that_writes_goes_with_the_buffers(engine, backing, until):
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    z = engine(shrinker_interval=86400, shrinker_enabled=False, backing=backing(PAGE))
+    z.store_many(np.arange(600), pages_of(600, PAGE))
+    before = threads()
+    assert z.shrink(600) == 600
+    assert threads() == before + 1
+    z.store_many(np.arange(600), pages_of(600, PAGE))
+    assert z.shrink(600) == 600
+    assert threads() == before + 1
+    z.parameters["shrinker_interval"] = 0.01
+    until(lambda: threads() == before)
+    assert z.stats().buffer_bytes < MIB // 4
+
+
 def test_buffers_are_bounded_by_bytes(engine, backing):
     """Of pages of 64 KiB as of others: once a flight had 256 of them."""
     for size in (4096, 65536):

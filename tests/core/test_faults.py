@@ -510,6 +510,18 @@ def test_writeback_without_its_thread_is_done_all_the_same(tmp_path, times):
         assert [z[offset] for offset in range(600)] == list(map(text, range(600)))
 
 
+def test_a_flight_that_its_thread_does_not_come_for_is_written_by_the_caller(tmp_path):
+    # The second time the site is reached the thread is there, and goes back to sleep.
+    with (
+        make(backing=tmp_path / "swap") as z,
+        fault("WRITEBACK_THREAD", nth=2, times=FOREVER, error=errno.EAGAIN),
+    ):
+        z.store_many(range(600), b"".join(map(text, range(600))))
+        assert z.shrink(600) == 600
+        z._validate()
+        assert [z[offset] for offset in range(600)] == list(map(text, range(600)))
+
+
 def test_a_thread_that_cannot_be_started(tmp_path):
     with make() as z, fault("MAINTENANCE_THREAD", times=FOREVER, error=errno.EAGAIN) as failed:
         before = descriptors()

@@ -170,6 +170,28 @@ assert z[1] == noise
 
 
 @pytest.mark.parametrize("close_first", [False, True])
+def test_fork_beside_the_thread_that_writes(python, tmp_path, close_first):
+    # It stays for the next time something is written; the child has none to wait for.
+    python(
+        PRELUDE
+        + f"""
+z = zswap.ZSwap(backing={str(tmp_path / "swap")!r}, shrinker_enabled=False, shrinker_interval=3600)
+z.store_many(range(600), packed * 600)
+assert z.shrink(600) == 600
+def child():
+    refused(lambda z: z.shrink(1), z)
+    if {close_first}:
+        z.close()
+in_child(child)
+assert z.load(599) == packed
+z.store_many(range(600), packed * 600)
+assert z.shrink(600) == 600
+z.close()
+"""
+    )
+
+
+@pytest.mark.parametrize("close_first", [False, True])
 def test_fork_while_threads_are_in_calls(python, close_first):
     out = python(
         PRELUDE

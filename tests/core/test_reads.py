@@ -7,11 +7,14 @@ is of before.
 import errno
 import os
 import random
+import signal
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import zswap
 from hooks.faults import FOREVER, fault
 from zswap import BackingError, Status, SwapFile
 
@@ -240,6 +243,44 @@ def test_other_pages_of_the_shard_may_come_and_go(make, memory_store, gate, thre
     assert inner.reads == [list(range(100))]
 
 
+def test_batches_at_a_time_have_buffers_of_their_own(make, memory_store, gate, thread):
+    inner = memory_store()
+    late = LateStore(inner, lambda offsets, out: None)
+    z = make(200, late)
+    before = z.stats().buffer_bytes
+    assert right(z, shuffled(200))
+    one = z.stats().buffer_bytes - before  # it stays for the next
+    held = gate()
+    late.spoil = lambda offsets, out: held() if 7 in offsets else None
+    loading = thread(z.load_many, list(range(100)))
+    with held:
+        assert right(z, range(100, 200))
+        assert z.stats().buffer_bytes - before == 2 * one
+    assert loading.join().tobytes() == batch(range(100))
+    assert z.stats().buffer_bytes - before == one >= PAGE * TOGETHER
+    z._validate()
+
+
+def test_a_buffer_that_nobody_takes_goes_back(make, until):
+    z = make(200)
+    before = z.stats().buffer_bytes
+    assert right(z, shuffled(200))
+    assert z.stats().buffer_bytes > before
+    z.parameters["shrinker_interval"] = 0.01
+    until(lambda: z.stats().buffer_bytes < before)  # with writeback's
+    assert right(z, shuffled(200))
+
+
+def test_a_buffer_of_another_budget_is_not_used(make):
+    z = make(500)
+    assert right(z, shuffled(500))
+    z.parameters["max_memory_bytes"] = "4MiB"
+    before = z.stats().buffer_bytes
+    assert right(z, shuffled(500))
+    assert z.stats().buffer_bytes < before
+    z._validate()
+
+
 def test_swapoff_waits_for_a_batch(make, memory_store, gate, thread, until):
     inner = memory_store()
     late = LateStore(inner, lambda offsets, out: None)
@@ -311,6 +352,13 @@ KINDS = {
 }
 
 
+PACKED = {
+    "packed": {"packed": True},
+    "packed, encrypted": {"packed": True, "encrypt": True},
+    "packed, threads": {"packed": True, "io_uring": False},
+}
+
+
 @pytest.fixture
 def open_file(tmp_path):
     """Open a swap file, which is closed when nobody has it any more: after its engine."""
@@ -324,6 +372,11 @@ def open_file(tmp_path):
 @pytest.fixture(params=KINDS)
 def file(request, open_file):
     return open_file(**KINDS[request.param])
+
+
+@pytest.fixture(params=KINDS | PACKED)
+def any_file(request, open_file):
+    return open_file(**(KINDS | PACKED)[request.param])
 
 
 def rings():
@@ -381,8 +434,8 @@ def test_from_a_swap_file(make, file):
         ("FILE_THREAD", errno.EAGAIN, FOREVER),
     ],
 )
-def test_failures_while_many_are_read(make, file, site, code, times, nth):
-    z = make(500, file)
+def test_failures_while_many_are_read(make, any_file, site, code, times, nth):
+    z = make(500, any_file)
     with fault(site, nth=nth, times=times, error=code):
         assert right(z, shuffled(500))
     assert right(z, shuffled(500, 1))
@@ -408,14 +461,82 @@ def test_a_ring_that_fails_is_given_up_with_its_reads_done(make, ring_file):
     assert right(z, shuffled(500))
 
 
-def test_a_dead_disk_is_an_error(make, file):
-    z = make(300, file)
+def test_a_dead_disk_is_an_error(make, any_file):
+    z = make(300, any_file)
     with (
         fault("FILE_READ", times=FOREVER, error=errno.EIO),
         pytest.raises(BackingError, match="page"),
     ):
         z.load_many(shuffled(300))
     assert right(z, shuffled(300))
+
+
+@pytest.fixture
+def far_apart(make, open_file):
+    """Make an engine with pages of a compressor in Python, and load some with as many requests,
+    more than a ring takes at a time; `decompress` is called for each before the rest has come."""
+    engines = []
+
+    def far_apart(decompress, **kwargs):
+        def done(data):
+            decompress()
+            return zlib.decompress(data)
+
+        zswap.register_compressor("reads.far", lambda data: zlib.compress(data, 1), done)
+        z = make(100, open_file(packed=True, **kwargs))
+        engines.append(z)
+        z.compressor = "reads.far"
+        pages = [noise(o, 3000) + bytes(PAGE - 3000) for o in range(1000, 1600)]
+        z.store_many(range(1000, 1600), b"".join(pages))
+        assert z.shrink(700) == 600
+
+        def load():
+            order = [4 * n for n in shuffled(150)]
+            out = z.load_many([1000 + n for n in order])
+            return out.tobytes() == b"".join(pages[n] for n in order)
+
+        return z, load
+
+    yield far_apart
+    for z in engines:
+        z.close()
+    zswap.unregister_compressor("reads.far")
+
+
+@pytest.mark.parametrize("io_uring", [True, False], ids=["ring", "threads"])
+def test_a_compressor_that_loads_from_the_file_that_is_being_read(far_apart, io_uring):
+    """What has come is decompressed while the rest is on its way, and that may call back."""
+    nested = []
+    z, load = far_apart(
+        lambda: nested.append(right(z, shuffled(100))) if len(nested) < 3 else None,
+        io_uring=io_uring,
+    )
+    assert load()
+    assert nested == [True] * 3
+
+
+@pytest.mark.parametrize("io_uring", [True, False], ids=["ring", "threads"])
+def test_a_compressor_that_forks_while_the_file_is_being_read(far_apart, whole_fork, io_uring):
+    """The child has neither ring nor file, and is told so."""
+    here, children = os.getpid(), []
+
+    def decompress():
+        if not children:
+            children.append(os.fork())
+            if children == [0]:
+                signal.alarm(20)
+
+    _, load = far_apart(decompress, io_uring=io_uring)
+    try:
+        held = load()
+    except (ValueError, zswap.Error):
+        held = None
+    finally:
+        if os.getpid() != here:
+            os._exit(held is not None)
+    assert held
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert load()
 
 
 def test_rings_end_with_the_file(open_file, make):

@@ -131,7 +131,7 @@ cdef int read_stretches(swap_file *f, const uint64_t *offsets, uint8_t *pages,
             reads[count].at = <off_t> ((1 + offsets[firsts[count]]) * f.page_size)
             count += 1
         firsts[count] = i
-        read_many(&f.reader, f.fd, f.direct, reads, <uint32_t> count)
+        read_many(&f.reader, f.fd, f.direct, reads, <uint32_t> count, NULL, NULL)
         zsw_add_u64(&f.counts.read_requests, count)
         for k in range(count):
             rc = rc or reads[k].rc

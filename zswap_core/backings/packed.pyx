@@ -16,11 +16,12 @@ Readers hold no lock while the disk works.  They know by the sum of an object, w
 whether they found it; if not, be it moved meanwhile or damaged, they look again while nobody
 writes, which tells.
 """
-from libc.errno cimport EBADMSG, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP
+from libc.errno cimport EBADMSG, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
+from posix.unistd cimport getpid
 
 from zswap_core.abi cimport (
     ZSW_ABI_VERSION, ZSW_BACKING_LOG, ZSW_BACKING_NATIVE, zsw_backing_ops, zsw_compressor,
@@ -90,6 +91,19 @@ cdef struct zsw_want:
 cdef struct zsw_lens:
     uint32_t codec
     void *context
+
+
+# What is being read: requests, and the objects of each.
+cdef struct zsw_unpacking:
+    swap_file *file
+    zsw_lens *lens
+    zsw_want *wants
+    uint8_t *pages
+    zsw_read reads[MANY]
+    uint8_t *starts[MANY]
+    uint32_t sizes[MANY]
+    uint32_t firsts[MANY + 1]   # of `wants`
+    int rc
 
 
 cdef inline zsw_packed *packed_of(const swap_file *f) noexcept nogil:
@@ -596,8 +610,11 @@ cdef int read_again(swap_file *f, zsw_lens *lens, uint64_t offset, uint8_t *page
     cdef zsw_packed *p = packed_of(f)
     cdef zsw_want want
     cdef uint32_t which = 0
-    cdef uint8_t *memory = take_buffer(p, &which)
+    cdef uint8_t *memory
     cdef int rc
+    if getpid() != f.pid:                       # a compressor has forked: `append` may be held
+        return -EPERM
+    memory = take_buffer(p, &which)
     if memory == NULL:
         return -ENOMEM
     want.offset, want.at, want.place = offset, 0, NOWHERE
@@ -650,42 +667,50 @@ cdef uint32_t gather(swap_file *f, zsw_want *wants, uint32_t n, uint8_t *memory,
     return i
 
 
+cdef void unpack(void *arg, uint32_t number) noexcept nogil:
+    """Makes the pages of a request that is over."""
+    cdef zsw_unpacking *u = <zsw_unpacking *> arg
+    cdef swap_file *f = u.file
+    cdef zsw_want *want = &u.wants[u.firsts[number]]
+    cdef zsw_want *end = &u.wants[u.firsts[number + 1]]
+    cdef uint8_t *page
+    cdef int read = u.reads[number].rc, rc
+    if read == 0:
+        read = crypt(f, False, want.sequence, block_begin(place_at(want.place)), u.starts[number],
+                     u.sizes[number])
+    while want < end:
+        page = u.pages + <size_t> want.at * f.page_size
+        if read == 0 and is_whole(packed_of(f), want.offset, want.place, want.sum, want.data):
+            rc = expand(f, u.lens, want.place, want.data + HEAD_BYTES, page)
+        else:
+            drop_context(packed_of(f), u.lens)
+            rc = read_again(f, u.lens, want.offset, page)
+        u.rc = u.rc or rc
+        want += 1
+
+
 cdef int read_some(swap_file *f, zsw_lens *lens, zsw_want *wants, uint32_t n, uint8_t *memory,
                    uint8_t *pages, uint32_t *done) noexcept nogil:
-    """Reads as many of the objects as there is memory for, and makes their pages."""
-    cdef zsw_read reads[MANY]
-    cdef uint8_t *starts[MANY]
-    cdef uint32_t sizes[MANY]
-    cdef zsw_packed *p = packed_of(f)
-    cdef uint32_t requests = 0, bytes = 0, i, k, count
-    cdef uint8_t *page
-    cdef int rc = 0, one
-    count = gather(f, wants, n, memory, reads, &requests, &bytes)
-    done[0] = count
-    for k in range(requests):
-        starts[k], sizes[k] = reads[k].memory, <uint32_t> reads[k].size
-    if requests == 1:
-        reads[0].rc = move(f.fd, False, f.direct, reads[0].memory, reads[0].size, reads[0].at)
-    else:
-        read_many(&f.reader, f.fd, f.direct, reads, requests)
+    """Reads as many of the objects as there is memory for, and makes their pages as they come."""
+    cdef zsw_unpacking u
+    cdef uint32_t requests = 0, bytes = 0, i
+    u.file, u.lens, u.wants, u.pages, u.rc = f, lens, wants, pages, 0
+    done[0] = gather(f, wants, n, memory, u.reads, &requests, &bytes)
+    for i in range(done[0]):
+        if i == 0 or wants[i - 1].request != wants[i].request:
+            u.firsts[wants[i].request] = i
+    u.firsts[requests] = done[0]
+    for i in range(requests):
+        u.starts[i], u.sizes[i] = u.reads[i].memory, <uint32_t> u.reads[i].size
     zsw_add_u64(&f.counts.read_requests, requests)
-    zsw_add_u64(&p.read_bytes, bytes)
-    for i in range(count):
-        k = wants[i].request
-        if i == 0 or wants[i - 1].request != k:
-            if reads[k].rc == 0:
-                reads[k].rc = crypt(f, False, wants[i].sequence,
-                                    block_begin(place_at(wants[i].place)), starts[k], sizes[k])
-        page = pages + <size_t> wants[i].at * f.page_size
-        if reads[k].rc == 0 and is_whole(p, wants[i].offset, wants[i].place, wants[i].sum,
-                                         wants[i].data):
-            one = expand(f, lens, wants[i].place, wants[i].data + HEAD_BYTES, page)
-        else:
-            drop_context(p, lens)
-            one = read_again(f, lens, wants[i].offset, page)
-        rc = rc or one
+    zsw_add_u64(&packed_of(f).read_bytes, bytes)
+    if requests == 1:
+        u.reads[0].rc = move(f.fd, False, f.direct, memory, bytes, u.reads[0].at)
+        unpack(&u, 0)
+    else:
+        read_many(&f.reader, f.fd, f.direct, u.reads, requests, unpack, &u)
     zsw_wipe(memory, bytes)
-    return rc
+    return u.rc
 
 
 cdef int read_group(swap_file *f, const uint64_t *offsets, uint8_t *pages,

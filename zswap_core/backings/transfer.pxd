@@ -15,6 +15,7 @@ cdef enum:
 cdef extern from "zswap/ring.h" nogil:
     ctypedef struct zsw_ring:
         int fd
+        uint32_t waiting
         void *map
 
 
@@ -23,6 +24,11 @@ cdef struct zsw_read:
     size_t size
     off_t at
     int rc                      # 0 when nothing is; -errno
+    bint told
+
+
+# What is to be done with a read that is over, while others are on their way: that of this number.
+ctypedef void (*zsw_landed)(void *arg, uint32_t number) noexcept nogil
 
 
 # What a file has for reading much at once.  All zeros is a good one, without rings yet.
@@ -36,6 +42,6 @@ cdef struct zsw_reader:
 cdef int move(int fd, bint writing, bint direct, uint8_t *memory, size_t size,
               off_t at) noexcept nogil
 cdef void read_many(zsw_reader *reader, int fd, bint direct, zsw_read *reads,
-                    uint32_t n) noexcept nogil
+                    uint32_t n, zsw_landed landed, void *arg) noexcept nogil
 cdef void reader_close(zsw_reader *reader) noexcept nogil
 cdef void reader_forget(zsw_reader *reader) noexcept nogil

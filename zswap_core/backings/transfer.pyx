@@ -4,8 +4,10 @@ Many reads go through an io_uring of the file's, made when it is first wanted.  
 none (the system refuses, or all are in use) has a few threads read instead, which end with it.
 Either way all of its reads have ended when it returns, so that nobody writes into its memory
 afterwards.
+
+What is to be done with each, such as to decompress it, is done while the others are on their way.
 """
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EIO, EOPNOTSUPP, EPERM, errno
+from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EIO, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.types cimport off_t
 from posix.unistd cimport pread, pwrite
@@ -23,13 +25,14 @@ cdef extern from "zswap/ring.h" nogil:
     void zsw_ring_forget(zsw_ring *r)
     void zsw_ring_read(zsw_ring *r, int fd, void *memory, uint32_t length, uint64_t at,
                        uint64_t data)
-    int zsw_ring_enter(zsw_ring *r)
+    int zsw_ring_enter(zsw_ring *r, uint32_t answers)
     uint32_t zsw_ring_take_back(zsw_ring *r)
     bint zsw_ring_next(zsw_ring *r, uint64_t *data, int32_t *result)
 
 cdef enum:
     BLOCK = 512                 # what a short transfer with O_DIRECT is a multiple of
     A_HELPER = 4                # reads are worth one more thread
+    A_TURN = 16                 # reads that are seen to before the ring is looked at again
     LEFT = 1                    # the rc of a read that is not over
 
 
@@ -111,32 +114,67 @@ cdef bint ask(zsw_ring *ring, int fd, bint direct, zsw_read *r, uint64_t number)
     return True
 
 
-cdef bint run_ring(zsw_ring *ring, int fd, bint direct, zsw_read *reads, uint32_t n) noexcept nogil:
+cdef void tell(zsw_read *reads, uint32_t number, zsw_landed landed, void *arg) noexcept nogil:
+    reads[number].told = True
+    if landed != NULL:
+        landed(arg, number)
+
+
+cdef inline bint is_refusal(int rc) noexcept nogil:
+    """Whether a plain read may do all the same what a ring did not."""
+    return rc == -EINVAL or rc == -EOPNOTSUPP or rc == -EPERM
+
+
+cdef inline bint is_gone(const zsw_ring *ring) noexcept nogil:
+    """Whether this is a child by now, which who was told has forked."""
+    return ring.map == NULL
+
+
+cdef bint run_ring(zsw_ring *ring, int fd, bint direct, zsw_read *reads, uint32_t n,
+                   zsw_landed landed, void *arg) noexcept nogil:
     """Has all reads made; False when the ring takes no more, and then some are left."""
-    cdef uint32_t next = 0, flying = 0
+    cdef uint32_t over[MANY]    # those that have ended, of which so many have been seen to
+    cdef uint32_t ended = 0, seen = 0, next = 0, flying = 0, last
     cdef uint64_t number
     cdef int32_t result
     cdef int rc
     cdef bint good = True
-    while flying or good and next < n:
+    while flying or seen < ended or good and next < n:
         while good and next < n and flying < DEPTH:
-            flying += ask(ring, fd, direct, &reads[next], next)
+            if ask(ring, fd, direct, &reads[next], next):
+                flying += 1
+            else:
+                over[ended] = next
+                ended += 1
             next += 1
-        if flying == 0:
-            continue
-        rc = fault(Site.FILE_RING_ENTER) if good else 0
-        if rc == 0 and good:
-            rc = zsw_ring_enter(ring)
-        if rc != 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
-            # What it has taken it still writes to memory: that must end before we return.
-            good = False
-            flying -= zsw_ring_take_back(ring)
-        if not good:
-            zsw_sleep_ns(20_000)
+        # The disk has something to do before we have; it is waited for when we have nothing.
+        if flying and (seen == ended or ring.waiting):
+            rc = fault(Site.FILE_RING_ENTER) if good else 0
+            if rc == 0 and good:
+                rc = zsw_ring_enter(ring, 1 if seen == ended else 0)
+            if rc != 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
+                # What it has taken it still writes to memory: that must end before we return.
+                good = False
+                flying -= zsw_ring_take_back(ring)
+            if not good and seen == ended:
+                zsw_sleep_ns(20_000)
         while zsw_ring_next(ring, &number, &result):
             flying -= 1
-            if advance(&reads[number], direct, result) and good:
-                flying += ask(ring, fd, direct, &reads[number], number)
+            if not advance(&reads[number], direct, result):
+                over[ended] = <uint32_t> number
+                ended += 1
+            elif good and ask(ring, fd, direct, &reads[number], number):
+                flying += 1
+            elif good:
+                over[ended] = <uint32_t> number
+                ended += 1
+        last = min(ended, seen + <uint32_t> A_TURN)
+        while seen < last:
+            if not is_refusal(reads[over[seen]].rc):
+                tell(reads, over[seen], landed, arg)
+            if is_gone(ring):
+                return False
+            seen += 1
     return good
 
 
@@ -200,22 +238,26 @@ cdef void run_threads(int fd, bint direct, zsw_read *reads, uint32_t n) noexcept
         zsw_thread_join(helpers[i])
 
 
-cdef void read_many(zsw_reader *reader, int fd, bint direct, zsw_read *reads,
-                    uint32_t n) noexcept nogil:
-    """Makes n reads, at most MANY; the rc of each says what came of it."""
+cdef void read_many(zsw_reader *reader, int fd, bint direct, zsw_read *reads, uint32_t n,
+                    zsw_landed landed, void *arg) noexcept nogil:
+    """Makes n reads, at most MANY; the rc of each says what came of it.  `landed`, unless it is
+    NULL, is called once for each, by this thread."""
     cdef uint32_t number = 0, i
     cdef bint left = True, refused = False
     cdef zsw_ring *ring = take_ring(reader, &number)
     for i in range(n):
         reads[i].rc = LEFT
+        reads[i].told = False
     if ring != NULL:
         zsw_add_u64(&reader.in_rings, n)
-        left = not run_ring(ring, fd, direct, reads, n)
+        left = not run_ring(ring, fd, direct, reads, n, landed, arg)
         if left:
             zsw_store_u32(&reader.no_rings, 1)
         zsw_unlock(&reader.locks[number])
-        for i in range(n):              # what a plain read may do all the same
-            if reads[i].rc == -EINVAL or reads[i].rc == -EOPNOTSUPP or reads[i].rc == -EPERM:
+        for i in range(n):
+            if is_gone(ring):           # and so is the file
+                left, reads[i].rc = False, -EBADF
+            elif is_refusal(reads[i].rc):
                 reads[i].rc = LEFT
                 refused = True
     if left or refused:
@@ -225,6 +267,9 @@ cdef void read_many(zsw_reader *reader, int fd, bint direct, zsw_read *reads,
             refused = refused and reads[i].rc == 0
         if refused:
             zsw_store_u32(&reader.no_rings, 1)
+    for i in range(n):
+        if not reads[i].told:
+            tell(reads, i, landed, arg)
 
 
 cdef void reader_close(zsw_reader *reader) noexcept nogil:

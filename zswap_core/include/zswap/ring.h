@@ -131,11 +131,11 @@ static inline void zsw_ring_read(
     r->waiting++;
 }
 
-/* Gives the kernel what waits, and waits itself for an answer: 0 or -errno, and then what still
- * waits may be given again. */
-static inline int zsw_ring_enter(zsw_ring *r) {
-    long taken = syscall(
-        ZSW_SYS_RING_ENTER, r->fd, r->waiting, 1u, ZSW_RING_GET_EVENTS, (void *)NULL, (size_t)0);
+/* Gives the kernel what waits, and waits itself for so many answers: 0 or -errno, and then what
+ * still waits may be given again. */
+static inline int zsw_ring_enter(zsw_ring *r, uint32_t answers) {
+    long taken = syscall(ZSW_SYS_RING_ENTER, r->fd, r->waiting, answers, ZSW_RING_GET_EVENTS,
+                         (void *)NULL, (size_t)0);
     if (taken < 0) return -errno;
     r->waiting -= (uint32_t)taken;
     return 0;
