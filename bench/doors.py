@@ -154,13 +154,13 @@ def of_arrays(rounds: int, rows: int) -> list[tuple[str, float]]:
     return [(kind, statistics.median(times)) for kind, times in found.items()]
 
 
-STORES = ("ObjectStore", "ObjectStore, lref", "zict.Buffer over File", "SpillBuffer")
+STORES = ("ObjectStore", "ObjectStore, lz4", "zict.Buffer over File", "SpillBuffer")
 
 
 def spilling(store: str, folder: str, budget: int) -> Any:
     """A mapping with so much memory, and files."""
     if store.startswith("ObjectStore"):
-        compressor = "auto" if "lref" in store else "lz4"
+        compressor = "lz4" if "lz4" in store else "auto"
         return zswap.ObjectStore(budget, backing=Path(folder, "spill"), compressor=compressor)
     if store == "SpillBuffer":
         from distributed.spill import SpillBuffer

@@ -79,8 +79,8 @@ class SpillTier(MutableMapping[Any, Any]):
         the limit, less what `compressed` takes.
     compressed : int or str, optional
         Bytes for compressed results; at least 2 MiB.  By default an eighth of the limit.
-    compressor : str, default "lz4"
-        As for `zswap.ZSwap`.
+    compressor : str, default "auto"
+        As for `zswap.ZSwap`: lref where the processor has the vectors for it, else lz4.
     max_spill : int, str or False, optional
         Most bytes in the file; what has no room there stays in memory.  By default
         ``distributed.worker.memory.max-spill``; False is no limit but the disk's.
@@ -106,7 +106,7 @@ class SpillTier(MutableMapping[Any, Any]):
         memory_limit: int | float | str = "auto",
         target: int | str | None = None,
         compressed: int | str | None = None,
-        compressor: str = "lz4",
+        compressor: str = "auto",
         max_spill: int | str | bool | None = None,
         promote: str = "second",
     ) -> None:
@@ -246,9 +246,9 @@ class SpillTier(MutableMapping[Any, Any]):
         most = self.target
         self._unseen += came
         if self._unseen > self._goal >> 8 > 0:
-            if self._over_goal() > 0:
-                # Twice as much as came, and no more: what is freed may stay the process's.
-                most = min(most, self._fast_bytes - 2 * self._unseen)
+            # Twice as much as came, and no more: what is freed may stay the process's.
+            over = min(self._over_goal(), 2 * self._unseen)
+            most = min(most, self._fast_bytes - max(over, 0))
             self._unseen = 0
         while self._fast_bytes > most and self._compress_coldest() >= 0:
             pass

@@ -226,8 +226,8 @@ class ObjectStore(SmallValues, MutableMapping[Any, Any]):
         Keep the whole process below so many bytes, or below the limit of its cgroup with
         ``"auto"``: what the store takes then gets less as others in the process take more; see
         `max_memory_bytes` of `ZSwap`.  `max_memory` counts as well.
-    compressor : str or Compressor, default "lz4"
-        As for `ZSwap`.
+    compressor : str or Compressor, default "auto"
+        As for `ZSwap`: lref where the processor has the vectors for it, else lz4.
     zpool : str, default "zsmalloc"
         As for `ZSwap`.
     backing : path, optional
@@ -273,7 +273,7 @@ class ObjectStore(SmallValues, MutableMapping[Any, Any]):
         max_memory: int | str | None = None,
         *,
         process_limit: int | str | None = None,
-        compressor: str | Compressor = "lz4",
+        compressor: str | Compressor = "auto",
         zpool: str = "zsmalloc",
         backing: str | os.PathLike[str] | None = None,
         encrypt: bool = True,

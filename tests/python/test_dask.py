@@ -183,7 +183,7 @@ def test_results_as_they_are_give_way_where_the_process_is_full(dask, tmp_path, 
     for n in range(16):
         tier[n] = noise(1 << 20, n)
     assert len(tier.memory) == 16
-    process[0] = goal - tier.compressed + (1 << 20)  # but for what is to be compressed yet
+    process[0] = goal - tier.compressed + (8 << 20)  # but for what is to be compressed yet
     tier[16] = noise(1 << 20, 16)
     assert tier.memory == set(range(2, 17)), "twice as much as came, no more"
     tier[2], tier[3]
@@ -192,10 +192,13 @@ def test_results_as_they_are_give_way_where_the_process_is_full(dask, tmp_path, 
     assert tier.memory == set(range(2, 18)) - {4, 5}
     tier[4]
     assert 4 not in tier.memory, "nor is one taken back"
+    process[0] -= tier._over_goal() - 1000
+    tier[18] = noise(1 << 20, 18)
+    assert tier.memory == set(range(2, 19)) - {4, 5, 6}, "no more than is too much"
     process[0] = goal // 4
     tier[5]
     assert 5 in tier.memory
-    assert all(tier[n] == noise(1 << 20, n) for n in range(18))
+    assert all(tier[n] == noise(1 << 20, n) for n in range(19))
     tier.close()
 
 
