@@ -32,12 +32,16 @@ logger = logging.getLogger("distributed.zswap")
 
 _EVICTED_AT_ONCE = 16 << 20  # bytes of compressed memory
 _PAGE = os.sysconf("SC_PAGESIZE")
+_STATM = "/proc/self/statm"
 
 
 def _resident() -> int:
-    """Bytes of memory that this process takes."""
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * _PAGE
+    """Bytes of memory that this process takes; 0 where the system does not tell."""
+    try:
+        with open(_STATM, "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE
+    except OSError:  # no /proc, or no descriptor to be had
+        return 0
 
 
 def _fraction(of: str, default: float) -> float:

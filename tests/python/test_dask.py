@@ -202,6 +202,17 @@ def test_results_as_they_are_give_way_where_the_process_is_full(dask, tmp_path, 
     tier.close()
 
 
+def test_where_the_system_does_not_tell_the_target_alone_counts(dask, monkeypatch):
+    assert 1 << 20 < dask._resident() < 1 << 40
+    monkeypatch.setattr(dask, "_STATM", "/proc/self/no-such-file")
+    tier = dask.SpillTier(memory_limit="256MiB")
+    for n in range(16):
+        tier[n] = noise(1 << 20, n)
+    assert len(tier.memory) == 16
+    assert tier[3] == noise(1 << 20, 3)
+    tier.close()
+
+
 def test_a_target_that_is_given_holds(dask, monkeypatch):
     monkeypatch.setattr(dask, "_resident", lambda: 1 << 40)
     tier = dask.SpillTier(memory_limit="256MiB", target="20MiB")
