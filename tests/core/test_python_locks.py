@@ -54,30 +54,34 @@ def test_an_exception_gives_it_back(thread):
 
 def test_who_waits_hears_signals(thread):
     """And has nothing when its handler raises."""
-    lock, held, end = Lock(), threading.Event(), threading.Event()
+    lock, held, ready, end = Lock(), threading.Event(), threading.Event(), threading.Event()
     main = threading.get_ident()
 
     def holder():
         with lock:
             held.set()
+            ready.wait(30)
             while not end.wait(0.001):
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     def handler(number, frame):
-        end.set()
-        raise InterruptedError("a signal")
+        if not end.is_set():
+            end.set()
+            raise InterruptedError("a signal")
 
     def take():
-        held.wait(30)
+        ready.set()
         with lock:
             pytest.fail("it is held")
 
+    holding = thread(holder)
+    held.wait(30)
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        holding = thread(holder)
         with pytest.raises(InterruptedError):
             take()
     finally:
+        ready.set()
         end.set()
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         holding.join()
