@@ -27,7 +27,7 @@ import zswap
 from zswap import costs
 from zswap.adviser.machine import read_cpu
 from zswap.bench.corpora import CORPORA, make
-from zswap.bench.output import Column, machine, markdown, print_table
+from zswap.bench.output import Column, machine, print_table
 from zswap.bench.rows import RowMissing
 from zswap.bench.zram import Zram
 from zswap.estimate import CompressorResult, Timing, estimate, zpool_model
@@ -236,10 +236,7 @@ def main(
         return
     click.echo(f"{machine()}\nfirst touch of a page: {touch:.2f} µs; {beside.words}")
     columns, grid = tuple(Column("", title) for title in TITLES), [row.cells() for row in rows]
-    if as_markdown:
-        click.echo(markdown(columns, grid))
-    else:
-        print_table(columns, grid)
+    print_table(columns, grid, as_markdown=as_markdown)
     for row in rows:
         click.echo(
             f"{row.corpus}, {row.algorithm}: {row.zram_pool / (1 << 20):.2f} MiB in zram, "

@@ -25,7 +25,7 @@ import numpy as np
 import zswap
 import zswap_core
 from zswap.bench import corpora
-from zswap.bench.output import Column, machine, markdown, print_table, progress
+from zswap.bench.output import Column, machine, print_table, progress
 from zswap.shell import run
 
 PAGE = 4096
@@ -226,10 +226,7 @@ def main(
         for row in rows
     ]
     click.echo(f"{machine()}; a codec that does nothing, {pages:,} pages\n")
-    if as_markdown:
-        click.echo(markdown(COLUMNS, grid))
-    else:
-        print_table(COLUMNS, grid)
+    print_table(COLUMNS, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

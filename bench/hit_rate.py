@@ -20,7 +20,7 @@ from collections import OrderedDict
 import click
 import numpy as np
 
-from zswap.bench.output import Column, machine, markdown, print_table, progress
+from zswap.bench.output import Column, machine, print_table, progress
 from zswap.shell import run
 
 REWRITES = 0.3
@@ -277,10 +277,7 @@ def main(pool: int, accesses: int, as_json: bool, as_markdown: bool, smoke: bool
         for name, row in found.items()
     ]
     click.echo(f"{machine()}; a pool of {pool:,} pages, {accesses:,} accesses; hits in percent\n")
-    if as_markdown:
-        click.echo(markdown(COLUMNS, grid))
-    else:
-        print_table(COLUMNS, grid)
+    print_table(COLUMNS, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 import zswap
-from zswap.bench.output import Column, machine, markdown, print_table
+from zswap.bench.output import Column, machine, print_table
 from zswap.shell import run
 
 PAGE = 4096
@@ -204,10 +204,7 @@ def main(pages: int, threads: int, as_json: bool, as_markdown: bool, smoke: bool
         if row["taken"] >= pages / 1000
     ]
     click.echo(f"{machine()}; lz4, {pages:,} pages, {threads} threads\n")
-    if as_markdown:
-        click.echo(markdown(COLUMNS, grid))
-    else:
-        print_table(COLUMNS, grid)
+    print_table(COLUMNS, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

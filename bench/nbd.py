@@ -25,7 +25,7 @@ from statistics import median
 import click
 
 import zswap
-from zswap.bench.output import Column, machine, markdown, print_table, progress
+from zswap.bench.output import Column, machine, print_table, progress
 from zswap.shell import run
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "nbdkit_plugin"
@@ -206,10 +206,7 @@ def main(
         f"{machine()}; {size} MiB, {seconds} s each, median of {rounds} rounds (what is to be "
         "reached)\n"
     )
-    if as_markdown:
-        click.echo(markdown(columns, grid))
-    else:
-        print_table(columns, grid)
+    print_table(columns, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

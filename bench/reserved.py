@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from zswap.bench.output import Column, machine, markdown, print_table
+from zswap.bench.output import Column, machine, print_table
 
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
@@ -151,10 +151,7 @@ def main(system: bool, as_json: bool, as_markdown: bool, smoke: bool) -> None:
         [name, *map(cell, rows), *[ended] * (len(STEPS) - len(rows))]
         for name, (rows, ended) in found.items()
     ]
-    if as_markdown:
-        click.echo(markdown(columns, grid))
-    else:
-        print_table(columns, grid)
+    print_table(columns, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

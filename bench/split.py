@@ -22,7 +22,7 @@ import numpy as np
 from memory import contents
 
 import zswap
-from zswap.bench.output import Column, machine, markdown, print_table, progress
+from zswap.bench.output import Column, machine, print_table, progress
 from zswap.meminfo import format_bytes, parse_bytes
 from zswap.shell import run
 
@@ -145,10 +145,7 @@ def main(
         for row in rows
     ]
     click.echo(f"{machine()}; a budget of {format_bytes(size)}, median of {rounds}\n")
-    if as_markdown:
-        click.echo(markdown(columns, grid))
-    else:
-        print_table(columns, grid)
+    print_table(columns, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

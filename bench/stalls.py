@@ -27,7 +27,7 @@ import click
 import numpy as np
 
 import zswap
-from zswap.bench.output import Column, machine, markdown, print_table, progress
+from zswap.bench.output import Column, machine, print_table, progress
 from zswap.shell import run
 
 PAGE = 4096
@@ -337,10 +337,7 @@ def main(
         for row in rows
     ]
     click.echo(f"{machine()}; lz4, {pages:,} pages, {threads} threads, median of {rounds}\n")
-    if as_markdown:
-        click.echo(markdown(COLUMNS, grid))
-    else:
-        print_table(COLUMNS, grid)
+    print_table(COLUMNS, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

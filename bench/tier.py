@@ -26,7 +26,7 @@ import numpy as np
 
 import zswap
 from zswap.bench import corpora
-from zswap.bench.output import Column, machine, markdown, print_table, progress
+from zswap.bench.output import Column, machine, print_table, progress
 from zswap.shell import run
 
 MIB = 1 << 20
@@ -358,10 +358,7 @@ def main(
     click.echo(
         f"{machine()}; lz4, {len(pages):,} pages, pool of {pool} MiB, median of {rounds} rounds\n"
     )
-    if as_markdown:
-        click.echo(markdown(COLUMNS, grid))
-    else:
-        print_table(COLUMNS, grid)
+    print_table(COLUMNS, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

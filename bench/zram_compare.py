@@ -23,7 +23,7 @@ import numpy as np
 
 import zswap
 from zswap.bench.corpora import CORPORA, PAGE, CorpusMissing, Pages, from_file, make
-from zswap.bench.output import Column, markdown, print_table
+from zswap.bench.output import Column, print_table
 from zswap.bench.rows import RowMissing
 from zswap.bench.zram import Zram, zsmalloc_chain
 from zswap.meminfo import format_bytes
@@ -214,10 +214,7 @@ def shown(found: list[Taken], as_json: bool, as_markdown: bool) -> list[Taken]:
     grid = [taken.cells() for taken in found]
     if not as_json:
         click.echo(f"\n{found[0].corpus}: {format_bytes(found[0].memory)} in zram\n")
-        if as_markdown:
-            click.echo(markdown(COLUMNS, grid))
-        else:
-            print_table(COLUMNS, grid)
+        print_table(COLUMNS, grid, as_markdown=as_markdown)
     return found
 
 

@@ -23,6 +23,7 @@ from distributed import system
 from distributed.protocol import pickle as distributed_pickle
 from distributed.sizeof import safe_sizeof
 
+from zswap.meminfo import read_text
 from zswap.objects import LEAST
 from zswap.zict import Store
 from zswap_core.errors import BackingError, PoolLimitError
@@ -37,11 +38,8 @@ _STATM = "/proc/self/statm"
 
 def _resident() -> int:
     """Bytes of memory that this process takes; 0 where the system does not tell."""
-    try:
-        with open(_STATM, "rb") as statm:
-            return int(statm.read().split()[1]) * _PAGE
-    except OSError:  # no /proc, or no descriptor to be had
-        return 0
+    text = read_text(_STATM)  # there may be no /proc, or no descriptor to be had
+    return int(text.split()[1]) * _PAGE if text else 0
 
 
 def _fraction(of: str, default: float) -> float:

@@ -18,7 +18,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from queues import Lock, linear_up_to, simulate
 
-from zswap.bench.output import Column, markdown, print_table, progress
+from zswap.bench.output import Column, print_table, progress
 from zswap.plot import FAINT, INK, head, panels, prepare, save_picture, settings
 from zswap.shell import run
 
@@ -200,10 +200,7 @@ def main(
         for row in rows
     ]
     click.echo(f"{found['machine']}; {transfer_ns:g} ns to move a lock assumed\n")
-    if as_markdown:
-        click.echo(markdown(columns, grid))
-    else:
-        print_table(columns, grid)
+    print_table(columns, grid, as_markdown=as_markdown)
 
 
 if __name__ == "__main__":

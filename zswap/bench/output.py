@@ -263,8 +263,11 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
     )
 
 
-def print_table(columns: Sequence[Column], grid: Grid) -> None:
-    """Print a table with as many of its columns as there is room for."""
+def print_table(columns: Sequence[Column], grid: Grid, *, as_markdown: bool = False) -> None:
+    """Print a table with as many of its columns as there is room for; as Markdown, with all."""
+    if as_markdown:
+        print(markdown(columns, grid))
+        return
     on = console()
     for table in _fitting(on, columns, grid, [None] * len(grid)):
         on.print(table)
