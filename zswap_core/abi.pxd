@@ -84,6 +84,7 @@ cdef extern from "zswap/abi.h" nogil:
         void (*prefetch)(void *pool, uint64_t handle) noexcept nogil
         void (*free_many)(void *pool, const uint64_t *handles, size_t n) noexcept nogil
         size_t (*object_room)(void *pool, uint64_t handle) noexcept nogil
+        int64_t (*malloc_many)(void *pool, size_t size, uint64_t *handles, size_t n) noexcept nogil
 
     ctypedef struct zsw_object:
         const uint8_t *data

@@ -13,8 +13,8 @@ from zswap_core.status cimport Status
 
 cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
                            const uint8_t *page) noexcept nogil
-cdef int make_object(zsw_engine *e, zsw_pool *pool, const uint8_t *data, uint32_t length,
-                     uint64_t *word) noexcept nogil
+cdef int make_object(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *data,
+                     uint32_t length, uint64_t *word) noexcept nogil
 cdef int make_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id) noexcept nogil
 cdef void name_object(zsw_engine *e, uint64_t word, zsw_object *out) noexcept nogil
 cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,

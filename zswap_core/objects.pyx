@@ -10,6 +10,7 @@ from zswap_core.abi cimport (
 from zswap_core.entries cimport entry_at, take_entry
 from zswap_core.entry cimport state_new, word_handle, word_length, word_pack, word_pool, zsw_entry
 from zswap_core.fault cimport fault, Site
+from zswap_core.magazine cimport magazine_take
 from zswap_core.os cimport (
     zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_poke_u64, zsw_store_u32, zsw_unlikely,
 )
@@ -61,15 +62,26 @@ cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
     return length if <uint64_t> length <= pool.max_saving else 0
 
 
-cdef int make_object(zsw_engine *e, zsw_pool *pool, const uint8_t *data, uint32_t length,
-                     uint64_t *word) noexcept nogil:
+cdef inline int take_object(zsw_engine *e, zsw_worker *w, zsw_pool *pool, uint32_t length,
+                            uint64_t *handle, uint8_t **object) noexcept nogil:
+    cdef int rc
+    if length < e.page_size or w.magazine.expected == 0 or pool.ops.malloc_many == NULL:
+        return pool.ops.malloc(pool.zpool, length, handle, object)
+    rc = magazine_take(w, pool, handle)
+    if zsw_likely(rc == 0):
+        object[0] = pool.ops.map(pool.zpool, handle[0])
+    return rc
+
+
+cdef int make_object(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *data,
+                     uint32_t length, uint64_t *word) noexcept nogil:
     """Makes an object of a compressed page, or of a raw one, which is as long as a page, and names
     it in `word`."""
     cdef uint8_t *object
     cdef uint64_t handle
     cdef int rc = fault(Site.ZPOOL_MALLOC)
     if zsw_likely(rc == 0):
-        rc = pool.ops.malloc(pool.zpool, length, &handle, &object)
+        rc = take_object(e, w, pool, length, &handle, &object)
     if zsw_unlikely(rc != 0):
         return Status.COMPRESS_POOR if rc == -ENOSPC else Status.ALLOC_FAIL
     if zsw_unlikely(handle > ZSW_HANDLE_MAX):
@@ -91,10 +103,10 @@ cdef int make_word(zsw_engine *e, zsw_worker *w, zsw_pool *pool, const uint8_t *
     if zsw_unlikely(length < 0):
         return <int> length
     if length:
-        return make_object(e, pool, w.scratch, <uint32_t> length, word)
+        return make_object(e, w, pool, w.scratch, <uint32_t> length, word)
     if is_on(&e.params, Flag.reject_compress_poor):
         return Status.COMPRESS_POOR
-    return make_object(e, pool, page, e.page_size, word)
+    return make_object(e, w, pool, page, e.page_size, word)
 
 
 cdef int make_entry(zsw_engine *e, zsw_worker *w, const uint8_t *page, uint32_t *id) noexcept nogil:

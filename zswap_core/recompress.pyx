@@ -97,7 +97,7 @@ cdef void recompress_entry(zsw_engine *e, zsw_worker *w, zsw_pool *target, uint3
     if not pin_entry(e, id, &old, &sum):
         return
     length = compress_smaller(e, w, target, old, sum)
-    if length and make_object(e, target, w.scratch, <uint32_t> length, &fresh) == Status.STORED:
+    if length and make_object(e, w, target, w.scratch, <uint32_t> length, &fresh) == Status.STORED:
         if lock_entry(e, id, entry.pos, &shard, &where) != NULL:
             # Two references: the index's and ours.  Our pin keeps compaction away, so the word is
             # still the old one.

@@ -17,6 +17,7 @@ cdef enum:
     MAX_AREAS = 256
     MAX_POOLS = 256                     # an entry names its pool in 8 bits
     SPARE_ENTRIES = 64
+    MAGAZINE = 16               # places for raw pages that a batch takes ahead of need, at most
     MAX_THREADS = 64
     WRITEBACK_BATCH = 256               # pages, at most
     ALOFT_WORDS = 64
@@ -85,6 +86,14 @@ cdef struct zsw_listener:
 # What one call in flight works with.  There is one for each CPU, taken by a try-lock and never
 # waited for: when all are busy another is made, so a fault in the middle of a store can itself call
 # load.
+cdef struct zsw_magazine:               # see magazine.pyx
+    zsw_pool *pool                      # that the handles are of
+    uint32_t expected                   # pages of the batch still to come; 0: there is none
+    uint32_t more                       # to take when it is empty
+    uint32_t held
+    uint64_t handles[MAGAZINE]
+
+
 cdef struct zsw_worker:
     uint32_t busy
     # goes up when it is given back: tells a grace period that the call ended
@@ -107,6 +116,7 @@ cdef struct zsw_worker:
     uint32_t scratch_used               # since it was last wiped
     uint32_t spares                     # entries taken from the slab ahead of need
     uint32_t spare[SPARE_ENTRIES]
+    zsw_magazine magazine
     uint32_t lru_left                   # pages that may join before time passes, see lru_pass
     zsw_pool *counted                   # the pool that `entries` below belongs to
     int64_t entries                     # change of counted.entries not yet made

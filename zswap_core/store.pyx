@@ -25,6 +25,7 @@ from zswap_core.index cimport (
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
 from zswap_core.lru cimport lru_pass
+from zswap_core.magazine cimport magazine_empty, magazine_expect
 from zswap_core.objects cimport make_entry
 from zswap_core.os cimport (
     zsw_likely, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_u32, zsw_peek_u64, zsw_poke_i64,
@@ -36,7 +37,7 @@ from zswap_core.quota cimport charge, refund, slot_bytes
 from zswap_core.reclaim cimport admit, make_room_in
 from zswap_core.samefilled cimport same_filled
 from zswap_core.slots cimport change_slot, CHANGED, lock_slot, zsw_held
-from zswap_core.state cimport zsw_engine, zsw_worker
+from zswap_core.state cimport MAGAZINE, zsw_engine, zsw_worker
 from zswap_core.stats cimport count, Counter
 from zswap_core.status cimport REASONS, Status
 from zswap_core.transit cimport write_through, write_through_many
@@ -219,11 +220,13 @@ cdef int admit_word(zsw_engine *e, zsw_worker *w, together *batch) noexcept nogi
 
 cdef int admit_entry(zsw_engine *e, zsw_worker *w, together *batch) noexcept nogil:
     """STORED when a page may come in that takes room in a pool, else the reason why not."""
+    cdef bint freed
     if zsw_likely(not near_limit(e)):
         return Status.STORED
     # What those replace may be all the room there is; and nobody waits at the gate with pages that
     # cannot be written back.
-    if publish_all(batch) and not near_limit(e):
+    freed = magazine_empty(w)
+    if (publish_all(batch) or freed) and not near_limit(e):
         return Status.STORED
     return admit(e, w) if reclaims(e) else admit_plainly(e)
 
@@ -508,7 +511,8 @@ cdef void store_next(together *b, zsw_area *area, uint64_t offset, uint32_t at) 
 cdef uint32_t group_size(zsw_engine *e) noexcept nogil:
     """How many pages of a batch are made ready before they are published.  Where what they replace
     may be missed it is one: a batch takes no more room than its pages one by one."""
-    cdef uint64_t may_come = STORES_TOGETHER + <uint64_t> e.worker_count * PUBLISHED_TOGETHER
+    cdef uint64_t may_come = (STORES_TOGETHER
+                              + <uint64_t> e.worker_count * (PUBLISHED_TOGETHER + MAGAZINE))
     if (zsw_peek_u32(&e.reached_full)
             or pool_pages(e) + may_come > zsw_peek_u64(&e.params.near_pages)):
         return 1
@@ -537,6 +541,7 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
         if i + 1 < pages and (i == 0 or status[i - 1] != Status.SAME_FILLED):
             prefetch_page(page + <size_t> (i + 1) * e.page_size)
         offset = offsets[i]                     # once: it is the caller's, who may change it
+        magazine_expect(w, pages - i if group > 1 else 0)
         store_next(&b, find_area(e, type, offset), offset, i)
         pass_time(&b, i, 1)
         if b.count == group or i + 1 == pages:
@@ -544,5 +549,7 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
             if ahead and b.count > 1:
                 look_ahead(e, type, offsets + i + 1 - b.count, b.count, True)
             publish_all(&b)
+    magazine_expect(w, 0)
+    magazine_empty(w)
     if zsw_unlikely(b.refusals != 0):
         write_refused(&b)

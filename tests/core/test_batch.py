@@ -329,3 +329,63 @@ def test_each_page_that_finds_no_memory_has_its_status(between):
     assert (z[2], z[64]) == (pages[1], pages[6])
     assert z.stats().reject_kmemcache_fail == 4
     z._validate()
+
+
+# ---- pages that do not compress ------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_they_are(engine, codec):
+    """Make an engine whose compressor makes calls and nothing smaller; returns both."""
+    made = Between()
+
+    def compress(data):
+        made.compress(data)
+        return bytes(data)
+
+    return engine(codec(compress, bytes)), made
+
+
+def test_a_batch_gives_back_the_places_it_had_no_use_for(engine):
+    z = engine("lz4")
+    seed = 0
+    for kinds in ("r", "rr", "rt", "rrt", "rrrrt", "r" * 20 + "t" * 40, "rt" * 40, "r" * 200):
+        pages = []
+        for kind in kinds:
+            seed += 1
+            pages.append(noise(seed) if kind == "r" else WORD)
+        z.invalidate_range(0, 1000)
+        z.store_many(range(len(pages)), b"".join(pages))
+        z._validate()
+        stats = z.stats()
+        assert stats.stored_incompressible_pages == kinds.count("r")
+        assert stats.pool_total_size - stats.idle_bytes == kinds.count("r") * PAGE
+        assert [z[n] for n in range(len(pages))] == pages
+
+
+@pytest.mark.parametrize("what", ["zpool", "compressor", "invalidate", "compact", "batch"])
+def test_what_others_do_while_a_batch_has_places(as_they_are, what):
+    z, compressor = as_they_are
+    meanwhile = {
+        "zpool": lambda: setattr(z, "zpool", "z3fold"),
+        "compressor": lambda: setattr(z, "compressor", "lz4"),
+        "invalidate": lambda: z.invalidate_range(0, 100),
+        "compact": lambda: z.compact(),
+        "batch": lambda: z.store_many(range(100, 130), b"".join(map(noise, range(30)))),
+    }[what]
+    pages = [noise(seed) for seed in range(100, 150)]
+    compressor.watch({4: meanwhile})  # it has taken 1, 2 and 4 by then
+    assert (z.store_many(range(50), b"".join(pages)) >= 0).all()
+    assert [z[n] for n in range(50)] == pages
+    z._validate()
+    z.invalidate_range(0, 1000)
+    z._validate()
+    assert z.stats().stored_pages == 0
+
+
+def test_a_batch_gives_its_places_back_before_a_page_is_refused(engine):
+    z = engine("lz4", max_pool_bytes=40 * PAGE)
+    status = z.store_many(range(60), b"".join(map(noise, range(60))))
+    assert (status >= 0).sum() == 40
+    assert z.stats().pool_total_size == 40 * PAGE
+    z._validate()

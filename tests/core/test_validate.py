@@ -46,6 +46,7 @@ REPORTS = {
     "class.objects": "class",
     "arena.total": "the total",
     "arena.free": "arena",
+    "arena.lone_pages": "lone pages|other zspages",
     "cell.none": "cell",
     "foreign": "foreign",
     "bad_frees": "freed twice",

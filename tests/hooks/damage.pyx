@@ -39,7 +39,7 @@ INDEX = ("shard.id", "shard.number", "shard.type", "shard.next", "shard.pages", 
 SLAB = ("slab.free_head", "slab.free_used", "slab.bump", "block.inuse", "slab.room", "slab.inuse",
         "slab.touched", "slab.touched_bytes", "slab.base", "array.inuse")
 ARENA = ("arena.total", "arena.idle", "arena.spans", "arena.bins", "arena.free", "arena.free_pages",
-         "arena.bin", "arena.prev")
+         "arena.bin", "arena.lone", "arena.lone_pages", "arena.prev")
 ZSMALLOC = ("zspage.prev", "zspage.next", "zspage.group", "zspage.class", "zspage.size",
             "zspage.objects", "zspage.free", "zspage.first", "zspage.committed", "zspage.pages",
             "zspage.at", "class.groups", "class.zspages", "class.objects", "class.head",
@@ -301,6 +301,10 @@ cdef class Damage:
             return self.put32(&region.free_pages, region.free_pages - 1)
         if self.name == "arena.bin":
             return self.put32(&region.bin, region.bin - 1)
+        if self.name == "arena.lone":
+            return self.put64(&region.lone[0], region.lone[0] ^ 1)
+        if self.name == "arena.lone_pages":
+            return self.put64(&arena.lone_pages, arena.lone_pages + 1)
         return self.put32(&region.prev, 1)                   # arena.prev
 
     cdef int damage_zsmalloc(self, zs_pool *pool) except -1:

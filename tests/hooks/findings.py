@@ -81,6 +81,7 @@ ARENA = {
     -214: "arena: an idle span has no committed page",
     -215: "arena: the count of idle pages is wrong",
     -216: "arena: the total is not the committed and idle pages",
+    -217: "arena: the count of lone pages is wrong",
 }
 BUDDIES = {
     -100: "an object was freed twice",

@@ -7,7 +7,7 @@ caller makes of them: a wrong one crashes.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_NoMemory
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 import os
@@ -115,6 +115,18 @@ cdef class Zpool:
         check(rc)
         return handles
 
+    def malloc_alike(self, size, n):
+        """Handles of up to `n` objects of one size, made by the zpool's own malloc_many."""
+        handles = array("Q", bytes(8 * n))
+        cdef Items room = items_of(handles, "handles", 8, writable=True)
+        cdef size_t width = size
+        cdef int64_t got
+        with nogil:
+            got = self.ops.malloc_many(self.pool, width, <uint64_t *> room.at, room.count)
+        if got < 0:
+            check(<int> got)
+        return handles[:got]
+
     def wrong(self, handles, sizes, uint64_t tag):
         """How many of the objects do not hold what malloc_many() with this tag put there."""
         cdef Items items = items_of(handles, "handles", 8), widths = items_of(sizes, "sizes", 4)
@@ -158,6 +170,16 @@ cdef class Zpool:
         with nogil:
             for i in range(items.count):
                 self.ops.free(self.pool, h[i])
+
+    def free_together(self, handles):
+        """As free_many, by the zpool's own."""
+        cdef Items items = items_of(handles, "handles", 8)
+        with nogil:
+            self.ops.free_many(self.pool, <const uint64_t *> items.at, items.count)
+
+    def room(self, handle):
+        """What the object of any handle can hold; 0: there is none."""
+        return self.ops.object_room(self.pool, handle)
 
     def compact_begin(self):
         cdef uint64_t moves

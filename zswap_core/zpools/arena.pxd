@@ -14,12 +14,17 @@ them, which it does when it holds no lock.  So
     total_pages = committed pages of the spans in use + idle pages
 
 at every moment, and the memory behind the arena is never more than that.
+
+A *lone* page is a span of one page that has no owner to describe it: its region has a bit for it.
+Such pages are taken and given many at a time, and cost nothing but that bit.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from zswap_core.abi cimport zsw_zpool_config
-from zswap_core.os cimport zsw_add_u64, zsw_load_u64, zsw_mutex, ZSW_POISON, zsw_unlikely, zsw_wipe
-from zswap_core.slab cimport zsw_slab
+from zswap_core.os cimport (
+    zsw_add_u64, zsw_load_ptr, zsw_load_u64, zsw_mutex, ZSW_POISON, zsw_unlikely, zsw_wipe,
+)
+from zswap_core.slab cimport slab_at, zsw_slab
 
 
 cdef enum:
@@ -40,6 +45,7 @@ cdef struct zsw_region:
     uint8_t *base               # NULL: unmapped
     # pages in no span, neither in use nor idle; none of them is committed
     uint64_t free[REGION_WORDS]
+    uint64_t lone[REGION_WORDS]         # lone pages in use
 
 cdef struct zsw_span:
     uint32_t at                 # region id << REGION_SHIFT | first page
@@ -57,7 +63,8 @@ cdef struct zsw_arena:
     int32_t numa_node
     bint wipe                   # what is vacated
     uint32_t mapping            # ZSW_MAP_ flags of the pages
-    uint32_t spans               # in use
+    uint32_t spans               # in use, lone pages too
+    uint64_t lone_pages
     uint32_t idle_spans
     # batches taken off the idle spans and not yet back among the free pages
     uint32_t releasing
@@ -85,6 +92,13 @@ cdef inline void arena_vacate(const zsw_arena *arena, uint8_t *start, size_t byt
     ZSW_POISON(start, bytes)
 
 
+cdef inline uint8_t *arena_page(const zsw_arena *arena, uint32_t at) noexcept nogil:
+    """Where the page is that a span's or a lone page's `at` names."""
+    cdef zsw_region *region = <zsw_region *> slab_at(&arena.regions, at >> REGION_SHIFT)
+    return (<uint8_t *> zsw_load_ptr(<void **> &region.base)
+            + (<size_t> (at & (REGION_PAGES - 1)) << arena.page_shift))
+
+
 cdef void arena_init(zsw_arena *arena, uint32_t page_shift,
                      const zsw_zpool_config *config) noexcept nogil
 # Unmaps everything, spans in use too.
@@ -99,6 +113,13 @@ cdef bint arena_free(zsw_arena *arena, const zsw_span *span) noexcept nogil
 # Takes the committed pages of a span in use down to its first `committed`; the rest must hold
 # nothing.
 cdef void arena_uncommit(zsw_arena *arena, zsw_span *span, uint32_t committed) noexcept nogil
+# Up to `count` lone pages, committed, whose memory holds anything; returns how many, fewer only
+# when there is no memory.
+cdef uint32_t arena_take_lone(zsw_arena *arena, uint32_t *at, uint32_t count) noexcept nogil
+# Takes them back, vacated.  As arena_free.
+cdef bint arena_give_lone(zsw_arena *arena, const uint32_t *at, uint32_t count) noexcept nogil
+# Whether any number names a lone page in use.
+cdef bint arena_is_lone(zsw_arena *arena, uint32_t at) noexcept nogil
 # Gives the idle pages back to the system; returns how many.
 cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil
 

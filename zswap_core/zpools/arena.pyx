@@ -15,11 +15,13 @@ from zswap_core.abi cimport zsw_zpool_config, ZSW_ZPOOL_NO_DUMP, ZSW_ZPOOL_NO_FO
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
     zsw_add_u64, zsw_bind_node, zsw_ctz, zsw_load_u64, zsw_lock, zsw_map, zsw_map_as,
-    ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_nodes_of, ZSW_POISON, zsw_popcount, zsw_release_inside,
-    zsw_relock, zsw_unlock, zsw_unmap, ZSW_UNPOISON, zsw_yield,
+    ZSW_MAP_NO_DUMP, ZSW_MAP_NO_FORK, zsw_nodes_of, zsw_peek_u64, ZSW_POISON, zsw_poke_u64,
+    zsw_popcount, zsw_release_inside, zsw_relock, zsw_store_ptr, zsw_unlock, zsw_unmap,
+    ZSW_UNPOISON, zsw_yield,
 )
 from zswap_core.slab cimport (
-    slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_take, slab_validate,
+    slab_at, slab_bytes, slab_destroy, slab_give, slab_init, slab_limit, slab_peek, slab_take,
+    slab_validate,
 )
 
 
@@ -52,11 +54,6 @@ cdef uint32_t next_region_pages(const zsw_arena *arena) noexcept nogil:
     cdef uint64_t most = <uint32_t> REGION_BYTES_MAX >> arena.page_shift
     return <uint32_t> min(max(arena.mapped_pages // 64 * 64, <uint64_t> least_region_pages(arena)),
                           most)
-
-
-cdef uint8_t *page_address(const zsw_arena *arena, uint32_t at) noexcept nogil:
-    return (region_of(arena, at >> REGION_SHIFT).base
-            + (<size_t> (at & (REGION_PAGES - 1)) << arena.page_shift))
 
 
 cdef uint32_t next_page(const uint64_t *free, uint32_t page, uint64_t flip) noexcept nogil:
@@ -175,10 +172,11 @@ cdef int region_add(zsw_arena *arena) noexcept nogil:
         return rc
     ZSW_POISON(base, region_bytes(arena, pages))
     region = region_of(arena, id)
-    region.base = base
+    zsw_store_ptr(<void **> &region.base, base)
     region.pages = region.free_pages = pages
     memset(region.free, 0, sizeof(region.free))
     memset(region.free, 0xff, pages // 8)
+    memset(region.lone, 0, sizeof(region.lone))
     arena.mapped_pages += pages
     bin_add(arena, id, ARENA_SPAN_MAX)
     return 0
@@ -189,7 +187,7 @@ cdef void region_unmap(zsw_arena *arena, uint32_t id) noexcept nogil:
     ZSW_UNPOISON(region.base, region_bytes(arena, region.pages))
     zsw_unmap(region.base, region_bytes(arena, region.pages))
     arena.mapped_pages -= region.pages
-    region.base = NULL
+    zsw_store_ptr(<void **> &region.base, NULL)
 
 
 cdef int carve(zsw_arena *arena, uint32_t pages, uint32_t *at) noexcept nogil:
@@ -306,7 +304,7 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
         while last + 1 < count and adjoins(&batch[last], &batch[last + 1]):
             last += 1
         # The uncommitted tails in between cost nothing to include.
-        zsw_release_inside(page_address(arena, batch[first].at),
+        zsw_release_inside(arena_page(arena, batch[first].at),
                            <size_t> (batch[last].at + batch[last].committed
                                      - batch[first].at) << arena.page_shift)
         first = last + 1
@@ -324,24 +322,18 @@ cdef uint64_t arena_release(zsw_arena *arena) noexcept nogil:
 
 # ---- spans ---------------------------------------------------------------------------------------
 
-cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_span *span,
-                     uint8_t **start) noexcept nogil:
+cdef int take_span(zsw_arena *arena, uint32_t pages, zsw_span *span) noexcept nogil:
     cdef int rc = 0
-    zsw_lock(&arena.lock)
     if not take_idle(arena, pages, span):
         span.pages = <uint16_t> pages
         span.committed = 0
         rc = carve(arena, pages, &span.at)
     if rc == 0:
         arena.spans += 1
-        start[0] = page_address(arena, span.at)
-    zsw_unlock(&arena.lock)
     return rc
 
 
-cdef bint arena_free(zsw_arena *arena, const zsw_span *span) noexcept nogil:
-    cdef bint due
-    zsw_lock(&arena.lock)
+cdef void give_span(zsw_arena *arena, const zsw_span *span) noexcept nogil:
     arena.spans -= 1
     if span.committed == 0:
         uncarve(arena, span.at, span.pages)
@@ -351,20 +343,95 @@ cdef bint arena_free(zsw_arena *arena, const zsw_span *span) noexcept nogil:
         arena.idle_pages += span.committed
     else:
         # Only when others are slow to do the release they were told of.
-        zsw_release_inside(page_address(arena, span.at),
+        zsw_release_inside(arena_page(arena, span.at),
                            <size_t> span.committed << arena.page_shift)
         zsw_add_u64(&arena.total_pages, 0 - <uint64_t> span.committed)
         uncarve(arena, span.at, span.pages)
-    due = arena.idle_pages > arena.idle_limit or arena.spans == 0
+
+
+cdef bint release_due(const zsw_arena *arena) noexcept nogil:
+    return arena.idle_pages > arena.idle_limit or arena.spans == 0
+
+
+cdef int arena_alloc(zsw_arena *arena, uint32_t pages, zsw_span *span,
+                     uint8_t **start) noexcept nogil:
+    cdef int rc
+    zsw_lock(&arena.lock)
+    rc = take_span(arena, pages, span)
+    if rc == 0:
+        start[0] = arena_page(arena, span.at)
+    zsw_unlock(&arena.lock)
+    return rc
+
+
+cdef bint arena_free(zsw_arena *arena, const zsw_span *span) noexcept nogil:
+    cdef bint due
+    zsw_lock(&arena.lock)
+    give_span(arena, span)
+    due = release_due(arena)
     zsw_unlock(&arena.lock)
     return due
 
 
 cdef void arena_uncommit(zsw_arena *arena, zsw_span *span, uint32_t committed) noexcept nogil:
     cdef uint32_t pages = span.committed - committed
-    zsw_release_inside(page_address(arena, span.at + committed), <size_t> pages << arena.page_shift)
+    zsw_release_inside(arena_page(arena, span.at + committed), <size_t> pages << arena.page_shift)
     span.committed = <uint16_t> committed
     zsw_add_u64(&arena.total_pages, 0 - <uint64_t> pages)
+
+
+# ---- lone pages ----------------------------------------------------------------------------------
+
+cdef uint64_t *lone_word(const zsw_arena *arena, uint32_t at) noexcept nogil:
+    return &region_of(arena, at >> REGION_SHIFT).lone[(at & (REGION_PAGES - 1)) >> 6]
+
+
+cdef uint64_t lone_bit(uint32_t at) noexcept nogil:
+    return <uint64_t> 1 << (at & 63)
+
+
+cdef void flip_lone(zsw_arena *arena, uint32_t at) noexcept nogil:
+    cdef uint64_t *word = lone_word(arena, at)
+    zsw_poke_u64(word, word[0] ^ lone_bit(at))
+
+
+cdef uint32_t arena_take_lone(zsw_arena *arena, uint32_t *at, uint32_t count) noexcept nogil:
+    cdef uint32_t got = 0, fresh = 0
+    cdef zsw_span span
+    zsw_lock(&arena.lock)
+    while got < count and take_span(arena, 1, &span) == 0:
+        flip_lone(arena, span.at)
+        fresh += 1 - span.committed
+        at[got] = span.at
+        got += 1
+    arena.lone_pages += got
+    if fresh:
+        arena_commit(arena, fresh)
+    zsw_unlock(&arena.lock)
+    return got
+
+
+cdef bint arena_give_lone(zsw_arena *arena, const uint32_t *at, uint32_t count) noexcept nogil:
+    cdef zsw_span span
+    cdef uint32_t i
+    cdef bint due
+    span.pages = span.committed = 1
+    zsw_lock(&arena.lock)
+    for i in range(count):
+        flip_lone(arena, at[i])
+        span.at = at[i]
+        give_span(arena, &span)
+    arena.lone_pages -= count
+    due = release_due(arena)
+    zsw_unlock(&arena.lock)
+    return due
+
+
+cdef bint arena_is_lone(zsw_arena *arena, uint32_t at) noexcept nogil:
+    if slab_peek(&arena.regions, at >> REGION_SHIFT) == NULL:
+        return False
+    # Others' bits may change meanwhile; that of a page changes with its owner only.
+    return zsw_peek_u64(lone_word(arena, at)) & lone_bit(at) != 0
 
 
 # ---- life, figures -------------------------------------------------------------------------------
@@ -492,7 +559,7 @@ cdef int arena_check_claim(zsw_arena *arena, uint64_t *claims, const zsw_span *s
     claims += <size_t> id * REGION_WORDS
     if not all_clear(claims, page, span.pages):
         return -204                                         # in use twice
-    if start != NULL and start != page_address(arena, span.at):
+    if start != NULL and start != arena_page(arena, span.at):
         return -205
     flip_pages(claims, page, span.pages)
     return 0
@@ -551,10 +618,31 @@ cdef int check_regions(zsw_arena *arena, uint64_t *claims) noexcept nogil:
     return slab_validate(&arena.regions) if seen == arena.regions.inuse else -213
 
 
+cdef int claim_lone(zsw_arena *arena, uint64_t *claims) noexcept nogil:
+    """Nobody else claims the lone pages."""
+    cdef uint64_t lone_pages = 0
+    cdef uint32_t id, page
+    cdef zsw_span span
+    cdef int rc = 0
+    span.pages = span.committed = 1
+    for id in range(1, slab_limit(&arena.regions)):
+        page = next_page(region_of(arena, id).lone, 0, 0)
+        while page < REGION_PAGES and rc == 0:
+            lone_pages += 1
+            span.at = id << REGION_SHIFT | page
+            rc = arena_check_claim(arena, claims, &span, NULL)
+            page = next_page(region_of(arena, id).lone, page + 1, 0)
+        if rc != 0:
+            return rc
+    return 0 if lone_pages == arena.lone_pages else -217
+
+
 cdef int check_totals(zsw_arena *arena, uint64_t *claims, uint64_t committed) noexcept nogil:
     cdef uint64_t idle_pages = 0
     cdef uint32_t i
-    cdef int rc
+    cdef int rc = claim_lone(arena, claims)
+    if rc != 0:
+        return rc
     for i in range(arena.idle_spans):
         if arena.idle[i].committed == 0:
             return -214
@@ -564,7 +652,7 @@ cdef int check_totals(zsw_arena *arena, uint64_t *claims, uint64_t committed) no
         idle_pages += arena.idle[i].committed
     if idle_pages != arena.idle_pages:
         return -215
-    if committed + idle_pages != zsw_load_u64(&arena.total_pages):
+    if committed + arena.lone_pages + idle_pages != zsw_load_u64(&arena.total_pages):
         return -216
     return check_regions(arena, claims)
 

@@ -1,7 +1,7 @@
 """zsmalloc: objects in size classes, each class packed into zspages of a few pages."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from zswap_core.abi cimport zsw_zpool_ops
+from zswap_core.abi cimport ZSW_HANDLE_BITS, zsw_zpool_ops
 from zswap_core.os cimport zsw_mutex
 from zswap_core.slab cimport zsw_slab
 from zswap_core.zpools.arena cimport zsw_arena, zsw_span
@@ -12,6 +12,7 @@ cdef enum:
     SLOT_MASK = (1 << SLOT_BITS) - 1
     CLASSES = 256               # distinct ones, so that an index is a byte
     SIZES = 258                 # before equal ones are merged
+    LONE_SHIFT = ZSW_HANDLE_BITS - 1    # the bit of a handle that leads to a lone page
     GROUPS = 14                 # by fullness, see zsmalloc.pyx
 
 cdef struct zspage:             # followed by a bitmap of its free slots
@@ -57,6 +58,10 @@ cdef struct zsmalloc_geometry:
     uint32_t size               # of a slot
     uint32_t pages              # in a zspage
     uint32_t objects            # in a zspage
+
+
+cdef inline bint is_lone(uint64_t handle) noexcept nogil:
+    return handle >> LONE_SHIFT & 1
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil

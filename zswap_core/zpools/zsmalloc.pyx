@@ -16,6 +16,10 @@ Two geometries:
 A handle is the id of a zspage descriptor << SLOT_BITS | slot.  Free slots are bits of the
 descriptor; the memory of an object is its owner's alone, malloc and free never touch it.
 
+An object that has a page to itself, as a page that does not compress, is a lone page of the
+arena's: it has no zspage, and its handle, 1 << LONE_SHIFT | where it lies, leads to it.  So it
+takes the arena's lock and no other, once for all of a malloc_many or a free_many.
+
 Lock order: a class's lock, then the descriptors' slab's or the arena's.  A descriptor's list links,
 counts and bits belong to the lock of its class; `first`, `size` and `class_id` are constant while
 an object lives in it, so map() takes no lock.  Only validate() holds more than one class's lock:
@@ -26,8 +30,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from zswap_core.abi cimport (
-    ZSW_ABI_VERSION, ZSW_HANDLE_BITS, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN, zsw_zpool_config,
-    ZSW_ZPOOL_NO_DUMP, zsw_zpool_ops, zsw_zpool_stats,
+    ZSW_ABI_VERSION, ZSW_PAGE_SIZE_MAX, ZSW_PAGE_SIZE_MIN, zsw_zpool_config, ZSW_ZPOOL_NO_DUMP,
+    zsw_zpool_ops, zsw_zpool_stats,
 )
 from zswap_core.fault cimport fault, Site
 from zswap_core.os cimport (
@@ -40,8 +44,9 @@ from zswap_core.slab cimport (
 )
 from zswap_core.zpools.arena cimport (
     arena_alloc, arena_check_begin, arena_check_claim, arena_check_end, arena_commit, arena_destroy,
-    arena_free, arena_idle_pages, arena_init, arena_metadata_bytes, arena_node_pages, arena_release,
-    ARENA_SPAN_MAX, arena_total_pages, arena_uncommit, arena_vacate,
+    arena_free, arena_give_lone, arena_idle_pages, arena_init, arena_is_lone, arena_metadata_bytes,
+    arena_node_pages, arena_page, arena_release, ARENA_SPAN_MAX, arena_take_lone, arena_total_pages,
+    arena_uncommit, arena_vacate,
 )
 
 
@@ -60,6 +65,8 @@ cdef enum:
     # what is left of a class's objects once compaction has filled all others
     TAIL = 13
     WITH_ROOM = 0x7FE           # the mask of groups 1 to 10
+
+    PAGES_HELD = 32             # lone pages taken or given before others get the arena's lock
 
     # What compaction does before others get the lock of a class: zspages that change their group,
     MOVES_HELD = 64
@@ -149,7 +156,7 @@ cdef int build_classes(zs_pool *pool, uint32_t chain, bint kernel) noexcept nogi
             pool.class_of[step] -= <uint8_t> id
     # A descriptor is whole cache lines: one, but for the kernel's smallest classes of large pages.
     slab_init(&pool.zspages, (sizeof(zspage) + (most + 63) // 64 * 8 + 63) & ~(<uint32_t> 63),
-              <uint32_t> 1 << (ZSW_HANDLE_BITS - SLOT_BITS))
+              <uint32_t> 1 << (LONE_SHIFT - SLOT_BITS))
     return 0
 
 
@@ -326,6 +333,49 @@ cdef int room_make(zs_pool *pool, zs_class *cls, uint32_t *id) noexcept nogil:
     return 0
 
 
+# ---- objects that are a page ---------------------------------------------------------------------
+
+cdef uint8_t *lone_page(const zs_pool *pool, uint64_t handle) noexcept nogil:
+    return arena_page(&pool.arena, <uint32_t> handle)
+
+
+cdef size_t take_pages(zs_pool *pool, uint64_t *handles, size_t n) noexcept nogil:
+    """Up to `n` pages and their handles; how many."""
+    cdef uint32_t at[PAGES_HELD]
+    cdef size_t got = 0
+    cdef uint32_t i, some = 1
+    while got < n and some != 0:
+        some = arena_take_lone(&pool.arena, at, <uint32_t> min(n - got, <size_t> PAGES_HELD))
+        for i in range(some):
+            handles[got] = <uint64_t> 1 << LONE_SHIFT | at[i]
+            ZSW_UNPOISON(lone_page(pool, handles[got]), pool.page_size)
+            got += 1
+    return got
+
+
+cdef bint give_pages(zs_pool *pool, const uint64_t *handles, size_t n) noexcept nogil:
+    """Gives back those of the objects that are pages.  True: arena_release() is due."""
+    cdef uint32_t at[PAGES_HELD]
+    cdef uint32_t some = 0
+    cdef bint due = False
+    cdef size_t i
+    for i in range(n):
+        if not is_lone(handles[i]):
+            continue
+        if zsw_unlikely(not arena_is_lone(&pool.arena, <uint32_t> handles[i])):
+            zsw_add_u64(&pool.bad_frees, 1)         # as in object_drop
+            continue
+        arena_vacate(&pool.arena, lone_page(pool, handles[i]), pool.page_size)
+        at[some] = <uint32_t> handles[i]
+        some += 1
+        if some == PAGES_HELD:
+            due |= arena_give_lone(&pool.arena, at, some)
+            some = 0
+    if some:
+        due |= arena_give_lone(&pool.arena, at, some)
+    return due
+
+
 # ---- the zpool's functions -----------------------------------------------------------------------
 
 cdef int zs_malloc(void *opaque, size_t size, uint64_t *handle, uint8_t **object) noexcept nogil:
@@ -339,6 +389,11 @@ cdef int zs_malloc(void *opaque, size_t size, uint64_t *handle, uint8_t **object
     if size > pool.page_size:
         return -ENOSPC
     cls = class_for(pool, size)
+    if cls.slots == 1:
+        if zsw_unlikely(take_pages(pool, handle, 1) == 0):
+            return -ENOMEM
+        object[0] = lone_page(pool, handle[0])
+        return 0
     zsw_lock(&cls.lock)
     id = fullest_with_room(cls)
     if zsw_unlikely(id == 0):
@@ -355,17 +410,42 @@ cdef int zs_malloc(void *opaque, size_t size, uint64_t *handle, uint8_t **object
     return 0
 
 
+cdef int64_t zs_malloc_many(void *opaque, size_t size, uint64_t *handles,
+                            size_t n) noexcept nogil:
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef uint8_t *object
+    cdef size_t got = 0
+    cdef int rc = 0
+    if size != 0 and size <= pool.page_size and class_for(pool, size).slots == 1:
+        got = take_pages(pool, handles, n)
+        rc = -ENOMEM
+    else:
+        while got < n and rc == 0:
+            rc = zs_malloc(pool, size, &handles[got], &object)
+            got += rc == 0
+    return <int64_t> got if got != 0 else rc
+
+
 cdef uint8_t *zs_map(void *opaque, uint64_t handle) noexcept nogil:
-    cdef zspage *zs = zspage_of(<zs_pool *> opaque, <uint32_t> (handle >> SLOT_BITS))
+    cdef zspage *zs
+    if is_lone(handle):
+        return lone_page(<zs_pool *> opaque, handle)
+    zs = zspage_of(<zs_pool *> opaque, <uint32_t> (handle >> SLOT_BITS))
     return zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
 
 
 cdef void zs_prefetch(void *opaque, uint64_t handle) noexcept nogil:
-    cdef zspage *zs = <zspage *> slab_peek(&(<zs_pool *> opaque).zspages,
-                                           <uint32_t> (handle >> SLOT_BITS))
-    cdef uint8_t *object
-    if zs != NULL:
-        object = zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
+    cdef zs_pool *pool = <zs_pool *> opaque
+    cdef zspage *zs
+    cdef uint8_t *object = NULL
+    if is_lone(handle):
+        if arena_is_lone(&pool.arena, <uint32_t> handle):
+            object = lone_page(pool, handle)
+    else:
+        zs = <zspage *> slab_peek(&pool.zspages, <uint32_t> (handle >> SLOT_BITS))
+        if zs != NULL:
+            object = zs.first + <uint32_t> (handle & SLOT_MASK) * zs.size
+    if object != NULL:
         zsw_prefetch(object)
         zsw_prefetch(object + 64)               # the processor's own prefetching goes on from there
 
@@ -387,14 +467,7 @@ cdef zs_class *class_of(zs_pool *pool, uint64_t handle) noexcept nogil:
 
 
 cdef void zs_free(void *opaque, uint64_t handle) noexcept nogil:
-    cdef zs_pool *pool = <zs_pool *> opaque
-    cdef zs_class *cls = class_of(pool, handle)
-    cdef bint due
-    zsw_lock(&cls.lock)
-    due = object_drop(pool, cls, <uint32_t> (handle >> SLOT_BITS), <uint32_t> (handle & SLOT_MASK))
-    zsw_unlock(&cls.lock)
-    if zsw_unlikely(due):
-        arena_release(&pool.arena)
+    zs_free_many(opaque, &handle, 1)
 
 
 cdef void zs_free_many(void *opaque, const uint64_t *handles, size_t n) noexcept nogil:
@@ -402,9 +475,11 @@ cdef void zs_free_many(void *opaque, const uint64_t *handles, size_t n) noexcept
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef zs_class *cls = NULL
     cdef zs_class *owner
-    cdef bint due = False
+    cdef bint due = give_pages(pool, handles, n)
     cdef size_t i
     for i in range(n):
+        if is_lone(handles[i]):
+            continue
         owner = class_of(pool, handles[i])
         if owner != cls:
             if cls != NULL:
@@ -423,6 +498,8 @@ cdef size_t zs_object_room(void *opaque, uint64_t handle) noexcept nogil:
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef uint32_t slot = <uint32_t> (handle & SLOT_MASK)
     cdef zspage *zs
+    if is_lone(handle):
+        return pool.page_size if arena_is_lone(&pool.arena, <uint32_t> handle) else 0
     if handle >> SLOT_BITS >= slab_limit(&pool.zspages):
         return 0
     zs = zspage_of(pool, <uint32_t> (handle >> SLOT_BITS))
@@ -521,12 +598,16 @@ cdef uint32_t target_for(zs_pool *pool, zs_class *cls, zspage *zs, uint32_t slot
 
 cdef int zs_relocate(void *opaque, uint64_t handle, uint64_t *new_handle) noexcept nogil:
     cdef zs_pool *pool = <zs_pool *> opaque
-    cdef zspage *zs = zspage_of(pool, <uint32_t> (handle >> SLOT_BITS))
-    cdef zs_class *cls = &pool.classes[zs.class_id]
+    cdef zspage *zs
+    cdef zs_class *cls
     cdef uint32_t id
     cdef uint32_t slot = 0
     cdef int64_t committed
     cdef uint8_t *target
+    if is_lone(handle):
+        return 0
+    zs = zspage_of(pool, <uint32_t> (handle >> SLOT_BITS))
+    cls = &pool.classes[zs.class_id]
     zsw_lock(&cls.lock)
     id = target_for(pool, cls, zs, <uint32_t> (handle & SLOT_MASK))
     if id != 0:
@@ -655,6 +736,7 @@ cdef void zs_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
     """At rest exact; while others work, each class is as it was at some moment."""
     cdef zs_pool *pool = <zs_pool *> opaque
     cdef zs_class *cls
+    cdef uint64_t lone
     cdef uint32_t i
     memset(out, 0, sizeof(zsw_zpool_stats))
     for i in range(pool.class_count):
@@ -663,6 +745,9 @@ cdef void zs_stats(void *opaque, zsw_zpool_stats *out) noexcept nogil:
         out.objects += cls.objects
         out.object_bytes += cls.objects * cls.size
         zsw_unlock(&cls.lock)
+    lone = zsw_peek_u64(&pool.arena.lone_pages)
+    out.objects += lone
+    out.object_bytes += lone * pool.page_size
     out.total_pages = arena_total_pages(&pool.arena)
     out.idle_pages = arena_idle_pages(&pool.arena)
     out.metadata_bytes = (sizeof(zs_pool) + slab_bytes(&pool.zspages)
@@ -751,7 +836,7 @@ cdef int check_classes(zs_pool *pool, uint64_t *claims, uint64_t *committed) noe
         if rc != 0:
             return rc
         zspages += pool.classes[i].zspages
-    if zspages != pool.zspages.inuse or zspages != pool.arena.spans:
+    if zspages != pool.zspages.inuse or zspages + pool.arena.lone_pages != pool.arena.spans:
         return -113
     return slab_validate(&pool.zspages)
 
@@ -798,6 +883,7 @@ ops.node_pages = zs_node_pages
 ops.prefetch = zs_prefetch
 ops.free_many = zs_free_many
 ops.object_room = zs_object_room
+ops.malloc_many = zs_malloc_many
 
 
 cdef const zsw_zpool_ops *zsmalloc_ops() noexcept nogil:

@@ -1,7 +1,9 @@
 """zsmalloc: geometry against the kernel's and a second computation, contents against a dict, memory
 against the system."""
 
+import errno
 import itertools
+import os
 import random
 import textwrap
 import threading
@@ -11,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from zpool_tools import PAGE, name, uints
 
+from hooks.faults import FOREVER, fault
 from hooks.zpool import Zpool
 
 KERNEL = {"kernel": True}
@@ -237,6 +240,82 @@ def test_lowest_slot_first_and_fullest_zspage_first():
     assert zpool.total_pages == 3 * pages
     assert zpool.malloc_many(uints([size]))[0] >> 12 not in {h >> 12 for h in handles}
     assert zpool.validate() == 0
+
+
+# ---- objects that have a page to themselves ------------------------------------------------------
+
+
+LONE = 1 << 39  # of a handle
+
+
+@pytest.mark.parametrize("options", [{}, KERNEL, {"page_size": 16384}], ids=name)
+def test_an_object_that_is_a_page_has_no_zspage(options):
+    zpool = Zpool(**options)
+    size = options.get("page_size", PAGE)
+    zpool.malloc(b"one of a zspage's")
+    before = zpool.stats()
+    handles = zpool.malloc_many(uints([size] * 2000), 7)
+    assert all(handle & LONE for handle in handles)
+    assert len({zpool.address(handle) for handle in handles}) == 2000
+    assert all(zpool.address(handle) % PAGE == 0 for handle in handles)
+    assert zpool.wrong(handles, uints([size] * 2000), 7) == 0
+    after = zpool.stats()
+    assert after["objects"] - before["objects"] == 2000
+    assert after["object_bytes"] - before["object_bytes"] == 2000 * size
+    assert after["total_pages"] - before["total_pages"] == 2000
+    # A bit a page, and no descriptor of 64 bytes.
+    assert after["metadata_bytes"] - before["metadata_bytes"] < 2000 * 8
+    assert zpool.validate() == 0
+    assert zpool.compact_begin() == 0  # a page by itself moves nowhere
+    assert zpool.relocate_many(handles[:10]) == 0
+    zpool.compact_end()
+    zpool.free_together(handles)
+    zpool.trim()
+    assert zpool.stats()["total_pages"] == before["total_pages"]
+    assert zpool.validate() == 0
+
+
+def test_pages_are_taken_and_given_many_at_a_time():
+    zpool = Zpool()
+    for n in (1, 2, 31, 32, 33, 100):
+        handles = zpool.malloc_alike(PAGE, n)
+        assert len({zpool.address(handle) for handle in handles}) == n
+        assert zpool.stats()["objects"] == n
+        assert {zpool.room(handle) for handle in handles} == {PAGE}
+        assert zpool.validate() == 0
+        zpool.free_together(handles)
+        assert {zpool.room(handle) for handle in handles} == {0}
+        assert (zpool.stats()["objects"], zpool.validate()) == (0, 0)
+    assert [zpool.room(LONE | at) for at in (0, 1, 1 << 20, (1 << 32) - 1)] == [0] * 4
+    others = zpool.malloc_alike(100, 5)  # of one zspage
+    assert len({handle >> 12 for handle in others}) == 1
+    zpool.free_together(array("Q", [*zpool.malloc_alike(PAGE, 3), *others]))
+    assert (zpool.stats()["objects"], zpool.total_pages) == (0, 0)
+    for size, error in ((0, errno.EINVAL), (PAGE + 1, errno.ENOSPC)):
+        with pytest.raises(OSError, match=os.strerror(error)):
+            zpool.malloc_alike(size, 3)
+
+
+def test_memory_for_some_pages_only():
+    zpool = Zpool()
+    with fault("ARENA_MAP", nth=2, times=FOREVER):
+        first = zpool.malloc_alike(PAGE, 1000)
+        assert 0 < len(first) < 1000
+        with pytest.raises(MemoryError):
+            zpool.malloc_alike(PAGE, 1)
+    assert zpool.validate() == 0
+    zpool.free_together(first)
+    assert (zpool.total_pages, zpool.validate()) == (0, 0)
+
+
+def test_a_page_that_is_freed_twice_is_told_of():
+    zpool = Zpool()
+    first, second = zpool.malloc_alike(PAGE, 2)
+    zpool.free(first)
+    zpool.free(first)
+    assert zpool.validate() == -100
+    assert zpool.stats()["objects"] == 1
+    assert zpool.room(second) == PAGE
 
 
 # ---- against a dict ------------------------------------------------------------------------------

@@ -151,6 +151,9 @@ typedef struct zsw_zpool_ops {
     /* Bytes that the live object of this handle can hold; 0 when the handle, any number, names
      * none. For checks at rest.  May be NULL. */
     size_t (*object_room)(void *pool, uint64_t handle);
+    /* As malloc, n times: how many objects there are, which are fewer than n only when malloc would
+     * fail, or -errno when there is none.  May be NULL. */
+    int64_t (*malloc_many)(void *pool, size_t size, uint64_t *handles, size_t n);
 } zsw_zpool_ops;
 
 /* As ZSW_COMPRESSOR_NEEDED; of these functions all must be there, from ZSW_ZPOOL_FIRST on. */
