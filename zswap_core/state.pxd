@@ -88,9 +88,11 @@ cdef struct zsw_listener:
 # load.
 cdef struct zsw_magazine:               # see magazine.pyx
     zsw_pool *pool                      # that the handles are of
-    uint32_t expected                   # pages of the batch still to come; 0: there is none
-    uint32_t more                       # to take when it is empty
-    uint32_t held
+    uint32_t expected                   # pages that may still want one; 0: there is no batch
+    uint32_t more                       # to take when there are none left
+    uint32_t taken                      # since pages were published last
+    uint32_t next                       # of `handles`, those from here
+    uint32_t end                        # to here are left
     uint64_t handles[MAGAZINE]
 
 

@@ -25,7 +25,7 @@ from zswap_core.index cimport (
 from zswap_core.invalidate cimport invalidate_area
 from zswap_core.lookup cimport find_area
 from zswap_core.lru cimport lru_pass
-from zswap_core.magazine cimport magazine_empty, magazine_expect
+from zswap_core.magazine cimport magazine_empty, magazine_expect, magazine_turn
 from zswap_core.objects cimport make_entry
 from zswap_core.os cimport (
     zsw_likely, zsw_load_u32, zsw_lock, zsw_now_ns, zsw_peek_u32, zsw_peek_u64, zsw_poke_i64,
@@ -541,7 +541,7 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
         if i + 1 < pages and (i == 0 or status[i - 1] != Status.SAME_FILLED):
             prefetch_page(page + <size_t> (i + 1) * e.page_size)
         offset = offsets[i]                     # once: it is the caller's, who may change it
-        magazine_expect(w, pages - i if group > 1 else 0)
+        magazine_expect(w, min(pages - i, group - b.count) if group > 1 else 0)
         store_next(&b, find_area(e, type, offset), offset, i)
         pass_time(&b, i, 1)
         if b.count == group or i + 1 == pages:
@@ -549,6 +549,7 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
             if ahead and b.count > 1:
                 look_ahead(e, type, offsets + i + 1 - b.count, b.count, True)
             publish_all(&b)
+            magazine_turn(w)
     magazine_expect(w, 0)
     magazine_empty(w)
     if zsw_unlikely(b.refusals != 0):
