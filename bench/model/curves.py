@@ -29,7 +29,7 @@ CODECS = (1200.0, 4000.0)
 TRANSFER_NS = 100.0
 INSIDE = {"arena": "class", "slab": "class"}  # what is taken while another is held
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-LINES = ("--", "-")
+LINES = ("-.", "--", "-")
 
 
 class Scene(NamedTuple):
@@ -98,7 +98,7 @@ def draw(rows: list[dict[str, Any]], path: str, transfer_ns: float, where: str) 
                 rates = [rate / 1e6 for rate in row["rates"].values()]
                 colour = COLOURS[CODECS.index(row["codec_ns"]) if row["codec_ns"] else 2]
                 name = f"{row['codec_ns'] / 1000:g} µs codec, " if row["codec_ns"] else ""
-                line = LINES[builds.index(row["build"]) % len(LINES)]
+                line = LINES[builds.index(row["build"]) - len(builds)]
                 axes.plot(threads, rates, line, color=colour, label=name + row["build"])
                 if row["build"] == builds[-1]:
                     axes.plot(

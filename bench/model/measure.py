@@ -93,7 +93,7 @@ def held_ns(found: dict[str, Any]) -> float:
     return sum(
         row["per_page"] * row["held_ns"]
         for kind, row in found["locks"].items()
-        if kind not in INSIDE
+        if INSIDE.get(kind) not in found["locks"]
     )
 
 
