@@ -2,7 +2,8 @@
 
 The compressor does nothing: it says a length that is written in the page itself, drawn from those
 that lz4 makes of a live process's pages, and gives nothing back.  So what is measured is all that a
-store or a load does beside compressing, the copy of the compressed bytes included.  Medians.
+store or a load does beside compressing, the copy of the compressed bytes included; what these
+copies take by themselves is measured beside it.  Medians.
 """
 
 from __future__ import annotations
@@ -56,11 +57,20 @@ static const zsw_compressor_ops ops = {
     bound, NULL, NULL, compress, decompress, NULL,
 };
 const zsw_compressor nothing = {&ops, NULL};
+
+/* What no store can do without: the bytes of each page go where they stay, a raw page's from the
+ * caller's memory, others' from where they were compressed to. */
+void copies(const uint8_t *batch, size_t pages, uint8_t *to, const uint64_t *places,
+            const uint16_t *lengths, size_t n) {
+    static uint8_t scratch[4096];
+    for (size_t i = 0; i < n; i++)
+        memcpy(to + places[i], lengths[i] < 4096 ? scratch : batch + i % pages * 4096, lengths[i]);
+}
 """
 
 
-def register(folder: Path) -> None:
-    """Compile the codec that does nothing, as a plug-in from outside."""
+def register(folder: Path) -> ctypes.CDLL:
+    """Compile the codec that does nothing, as a plug-in from outside; returns the library."""
     source, library = folder / "nothing.c", folder / "nothing.so"
     source.write_text(CODEC)
     compiler = (sysconfig.get_config_var("CC") or "cc").split()
@@ -69,7 +79,8 @@ def register(folder: Path) -> None:
         [*compiler, "-O2", "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(library)],
         check=True,
     )
-    codec = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(library)), "nothing"))
+    loaded = ctypes.CDLL(str(library))
+    codec = ctypes.addressof(ctypes.c_char.in_dll(loaded, "nothing"))
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = (
         ctypes.py_object,
@@ -77,6 +88,7 @@ def register(folder: Path) -> None:
     )
     name = b"zswap_core.compressor.v1"
     zswap.register_compressor("nothing", factory=lambda: new(codec, name, None))
+    return loaded
 
 
 def lengths(seed: int) -> np.ndarray:
@@ -161,19 +173,44 @@ def calls(
     }
 
 
-def measure(held: int, threads: tuple[int, ...], rounds: int, seed: int) -> list[dict[str, object]]:
+def copies(
+    library: ctypes.CDLL, count: int, drawn: np.ndarray
+) -> dict[str, tuple[Callable[[int], object], int]]:
+    """As `calls`, of what the stores there copy, to places as closely packed as can be."""
+    rng = np.random.default_rng(1)
+    batch = pages_of(BATCH, drawn, rng)
+    lengths = np.resize(batch.view(np.uint16)[:, 0], count)
+    sizes = (lengths.astype(np.uint64) + np.uint64(15)) // np.uint64(16) * np.uint64(16)
+    to = np.ones(int(sizes.sum()), np.uint8)
+    places = np.cumsum(sizes) - sizes
+    shuffled = rng.permutation(count)
+
+    def copy(at: np.ndarray, wide: np.ndarray) -> None:
+        arrays = [a.ctypes.data_as(ctypes.c_void_p) for a in (batch, to, at, wide)]
+        library.copies(arrays[0], ctypes.c_size_t(BATCH), *arrays[1:], ctypes.c_size_t(count))
+
+    mixed = places[shuffled].copy(), lengths[shuffled].copy()
+    return {
+        "the copies alone, in order": (lambda _: copy(places, lengths), count),
+        "the copies alone, at random": (lambda _: copy(*mixed), count),
+    }
+
+
+def measure(
+    library: ctypes.CDLL, held: int, threads: tuple[int, ...], rounds: int, seed: int
+) -> list[dict[str, object]]:
     drawn = lengths(seed)
     rows: list[dict[str, object]] = []
     with zswap.ZSwap("nothing", max_pool_bytes=2 * held * PAGE) as z, progress() as tell:
         rng = np.random.default_rng(seed)
         for at in range(0, held, BATCH):
             z.store_many(range(at, at + BATCH), pages_of(BATCH, drawn, rng))
-        todo = calls(z, held, drawn)
+        todo = calls(z, held, drawn) | copies(library, held, drawn)
         took: dict[tuple[str, int], list[float]] = {}
         for done in range(rounds):
             for name, (call, pages) in todo.items():
                 tell(done, rounds, name)
-                for n in threads if not name.startswith("single") else (1,):
+                for n in threads if not name.startswith(("single", "the copies")) else (1,):
                     took.setdefault((name, n), []).append(timed(call, pages, n))
         for (name, n), ns in took.items():
             alone = took.get((name, 1))
@@ -211,8 +248,8 @@ def main(
 ) -> None:
     pages, rounds = (8 * BATCH, 1) if smoke else (pages // BATCH * BATCH, rounds)
     with tempfile.TemporaryDirectory() as folder:
-        register(Path(folder))
-        rows = measure(pages, threads or (1, 2), rounds, seed)
+        library = register(Path(folder))
+        rows = measure(library, pages, threads or (1, 2), rounds, seed)
     if as_json:
         click.echo(json.dumps({"pages": pages, "rounds": rounds, "rows": rows}))
         return

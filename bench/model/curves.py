@@ -29,7 +29,8 @@ CODECS = (1200.0, 4000.0)
 TRANSFER_NS = 100.0
 INSIDE = {"arena": "class", "slab": "class"}  # what is taken while another is held
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-LINES = ("-.", "--", "-")
+LINES = ("-.", "--", "-")  # of builds, the last as it is now
+LINEAR = ":"
 
 
 class Scene(NamedTuple):
@@ -50,7 +51,24 @@ SCENES = (
     Scene("loads in order, one shard", "load in order", 1, changed=False),
     Scene(f"loads at random, {SHARDS} shards", "load at random", SHARDS, changed=False),
 )
-LEGENDS = (SCENES[2], SCENES[3])  # where there is room for one
+
+
+def builds_drawn(builds: list[str]) -> list[tuple[str, str, str]]:
+    """The legend of the lines: name, line and colour of each."""
+    lines = [LINES[number - len(builds)] for number in range(len(builds))]
+    return [
+        *((name, line, FAINT) for name, line in zip(builds, lines, strict=True)),
+        ("linear", LINEAR, FAINT),
+    ]
+
+
+def codecs_drawn(_: list[str]) -> list[tuple[str, str, str]]:
+    """The legend of the colours."""
+    names = [*(f"{ns / 1000:g} µs codec" for ns in CODECS), "no codec"]
+    return [(name, "-", colour) for name, colour in zip(names, COLOURS, strict=False)]
+
+
+LEGENDS = {SCENES[4]: builds_drawn, SCENES[5]: codecs_drawn}  # where there is room for one
 
 
 def locks_of(inputs: dict[str, Any], build: str, scene: Scene) -> list[Lock]:
@@ -87,6 +105,8 @@ def curve(
 
 def draw(rows: list[dict[str, Any]], path: str, transfer_ns: float, where: str) -> None:
     """Draw the curves, a panel for each scene."""
+    from matplotlib.lines import Line2D
+
     with settings():
         picture, drawn = panels(2, 3)
         builds = list(dict.fromkeys(row["build"] for row in rows))
@@ -97,28 +117,21 @@ def draw(rows: list[dict[str, Any]], path: str, transfer_ns: float, where: str) 
                 threads = [int(n) for n in row["rates"]]
                 rates = [rate / 1e6 for rate in row["rates"].values()]
                 colour = COLOURS[CODECS.index(row["codec_ns"]) if row["codec_ns"] else 2]
-                name = f"{row['codec_ns'] / 1000:g} µs codec, " if row["codec_ns"] else ""
                 line = LINES[builds.index(row["build"]) - len(builds)]
-                axes.plot(threads, rates, line, color=colour, label=name + row["build"])
+                axes.plot(threads, rates, line, color=colour)
                 if row["build"] == builds[-1]:
-                    axes.plot(
-                        threads,
-                        [rates[0] * n for n in threads],
-                        ":",
-                        color=colour,
-                        linewidth=1,
-                        label="linear" if row["codec_ns"] in (0.0, CODECS[0]) else None,
-                    )
+                    linear = [rates[0] * n for n in threads]
+                    axes.plot(threads, linear, LINEAR, color=colour, linewidth=1)
             axes.set_title(scene.title, fontsize=12, color=INK, loc="left")
             axes.set_xlim(0, max(THREADS))
             top = max(max(r["rates"].values()) for r in rows if r["scene"] == scene.title) / 1e6
-            axes.set_ylim(0, 1.15 * top)
-            if scene in LEGENDS:
+            keys = LEGENDS.get(scene, lambda _: [])(builds)
+            axes.set_ylim(0, (1.7 if keys else 1.15) * top)
+            if keys:
+                lines = [Line2D([], [], linestyle=line, color=colour) for _, line, colour in keys]
+                names = [name for name, _, _ in keys]
                 axes.legend(
-                    frameon=False,
-                    fontsize=9,
-                    labelcolor=FAINT,
-                    loc="lower right" if scene.codec else "center right",
+                    lines, names, frameon=False, fontsize=9, labelcolor=FAINT, loc="upper left"
                 )
         for axes in drawn[1]:
             axes.set_xlabel("threads", color=INK)
