@@ -369,13 +369,14 @@ def test_what_others_do_while_a_batch_has_places(as_they_are, what):
     meanwhile = {
         "zpool": lambda: setattr(z, "zpool", "z3fold"),
         "compressor": lambda: setattr(z, "compressor", "lz4"),
-        "invalidate": lambda: z.invalidate_range(0, 100),
+        "invalidate": lambda: z.invalidate_range(200, 100),
         "compact": lambda: z.compact(),
         "batch": lambda: z.store_many(range(100, 130), b"".join(map(noise, range(30)))),
     }[what]
     pages = [noise(seed) for seed in range(100, 150)]
-    z.store_many(range(20), b"".join(pages[:20]))  # so it takes as many at once from now on
-    compressor.watch({4: meanwhile})
+    z.store_many(range(200, 240), b"".join(map(noise, range(40))))
+    # Of the first 16 it sees that it needs a place for each, and so takes the next 16 at once.
+    compressor.watch({20: meanwhile})
     assert (z.store_many(range(50), b"".join(pages)) >= 0).all()
     assert [z[n] for n in range(50)] == pages
     z._validate()

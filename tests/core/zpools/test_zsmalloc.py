@@ -562,3 +562,24 @@ def test_compaction_while_others_work(geometry):
     assert moved > 0
     assert zpool.validate() == 0
     assert zpool.stats()["objects"] == len(handles)
+
+
+def test_threads_take_and_give_pages():
+    zpool = Zpool()
+    together = threading.Barrier(4)
+    sizes = uints([PAGE] * 100)
+
+    def life(seed):
+        together.wait()
+        lost = 0
+        for n in range(60):
+            handles = zpool.malloc_many(sizes, 1000 * seed + n)
+            lost += zpool.wrong(handles, sizes, 1000 * seed + n)
+            zpool.free_together(handles)
+        return lost
+
+    with ThreadPoolExecutor(4) as threads:
+        running = [threads.submit(life, seed) for seed in range(4)]
+        assert [each.result() for each in running] == [0] * 4
+    assert zpool.validate() == 0
+    assert (zpool.stats()["objects"], zpool.total_pages) == (0, 0)
