@@ -369,7 +369,7 @@ def test_what_others_do_while_a_batch_has_places(as_they_are, what):
     meanwhile = {
         "zpool": lambda: setattr(z, "zpool", "z3fold"),
         "compressor": lambda: setattr(z, "compressor", "lz4"),
-        "invalidate": lambda: z.invalidate_range(200, 100),
+        "invalidate": lambda: z.invalidate_range(200, 300),
         "compact": lambda: z.compact(),
         "batch": lambda: z.store_many(range(100, 130), b"".join(map(noise, range(30)))),
     }[what]
@@ -385,9 +385,18 @@ def test_what_others_do_while_a_batch_has_places(as_they_are, what):
     assert z.stats().stored_pages == 0
 
 
-def test_a_batch_gives_its_places_back_before_a_page_is_refused(engine):
+def test_a_batch_gives_its_places_back_before_a_page_is_refused(as_they_are):
+    z, compressor = as_they_are
+    # Then 20 pages are in, and there are places for 12 more.
+    compressor.watch({20: lambda: z.parameters.update(max_pool_bytes=30 * PAGE)})
+    status = z.store_many(range(60), b"".join(map(noise, range(60))))
+    assert (status >= 0).sum() == 30
+    assert z.stats().pool_total_size == 30 * PAGE
+    z._validate()
+
+
+def test_a_batch_near_the_limit_takes_no_places_ahead(engine):
     z = engine("lz4", max_pool_bytes=40 * PAGE)
     status = z.store_many(range(60), b"".join(map(noise, range(60))))
     assert (status >= 0).sum() == 40
     assert z.stats().pool_total_size == 40 * PAGE
-    z._validate()
