@@ -479,6 +479,8 @@ class _Screen:
         pool, limit = stats.get("pool_total_size", 0), stats.get("max_pool_bytes", 0)
         share = _share(pool, limit)
         amount = f"  {format_bytes(pool)} of {format_bytes(limit)}, {100 * share:.0f} %"
+        budget = stats.get("max_memory_bytes", 0)
+        of_budget = f" of {format_bytes(budget)}" if budget else ""
         yield Text.assemble(
             ("pools   ", "bold"),
             _bar(share, max(width - 8 - max(len(amount), 32), 8), ascii_only),
@@ -486,7 +488,7 @@ class _Screen:
         )
         yield Text.assemble(
             ("memory  ", "bold"),
-            f"{format_bytes(stats.get('resident_bytes', 0))} in all, "
+            f"{format_bytes(stats.get('resident_bytes', 0))}{of_budget} in all, "
             f"metadata {format_bytes(stats.get('metadata_bytes', 0))}, idle "
             f"{format_bytes(stats.get('idle_bytes', 0))}",
         )

@@ -139,6 +139,12 @@ def test_80_columns_and_24_rows_hold_it(now):
     assert text_of(now, 80, live=True).count("\n") <= 24
 
 
+def test_a_budget_is_shown_where_there_is_one(now):
+    assert re.search(r"memory +\S+ \S+ in all", text_of(now, 80))
+    now["stats"]["max_memory_bytes"] = 12 << 20
+    assert re.search(r"memory +\S+ \S+ of 12\.0 MiB in all", text_of(now, 80))
+
+
 def test_latencies_are_shown_when_there_are_any(z, server, now):
     assert "latency" not in text_of(now, 80)
     z.parameters["latency"] = True
