@@ -53,18 +53,21 @@ cdef struct zsw_span:
     uint16_t committed          # its first pages, those that cost memory
 
 cdef struct zsw_arena:
-    uint64_t total_pages        # atomic, see above
-    uint64_t idle_pages
-    uint64_t idle_limit
-    uint64_t mapped_pages       # of all regions
-    zsw_mutex lock
+    # What every look-up reads and nobody changes; `regions` changes with a region only.
     uint32_t page_shift
     # bind memory to it; -1: where the first touch happens, the caller's node
     int32_t numa_node
     bint wipe                   # what is vacated
     uint32_t mapping            # ZSW_MAP_ flags of the pages
-    uint32_t spans               # in use, lone pages too
+    uint64_t idle_limit
+    zsw_slab regions
+    uint8_t padding[64]         # the lock moves from CPU to CPU, and its cache line with it
+    uint64_t total_pages        # atomic, see above
+    uint64_t idle_pages
+    uint64_t mapped_pages       # of all regions
     uint64_t lone_pages
+    zsw_mutex lock
+    uint32_t spans               # in use, lone pages too
     uint32_t idle_spans
     # batches taken off the idle spans and not yet back among the free pages
     uint32_t releasing
@@ -73,7 +76,6 @@ cdef struct zsw_arena:
     uint64_t bins               # bit i: heads[i] is not empty
     uint32_t heads[ARENA_SPAN_MAX + 1]
     zsw_span idle[IDLE_SPANS]
-    zsw_slab regions
 
 
 cdef inline uint64_t arena_total_pages(const zsw_arena *arena) noexcept nogil:
