@@ -1281,8 +1281,8 @@ MUTATIONS = [
     bug(
         "lref writes a piece that does not fit",
         "lref/lref_core.h",
-        "count_bits64(mask) + HEAD > cap)\n            return cap;\n",
-        "count_bits64(mask) + HEAD > cap)\n            (void) 0;\n",
+        "count_bits64(mask) + HEAD > (size_t) (end - out))\n            return cap;\n",
+        "count_bits64(mask) + HEAD > (size_t) (end - out))\n            (void) 0;\n",
         tests="lref",
     ),
     bug(

@@ -155,7 +155,7 @@ static inline void search(lines_t *lines, const uint8_t *page, size_t at, uint16
  * LREF_MASKS, which. */
 #ifdef LREF_MASKS
 typedef uint64_t compared_t;
-#define compare line_differs
+#define compare(line, p) in_register(line_differs(line, p))
 #define compared_count count_bits64
 #else
 typedef uint32_t compared_t;
@@ -169,10 +169,13 @@ typedef uint32_t compared_t;
  * need not wait for the last one to be decided. */
 static inline size_t choose(lines_t *lines, const uint8_t *page, uint8_t *dst, size_t cap)
 {
+    const uint8_t *const end = dst + cap, *src;
+    uint8_t *out = dst;
     compared_t fresh[64 + 1], held = 0;
     const size_t n = lines->n;
-    size_t n_lits = 0, last = NEAREST;
+    size_t last = NEAREST;
     uint64_t news = 0;
+    line_t line;
     for (unsigned l = 0; l < 64; l += 8)
         fill_64(lines->kept + l, 0);
     for (unsigned l = 0; l < 64; l += 32)
@@ -182,28 +185,29 @@ static inline size_t choose(lines_t *lines, const uint8_t *page, uint8_t *dst, s
     lines->full[n] = lines->full[n - 1];
     fresh[0] = 0;
     for (size_t i = 0; i < n; i++) {
-        const uint8_t *next = page + 64 * lines->full[i + 1];
-        fresh[i + 1] = compare(line_load(next), next - 8 * (size_t) lines->near[i]);
+        src = page + 64 * lines->full[i + 1];
+        fresh[i + 1] = compare(line_load(src), src - 8 * (size_t) lines->near[i]);
     }
+    src = page + 64 * lines->full[0];
+    line = line_load(src);
     if (lines->first) {             /* there is nothing before it */
         lines->least[0] = 0;
         lines->limit[0] = 255;
     } else {
-        const uint8_t *src = page + 64 * lines->full[0];
-        held = compare(line_load(src), src - 8 * NEAREST);
+        held = compare(line, src - 8 * NEAREST);
     }
     for (size_t i = 0; i < n; i++) {
-        const unsigned l = lines->full[i];
-        const uint8_t *src = page + 64 * l, *next = page + 64 * lines->full[i + 1];
-        const line_t line = line_load(src);
         const size_t near = lines->near[i];
         const compared_t with_last = (fresh[i] & (compared_t) news) | (held & ~(compared_t) news);
         const uint32_t count = compared_count(with_last);
         const uint64_t again = -(uint64_t) (count < lines->least[i]);
+        const unsigned l = lines->full[i];
+        const uint8_t *const next = page + 64 * lines->full[i + 1];
+        const line_t next_line = line_load(next);
         size_t words;
         uint64_t mask;
 
-        held = compare(line_load(next), next - 8 * last);
+        held = compare(next_line, next - 8 * last);
         news = -(uint64_t) (count >= lines->limit[i]);
         words = (last & again) | (near & news);
         last = (near & news) | (last & ~news);
@@ -215,12 +219,14 @@ static inline size_t choose(lines_t *lines, const uint8_t *page, uint8_t *dst, s
 #endif
         lines->choice[l] = (uint16_t) (words | (CHOICE_NEW & news));
         lines->kept[l] = mask;
-        if (n_lits + count_bits64(mask) + HEAD > cap)
+        if (count_bits64(mask) + HEAD > (size_t) (end - out))
             return cap;
-        line_gather(dst + n_lits, cap - n_lits, line, src, mask);
-        n_lits += count_bits64(mask);
+        line_gather(out, (size_t) (end - out), line, src, mask);
+        out += count_bits64(mask);
+        src = next;
+        line = next_line;
     }
-    return n_lits;
+    return (size_t) (out - dst);
 }
 
 #ifndef LREF_HEADS
@@ -518,6 +524,7 @@ enum lref_class LREF_(classify)(const uint8_t *src, size_t n)
     static const uint8_t where[SAMPLED] = {3, 12, 18, 29, 33, 44, 54, 59};
     uint8_t seen[256] = {0};
     unsigned dense = 0, denser = 0, values = 0;
+    prefetch(src, LREF_PIECE_SIZE, 0);      /* what comes next will read it all */
     for (unsigned i = 0; i < SAMPLED; i++) {
         const uint8_t *p = src + n / 64 * where[i];
         const line_t line = line_load(p);

@@ -474,7 +474,7 @@ def test_no_jump_depends_on_what_a_page_holds(tmp_path):
 
     # where the loops over lines say so, and once a piece
     in_loops = {"if (room >= 64)"}
-    room = {"if (n_lits + count_bits64(mask) + HEAD > cap)"}
+    room = {"if (count_bits64(mask) + HEAD > (size_t) (end - out))"}
     once = {
         "if (n < 4)",
         "if (n == 0)",
