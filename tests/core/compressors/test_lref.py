@@ -353,6 +353,17 @@ def test_refused(payload):
     assert VARIANTS[0].decompress(bytes(27) + bytes([PIECE]), PAGE) == bytes(PAGE)
 
 
+@pytest.mark.parametrize("size", [55, PAGE, 65535])
+def test_sizes_of_pieces_are_not_believed(size):
+    def two(first):
+        return bytes(54) + first.to_bytes(2, "little") + bytes([1, PIECES])
+
+    for c in VARIANTS:
+        assert c.decompress(two(27), 2 * PAGE) == bytes(2 * PAGE)
+        with pytest.raises(PageCorruptError):
+            c.decompress(two(size), 2 * PAGE)
+
+
 def test_a_payload_is_read_by_later_versions():
     """Frozen: made when the format was, and to be read for ever."""
     page = bytearray(PAGE)
