@@ -408,11 +408,14 @@ static inline size_t read_codes(uint8_t *masks, uint64_t *none, const uint8_t *c
     size_t n_masks, const uint8_t *mask_of)
 {
     size_t n_escapes = 0;
+    /* What lies behind the last is read with it, and does not count.  It is made zeros beforehand:
+     * a load of what two stores have just written waits for them. */
+    memset(masks + n_masks, 0, 8);
     unpack_codes(masks, codes, (n_masks + 1) / 2, mask_of);
     none[n_masks / 8] = 0;
     for (size_t i = 0; i < n_masks; i += 8)
         none[i / 8] = 255 & ~nonzero_bytes(load64(masks + i));
-    none[n_masks / 8] &= ((uint64_t) 1 << n_masks % 8) - 1;     /* none behind the last */
+    none[n_masks / 8] &= ((uint64_t) 1 << n_masks % 8) - 1;
     for (size_t i = 0; i < n_masks; i += 8)
         n_escapes += count_bits((unsigned) none[i / 8]);
     return n_escapes;
