@@ -1260,8 +1260,8 @@ MUTATIONS = [
     bug(
         "lref's decoder believes the masks",
         "lref/lref_core.h",
-        "    if (n_lits != n)\n        return -1;\n",
-        "",
+        "    if (spread_masks(kept, which, words, has_mask, masks) != n)\n        return -1;\n",
+        "    spread_masks(kept, which, words, has_mask, masks);\n",
         tests="lref",
     ),
     bug(
@@ -1281,8 +1281,29 @@ MUTATIONS = [
     bug(
         "lref's decoder does not look whether new distances belong to lines that have one",
         "lref/lref_core.h",
-        "    if ((has_new & ~has_ref) != 0 || n < n_distances + n_lines)",
-        "    if (n < n_distances + n_lines)",
+        "    if ((has_new & ~has_ref) != 0 || n < n_distances + n_words)",
+        "    if (n < n_distances + n_words)",
+        tests="lref",
+    ),
+    bug(
+        "lref's decoder for AVX-512 refers to what is not there yet, or before the page",
+        "lref/lref_avx512.c",
+        "    if ((bad & has_ref) != 0)\n        return -1;\n",
+        "",
+        tests="lref",
+    ),
+    bug(
+        "lref takes the last distance for new where it is not",
+        "lref/lref_core.h",
+        "        news = -(uint64_t) (count >= lines->limit[i]);\n",
+        "        news = -(uint64_t) (count > lines->limit[i]);\n",
+        tests="lref",
+    ),
+    bug(
+        "lref forgets the distance that the line before gave",
+        "lref/lref_core.h",
+        "        last = (near & news) | (last & ~news);\n",
+        "        last = near & news ? near : NEAREST;\n",
         tests="lref",
     ),
     bug(
@@ -1302,8 +1323,8 @@ MUTATIONS = [
     bug(
         "lref writes a piece that does not fit",
         "lref/lref_core.h",
-        "n_lines + n_distances + HEAD > cap)\n            return 0;\n        line_gather",
-        "n_lines + n_distances + HEAD > cap)\n            (void) 0;\n        line_gather",
+        "count_bits64(mask) + HEAD > (size_t) (end - out))\n            return cap;\n",
+        "count_bits64(mask) + HEAD > (size_t) (end - out))\n            (void) 0;\n",
         tests="lref",
     ),
     bug(

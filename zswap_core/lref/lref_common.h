@@ -34,6 +34,25 @@ typedef struct {
 #define HEAD (24u + OWN)
 #define SAMPLED 8u                  /* lines by which a page is classified */
 
+/* What pack() knows of the lines of a piece. */
+typedef struct {
+    /* those that are not zeros, one after another, and the last of them once more */
+    size_t n;
+    size_t first;           /* 1: the first of them is the page's first line */
+    uint8_t full[64 + 1];   /* which line it is */
+    uint64_t nonzero[64];   /* bit i: byte i is not zero */
+    uint16_t near[64];      /* the best reference but the last distance */
+    uint8_t least[64];      /* what it would cost, or zeros if that is less */
+    uint8_t limit[64];      /* the same; 255 where zeros are the better */
+    uint64_t mask[64];      /* that of the better of both, by variants with LREF_MASKS */
+    /* all lines: the reference in words, 0 for zeros, and whether it is a new distance; the bytes
+     * that differ from it */
+    uint16_t choice[64];
+    uint64_t kept[64];
+} lines_t;
+
+#define CHOICE_NEW 512u
+
 static inline uint64_t load64(const void *p)
 {
     uint64_t x;

@@ -15,9 +15,12 @@
  *   unpack_codes(masks, codes, n, mask_of)
  *                                   the masks that n bytes of codes, two in each, stand for; may
  *                                   read and write on to a multiple of 8 and 16
- * and may define LREF_LINES, and then line_gather(dst, room, line, p, mask) and line_spread(dst,
- * ref, kept, room, mask), the same for 64 bytes, of which they touch no more than `room` in the
- * payload.
+ * and may define, each followed by its own of what stands under its name below:
+ *   LREF_LINES     64 bytes at a time: line_gather(dst, room, line, p, mask) and line_spread(dst,
+ *                  ref, kept, room, mask), which touch no more than `room` in the payload; put()
+ *   LREF_SEARCH    which lines are not zeros, and the best of eight references for each
+ *   LREF_MASKS     with that also which bytes differ from the best
+ *   LREF_HEADS     what is not the kept bytes, to the payload and back, and putting lines together
  */
 
 #ifndef LREF_LINES
@@ -46,6 +49,20 @@ static inline void line_spread(
 #endif
 #endif
 
+static inline void fill_64(void *dst, uint8_t byte)
+{
+    const line_t line = line_fill(byte);
+    memcpy(dst, &line, 64);
+}
+
+#ifndef LREF_LINES
+/* n bytes; from src 64 more may be read, up to a multiple of that. */
+static inline void put(uint8_t *dst, const uint8_t *src, size_t n)
+{
+    memcpy(dst, src, n);
+}
+#endif
+
 /* A page is seldom in a cache when its turn comes: asked for as a whole, its lines arrive side
  * by side. */
 static inline void prefetch(const uint8_t *p, size_t n, int to_write)
@@ -62,13 +79,16 @@ static inline void prefetch(const uint8_t *p, size_t n, int to_write)
 /* ---- encoder ----------------------------------------------------------------------------- */
 
 /* A line waits long for what it asks of memory and of vectors: each of these loops does one
- * thing to all lines, so that the processor works on several at once. */
+ * thing to all lines, so that the processor works on several at once.  None has a branch that
+ * depends on what a page holds: which way it would go is as unpredictable as the page.  Where a
+ * compiler would make one, what is chosen is said with masks, all bits or none. */
 
 static inline uint32_t least(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
 }
 
+#ifndef LREF_SEARCH
 #ifndef LREF_DISTANCES
 /* How far back, in words, those with the same lower half as the line's were last seen; and now
  * they are here. */
@@ -102,7 +122,151 @@ static inline uint32_t find_nearest(line_t line, const uint8_t *src, const uint1
 }
 #endif
 
-/* The codes of masks, 0 for those that have none.  Both may be worked on up to a multiple of 32. */
+/* Which lines are not zeros, and what the best of eight references would be for each. */
+static inline void search(lines_t *lines, const uint8_t *page, size_t at, uint16_t *table)
+{
+    uint16_t old[64][8];
+    size_t n = 0, first;
+    for (unsigned l = 0; l < 64; l++) {
+        lines->nonzero[n] = line_nonzero(line_load(page + 64 * l));
+        lines->full[n] = (uint8_t) l;
+        n += lines->nonzero[n] != 0;
+    }
+    lines->n = n;
+    lines->first = first = at == 0 && n > 0 && lines->full[0] == 0;
+    for (size_t i = 0; i < n; i++) {
+        const unsigned l = lines->full[i], pos = (unsigned) (at / 8 + 8 * l);
+        find_distances(old[i], page + 64 * l, pos, pos < FARTHEST ? pos : FARTHEST, table);
+    }
+    lines->near[0] = NEAREST;
+    lines->least[0] = lines->limit[0] = 255;
+    for (size_t i = first; i < n; i++) {
+        const uint8_t *src = page + 64 * lines->full[i];
+        const uint32_t nearest = find_nearest(line_load(src), src, old[i]);
+        const uint32_t zero = count_bits64(lines->nonzero[i]), fresh = (nearest >> 16) + 1;
+        lines->near[i] = (uint16_t) nearest;
+        lines->least[i] = (uint8_t) least(zero, fresh);
+        lines->limit[i] = (uint8_t) (fresh | -(uint32_t) (zero <= fresh));
+    }
+}
+#endif
+
+/* What is kept of a comparison until it is known whether it counts: how many bytes differ, or
+ * LREF_MASKS, which. */
+#ifdef LREF_MASKS
+typedef uint64_t compared_t;
+#define compare(line, p) in_register(line_differs(line, p))
+#define compared_count count_bits64
+#else
+typedef uint32_t compared_t;
+#define compare line_distance
+#define compared_count(count) (count)
+#endif
+
+/* Chooses each line's reference, writes the bytes that differ from it and returns how many, or
+ * more than fit.  Whether the last distance would do is asked of each line twice: with the one
+ * that held before the last line, and with the one that this line may have brought.  So a line
+ * need not wait for the last one to be decided. */
+static inline size_t choose(lines_t *lines, const uint8_t *page, uint8_t *dst, size_t cap)
+{
+    const uint8_t *const end = dst + cap, *src;
+    uint8_t *out = dst;
+    compared_t fresh[64 + 1], held = 0;
+    const size_t n = lines->n;
+    size_t last = NEAREST;
+    uint64_t news = 0;
+    line_t line;
+    for (unsigned l = 0; l < 64; l += 8)
+        fill_64(lines->kept + l, 0);
+    for (unsigned l = 0; l < 64; l += 32)
+        fill_64(lines->choice + l, 0);
+    if (n == 0)
+        return 0;
+    lines->full[n] = lines->full[n - 1];
+    fresh[0] = 0;
+    for (size_t i = 0; i < n; i++) {
+        src = page + 64 * lines->full[i + 1];
+        fresh[i + 1] = compare(line_load(src), src - 8 * (size_t) lines->near[i]);
+    }
+    src = page + 64 * lines->full[0];
+    line = line_load(src);
+    if (lines->first) {             /* there is nothing before it */
+        lines->least[0] = 0;
+        lines->limit[0] = 255;
+    } else {
+        held = compare(line, src - 8 * NEAREST);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const size_t near = lines->near[i];
+        const compared_t with_last = (fresh[i] & (compared_t) news) | (held & ~(compared_t) news);
+        const uint32_t count = compared_count(with_last);
+        const uint64_t again = -(uint64_t) (count < lines->least[i]);
+        const unsigned l = lines->full[i];
+        const uint8_t *const next = page + 64 * lines->full[i + 1];
+        const line_t next_line = line_load(next);
+        size_t words;
+        uint64_t mask;
+
+        held = compare(next_line, next - 8 * last);
+        news = -(uint64_t) (count >= lines->limit[i]);
+        words = (last & again) | (near & news);
+        last = (near & news) | (last & ~news);
+#ifdef LREF_MASKS
+        mask = (with_last & again) | (lines->mask[i] & ~again);
+#else
+        mask = line_differs(line, src - 8 * words) |
+               (lines->nonzero[i] & -(uint64_t) (words == 0));
+#endif
+        lines->choice[l] = (uint16_t) (words | (CHOICE_NEW & news));
+        lines->kept[l] = mask;
+        if (count_bits64(mask) + HEAD > (size_t) (end - out))
+            return cap;
+        line_gather(out, (size_t) (end - out), line, src, mask);
+        out += count_bits64(mask);
+        src = next;
+        line = next_line;
+    }
+    return (size_t) (out - dst);
+}
+
+#ifndef LREF_HEADS
+/* The bits of lines that are set: in `has_ref` where a line has a distance, and so on; and these
+ * distances. */
+static inline size_t take_distances(
+    uint8_t *distances, const lines_t *lines, uint64_t *has_ref, uint64_t *has_new)
+{
+    size_t taken = 0;
+    *has_ref = *has_new = 0;
+    for (unsigned l = 0; l < 64; l++) {
+        const unsigned words = lines->choice[l] & (CHOICE_NEW - 1);
+        const unsigned news = lines->choice[l] / CHOICE_NEW;
+        *has_ref |= (uint64_t) (words != 0) << l;
+        *has_new |= (uint64_t) news << l;
+        distances[taken] = (uint8_t) (words - NEAREST + 1);
+        taken += news;
+    }
+    return taken;
+}
+
+/* The masks one after another, and for each line that has any which of its words these are of. */
+static inline size_t take_masks(
+    uint8_t *masks, uint8_t *words, const lines_t *lines, uint64_t *has_mask)
+{
+    size_t taken = 0, n_lines = 0;
+    *has_mask = 0;
+    for (unsigned l = 0; l < 64; l++) {
+        const uint64_t mask = lines->kept[l];
+        const unsigned which = nonzero_bytes(mask);
+        *has_mask |= (uint64_t) (mask != 0) << l;
+        words[n_lines] = (uint8_t) which;
+        n_lines += mask != 0;
+        gather(masks + taken, mask, which);
+        taken += count_bits(which);
+    }
+    return taken;
+}
+
+/* The codes of masks, 0 for those that have none.  Both may be worked on up to a multiple of 64. */
 static inline void code_masks(uint8_t *codes, const uint8_t *masks, size_t n)
 {
     for (const uint8_t *end = masks + n; masks < end; masks += 32, codes += 32)
@@ -141,6 +305,13 @@ static inline size_t take_escapes(
     return taken;
 }
 
+static inline void pack_codes(uint8_t *dst, const uint8_t *codes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = (uint8_t) (codes[2 * i] | codes[2 * i + 1] << 4);
+}
+#endif
+
 /* Of some of the escapes, the three met most often among all. */
 static inline void choose_own(uint8_t *own, uint8_t *escapes, size_t n)
 {
@@ -149,7 +320,7 @@ static inline void choose_own(uint8_t *own, uint8_t *escapes, size_t n)
     memset(own, 0, OWN);
     if (n < 4)
         return;
-    memset(escapes + n, 0, 64);
+    fill_64(escapes + n, 0);
     for (unsigned i = 0; i < SAMPLES; i++) {
         const uint8_t mask = escapes[i * n / SAMPLES];
         const line_t line = line_fill(mask);
@@ -170,78 +341,26 @@ static inline void choose_own(uint8_t *own, uint8_t *escapes, size_t n)
     }
 }
 
-static inline void pack_codes(uint8_t *dst, const uint8_t *codes, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        dst[i] = (uint8_t) (codes[2 * i] | codes[2 * i + 1] << 4);
-}
-
 size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst, size_t cap)
 {
-    uint8_t masks[512 + 32], codes[512 + 32], escapes[512 + 64], lines[64 + 1], distances[64 + 1],
-        own[OWN];
-    uint8_t full[64 + 1];                   /* the lines that are not zeros */
-    uint64_t nonzero[64];
-    uint16_t old[64][8];
-    uint32_t nearest[64];
-    uint64_t has_ref = 0, has_new = 0, has_mask = 0;
-    size_t n_full = 0, n_lits = 0, n_masks = 0, n_lines = 0, n_distances = 0, n_escapes, first;
-    unsigned last = NEAREST;
+    lines_t lines;
+    uint8_t masks[512 + 64], codes[512 + 64], escapes[512 + 128], words[64 + 64],
+        distances[64 + 64], own[OWN];
+    uint64_t has_ref, has_new, has_mask;
+    size_t n_lits, n_masks, n_codes, n_words, n_distances, n_escapes, size;
 
     page += at;
-    at /= 8;
-    for (unsigned l = 0; l < 64; l++) {
-        nonzero[l] = line_nonzero(line_load(page + 64 * l));
-        full[n_full] = (uint8_t) l;
-        n_full += nonzero[l] != 0;
-    }
-    for (size_t i = 0; i < n_full; i++) {
-        const unsigned l = full[i], pos = (unsigned) (at + 8 * l);
-        find_distances(old[i], page + 64 * l, pos, pos < FARTHEST ? pos : FARTHEST, work->table);
-    }
-    first = at == 0 && n_full > 0 && full[0] == 0;  /* there is nothing before the first line */
-    nearest[0] = UINT32_C(64) << 16;
-    for (size_t i = first; i < n_full; i++) {
-        const uint8_t *src = page + 64 * full[i];
-        nearest[i] = find_nearest(line_load(src), src, old[i]);
-    }
-    for (size_t i = 0; i < n_full; i++) {
-        const unsigned l = full[i];
-        const uint8_t *src = page + 64 * l;
-        const line_t line = line_load(src);
-        uint64_t mask = nonzero[l];
-        uint32_t best, words;
-        unsigned news, which;
+    search(&lines, page, at, work->table);
+    n_lits = choose(&lines, page, dst, cap);
+    n_distances = take_distances(distances, &lines, &has_ref, &has_new);
+    n_masks = take_masks(masks, words, &lines, &has_mask);
+    n_words = count_bits64(has_mask);
+    n_codes = (n_masks + 1) / 2;
+    if (n_lits + n_codes + n_words + n_distances + HEAD > cap)
+        return 0;
 
-        /* Bytes to keep, of equals the first, the distance; and no branches: which way they would go
-         * is as unpredictable as the page. */
-        best = least(count_bits64(mask) << 18,
-            ((nearest[i] >> 16) + 1) << 18 | 1 << 16 | (nearest[i] & 0xffff));
-        if (i >= first)
-            best = least(best, line_distance(line, src - 8 * last) << 18 | 2 << 16 | last);
-        words = best & 0xffff;
-        news = (words != 0) & (words != last);
-        mask = line_differs(line, src - 8 * words) | (mask & -(uint64_t) (words == 0));
-        has_ref |= (uint64_t) (words != 0) << l;
-        has_new |= (uint64_t) news << l;
-        distances[n_distances] = (uint8_t) (words - NEAREST + 1);
-        n_distances += news;
-        last = words != 0 ? words : last;
-
-        which = nonzero_bytes(mask);
-        has_mask |= (uint64_t) (mask != 0) << l;
-        lines[n_lines] = (uint8_t) which;
-        n_lines += mask != 0;
-        gather(masks + n_masks, mask, which);
-        n_masks += count_bits(which);
-        if (n_lits + count_bits64(mask) + (n_masks + 1) / 2 + n_lines + n_distances + HEAD > cap)
-            return 0;
-        line_gather(dst + n_lits, cap - n_lits, line, src, mask);
-        n_lits += count_bits64(mask);
-    }
-
-    /* What fills up the last 32 has a code, and so is no escape. */
-    memset(masks + n_masks, 0xff, 32);
+    /* What fills up the last 64 has a code, and so is no escape. */
+    fill_64(masks + n_masks, 0xff);
     code_masks(codes, masks, n_masks);
     n_escapes = take_escapes(escapes, codes, masks, n_masks);
     choose_own(own, escapes, n_escapes);
@@ -249,35 +368,117 @@ size_t LREF_(pack)(const uint8_t *page, size_t at, lref_work *work, uint8_t *dst
         code_own(codes, masks, n_masks, own);
         n_escapes = take_escapes(escapes, codes, masks, n_masks);
     }
-    if (n_lits + n_escapes + (n_masks + 1) / 2 + n_lines + n_distances + HEAD > cap)
+    size = n_lits + n_escapes + n_codes + n_words + n_distances + HEAD;
+    if (size > cap)
         return 0;
     dst += n_lits;
-    memcpy(dst, escapes, n_escapes);
+    put(dst, escapes, n_escapes);
     dst += n_escapes;
     codes[n_masks] = 0;
-    pack_codes(dst, codes, (n_masks + 1) / 2);
-    dst += (n_masks + 1) / 2;
-    memcpy(dst, lines, n_lines);
-    dst += n_lines;
-    memcpy(dst, distances, n_distances);
+    pack_codes(dst, codes, n_codes);
+    dst += n_codes;
+    put(dst, words, n_words);
+    dst += n_words;
+    put(dst, distances, n_distances);
     dst += n_distances;
     memcpy(dst, own, OWN);
     store64(dst + OWN, has_ref);
     store64(dst + OWN + 8, has_new);
     store64(dst + OWN + 16, has_mask);
-    return n_lits + n_escapes + (n_masks + 1) / 2 + n_lines + n_distances + HEAD;
+    return size;
 }
 
 /* ---- decoder ----------------------------------------------------------------------------- */
 
+#ifndef LREF_HEADS
+/* How many masks the lines have; each byte of `words` says of which words of its line. */
+static inline size_t count_masks(
+    uint64_t *which, const uint8_t *words, size_t n_words, uint64_t has_mask)
+{
+    size_t n_masks = 0;
+    (void) which, (void) has_mask;
+    for (size_t i = 0; i < n_words; i++)
+        n_masks += count_bits(words[i]);
+    return n_masks;
+}
+
+/* The masks that codes stand for; a bit of `none` for each that has no code; how many have not.
+ * Masks may be written on to a multiple of 64. */
+static inline size_t read_codes(uint8_t *masks, uint64_t *none, const uint8_t *codes,
+    size_t n_masks, const uint8_t *mask_of)
+{
+    size_t n_escapes = 0;
+    /* What lies behind the last is read with it, and does not count.  It is made zeros beforehand:
+     * a load of what two stores have just written waits for them. */
+    memset(masks + n_masks, 0, 8);
+    unpack_codes(masks, codes, (n_masks + 1) / 2, mask_of);
+    none[n_masks / 8] = 0;
+    for (size_t i = 0; i < n_masks; i += 8)
+        none[i / 8] = 255 & ~nonzero_bytes(load64(masks + i));
+    none[n_masks / 8] &= ((uint64_t) 1 << n_masks % 8) - 1;
+    for (size_t i = 0; i < n_masks; i += 8)
+        n_escapes += count_bits((unsigned) none[i / 8]);
+    return n_escapes;
+}
+
+static inline void fill_escapes(
+    uint8_t *masks, const uint64_t *none, const uint8_t *escapes, size_t n_masks)
+{
+    for (size_t i = 0; i < n_masks; i += 8) {
+        const unsigned zero = (unsigned) none[i / 8];
+        spread(masks + i, load64(masks + i), load64(escapes), zero);
+        escapes += count_bits(zero);
+    }
+}
+
+/* Each line's mask; how many bits they have. */
+static inline size_t spread_masks(uint64_t *kept, const uint64_t *which, const uint8_t *words,
+    uint64_t has_mask, const uint8_t *masks)
+{
+    size_t n_lits = 0;
+    (void) which;
+    for (unsigned l = 0; l < 64; l++) {
+        unsigned set = 0;
+        if (has_mask >> l & 1)
+            set = *words++;
+        spread((uint8_t *) &kept[l], 0, load64(masks), set);
+        masks += count_bits(set);
+        n_lits += count_bits64(kept[l]);
+    }
+    return n_lits;
+}
+
+/* Puts the lines together; -1 when a reference would not lie inside the page and before its
+ * line. */
+static inline int fill_lines(uint8_t *page, size_t at, uint64_t has_ref, uint64_t has_new,
+    const uint8_t *distances, const uint8_t *lits, const uint8_t *end, const uint64_t *kept)
+{
+    unsigned distance = 8 * NEAREST;
+    for (unsigned l = 0; l < 64; l++) {
+        const uint8_t *ref = zeros;
+        if (has_ref >> l & 1) {
+            if (has_new >> l & 1)
+                distance = 8 * (*distances++ + NEAREST - 1);
+            if (distance > at || distance < 64)
+                return -1;
+            ref = page - distance;
+        }
+        line_spread(page, ref, lits, (size_t) (end - lits), kept[l]);
+        lits += count_bits64(kept[l]);
+        page += 64;
+        at += 64;
+    }
+    return 0;
+}
+#endif
+
 int LREF_(unpack)(const uint8_t *src, size_t n, uint8_t *page, size_t at)
 {
-    uint8_t masks[512 + 16], zero[64], mask_of[16];
-    uint64_t full[64];
+    uint8_t masks[512 + 64], mask_of[16];
+    uint64_t kept[64], none[64 + 1], which[8];
     uint64_t has_ref, has_new, has_mask;
-    size_t n_distances, n_lines, n_masks = 0, n_codes, n_escapes = 0, n_lits = 0;
-    const uint8_t *distances, *lines, *end, *lits = src;
-    unsigned distance = 8 * NEAREST;
+    size_t n_distances, n_words, n_masks, n_codes, n_escapes;
+    const uint8_t *distances, *words;
 
     if (n < HEAD)
         return -1;
@@ -293,66 +494,26 @@ int LREF_(unpack)(const uint8_t *src, size_t n, uint8_t *page, size_t at)
     has_new = load64(src + n + OWN + 8);
     has_mask = load64(src + n + OWN + 16);
     n_distances = count_bits64(has_new);
-    n_lines = count_bits64(has_mask);
-    if ((has_new & ~has_ref) != 0 || n < n_distances + n_lines)
+    n_words = count_bits64(has_mask);
+    if ((has_new & ~has_ref) != 0 || n < n_distances + n_words)
         return -1;
     n -= n_distances;
     distances = src + n;
-    n -= n_lines;
-    lines = src + n;
-    for (size_t i = 0; i < n_lines; i++)
-        n_masks += count_bits(lines[i]);
+    n -= n_words;
+    words = src + n;
+    n_masks = count_masks(which, words, n_words, has_mask);
     n_codes = (n_masks + 1) / 2;
     if (n < n_codes)
         return -1;
     n -= n_codes;
-    unpack_codes(masks, src + n, n_codes, mask_of);
-    for (size_t i = n_masks; i < n_masks + 8; i++)
-        masks[i] = 1;
-    for (size_t i = 0; i < n_masks; i += 8) {
-        zero[i / 8] = (uint8_t) ~nonzero_bytes(load64(masks + i));
-        n_escapes += count_bits(zero[i / 8]);
-    }
+    n_escapes = read_codes(masks, none, src + n, n_masks, mask_of);
     if (n < n_escapes)
         return -1;
     n -= n_escapes;
-    end = src + n;
-    {
-        const uint8_t *escapes = end;
-        for (size_t i = 0; i < n_masks; i += 8) {
-            spread(masks + i, load64(masks + i), load64(escapes), zero[i / 8]);
-            escapes += count_bits(zero[i / 8]);
-        }
-    }
-    {
-        const uint8_t *m = masks;
-        for (unsigned l = 0; l < 64; l++) {
-            unsigned which = 0;
-            if (has_mask >> l & 1)
-                which = *lines++;
-            spread((uint8_t *) &full[l], 0, load64(m), which);
-            m += count_bits(which);
-            n_lits += count_bits64(full[l]);
-        }
-    }
-    if (n_lits != n)
+    fill_escapes(masks, none, src + n, n_masks);
+    if (spread_masks(kept, which, words, has_mask, masks) != n)
         return -1;
-    page += at;
-    for (unsigned l = 0; l < 64; l++) {
-        const uint8_t *ref = zeros;
-        if (has_ref >> l & 1) {
-            if (has_new >> l & 1)
-                distance = 8 * (*distances++ + NEAREST - 1);
-            if (distance > at || distance < 64)
-                return -1;
-            ref = page - distance;
-        }
-        line_spread(page, ref, lits, (size_t) (end - lits), full[l]);
-        lits += count_bits64(full[l]);
-        page += 64;
-        at += 64;
-    }
-    return 0;
+    return fill_lines(page + at, at, has_ref, has_new, distances, src, src + n, kept);
 }
 
 /* ---- what a page looks like -------------------------------------------------------------- */
@@ -366,6 +527,7 @@ enum lref_class LREF_(classify)(const uint8_t *src, size_t n)
     static const uint8_t where[SAMPLED] = {3, 12, 18, 29, 33, 44, 54, 59};
     uint8_t seen[256] = {0};
     unsigned dense = 0, denser = 0, values = 0;
+    prefetch(src, LREF_PIECE_SIZE, 0);      /* what comes next will read it all */
     for (unsigned i = 0; i < SAMPLED; i++) {
         const uint8_t *p = src + n / 64 * where[i];
         const line_t line = line_load(p);

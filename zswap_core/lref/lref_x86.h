@@ -25,17 +25,17 @@ static inline void unpack_codes(
 
 #define LREF_DISTANCES
 
-static inline void find_distances(
-    uint16_t *distance, const uint8_t *src, unsigned pos, unsigned reach, uint16_t *table)
+/* find_distances() of lref_core.h, from where in the table the words' places are. */
+static inline void place_distances(
+    uint16_t *distance, const uint16_t *slots, unsigned pos, unsigned reach, uint16_t *table)
 {
-    /* As in lref_core.h. */
     const __m128i multiple = _mm_setr_epi8(8, 8, 8, 9, 8, 10, 12, 14, 8, 8, 8, 8, 8, 8, 8, 8);
     const __m128i nearest = _mm_set1_epi16(NEAREST), most = _mm_set1_epi16((short) reach);
     __m128i x = _mm_add_epi16(_mm_set1_epi16((short) pos), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7)),
             a, b, longer;
     uint16_t *slot[8];
     for (unsigned j = 0; j < 8; j++)
-        slot[j] = table + ((uint32_t) load64(src + 8 * j) * LREF_HASH >> (32 - LREF_TABLE_BITS));
+        slot[j] = table + slots[j];
     a = _mm_cvtsi32_si128(*slot[0]);
     b = _mm_cvtsi32_si128(*slot[4]);
     a = _mm_insert_epi16(a, *slot[1], 1);
@@ -53,3 +53,14 @@ static inline void find_distances(
     x = _mm_blendv_epi8(nearest, x, _mm_cmpeq_epi16(x, _mm_min_epu16(x, most)));
     _mm_storeu_si128((__m128i *) distance, x);
 }
+
+#ifndef LREF_SLOTS
+static inline void find_distances(
+    uint16_t *distance, const uint8_t *src, unsigned pos, unsigned reach, uint16_t *table)
+{
+    uint16_t slots[8];
+    for (unsigned j = 0; j < 8; j++)
+        slots[j] = (uint16_t) ((uint32_t) load64(src + 8 * j) * LREF_HASH >> (32 - LREF_TABLE_BITS));
+    place_distances(distance, slots, pos, reach, table);
+}
+#endif

@@ -353,6 +353,17 @@ def test_refused(payload):
     assert VARIANTS[0].decompress(bytes(27) + bytes([PIECE]), PAGE) == bytes(PAGE)
 
 
+@pytest.mark.parametrize("size", [55, PAGE, 65535])
+def test_sizes_of_pieces_are_not_believed(size):
+    def two(first):
+        return bytes(54) + first.to_bytes(2, "little") + bytes([1, PIECES])
+
+    for c in VARIANTS:
+        assert c.decompress(two(27), 2 * PAGE) == bytes(2 * PAGE)
+        with pytest.raises(PageCorruptError):
+            c.decompress(two(size), 2 * PAGE)
+
+
 def test_a_payload_is_read_by_later_versions():
     """Frozen: made when the format was, and to be read for ever."""
     page = bytearray(PAGE)
@@ -448,8 +459,8 @@ def test_the_engine_tells_it_what_is_worth_it():
 
 @pytest.mark.slow
 def test_no_jump_depends_on_what_a_page_holds(tmp_path):
-    """In the AVX-512 encoder jumps are only where a loop goes on or ends, where the room does, and
-    at the first line; whatever compares bytes moves by condition instead."""
+    """In the AVX-512 variant jumps are only where a loop goes on or ends, where the room does, and
+    where a payload is refused; what depends on bytes is chosen by masks instead."""
     folder = ROOT / "zswap_core" / "lref"
     if "avx2" not in variants() or not (folder / "lref.c").exists():
         pytest.skip("not x86-64, or the sources are not here")
@@ -458,27 +469,40 @@ def test_no_jump_depends_on_what_a_page_holds(tmp_path):
     made = str(tmp_path / "avx512.o")
     command = ["gcc", "-O3", "-g", f"-I{folder}", "-c", str(folder / "lref_avx512.c"), "-o", made]
     subprocess.run(command, check=True, timeout=120)
-    listing = subprocess.run(
-        ["objdump", "-d", "-l", "--no-show-raw-insn", "--disassemble=lref_avx512_pack", made],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
     sources = {name: (folder / name).read_text().splitlines() for name in os.listdir(folder)}
-    at, jumps = "", set()
-    for text in listing.splitlines():
-        if place := re.match(r"\S*/(\S+):(\d+)(?: |$)", text):
-            at = dict(enumerate(sources.get(place[1], []), 1)).get(int(place[2]), text).strip()
-        elif re.match(r" +[0-9a-f]+:\s+j(?!mp)", text):
-            jumps.add(at)
-    assert "vpcompressb" in listing
-    # once a piece, and where the loops over lines say so
-    once = {"if (n < 4)", "if (most >> 8 == 1)", "if (own[0] != 0) {"}
-    in_loops = {"if (i >= first)", "if (room >= 64)"}
-    left = {at for at in jumps - once - in_loops if not at.startswith(("for (", "if (n_lits + "))}
-    assert all(at.startswith("first = at == 0") for at in left), left
-    assert in_loops <= jumps
+
+    def jumps_of(function):
+        command = ["objdump", "-d", "-l", "--no-show-raw-insn", f"--disassemble={function}", made]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert "vpcompressb" in done.stdout or "vpexpandb" in done.stdout
+        at, jumps = "", set()
+        for text in done.stdout.splitlines():
+            if place := re.match(r"\S*/(\S+):(\d+)(?: |$)", text):
+                at = dict(enumerate(sources.get(place[1], []), 1)).get(int(place[2]), text).strip()
+            elif re.match(r" +[0-9a-f]+:\s+j(?!mp)", text):
+                jumps.add(at)
+        return {at for at in jumps if not at.startswith("for (")}
+
+    # where the loops over lines say so, and once a piece
+    in_loops = {"if (room >= 64)"}
+    room = {"if (count_bits64(mask) + HEAD > (size_t) (end - out))"}
+    once = {
+        "if (n < 4)",
+        "if (n == 0)",
+        "if (most >> 8 == 1)",
+        "if (own[0] != 0) {",
+        "if (lines->first) {             /* there is nothing before it */",
+        "lines->first = first = at == 0 && n > 0 && lines->full[0] == 0;",
+        "if (n_lits + n_codes + n_words + n_distances + HEAD > cap)",
+        "if (size > cap)",
+    }
+    jumps = jumps_of("lref_avx512_pack")
+    assert jumps <= in_loops | room | once, jumps - in_loops - room - once
+    assert in_loops | room <= jumps
+    jumps = jumps_of("lref_avx512_unpack")
+    refused = {at for at in jumps if at.startswith(("if (n < ", "if ((has_new", "if ((bad"))}
+    refused |= {"if (spread_masks(kept, which, words, has_mask, masks) != n)"}
+    assert jumps - refused == in_loops, jumps - refused
 
 
 @pytest.mark.slow
