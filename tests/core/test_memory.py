@@ -146,6 +146,8 @@ def meddle(oracle):
         mem.advise(part, ("willneed", "cold", "random", "sequential", "normal")[n])
         with contextlib.suppress(MemoryError), mem.pin(part):  # more than half of a small room
             os.write(devnull, part)
+        if os.pwrite(sink, part, 0) != part.nbytes:
+            oracle.wrong.append(first)
     mem.budget = rng.choice(("12MiB", "16MiB", "24MiB"))
     child = os.fork()
     if child == 0:
@@ -178,6 +180,7 @@ def let_go_of_what_is_kept(mem):
 
 
 devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+sink = os.memfd_create("sink", os.MFD_CLOEXEC)  # which copies what is written there
 
 
 def test_threads_find_every_page_as_they_left_it(memory):

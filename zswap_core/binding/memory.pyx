@@ -19,6 +19,7 @@ from zswap_core.memory.allocations cimport (
     memory_allocate, memory_free, memory_keep, memory_size, memory_take,
 )
 from zswap_core.memory.fetch cimport NO_ROOM, NOT_MAPPED
+from zswap_core.memory.io cimport io_look, io_watch
 from zswap_core.memory.region cimport (
     memory_bring, memory_close, memory_evict, memory_fetch, memory_give_up, memory_hint,
     memory_open, memory_pin, memory_set_budget, memory_unpin,
@@ -28,6 +29,10 @@ from zswap_core.memory.state cimport (
     HINT_NONE, HINT_RANDOM, HINT_SEQUENTIAL, OF_PROGRAMS, zsw_memory, zsw_mode,
 )
 from zswap_core.os cimport zsw_peek_u64
+
+
+cdef extern from "Python.h":
+    void Py_IncRef(PyObject *o)
 
 import os
 import sys
@@ -61,6 +66,7 @@ cdef class Region:
         if rc != 0:
             raise OSError(-rc, f"no userfaultfd: {os.strerror(-rc)}")
         self.m, self.engine, self.used = m, engine, used
+        io_watch(m, <void *> Py_IncRef)
 
     def __dealloc__(self):
         cdef bint ours
@@ -90,6 +96,7 @@ cdef class Region:
         cdef uint64_t pages = max((size + self.m.page_size - 1) >> self.m.page_shift, <uint64_t> 1)
         cdef int rc
         self.check()
+        io_look()
         with nogil:
             rc = memory_allocate(self.m, pages, &block.first)
         if rc != 0:
@@ -216,6 +223,7 @@ cdef class Region:
         cdef numpy_handler *h = <numpy_handler *> calloc(1, sizeof(numpy_handler))
         if h == NULL:
             raise MemoryError
+        io_look()
         memcpy(h.name, b"zswap.Memory", 13)
         h.version = 1
         h.allocator.ctx = h

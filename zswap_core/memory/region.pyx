@@ -323,8 +323,7 @@ cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept no
 
 cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
     """Fetches pages that are about to be written, unless that is much of the room.  So one call
-    does what would be many faults; and where signals serve these, a system call finds what to fill,
-    as what came of late is left alone for a while."""
+    does what would be many faults."""
     cdef uint64_t i
     cdef uint32_t kind
     cdef int rc = 0
