@@ -456,8 +456,8 @@ class Memory:
     def pin(self, data: Any) -> Iterator[Any]:
         """Keep an array, or a part of one, resident for a block.
 
-        In signal mode that is what system calls need that do not go through libc's functions for
-        files, pipes and sockets.
+        That is what the kernel, or a device, needs that reads or writes it without libc's functions
+        for files, pipes and sockets.
 
         Parameters
         ----------

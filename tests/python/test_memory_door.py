@@ -347,10 +347,12 @@ print(ctypes.string_at(a.ctypes.data + 4096 * 5, 1), flush=True)
 # ---- rights --------------------------------------------------------------------------------------
 
 RIGHTS = """
-import sys, zswap
+import os, sys, zswap
 mem = zswap.Memory("16MiB", mode=sys.argv[1])
 a = mem.zeros(1 << 20)
 a[:] = 1
+mem.advise(a, "cold")
+assert os.pwrite(os.memfd_create("file"), a, 0) == a.nbytes
 mem.advise(a, "cold")
 print(mem.mode, int(a.sum()))
 """

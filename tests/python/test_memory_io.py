@@ -367,6 +367,24 @@ def test_into(mem, tmp_path, call):
     assert (a == content).all()
 
 
+def test_past_the_page_cache(mem, tmp_path):
+    """The device reads and writes pages themselves, which may not leave meanwhile."""
+    content = numbers()
+    a, b = held(mem, content), held(mem, np.zeros_like(content))
+    try:
+        fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+        assert os.pwrite(fd, a, 0) == a.nbytes
+    except OSError as error:
+        pytest.skip(f"no O_DIRECT here: {error}")
+    for _ in range(3):
+        b[:] = 0
+        with open(fd, "rb", 0, closefd=False) as file:
+            file.seek(0)
+            assert file.readinto(b) == b.nbytes
+        assert (b == content).all()
+    os.close(fd)
+
+
 # ---- what a call is besides its bytes ------------------------------------------------------------
 
 
@@ -467,7 +485,7 @@ import errno, sys
 import numpy as np
 import zswap
 from hooks.faults import FOREVER, arm
-mem = zswap.Memory("16MiB", sys.argv[1], mode="signal")
+mem = zswap.Memory("16MiB", sys.argv[1], mode=sys.argv[2])
 a = mem.empty((100, 4096), np.uint8)
 a[:] = np.random.default_rng(1).integers(0, 3, a.shape)
 mem.advise(a, "cold")
@@ -475,7 +493,7 @@ a[:3].sum()
 arm("DECOMPRESS", 1, FOREVER, errno.EIO)
 with open(sys.argv[1] + ".out", "wb", 0) as file:
     print(file.write(a[:3]))
-    for part in a[:5], a[4:]:
+    for part in (a[:5], a[4:]):
         try:
             print(file.write(part))
         except OSError as error:
@@ -483,8 +501,8 @@ with open(sys.argv[1] + ".out", "wb", 0) as file:
 """
 
 
-def test_a_page_that_cannot_be_had_is_an_error_and_one_line(tmp_path):
-    code, out, err = program(LOST, tmp_path / "spill")
+def test_a_page_that_cannot_be_had_is_an_error_and_one_line(mem, tmp_path):
+    code, out, err = program(LOST, tmp_path / "spill", mem.mode)
     assert (code, out.splitlines()) == (0, ["12288", "12288", "[Errno 5] Input/output error"]), err
     assert err.count("\n") == 2
     assert all("damaged in memory" in line for line in err.splitlines())

@@ -1,4 +1,4 @@
-"""System calls about pages that are not there."""
+"""System calls about pages that may not be there."""
 from zswap_core.memory.state cimport zsw_memory
 
 

@@ -1,7 +1,8 @@
-"""System calls about pages that are not there.
+"""System calls about pages that may not be there.
 
-Where signals serve faults, the kernel does not wait for a page but fails with EFAULT.  So calls of
-libc's about pages of a memory are ours (zswap/io.h), and pin these meanwhile.
+Where signals serve faults, the kernel does not wait for a page but fails with EFAULT; and where it
+does, a transfer by O_DIRECT goes on unseen while a page leaves.  So calls of libc about pages of a
+memory are ours (zswap/io.h), and pin these meanwhile.
 """
 from libc.errno cimport EBUSY, ENOMEM
 from libc.stdint cimport uint64_t
@@ -38,7 +39,7 @@ cdef int hold(zsw_piece *piece) noexcept nogil:
     cdef uint64_t first, pages
     cdef int rc
     piece.memory = NULL
-    if m == NULL or m.threads or m.forked or piece.size == 0:
+    if m == NULL or m.forked or piece.size == 0:
         return 1
     first = (<uint64_t> piece.at - <uint64_t> m.base) >> m.page_shift
     if not piece.whole:
@@ -69,7 +70,7 @@ cdef void let_go(zsw_piece *piece) noexcept nogil:
 cdef void io_watch(zsw_memory *m, void *python) noexcept nogil:
     """Has calls about pages of this memory pin them; `python` is any address in what loads
     modules.  With the GIL."""
-    if not m.threads:
+    if m.programs == NULL:
         zsw_io_watch(m.base, m.bytes, python, hold, let_go)
 
 
