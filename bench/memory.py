@@ -272,6 +272,9 @@ def kernel_zswap(args):
             if undo.enter_context(written(ZSWAP / "compressor", name)):
                 break
         undo.enter_context(written(Path("/proc/sys/vm/page-cluster"), "0"))
+        if not args.resident:  # of all memory; the budget's larger part, as near as that comes
+            percent = 65 * parse_bytes(args.budget) / (os.sysconf("SC_PHYS_PAGES") * PAGE)
+            undo.enter_context(written(ZSWAP / "max_pool_percent", str(max(round(percent), 1))))
         group.mkdir()
         undo.callback(group.rmdir)
         undo.callback(file.unlink)
