@@ -515,11 +515,9 @@ class Memory:
     @budget.setter
     def budget(self, budget: int | str) -> None:
         amount = self._read_budget(budget)
-        if not self._region.set_budget(amount, self._limit(amount) // _PAGE):
-            raise ValueError(
-                f"a budget of {format_bytes(amount)} without a file holds less than is allocated; "
-                "free arrays first"
-            )
+        why_not = self._region.set_budget(amount, self._limit(amount) // _PAGE)
+        if why_not is not None:
+            raise ValueError(f"a budget of {format_bytes(amount)} is {why_not}")
         if not self._divides:
             self._engine.parameters["max_pool_bytes"] = self._pool_bytes(amount)
         self._budget = amount

@@ -24,7 +24,7 @@ from zswap_core.memory.region cimport (
     memory_bring, memory_close, memory_evict, memory_fetch, memory_give_up, memory_hint,
     memory_open, memory_pin, memory_set_budget, memory_unpin,
 )
-from zswap_core.memory.room cimport metadata_of
+from zswap_core.memory.room cimport lasting_room, metadata_of
 from zswap_core.memory.state cimport (
     HINT_NONE, HINT_RANDOM, HINT_SEQUENTIAL, OF_PROGRAMS, zsw_memory, zsw_mode,
 )
@@ -130,9 +130,9 @@ cdef class Region:
         with nogil:
             rc = memory_pin(self.m, first, pages)
         if rc == -ENOMEM:
-            raise MemoryError(f"{pages} pages are too many to pin: half of the room for resident "
-                              f"pages, {zsw_peek_u64(&self.m.room)}, may be pinned at a time; pin "
-                              "less at once, or raise the budget")
+            raise MemoryError(f"{pages} pages are too many to pin: half of the room that resident "
+                              f"pages always have, {lasting_room(self.m)}, may be pinned at once: "
+                              "pin less, or raise the budget")
         if rc == -EBUSY:
             raise ValueError("a page of it is pinned 255 times")
         if rc < 0:
@@ -177,12 +177,15 @@ cdef class Region:
                              "'dontneed', 'sequential', 'random' and 'normal'")
 
     def set_budget(self, uint64_t budget, uint64_t limit):
-        """False when more is allocated than the new limit."""
+        """None, or why it cannot be."""
         cdef int rc
         self.check()
         with nogil:
             rc = memory_set_budget(self.m, budget, limit)
-        return rc == 0
+        if rc == -EBUSY:
+            return "too small for what is pinned, which may take half of the room: unpin some first"
+        if rc != 0:
+            return "without a file less than what is allocated: free arrays first"
 
     def contains(self, uint64_t address):
         return address - <uint64_t> self.m.base < self.m.bytes
