@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import io
 import mmap
 import os
@@ -21,6 +22,7 @@ import zswap
 
 BUDGET = 8 << 20
 SO_SNDBUFFORCE = 32
+F_SETPIPE_SZ = 1031
 SIZE = 3 * BUDGET // 2  # bytes of an array, more than can be resident
 
 
@@ -408,6 +410,16 @@ def test_a_read_does_not_wait_for_more_than_there_is(by_signals):
     os.close(start)
     with open(end, "rb", 0) as file:
         assert file.readinto(a) == 0
+
+
+def test_nor_after_as_much_as_is_held_at_once(by_signals):
+    a = held(by_signals, np.ones(SIZE // 8))
+    end, start = os.pipe()
+    fcntl.fcntl(start, F_SETPIPE_SZ, 1 << 20)
+    os.write(start, bytes(256 << 10))
+    with open(end, "rb", 0) as file:
+        assert file.readinto(a) == 256 << 10
+    os.close(start)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
