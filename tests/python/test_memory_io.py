@@ -570,7 +570,7 @@ def test_libraries_that_are_loaded_later(tmp_path, how):
 
 def test_a_call_of_nobodys_is_an_error(by_signals, tmp_path):
     """By itself the kernel does not wait for pages in signal mode: `pin` is for that."""
-    a = held(by_signals, np.ones(1 << 18))
+    a = held(by_signals, np.ones(1 << 17))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.write.argtypes = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
     with open(tmp_path / "out", "wb", 0) as file:

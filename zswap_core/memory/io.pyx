@@ -7,8 +7,7 @@ memory are ours (zswap/io.h), and pin these meanwhile.
 from libc.errno cimport EBUSY, ENOMEM
 from libc.stdint cimport uint64_t
 
-from zswap_core.memory.fetch cimport memory_fault
-from zswap_core.memory.region cimport memory_pin, memory_unpin
+from zswap_core.memory.region cimport memory_pin, memory_pin_one, memory_unpin
 from zswap_core.memory.signals cimport complain, memory_at
 from zswap_core.memory.state cimport at_page, zsw_memory
 
@@ -50,10 +49,12 @@ cdef int hold(zsw_piece *piece) noexcept nogil:
     while rc != 0 and pages > 1:
         pages //= 2
         rc = memory_pin(m, first, pages)
+    if rc == -ENOMEM:                           # too much is
+        rc = memory_pin_one(m, first)
     if rc == 0:
         piece.memory, piece.first, piece.pages = m, first, pages
-    elif rc == -ENOMEM or rc == -EBUSY:         # too much is pinned: what came just now stays
-        rc = memory_fault(m, first, 0)          # for a while
+    elif rc == -EBUSY:                          # it is pinned more often than can be counted
+        rc = 0
     if rc < 0:
         complain(m, first, <uint64_t> at_page(m, first), rc)
         return 0

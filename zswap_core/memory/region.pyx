@@ -301,6 +301,15 @@ cdef int memory_pin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogi
     return 0
 
 
+cdef int memory_pin_one(zsw_memory *m, uint64_t page) noexcept nogil:
+    """The same for a page, however much is pinned: for who keeps no more, and not for long."""
+    cdef int rc = pin_page(m, page)
+    if rc == 0:
+        settle(m, page >> EXTENT_SHIFT)
+        zsw_uffd_protect(fd_of(m, page), seen_at(m, page), m.page_size, False, m.page_size)
+    return rc
+
+
 cdef void memory_unpin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
     cdef uint64_t i = 0
     cdef uint32_t word, times = 0
