@@ -1022,6 +1022,42 @@ MUTATIONS = [
         "    if True:\n",
         tests="memory_numpy",
     ),
+    # ---- system calls on a memory
+    bug(
+        "what the kernel is to read is not held",
+        "memory/io.pyx",
+        "    rc = memory_pin(m, first, pages)\n    while",
+        "    rc = 0\n    while",
+        tests="memory_io",
+    ),
+    bug(
+        "what was held stays pinned",
+        "memory/io.pyx",
+        "    if piece.memory != NULL:\n",
+        "    if False:\n",
+        tests="memory_io",
+    ),
+    bug(
+        "a datagram is sent in pieces",
+        "include/zswap/io.h",
+        "    return type != SOCK_STREAM;\n",
+        "    return type < 0;\n",
+        tests="memory_io",
+    ),
+    bug(
+        "a read waits for all that it has room for",
+        "include/zswap/io.h",
+        "    return at >= 0;\n",
+        "    return at >= -1;\n",
+        tests="memory_io",
+    ),
+    bug(
+        "modules that are loaded later are not looked at",
+        "include/zswap/io.h",
+        "    if (handle != NULL) zsw_rebind();\n",
+        "",
+        tests="memory_io",
+    ),
     # ---- areas
     bug(
         "an area does not notice that a page went to its store by itself",

@@ -165,8 +165,8 @@ class Memory:
         Who serves a touch of a page that is not there: a thread of ours, which needs
         /dev/userfaultfd, CAP_SYS_PTRACE or the sysctl vm.unprivileged_userfaultfd; or the thread
         itself, in a handler of SIGBUS, which any user may have.  "auto" takes the first where it is
-        allowed.  In signal mode the system calls that read or write such memory for the program
-        (`file.write`, `os.read`, sockets) fail with EFAULT where a page is not there: `pin` it.
+        allowed.  In signal mode the kernel does not wait for a page: calls of libc about files,
+        pipes and sockets bring it first; others (ioctl, io_uring, libc by ctypes) need `pin`.
     limit : int or str, optional
         Most bytes that may be allocated.  By default what the file has room for, or without one the
         budget less what is kept about pages.  More than that trusts in compression: should it fail,
@@ -456,8 +456,8 @@ class Memory:
     def pin(self, data: Any) -> Iterator[Any]:
         """Keep an array, or a part of one, resident for a block.
 
-        In signal mode that is what system calls need, which cannot wait for a page: ``with
-        mem.pin(a): a.tofile(f)``.
+        That is what the kernel, or a device, needs that reads or writes it without libc's functions
+        for files, pipes and sockets.
 
         Parameters
         ----------
@@ -515,11 +515,9 @@ class Memory:
     @budget.setter
     def budget(self, budget: int | str) -> None:
         amount = self._read_budget(budget)
-        if not self._region.set_budget(amount, self._limit(amount) // _PAGE):
-            raise ValueError(
-                f"a budget of {format_bytes(amount)} without a file holds less than is allocated; "
-                "free arrays first"
-            )
+        why_not = self._region.set_budget(amount, self._limit(amount) // _PAGE)
+        if why_not is not None:
+            raise ValueError(f"a budget of {format_bytes(amount)} is {why_not}")
         if not self._divides:
             self._engine.parameters["max_pool_bytes"] = self._pool_bytes(amount)
         self._budget = amount

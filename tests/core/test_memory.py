@@ -146,6 +146,8 @@ def meddle(oracle):
         mem.advise(part, ("willneed", "cold", "random", "sequential", "normal")[n])
         with contextlib.suppress(MemoryError), mem.pin(part):  # more than half of a small room
             os.write(devnull, part)
+        if os.pwrite(sink, part, 0) != part.nbytes:
+            oracle.wrong.append(first)
     mem.budget = rng.choice(("12MiB", "16MiB", "24MiB"))
     child = os.fork()
     if child == 0:
@@ -178,6 +180,7 @@ def let_go_of_what_is_kept(mem):
 
 
 devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+sink = os.memfd_create("sink", os.MFD_CLOEXEC)  # which copies what is written there
 
 
 def test_threads_find_every_page_as_they_left_it(memory):
@@ -407,6 +410,34 @@ def test_too_much_cannot_be_pinned(memory):
         pass
 
 
+def test_a_budget_that_is_too_small_for_what_is_pinned(memory):
+    mem = memory("64MiB")
+    a = mem.empty(100 << 20, np.uint8)
+    a[:] = 1
+    part = a[: 18 << 20]
+    with mem.pin(part):
+        with pytest.raises(ValueError, match="too small for what is pinned"):
+            mem.budget = "16MiB"
+        assert mem.budget == mem.stats().budget == 64 << 20
+        mem.budget = "60MiB"
+        mem.budget = "128MiB"
+        assert (a[::PAGE] == 1).all()
+    mem.budget = "16MiB"
+    assert (a[::PAGE] == 1).all()
+
+
+def test_pins_leave_room_though_the_pool_will_fill(memory):
+    mem = memory(pool_share=0.85)
+    a = mem.empty((ROOM, PAGE), np.uint8)
+    with contextlib.ExitStack() as pins, contextlib.suppress(MemoryError):
+        for page in a:
+            pins.enter_context(mem.pin(page))
+            most_pinned = mem.stats().pinned_bytes
+    stats = mem.stats()
+    lasting = stats.budget - stats.pool_limit - stats.metadata_bytes
+    assert 0 < most_pinned < lasting * 3 // 4
+
+
 def test_advice(memory):
     mem = memory()
     a = mem.empty((600, PAGE), np.uint8)
@@ -586,6 +617,12 @@ def test_room_and_pool_keep_something(engine, pool, reads):
 def test_a_pool_that_is_not_full_does_not_grow(engine):
     reads = [(10, *POOL)] + [(10, *FILE)] * 100
     assert hook.split(engine(), **SPLIT | {"filled": 200}, reads=reads)[0] == 350
+
+
+@pytest.mark.parametrize(("pinned", "limit"), [(320, 350), (319, 360)])
+def test_a_pool_leaves_twice_what_is_pinned(engine, pinned, limit):
+    reads = [(10, *POOL)] + [(10, *FILE)] * 100
+    assert hook.split(engine(), **SPLIT, reads=reads, pinned=pinned, room=649)[0] == limit
 
 
 def test_what_the_pool_should_have_had_goes_there(engine):

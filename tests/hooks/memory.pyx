@@ -85,7 +85,7 @@ def check(uintptr_t address, uintptr_t versions, uint64_t pages):
 
 
 def split(Handle z not None, uint64_t budget, uint64_t pool, uint64_t filled, uint64_t stored,
-          reads):
+          reads, uint64_t pinned=0, uint64_t room=0):
     """What the pool's limit is, in pages, after reads of one page each, of a memory that has such a
     budget: `reads` says how many epochs each was away, whether the file had it, and nanoseconds.
     Also which of the pages are to go to the pool when they leave."""
@@ -95,6 +95,7 @@ def split(Handle z not None, uint64_t budget, uint64_t pool, uint64_t filled, ui
         raise MemoryError
     m.e, m.budget, m.page_shift = z.e, budget << 12, 12
     m.epoch, m.epoch_pages, slot.n = 1000, 100, 1
+    m.pinned, m.room = pinned, room
     missed = []
     try:
         split_begin(m, pool)

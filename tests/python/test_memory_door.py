@@ -344,42 +344,15 @@ print(ctypes.string_at(a.ctypes.data + 4096 * 5, 1), flush=True)
     assert "belongs to no allocation" in err
 
 
-def test_the_system_reads_what_is_there_or_says_so(tmp_path):
-    """In signal mode a system call does not wait for pages: it is an error, or pin()."""
-    mem = memory(tmp_path / "spill", mode="signal")
-    a = mem.empty(1 << 18)
-    a[:] = 3
-    mem.advise(a, "cold")
-    with open(tmp_path / "out", "wb", 0) as file:
-        with pytest.raises(OSError, match="Bad address"):
-            file.write(a)
-        with mem.pin(a):
-            assert file.write(a) == a.nbytes
-
-
-@pytest.mark.slow
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="root may always")
-def test_the_system_reads_it_in_thread_mode(tmp_path):
-    mem = memory(tmp_path / "spill", mode="thread")
-    a = mem.empty(6 * BUDGET // 8)
-    a[:] = np.arange(a.size)
-    a.tofile(tmp_path / "out")
-    a[:] = 0
-    with open(tmp_path / "out", "rb", 0) as file:
-        view, done = memoryview(a).cast("B"), 0
-        while done < a.nbytes:
-            done += file.readinto(view[done:])
-    assert (a == np.arange(a.size)).all()
-
-
 # ---- rights --------------------------------------------------------------------------------------
 
 RIGHTS = """
-import sys, zswap
+import os, sys, zswap
 mem = zswap.Memory("16MiB", mode=sys.argv[1])
 a = mem.zeros(1 << 20)
 a[:] = 1
+mem.advise(a, "cold")
+assert os.pwrite(os.memfd_create("file"), a, 0) == a.nbytes
 mem.advise(a, "cold")
 print(mem.mode, int(a.sum()))
 """

@@ -510,6 +510,51 @@ def test_node_fills_buffers(backing):
     assert summary(err)["allocated_bytes"] >= 48 << 20
 
 
+JAVA = """
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.*;
+public class Direct {
+    static long word(int i, int k) { return i * 1000003L + k * 31L; }
+    public static void main(String[] args) throws Exception {
+        ByteBuffer[] all = new ByteBuffer[24];
+        for (int i = 0; i < all.length; i++) {
+            all[i] = ByteBuffer.allocateDirect(2 << 20);
+            for (int k = 0; k < 2 << 20; k += 8) all[i].putLong(k, word(i, k));
+        }
+        long wrong = 0;
+        ByteBuffer back = ByteBuffer.allocateDirect(2 << 20);
+        try (FileChannel file = FileChannel.open(Path.of(args[0]), StandardOpenOption.CREATE,
+                                                 StandardOpenOption.WRITE,
+                                                 StandardOpenOption.READ)) {
+            for (ByteBuffer one : all) while (one.hasRemaining()) file.write(one);
+            file.position(0);
+            for (int i = 0; i < all.length; i++) {
+                back.clear();
+                while (back.hasRemaining()) file.read(back);
+                for (int k = 0; k < 2 << 20; k += 8)
+                    if (all[i].getLong(k) != word(i, k) || back.getLong(k) != word(i, k)) wrong++;
+            }
+        }
+        System.out.println(wrong);
+    }
+}
+"""
+
+
+@pytest.mark.slow
+def test_java_fills_direct_buffers(tmp_path, backing):
+    if shutil.which("java") is None:
+        pytest.skip("java is not here")
+    (tmp_path / "Direct.java").write_text(JAVA)
+    command = ("java", "-Xmx64m", tmp_path / "Direct.java", tmp_path / "out")
+    code, out, err = run(*command, options=(*backing, "--json"))
+    if "Direct.java" in str(err):
+        pytest.skip("this java does not compile")
+    assert (code, out) == (0, "0\n"), err
+    assert summary(err)["allocated_bytes"] >= 50 << 20
+
+
 def say(connection, *commands):
     """Ask redis, and return its answers, which are all of one line or bytes."""
     encoded = b""

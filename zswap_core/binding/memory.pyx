@@ -19,15 +19,20 @@ from zswap_core.memory.allocations cimport (
     memory_allocate, memory_free, memory_keep, memory_size, memory_take,
 )
 from zswap_core.memory.fetch cimport NO_ROOM, NOT_MAPPED
+from zswap_core.memory.io cimport io_look, io_watch
 from zswap_core.memory.region cimport (
     memory_bring, memory_close, memory_evict, memory_fetch, memory_give_up, memory_hint,
     memory_open, memory_pin, memory_set_budget, memory_unpin,
 )
-from zswap_core.memory.room cimport metadata_of
+from zswap_core.memory.room cimport lasting_room, metadata_of
 from zswap_core.memory.state cimport (
     HINT_NONE, HINT_RANDOM, HINT_SEQUENTIAL, OF_PROGRAMS, zsw_memory, zsw_mode,
 )
 from zswap_core.os cimport zsw_peek_u64
+
+
+cdef extern from "Python.h":
+    void Py_IncRef(PyObject *o)
 
 import os
 import sys
@@ -61,6 +66,7 @@ cdef class Region:
         if rc != 0:
             raise OSError(-rc, f"no userfaultfd: {os.strerror(-rc)}")
         self.m, self.engine, self.used = m, engine, used
+        io_watch(m, <void *> Py_IncRef)
 
     def __dealloc__(self):
         cdef bint ours
@@ -90,6 +96,7 @@ cdef class Region:
         cdef uint64_t pages = max((size + self.m.page_size - 1) >> self.m.page_shift, <uint64_t> 1)
         cdef int rc
         self.check()
+        io_look()
         with nogil:
             rc = memory_allocate(self.m, pages, &block.first)
         if rc != 0:
@@ -123,9 +130,9 @@ cdef class Region:
         with nogil:
             rc = memory_pin(self.m, first, pages)
         if rc == -ENOMEM:
-            raise MemoryError(f"{pages} pages are too many to pin: half of the room for resident "
-                              f"pages, {zsw_peek_u64(&self.m.room)}, may be pinned at a time; pin "
-                              "less at once, or raise the budget")
+            raise MemoryError(f"{pages} pages are too many to pin: half of the room that resident "
+                              f"pages always have, {lasting_room(self.m)}, may be pinned at once: "
+                              "pin less, or raise the budget")
         if rc == -EBUSY:
             raise ValueError("a page of it is pinned 255 times")
         if rc < 0:
@@ -170,12 +177,15 @@ cdef class Region:
                              "'dontneed', 'sequential', 'random' and 'normal'")
 
     def set_budget(self, uint64_t budget, uint64_t limit):
-        """False when more is allocated than the new limit."""
+        """None, or why it cannot be."""
         cdef int rc
         self.check()
         with nogil:
             rc = memory_set_budget(self.m, budget, limit)
-        return rc == 0
+        if rc == -EBUSY:
+            return "too small for what is pinned, which may take half of the room: unpin some first"
+        if rc != 0:
+            return "without a file less than what is allocated: free arrays first"
 
     def contains(self, uint64_t address):
         return address - <uint64_t> self.m.base < self.m.bytes
@@ -216,6 +226,7 @@ cdef class Region:
         cdef numpy_handler *h = <numpy_handler *> calloc(1, sizeof(numpy_handler))
         if h == NULL:
             raise MemoryError
+        io_look()
         memcpy(h.name, b"zswap.Memory", 13)
         h.version = 1
         h.allocator.ctx = h

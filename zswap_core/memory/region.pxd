@@ -10,6 +10,7 @@ cdef int memory_open(zsw_engine *e, uint64_t pages, uint64_t budget, uint64_t li
 cdef void memory_close(zsw_memory *m) noexcept nogil
 cdef void settle(zsw_memory *m, uint64_t part) noexcept nogil
 cdef int memory_pin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
+cdef int memory_pin_one(zsw_memory *m, uint64_t page) noexcept nogil
 cdef void memory_unpin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil
 cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil

@@ -10,7 +10,7 @@ from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
 from zswap_core.memory.allocations cimport forget, release_stalest
 from zswap_core.memory.evict cimport evict_part
 from zswap_core.memory.fetch cimport fetch_span, memory_fault
-from zswap_core.memory.room cimport kick, set_room
+from zswap_core.memory.room cimport kick, lasting_room, promise_pins, set_room
 from zswap_core.memory.server cimport start_threads, stop_threads
 from zswap_core.memory.signals cimport (
     catch_signals, leave_shell, serve_signals, stop_serving, take_shell,
@@ -279,15 +279,18 @@ cdef int memory_pin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogi
     memory_fault."""
     cdef uint64_t i = 0, part
     cdef int rc = 0
-    if zsw_peek_u64(&m.pinned) + pages > zsw_peek_u64(&m.room) // 2:
+    if not promise_pins(m, pages):
         return -ENOMEM
     while i < pages and rc == 0:
         if i % WINDOW == 0:
             fetch_span(m, first + i, <uint32_t> min(pages - i, <uint64_t> WINDOW), &rc)
             rc = 0                              # told when the page itself is pinned
         rc = pin_page(m, first + i)
-        i += rc == 0
+        if rc == 0:
+            i += 1
+            zsw_add_u64(&m.pinning, <uint64_t> -1)
     if rc != 0:
+        zsw_add_u64(&m.pinning, i - pages)
         memory_unpin(m, first, i)
         return rc
     for part in range(first >> EXTENT_SHIFT, ((first + pages - 1) >> EXTENT_SHIFT) + 1):
@@ -296,6 +299,15 @@ cdef int memory_pin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogi
     zsw_uffd_protect(fd_of(m, first), seen_at(m, first), <size_t> pages << m.page_shift, False,
                      m.page_size)
     return 0
+
+
+cdef int memory_pin_one(zsw_memory *m, uint64_t page) noexcept nogil:
+    """The same for a page, however much is pinned: for who keeps no more, and not for long."""
+    cdef int rc = pin_page(m, page)
+    if rc == 0:
+        settle(m, page >> EXTENT_SHIFT)
+        zsw_uffd_protect(fd_of(m, page), seen_at(m, page), m.page_size, False, m.page_size)
+    return rc
 
 
 cdef void memory_unpin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
@@ -323,8 +335,7 @@ cdef int memory_fetch(zsw_memory *m, uint64_t first, uint64_t pages) noexcept no
 
 cdef void memory_bring(zsw_memory *m, uint64_t first, uint64_t pages) noexcept nogil:
     """Fetches pages that are about to be written, unless that is much of the room.  So one call
-    does what would be many faults; and where signals serve these, a system call finds what to fill,
-    as what came of late is left alone for a while."""
+    does what would be many faults."""
     cdef uint64_t i
     cdef uint32_t kind
     cdef int rc = 0
@@ -384,9 +395,14 @@ cdef void memory_hint(zsw_memory *m, uint64_t first, uint64_t pages,
 
 
 cdef int memory_set_budget(zsw_memory *m, uint64_t budget, uint64_t limit) noexcept nogil:
-    """-ENOSPC when more is allocated than the new limit, and nothing changes."""
+    """-ENOSPC when more is allocated than the new limit, -EBUSY when more is pinned than half of
+    what room is left; then nothing changes."""
     cdef uint64_t before = zsw_peek_u64(&m.budget)
+    cdef uint64_t pinned = zsw_peek_u64(&m.pinned) + zsw_peek_u64(&m.pinning)
     cdef int rc = 0
+    if (budget < before and pinned
+            and <double> pinned * <double> before > <double> lasting_room(m) / 2 * <double> budget):
+        return -EBUSY
     while zsw_peek_u64(&m.allocated) + zsw_peek_u64(&m.kept_pages) > limit and release_stalest(m):
         pass
     zsw_lock(&m.extents.lock)

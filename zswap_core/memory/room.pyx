@@ -14,7 +14,7 @@ from zswap_core.memory.state cimport EXTENT_SHIFT, zsw_memory, zsw_part
 from zswap_core.memory.uffd cimport ZSW_FAULT_LITTLE_STACK, zsw_sum
 from zswap_core.os cimport (
     zsw_add_u32, zsw_add_u64, zsw_cas_u64, zsw_fence, zsw_futex_wake, zsw_load_u32, zsw_now_ns,
-    zsw_peek_u64, zsw_poke_u64, zsw_sleep_ns,
+    zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_sleep_ns,
 )
 from zswap_core.state cimport zsw_worker
 from zswap_core.stats cimport Counter
@@ -28,6 +28,7 @@ cdef enum:
     DIRECT = 32                 # pages that somebody who finds no room evicts himself
     PATIENCE_S = 30             # how long he waits when nothing can be evicted
     NAP_NS = 50000
+    LONGEST_NAP_NS = 10000000
 
 
 cdef uint64_t metadata_of(zsw_memory *m) noexcept nogil:
@@ -56,6 +57,27 @@ cdef void set_room(zsw_memory *m) noexcept nogil:
     zsw_poke_u64(&m.room, max(room, <uint64_t> LEAST_ROOM))
     zsw_poke_u64(&m.epoch_pages, max(room >> EPOCH_SHARE_SHIFT, <uint64_t> 16))
     split_look(m, totals.pool_pages, <uint64_t> totals.counters[<int> Counter.stored_pages])
+
+
+cdef uint64_t lasting_room(const zsw_memory *m) noexcept nogil:
+    """What is left of the room when the pool is as large as it may be.  Without a file that is
+    bounded by what is allocated, and all of it fits."""
+    cdef uint64_t room = zsw_peek_u64(&m.room), filled = zsw_peek_u64(&m.split.filled)
+    cdef uint64_t most = zsw_peek_u64(&m.e.params.max_pages)
+    if zsw_peek_u32(&m.e.backed_areas) and most > filled:
+        room -= min(room, most - filled)
+    return room
+
+
+cdef bint promise_pins(zsw_memory *m, uint64_t pages) noexcept nogil:
+    """Whether so many more pages may be pinned: half of the room stays for what comes and goes."""
+    cdef uint64_t promised
+    while True:
+        promised = zsw_peek_u64(&m.pinning)
+        if zsw_peek_u64(&m.pinned) + promised + pages > lasting_room(m) // 2:
+            return False
+        if zsw_cas_u64(&m.pinning, promised, promised + pages):
+            return True
 
 
 cdef uint64_t slack(const zsw_memory *m) noexcept nogil:
@@ -100,20 +122,21 @@ cdef uint32_t take_room(zsw_memory *m, uint32_t most, uint32_t how) noexcept nog
     """Room for up to so many pages, one at least; 0 when none can be had.  Whoever finds none makes
     some, unless he has too little stack for that: then he waits for the thread that evicts."""
     cdef uint32_t n = take_free(m, most)
-    cdef uint64_t until = 0
+    cdef uint64_t waited = 0, began
     while n == 0:
         kick(m)
         if not how & ZSW_FAULT_LITTLE_STACK and evict_some(m, DIRECT) != 0:
             zsw_add_u64(&m.counts.direct, 1)
             set_room(m)                         # the pool has grown
-            until = 0
+            waited = 0
         else:
             zsw_add_u64(&m.counts.waits, 1)
-            if until == 0:
-                until = zsw_now_ns() + <uint64_t> PATIENCE_S * 1000000000
-            elif zsw_now_ns() > until:
+            if waited > <uint64_t> PATIENCE_S * 1000000000:
                 return 0
+            began = zsw_now_ns()
             zsw_sleep_ns(NAP_NS)
+            # not the time for which the process was stopped, or the machine asleep
+            waited += min(zsw_now_ns() - began, <uint64_t> LONGEST_NAP_NS)
         n = take_free(m, 1)
     if zsw_peek_u64(&m.resident) > high_mark(m):
         kick(m)

@@ -87,23 +87,28 @@ cdef void complain(const zsw_memory *m, uint64_t page, uint64_t address, int rc)
             -m.error if rc == Status.BACKING_FAIL else 0)
 
 
-cdef int serve(uint64_t address, uint32_t how) noexcept nogil:
-    cdef zsw_memory *m
-    cdef uint64_t at
+cdef zsw_memory *memory_at(uint64_t address) noexcept nogil:
+    """The memory that has this address; NULL: none that is served."""
     cdef uint32_t i
-    cdef int rc
     for i in range(<uint32_t> MEMORIES):
-        if not zsw_load_u32(&shells[i].serving):
-            continue
-        m = &shells[i].memory
-        at = address - <uint64_t> m.base
-        if at < m.bytes:
-            rc = FORKED if m.forked else memory_fault(m, at >> m.page_shift, how)
-            # with threads the one that read the fault has said what there is to say
-            if rc < 0 and (m.forked or not m.threads):
-                complain(m, at >> m.page_shift, address, rc)
-            return rc >= 0
-    return 0
+        if (zsw_load_u32(&shells[i].serving)
+                and address - <uint64_t> shells[i].memory.base < shells[i].memory.bytes):
+            return &shells[i].memory
+    return NULL
+
+
+cdef int serve(uint64_t address, uint32_t how) noexcept nogil:
+    cdef zsw_memory *m = memory_at(address)
+    cdef uint64_t page
+    cdef int rc
+    if m == NULL:
+        return 0
+    page = (address - <uint64_t> m.base) >> m.page_shift
+    rc = FORKED if m.forked else memory_fault(m, page, how)
+    # with threads the one that read the fault has said what there is to say
+    if rc < 0 and (m.forked or not m.threads):
+        complain(m, page, address, rc)
+    return rc >= 0
 
 
 cdef int catch_signals() noexcept nogil:

@@ -109,7 +109,9 @@ cdef void split_move(zsw_memory *m) noexcept nogil:
     zsw_add_u64(&m.split.by_room, -by_room)
     zsw_add_u64(&m.split.by_pool, -by_pool)
     if by_pool > by_room + (by_room >> CLEAR_SHIFT):
-        if m.split.filled >= pool - (pool >> FULL_SHIFT):       # else it has room already
+        # else it has room already, or what is pinned would leave too little of the other
+        if (m.split.filled >= pool - (pool >> FULL_SHIFT)
+                and 2 * zsw_peek_u64(&m.pinned) + one <= max(zsw_peek_u64(&m.room), one)):
             set_pool(m, pool + one)
     elif by_room > by_pool + (by_pool >> CLEAR_SHIFT):
         pool = min(pool, m.split.filled + (m.split.filled >> FULL_SHIFT))

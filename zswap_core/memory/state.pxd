@@ -196,6 +196,7 @@ cdef struct zsw_memory:
     uint64_t room               # pages that may be resident
     uint64_t resident           # pages that are, or soon will be
     uint64_t pinned
+    uint64_t pinning            # pages that are about to be
     uint64_t epoch_pages        # fetched pages that make an epoch
     uint64_t arrivals           # pages that came so far
     uint64_t epoch_end          # arrivals at which the next epoch begins

@@ -1,16 +1,20 @@
-"""Run numpy's own tests with its arrays in a `zswap.Memory` a quarter as large as their peak.
+"""Run the tests of numpy, or another package, in a memory a quarter as large as their peak.
 
-    python tests/numpy_tests.py [numpy/_core/tests/test_umath.py ...] [-- arguments of pytest]
+    python tests/suites.py [numpy/_core/tests/test_umath.py ...] [-- arguments of pytest]
+    python tests/suites.py --run --package pandas [pandas/tests/groupby/test_groupby.py ...]
 
-The tests are those that `numpy.test()` of the installed numpy runs (`pip install pytest
-hypothesis`), each file in processes of its own: without a Memory; with one that has room for all,
-which tells the peak of what is allocated; and with one whose budget is a quarter of that, at least
-the 8 MiB that a budget may be.  Every array of `--min-size` bytes or more lies there.  The outcome
-of each test has to be the same in all three; of those that fail without one as well, too.
-`LEFT_OUT` says which are left out in signal mode, and why; in thread mode none is.
+The tests are those of the installed package (`pip install pytest hypothesis`; of numpy those that
+`numpy.test()` runs), each file in processes of its own: without a memory of ours; with one that has
+room for all, which tells the peak of what is allocated; and with one whose budget is a quarter of
+that, at least the 8 MiB that a budget may be.  The outcome of each test has to be the same in all
+three; of those that fail without one as well, too.
+
+In a `zswap.Memory` lies every array of numpy's of `--min-size` bytes or more.  With `--run` it is
+`zswap run`, and whatever Python and its libraries allocate in pieces of that size lies there.
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -20,18 +24,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 import zswap
 from zswap.memory import LEAST
 
 SHOWN = 20  # tests of a file that come out otherwise, at most
-
-LEFT_OUT = {
-    "has the system write an array larger than what may be resident, which needs pin() by parts": [
-        "numpy/_core/tests/test_multiarray.py::TestIO::test_largish_file"
-    ],
-}
 
 PLUGIN = """
 import json
@@ -40,9 +36,9 @@ import time
 
 import pytest
 
-asked = json.loads(os.environ["ZSWAP_NUMPY_TESTS"])
+asked = json.loads(os.environ["ZSWAP_SUITES"])
 outcomes, took, mem = {}, (0.0, 0.0), None
-if asked["budget"]:
+if asked["budget"] and not asked["run"]:
     import zswap
 
     mem = zswap.Memory(asked["budget"], asked["backing"], mode=asked["mode"],
@@ -79,30 +75,37 @@ class Runs:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
         # not the configuration of a checkout that the environment may lie in
-        self.more = ["-c", os.devnull, "--rootdir", str(Path(np.__file__).parent.parent)]
-        self.more += [f"--deselect={name}" for names in options.left_out.values() for name in names]
+        self.more = ["-c", os.devnull, "--rootdir", str(options.root.parent)]
         if not options.faulthandler:
             self.more += ["-p", "no:faulthandler"]
 
     def run(self, file, budget):
-        """Outcomes, seconds and figures; with a budget of 0 without a Memory."""
+        """Outcomes, seconds and figures; with a budget of 0 without a memory."""
         report = self.folder / "report"
         report.unlink(missing_ok=True)
+        options = self.options
         asked = {
             "budget": budget,
-            "backing": self.options.backing or str(self.folder / "spill"),
+            "backing": options.backing or str(self.folder / "spill"),
             "limit": "64GiB",
-            "mode": self.options.mode,
-            "min_size": self.options.min_size,
+            "mode": options.mode,
+            "min_size": options.min_size,
             "report": str(report),
+            "run": options.run,
         }
-        command = [sys.executable, "-m", "pytest", "-p", "in_a_memory", "-p", "no:cacheprovider"]
-        command += ["-q", "-m", "not slow", "--tb=short", *self.more, *self.options.pytest]
+        command = []
+        if budget and options.run:
+            command = [sys.executable, "-m", "zswap", "run", "--json"]
+            for name in ("budget", "backing", "limit", "min_size"):
+                command += [f"--{name.replace('_', '-')}", str(asked[name])]
+            command += ["--"]
+        command += [sys.executable, "-m", "pytest", "-p", "in_a_memory", "-p", "no:cacheprovider"]
+        command += ["-q", "-m", "not slow", "--tb=short", *self.more, *options.pytest]
         path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             [*command, str(file)],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": path, "ZSWAP_NUMPY_TESTS": json.dumps(asked)},
+            env={**os.environ, "PYTHONPATH": path, "ZSWAP_SUITES": json.dumps(asked)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,7 +114,11 @@ class Runs:
         if not report.exists():  # it did not come to its end
             ended = {f"it ended with {done.returncode}": "failed"}
             return {"outcomes": ended, "took": (0.0, 0.0), "stats": {}, "text": done.stdout}
-        return {**json.loads(report.read_text()), "text": done.stdout}
+        came = {**json.loads(report.read_text()), "text": done.stdout}
+        if budget and options.run:
+            figures = json.loads(done.stdout.splitlines()[-1])
+            came["stats"] = {**figures, "peak_allocated_bytes": figures["allocated_bytes"]}
+        return came
 
 
 def differences(runs):
@@ -140,6 +147,7 @@ def try_file(runs, file):
         "cpu": {name: round(run["took"][1], 1) for name, run in done.items()},
         "faults": stats.get("faults"),
         "evicted": stats.get("evicted_pages"),
+        "spilled": stats.get("spilled_bytes"),
     }
     wrong = figures["differences"] = differences(done)
     print(json.dumps({**figures, "differences": wrong[:SHOWN]}), flush=True)
@@ -153,16 +161,18 @@ def main() -> int:
     """Run them; 0 when each comes out as it does without a Memory."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--package", default="numpy", help="whose tests, where none are named")
+    parser.add_argument("--run", action="store_true", help="under `zswap run`")
     parser.add_argument("--mode", default="auto", choices=["auto", "signal", "thread"])
     parser.add_argument("--min-size", default="4KiB")
     parser.add_argument("--room", default="4GiB", help="the budget that has room for all")
     parser.add_argument("--backing", help="the file; one in a temporary folder")
     parser.add_argument("--faulthandler", action="store_true", help="with pytest's on")
     options, rest = parser.parse_known_args()
-    by_signals = zswap.Memory(LEAST, mode=options.mode).mode == "signal"
-    options.left_out = LEFT_OUT if by_signals else {}
+    mode = "thread" if options.run else zswap.Memory(LEAST, mode=options.mode).mode
     options.pytest = [argument for argument in rest if argument != "--"]
-    root = Path(np.__file__).parent
+    package = importlib.import_module(options.package)
+    root = options.root = Path(package.__file__).parent
     files = options.files or sorted(root.glob("**/tests/test_*.py"))
     began, totals, wrong = time.monotonic(), Counter(), 0
     seconds, cpu = Counter(), Counter()
@@ -179,9 +189,8 @@ def main() -> int:
     print(f"{dict(totals)}, {wrong} otherwise than without")
     for name, sums in (("seconds", seconds), ("of CPUs", cpu)):
         print(name, {run: round(amount, 1) for run, amount in sums.items()})
-    print(f"numpy {np.__version__}, {len(files)} files in {time.monotonic() - began:.0f} s")
-    for reason, names in options.left_out.items():
-        print(f"left out: {', '.join(names)}: {reason}")
+    print(f"{options.package} {package.__version__}, {len(files)} files, ", end="")
+    print("run" if options.run else f"{mode} mode", f"in {time.monotonic() - began:.0f} s")
     return bool(wrong)
 
 
