@@ -3,8 +3,9 @@
 Distinct pages of a process are stored in a full pool of 16 MiB with a swap file below it, read back
 in order and at random, and a few of them over and over; then the same with a packed file.  What the
 disk can is measured beside it, round by round, on a file of its own with O_DIRECT: as many bytes in
-requests of 1 MiB, and single pages with 32 requests in flight.  Figures are ratios; the file needs
-twice the pages' size of disk.
+requests of 1 MiB, and single pages with 32 requests in flight.  These come last, and a pause after
+them: a disk that others share writes at half its speed for some seconds then.  Figures are ratios;
+the file needs twice the pages' size of disk.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ MIB = 1 << 20
 PAGE = corpora.PAGE
 DEPTH = 32  # requests in flight, of the disk's own loop
 RANDOM = 500  # pages in a batch at random
+PAUSE = 8  # seconds after each round
 HOT = 200  # pages that are read over and over
 COLUMNS = [Column("", title) for title in ("", "measured", "bound", "zswap", "beside it")]
 
@@ -207,9 +209,6 @@ def one_round(
     got["raw write"] = disk.write(pages)
     got["raw slowest"] = disk.slowest
     got["raw read"] = disk.read()
-    got["raw random"] = disk.read_at_random(shuffled)
-    disk.close()
-    os.unlink(folder / "raw")
 
     with zswap.ZSwap("lz4", max_pool_bytes=2 * size + MIB) as z:
         got["store"] = size / seconds(lambda: z.store_many(offsets, pages))
@@ -221,6 +220,10 @@ def one_round(
         file = zswap.SwapFile(folder / "swap", 2 * size, packed=packed)
         found = over_a_file(file, pages, pool, shuffled, most)
         got |= {f"packed {name}": value for name, value in found.items()} if packed else found
+    got["raw random"] = disk.read_at_random(shuffled)
+    disk.close()
+    os.unlink(folder / "raw")
+    time.sleep(PAUSE if most >= 1 else 0)
     return got
 
 
