@@ -90,29 +90,32 @@ static int64_t decode(const uint8_t *data, size_t n, size_t cap)
     return size;
 }
 
+/* As the payload, the page lies at the end of its memory and at the front. */
 static void encode(const uint8_t *data, size_t n, size_t cap)
 {
     static uint8_t first[ROOM];
-    uint8_t *src = source.end - n;
     size_t size = 0;
-    memcpy(src, data, n);
-    for (unsigned i = 0; i < n_variants; i++) {
-        uint8_t *dst = output[i].end - cap;
-        size_t got = lref_compress(variants[i], workspace, src, n, dst, cap);
-        if (i == 0) {
-            size = got;
-            memcpy(first, dst, size);
+    for (int front = 0; front < 2; front++) {
+        uint8_t *src = front ? source.first : source.end - n;
+        memcpy(src, data, n);
+        for (unsigned i = 0; i < n_variants; i++) {
+            uint8_t *dst = front ? output[i].first : output[i].end - cap;
+            size_t got = lref_compress(variants[i], workspace, src, n, dst, cap);
+            if (i == 0 && !front) {
+                size = got;
+                memcpy(first, dst, size);
+            }
+            CHECK(got == size && got <= cap);
+            CHECK(memcmp(first, dst, size) == 0);
+            if (n % LREF_PIECE_SIZE == 0 && n != 0)
+                CHECK(lref_classify(variants[i], src, n) == lref_classify(variants[0], src, n));
         }
-        CHECK(got == size && got <= cap);
-        CHECK(memcmp(first, dst, size) == 0);
-        if (n % LREF_PIECE_SIZE == 0 && n != 0)
-            CHECK(lref_classify(variants[i], src, n) == lref_classify(variants[0], src, n));
     }
     if (cap >= lref_bound(n))
         CHECK(size > 0 && size <= lref_bound(n));
     if (size > 0) {
         CHECK(decode(first, size, n) == (int64_t) n);
-        CHECK(memcmp(output[0].first, src, n) == 0);
+        CHECK(memcmp(output[0].first, data, n) == 0);
     }
 }
 

@@ -36,7 +36,7 @@ typedef struct {
 
 /* What pack() knows of the lines of a piece. */
 typedef struct {
-    /* those that are not zeros, one after another, and the last of them once more */
+    /* those that are not zeros, one after another, and one more to look at (see choose) */
     size_t n;
     size_t first;           /* 1: the first of them is the page's first line */
     uint8_t full[64 + 1];   /* which line it is */

@@ -182,7 +182,9 @@ static inline size_t choose(lines_t *lines, const uint8_t *page, uint8_t *dst, s
         fill_64(lines->choice + l, 0);
     if (n == 0)
         return 0;
-    lines->full[n] = lines->full[n - 1];
+    /* For the line behind the last, of which nothing counts: any that is no nearer to the page's
+     * beginning, and not its first line, before which there is nothing. */
+    lines->full[n] = lines->full[n - 1] | 1;
     fresh[0] = 0;
     for (size_t i = 0; i < n; i++) {
         src = page + 64 * lines->full[i + 1];

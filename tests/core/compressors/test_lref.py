@@ -1,6 +1,8 @@
 """lref: every variant writes the same bytes and reads the others'; the format is what docs/lref.md
 says; damage; limits."""
 
+import ctypes
+import mmap
 import os
 import random
 import re
@@ -194,6 +196,48 @@ def test_any_page(page):
     packed = packed_by_all(page)
     assert all(c.decompress(packed, len(page)) == page for c in VARIANTS)
     assert unpack(packed) == page
+
+
+@pytest.fixture
+def between_guards():
+    """Copy pages to memory that begins, or ends, where none may be touched."""
+    size, guard = 4 * PAGE, mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + 2 * guard)
+    whole = (ctypes.c_uint8 * len(memory)).from_buffer(memory)
+    first = ctypes.addressof(whole) + guard
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for at in (first - guard, first + size):
+        assert libc.mprotect(at, guard, 0) == 0
+
+    def place(page, front):
+        at = first if front else first + size - len(page)
+        ctypes.memmove(at, bytes(page), len(page))
+        return np.frombuffer((ctypes.c_uint8 * len(page)).from_address(at), np.uint8)
+
+    yield place
+    for at in (first - guard, first + size):
+        assert libc.mprotect(at, guard, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+
+
+@pytest.mark.parametrize("front", [True, False])
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_nothing_beside_a_page_is_read(between_guards, pieces, front):
+    rng = random.Random(pieces)
+    lines = [{line} for line in (0, 1, 2, 62, 63)]
+    lines += [{0, 1}, {0, 63}, {62, 63}, set(range(64)), set(range(63)), set(range(1, 64))]
+    lines += [set(rng.sample(range(64), rng.randrange(1, 12))) for _ in range(40)]
+    for some in lines:
+        page = bytearray(pieces * PAGE)
+        for line in some:
+            for at in range(line * 64, len(page), PAGE):
+                page[at : at + 64] = bytes(
+                    rng.choice([0, 0, 1, rng.randrange(256)]) for _ in range(64)
+                )
+                page[at + rng.randrange(64)] = 7
+        placed = between_guards(page, front)
+        packed = {bytes(variant.compress(placed)) for variant in VARIANTS}
+        assert len(packed) == 1
 
 
 def test_marks():
