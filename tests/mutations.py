@@ -1385,6 +1385,13 @@ MUTATIONS = [
         tests="lref",
     ),
     bug(
+        "lref looks before a page",
+        "lref/lref_core.h",
+        "    lines->full[n] = lines->full[n - 1] | 1;\n",
+        "    lines->full[n] = lines->full[n - 1];\n",
+        tests="lref",
+    ),
+    bug(
         "lref believes the sizes of pieces",
         "lref/lref.c",
         "            if (size > n - at)\n                return -1;\n",
