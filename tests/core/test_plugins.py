@@ -51,6 +51,7 @@ ZpoolTable = table_of(
     "prefetch",
     "free_many",
     "object_room",
+    "malloc_many",
 )
 BackingTable = table_of("write_pages", "read_pages", "discard", "destroy")
 
@@ -93,7 +94,9 @@ def table():
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     theirs = pointer(zpool_capsule("zsmalloc"), b"zswap_core.zpool.v1")
-    return ZpoolTable.from_buffer_copy(ZpoolTable.from_address(theirs))
+    copy = ZpoolTable.from_buffer_copy(ZpoolTable.from_address(theirs))
+    assert copy.struct_size == ctypes.sizeof(copy), "a function is missing above"
+    return copy
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def mine(table):
         zswap.unregister_zpool("mine")
 
 
-@pytest.mark.parametrize("last", ["object_room", "free_many", "prefetch"])
+@pytest.mark.parametrize("last", ["malloc_many", "object_room", "free_many", "prefetch"])
 def test_a_zpool_whose_table_is_shorter_than_ours(table, mine, last):
     table.struct_size = getattr(ZpoolTable, last).offset
     mine()
