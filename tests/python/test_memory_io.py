@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import gc
 import io
 import mmap
 import os
@@ -578,3 +579,32 @@ def test_a_call_of_nobodys_is_an_error(by_signals, tmp_path):
         assert ctypes.get_errno() == errno.EFAULT
         with by_signals.pin(a):
             assert libc.write(file.fileno(), a.ctypes.data, a.nbytes) == a.nbytes
+
+
+def test_where_a_memory_was_others_lie(tmp_path):
+    """A call about memory that came to its place takes all of its parts at once, as it did."""
+    try:
+        memory = zswap.Memory(BUDGET, tmp_path / "spill")
+    except zswap.Error as error:
+        pytest.skip(str(error))
+    at = memory.zeros(SIZE, "u1").ctypes.data & -mmap.PAGESIZE
+    memory.close()
+    del memory
+    gc.collect()
+    parts, no_replace = 100, 0x100000
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_replace
+    there = libc.mmap(at, parts * 4096, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    if there != at:
+        pytest.skip("something lies there already")
+    content = os.urandom(parts * 4096)
+    (tmp_path / "file").write_bytes(content)
+    views = [(ctypes.c_uint8 * 4096).from_address(at + n * 4096) for n in range(parts)]
+    with open(tmp_path / "file", "rb") as file:
+        assert os.preadv(file.fileno(), views, 0) == len(content)
+    assert b"".join(map(bytes, views)) == content
+    del views
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    assert libc.munmap(at, parts * 4096) == 0

@@ -20,10 +20,12 @@ cdef extern from "zswap/io.h" nogil:
         void *memory
         uint64_t first
         uint64_t pages
+    ctypedef int (*zsw_knows)(const void *p) noexcept nogil
     ctypedef int (*zsw_hold)(zsw_piece *piece) noexcept nogil
     ctypedef void (*zsw_let_go)(zsw_piece *piece) noexcept nogil
     const size_t ZSW_IO_PIECE
-    void zsw_io_watch(void *p, size_t bytes, void *python, zsw_hold hold, zsw_let_go let_go)
+    void zsw_io_watch(void *p, size_t bytes, void *python, zsw_knows knows, zsw_hold hold,
+                      zsw_let_go let_go)
     void zsw_rebind()
 
 
@@ -31,6 +33,12 @@ cdef inline void cut(const zsw_memory *m, zsw_piece *piece, uint64_t pages) noex
     """Makes the piece end where these pages do, or sooner."""
     cdef uint64_t within = <uint64_t> piece.at & (m.page_size - 1)
     piece.size = min(piece.size, <size_t> ((pages << m.page_shift) - within))
+
+
+cdef int knows(const void *p) noexcept nogil:
+    """Where a memory was, and is no more, others may lie."""
+    cdef zsw_memory *m = memory_at(<uint64_t> p)
+    return m != NULL and not m.forked
 
 
 cdef int hold(zsw_piece *piece) noexcept nogil:
@@ -72,7 +80,7 @@ cdef void io_watch(zsw_memory *m, void *python) noexcept nogil:
     """Has calls about pages of this memory pin them; `python` is any address in what loads
     modules.  With the GIL."""
     if m.programs == NULL:
-        zsw_io_watch(m.base, m.bytes, python, hold, let_go)
+        zsw_io_watch(m.base, m.bytes, python, knows, hold, let_go)
 
 
 cdef void io_look() noexcept nogil:

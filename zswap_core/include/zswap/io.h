@@ -24,6 +24,8 @@ struct zsw_piece {
     uint64_t first, pages;
 };
 
+/* Whether this is such memory. */
+typedef int (*zsw_knows)(const void *p);
 /* Makes a piece as small as can be held: nonzero, or it cannot be had. */
 typedef int (*zsw_hold)(struct zsw_piece *piece);
 typedef void (*zsw_let_go)(struct zsw_piece *piece);
@@ -31,14 +33,16 @@ typedef void (*zsw_let_go)(struct zsw_piece *piece);
 enum { ZSW_IO_PIECE = 256 << 10, ZSW_IO_PARTS = 16 };
 
 static struct {
-    uintptr_t low, high; /* outside is nothing of ours */
+    uintptr_t low, high; /* outside is nothing of ours; within there may be others' */
+    zsw_knows knows;
     zsw_hold hold;
     zsw_let_go let_go;
 } zsw_io;
 
 static inline int zsw_io_concerns(const void *p) {
     uintptr_t low = __atomic_load_n(&zsw_io.low, __ATOMIC_RELAXED);
-    return zsw_unlikely((uintptr_t)p - low < __atomic_load_n(&zsw_io.high, __ATOMIC_RELAXED) - low);
+    uintptr_t high = __atomic_load_n(&zsw_io.high, __ATOMIC_RELAXED);
+    return zsw_unlikely((uintptr_t)p - low < high - low) && zsw_io.knows(p);
 }
 
 static int zsw_io_hold(struct zsw_piece *piece) {
@@ -337,9 +341,10 @@ static struct zsw_rebound zsw_io_table[] = {
 };
 
 /* Has pieces of this memory held from now on; `python` is an address in what loads modules. */
-static void zsw_io_watch(void *p, size_t bytes, void *python, zsw_hold hold, zsw_let_go let_go) {
+static void zsw_io_watch(void *p, size_t bytes, void *python, zsw_knows knows, zsw_hold hold,
+                         zsw_let_go let_go) {
     uintptr_t low = (uintptr_t)p, high = low + bytes;
-    zsw_io.hold = hold, zsw_io.let_go = let_go;
+    zsw_io.knows = knows, zsw_io.hold = hold, zsw_io.let_go = let_go;
     zsw_io_table[0].within = python;
     if (zsw_io.high && zsw_io.low < low) low = zsw_io.low;
     if (zsw_io.high > high) high = zsw_io.high;
