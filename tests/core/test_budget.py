@@ -2,8 +2,6 @@
 
 import os
 import random
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hooks
 import zswap
 from zswap.core import BUDGET_PAGES, LEAST_BUDGET
 from zswap.meminfo import parse_budget, process_ceilings
@@ -262,17 +259,9 @@ assert z.stats().buffer_bytes < 1 << 18
 """
 
 
-def test_the_thread_that_writes_goes_with_the_buffers(tmp_path):
+def test_the_thread_that_writes_goes_with_the_buffers(python, tmp_path):
     """In a process of its own, where no thread is another test's."""
-    done = subprocess.run(
-        [sys.executable, "-c", WRITES, tmp_path / "swap"],
-        env={**os.environ, "PYTHONPATH": hooks.PATH},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    python(WRITES, tmp_path / "swap")
 
 
 def test_buffers_are_bounded_by_bytes(engine, backing):

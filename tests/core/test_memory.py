@@ -6,17 +6,15 @@ import errno
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
-import hooks
 import zswap
 from hooks import memory as hook
+from hooks import program
 from hooks.faults import FOREVER, disarm, fault, hits
 from zswap.meminfo import parse_bytes
 
@@ -235,6 +233,7 @@ import os, sys
 import numpy as np
 import zswap
 from hooks import memory as hook
+from hooks import program
 pages = 6 * 32 * 256
 mem = zswap.Memory("32MiB", sys.argv[1], mode=sys.argv[2])
 block = mem.buffer(pages * 4096)
@@ -563,24 +562,13 @@ else:
     ],
 )
 def test_a_page_that_cannot_be_had_is_a_signal_and_one_line(spill, mode, site, error, line):
-    def run(how):
-        return subprocess.run(
-            [sys.executable, "-c", LOST, spill, mode, site, how],
-            cwd=hooks.ROOT / "tests",  # not the checkout, whose sources would be imported first
-            env={**os.environ, "PYTHONPATH": hooks.PATH},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    done = run("touched")
-    assert (done.returncode, done.stdout) == (-signal.SIGBUS, "")
-    assert done.stderr.startswith("zswap: page 50 of a Memory")
-    assert line in done.stderr
-    assert done.stderr.count("\n") == 1
-    done = run("asked")
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [error] * 2, "")
+    code, out, err = program(LOST, spill, mode, site, "touched")
+    assert (code, out) == (-signal.SIGBUS, "")
+    assert err.startswith("zswap: page 50 of a Memory")
+    assert line in err
+    assert err.count("\n") == 1
+    code, out, err = program(LOST, spill, mode, site, "asked")
+    assert (code, out.split(), err) == (0, [error] * 2, "")
 
 
 # ---- how the budget is divided -------------------------------------------------------------------

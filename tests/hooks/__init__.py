@@ -59,6 +59,20 @@ def build():
             os.utime(FOLDER / (name + SUFFIX))
 
 
+def program(source, *args, prefix=(), **environment):
+    """Run a program that may import the zswap under test; its exit code, stdout and stderr."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", source, *map(str, args)],
+        cwd=ROOT / "tests",  # not the checkout, whose sources would be imported first
+        env={**os.environ, "PYTHONPATH": PATH, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 if stale():
     build()
 

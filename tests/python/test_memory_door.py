@@ -4,15 +4,13 @@ import ctypes
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
 
-import hooks
 import zswap
+from hooks import program
 from zswap_core.binding.memory import Block
 
 BUDGET = 16 << 20
@@ -30,20 +28,6 @@ def memory(backing, **kwargs):
 def mem(tmp_path):
     """One with a file."""
     return memory(tmp_path / "spill")
-
-
-def program(source, *args, prefix=(), **environment):
-    """Run a program; its exit code, stdout and stderr."""
-    done = subprocess.run(
-        [*prefix, sys.executable, "-c", source, *map(str, args)],
-        cwd=hooks.ROOT / "tests",  # not the checkout, whose sources would be imported first
-        env={**os.environ, "PYTHONPATH": hooks.PATH, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 # ---- arrays --------------------------------------------------------------------------------------

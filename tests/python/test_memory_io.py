@@ -12,14 +12,13 @@ import pickle
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
 
-import hooks
 import zswap
+from hooks import program
 
 BUDGET = 8 << 20
 SO_SNDBUFFORCE = 32
@@ -70,15 +69,14 @@ def all_of(call, data):
 
 
 @contextlib.contextmanager
-def drained(end, path):
-    """What is written to the other end of a pipe or a socket goes to a file."""
+def copied(source, sink):
+    """Meanwhile a thread copies what comes from the one, a path or a descriptor, to the other."""
 
-    def drain():
-        with open(path, "wb") as file, open(end, "rb", 0) as source:
-            while part := source.read(1 << 16):
-                file.write(part)
+    def copy():
+        with open(source, "rb", 0) as begin, open(sink, "wb", 0) as end:
+            shutil.copyfileobj(begin, end, 1 << 16)
 
-    thread = threading.Thread(target=drain)
+    thread = threading.Thread(target=copy)
     thread.start()
     yield
     thread.join()
@@ -138,26 +136,26 @@ def by_pwritev(a, path):
 
 def by_pipe(a, path):
     end, start = os.pipe()
-    with drained(end, path):
+    with copied(end, path):
         all_of(lambda rest: os.write(start, rest), a)
         os.close(start)
 
 
 def by_sendall(a, path):
     here, there = socket.socketpair()
-    with drained(there.detach(), path), here:
+    with copied(there.detach(), path), here:
         here.sendall(a)
 
 
 def by_send(a, path):
     here, there = socket.socketpair()
-    with drained(there.detach(), path), here:
+    with copied(there.detach(), path), here:
         all_of(here.send, a)
 
 
 def by_sendmsg(a, path):
     here, there = socket.socketpair()
-    with drained(there.detach(), path), here:
+    with copied(there.detach(), path), here:
         all_of(lambda rest: here.sendmsg([rest[:3], rest[3:]]), a)
 
 
@@ -296,50 +294,35 @@ def from_preadv(mem, path):
         return filled(mem, path, read)
 
 
-@contextlib.contextmanager
-def fed(end, path):
-    """The content of a file is written to the other end of a pipe or a socket."""
-
-    def feed():
-        with open(path, "rb") as file, open(end, "wb", 0) as sink:
-            while part := file.read(1 << 16):
-                sink.write(part)
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    yield
-    thread.join()
-
-
 def from_pipe(mem, path):
     end, start = os.pipe()
-    with fed(start, path), open(end, "rb", 0) as file:
+    with copied(path, start), open(end, "rb", 0) as file:
         return filled(mem, path, file.readinto)
 
 
 def from_recv_into(mem, path):
     here, there = socket.socketpair()
-    with fed(there.detach(), path), here:
+    with copied(path, there.detach()), here:
         return filled(mem, path, here.recv_into)
 
 
 def from_recv_into_that_waits(mem, path):
     here, there = socket.socketpair()
     a = held(mem, np.ones(os.path.getsize(path) // 8, np.uint64))
-    with fed(there.detach(), path), here:
+    with copied(path, there.detach()), here:
         assert here.recv_into(a, 0, socket.MSG_WAITALL) == a.nbytes
     return a
 
 
 def from_recvfrom_into(mem, path):
     here, there = socket.socketpair()
-    with fed(there.detach(), path), here:
+    with copied(path, there.detach()), here:
         return filled(mem, path, lambda rest: here.recvfrom_into(rest)[0])
 
 
 def from_recvmsg_into(mem, path):
     here, there = socket.socketpair()
-    with fed(there.detach(), path), here:
+    with copied(path, there.detach()), here:
         return filled(mem, path, lambda rest: here.recvmsg_into([rest[:3], rest[3:]])[0])
 
 
@@ -479,20 +462,6 @@ def test_it_works_though_all_that_may_be_is_pinned(by_signals, tmp_path):
 # ---- what fails ----------------------------------------------------------------------------------
 
 
-def program(source, *args):
-    """Run a program; its exit code, stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", source, *map(str, args)],
-        cwd=hooks.ROOT / "tests",  # not the checkout, whose sources would be imported first
-        env={**os.environ, "PYTHONPATH": hooks.PATH},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 LOST = """
 import errno, sys
 import numpy as np
@@ -515,7 +484,7 @@ with open(sys.argv[1] + ".out", "wb", 0) as file:
 
 
 def test_a_page_that_cannot_be_had_is_an_error_and_one_line(mem, tmp_path):
-    code, out, err = program(LOST, tmp_path / "spill", mem.mode)
+    code, out, err = program(LOST, tmp_path / "spill", mem.mode, PYTHONWARNINGS="ignore")
     assert (code, out.splitlines()) == (0, ["12288", "12288", "[Errno 5] Input/output error"]), err
     assert err.count("\n") == 2
     assert all("damaged in memory" in line for line in err.splitlines())
@@ -546,10 +515,12 @@ else:
 
 
 def test_modules_that_are_loaded_later(tmp_path):
-    code, out, err = program("import sys, zswap; print('_socket' in sys.modules)")
+    code, out, err = program(
+        "import sys, zswap; print('_socket' in sys.modules)", PYTHONWARNINGS="ignore"
+    )
     if out == "True\n":
         pytest.skip("zswap has imported it already")
-    code, out, err = program(LATER, tmp_path / "spill", "_socket")
+    code, out, err = program(LATER, tmp_path / "spill", "_socket", PYTHONWARNINGS="ignore")
     assert (code, out) == (0, "80000\n"), err
 
 
@@ -565,7 +536,9 @@ def test_libraries_that_are_loaded_later(tmp_path, how):
     options = {"lazy": ["-Wl,-z,lazy"], "now": ["-Wl,-z,now"], "no-plt": ["-fno-plt"]}[how]
     command = [compiler, "-shared", "-fPIC", *options, "-o", tmp_path / "put.so"]
     subprocess.run([*command, tmp_path / "put.c"], check=True)
-    code, out, err = program(LATER, tmp_path / "spill", tmp_path / "put.so")
+    code, out, err = program(
+        LATER, tmp_path / "spill", tmp_path / "put.so", PYTHONWARNINGS="ignore"
+    )
     assert (code, out.split()) == (0, ["10000", str(8 << 19)]), err
 
 
