@@ -152,11 +152,13 @@ def calls(
     def load(offsets: np.ndarray, number: int) -> None:
         each(offsets, lambda part, _: z.load_many(part, out[number]))
 
-    page, single = batches[0][0], np.empty(PAGE, np.uint8)
+    # pages drawn as the batches' are: of one length they would leave the pool another than it was
+    views, single = [page for batch in batches for page in batch], np.empty(PAGE, np.uint8)
     some = mixed[0][:SINGLE].tolist()
+    single_pages = [views[n % len(views)] for n in range(len(some))]
 
     def store_single(_: int) -> None:
-        for offset in some:
+        for offset, page in zip(some, single_pages, strict=True):
             z.store(offset, page)
 
     def load_single(_: int) -> None:

@@ -495,8 +495,10 @@ cdef inline void prefetch_page(const uint8_t *page) noexcept nogil:
 
 cdef void store_next(together *b, zsw_area *area, uint64_t offset, uint32_t at) noexcept nogil:
     """Makes page number `at` of the batch ready, or refuses it."""
-    cdef zsw_ready ready
-    cdef int status = prepare_page(b.e, b.w, area, b.pages + <size_t> at * b.e.page_size, &ready, b)
+    # Made where it stays: copying what was just written field by field would wait until the
+    # page's bytes have reached the cache, and they need not before the next page is compressed.
+    cdef zsw_ready *ready = &b.ready[b.count]
+    cdef int status = prepare_page(b.e, b.w, area, b.pages + <size_t> at * b.e.page_size, ready, b)
     if zsw_unlikely(status < 0):
         publish_all(b)                          # one of them may be of the same offset
         refuse(b, area, offset, at, status)
@@ -504,7 +506,8 @@ cdef void store_next(together *b, zsw_area *area, uint64_t offset, uint32_t at) 
     b.status[at] = <int8_t> status
     b.area = area
     ready.offset, ready.at = offset, at
-    b.ready[b.count] = ready
+    if zsw_unlikely(ready != &b.ready[b.count]):
+        b.ready[b.count] = ready[0]             # those before it are published already
     b.count += 1
 
 
