@@ -1697,8 +1697,17 @@ class Numbers(ctypes.Structure):
     _fields_ = (("Ordinal", ctypes.c_long), ("O", ctypes.c_double))
 
 
+class Pretender(np.ndarray):
+    """An array that says it holds numbers."""
+
+    @property
+    def dtype(self):
+        return np.dtype(np.uint64)
+
+
 OF_OBJECTS = {
     "array": lambda n: np.full(n // 8, None, object),
+    "array that says otherwise": lambda n: np.full(n // 8, None, object).view(Pretender),
     "structured": lambda n: np.zeros(n // 16, [("number", "i8"), ("reference", "O")]),
     "nested": lambda n: np.zeros(
         n // 32, [("number", "i8"), ("more", [("x", "f8"), ("references", "O", 2)])]
