@@ -31,6 +31,7 @@ from zswap.shell import run
 
 PAGE = 4096
 BATCH = 1024
+LEAST = 16_384  # pages at a time: few that are held are taken again, as the caches hold them
 SINGLE = 20_000  # single calls at a time
 COLUMNS = [Column("", "what"), Column("", "ns a page"), Column("", "least"), Column("", "over one")]
 
@@ -136,6 +137,7 @@ def calls(
     batches = [pages_of(BATCH, drawn, rng) for _ in range(4)]
     out = [np.empty((BATCH, PAGE), np.uint8) for _ in range(8)]
     count = held // BATCH // 8 * BATCH  # of a thread's own part
+    times = -(-LEAST // count)  # that each call takes them
 
     def order(number: int) -> np.ndarray:
         return np.arange(number * count, (number + 1) * count, dtype=np.uint64)
@@ -143,7 +145,7 @@ def calls(
     mixed = [np.random.default_rng(n).permutation(held).astype(np.uint64)[:count] for n in range(8)]
 
     def each(offsets: np.ndarray, act: Callable[[np.ndarray, int], object]) -> None:
-        for at in range(0, count, BATCH):
+        for at in list(range(0, count, BATCH)) * times:
             act(offsets[at : at + BATCH], at // BATCH)
 
     def store(offsets: np.ndarray) -> None:
@@ -154,7 +156,7 @@ def calls(
 
     # pages drawn as the batches' are: of one length they would leave the pool another than it was
     views, single = [page for batch in batches for page in batch], np.empty(PAGE, np.uint8)
-    some = mixed[0][:SINGLE].tolist()
+    some = np.resize(mixed[0], SINGLE).tolist()
     single_pages = [views[n % len(views)] for n in range(len(some))]
 
     def store_single(_: int) -> None:
@@ -166,10 +168,10 @@ def calls(
             z.load(offset, out=single)
 
     return {
-        "store in place, in order": (lambda n: store(order(n)), count),
-        "store in place, at random": (lambda n: store(mixed[n]), count),
-        "load in order": (lambda n: load(order(n), n), count),
-        "load at random": (lambda n: load(mixed[n], n), count),
+        "store in place, in order": (lambda n: store(order(n)), count * times),
+        "store in place, at random": (lambda n: store(mixed[n]), count * times),
+        "load in order": (lambda n: load(order(n), n), count * times),
+        "load at random": (lambda n: load(mixed[n], n), count * times),
         "single store, at random": (store_single, len(some)),
         "single load, at random": (load_single, len(some)),
     }
