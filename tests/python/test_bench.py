@@ -520,7 +520,9 @@ def test_of_a_pair_now_one_and_now_the_other_comes_first():
     assert "".join(seen) == "abbaab"
 
 
-@pytest.mark.parametrize("group", ["calls", "same-filled", "memory", "many", "writeback", "start"])
+@pytest.mark.parametrize(
+    "group", ["calls", "large", "same-filled", "memory", "many", "writeback", "start"]
+)
 def test_figures_are_measured(group, pages, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     setting = figures.Setting({"mix": pages}, rounds=1, entries=(500, 1000, 2000))

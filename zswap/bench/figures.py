@@ -27,7 +27,7 @@ import zswap
 from zswap.bench import corpora
 from zswap.bench.corpora import PAGE, Pages
 from zswap.bench.growth import Held, grow, offsets_of
-from zswap.bench.rows import Batch, Codec, CodecCopy, Job, Single
+from zswap.bench.rows import Batch, Codec, CodecCopy, Job, Single, together
 from zswap.bench.table import measure
 from zswap_core.bench import CodecLoop, IndexLoop
 from zswap_core.compressors.registry import open_compressor
@@ -228,6 +228,32 @@ def calls(setting: Setting) -> Iterator[Figure]:
             yield replace(figure, note=f"{figure.note}; the codec alone {alone}")
     for what in ("single store", "single load"):
         yield _worst(f"two Python threads over one, {what}", 1.0, of(f"{what} 2"), at_most=False)
+
+
+def _gain_on_large(pages: Pages, rounds: int) -> float:
+    """Two Python threads over one, each of which loads all pages of 64 KiB, one at a time."""
+    size, count = 16 * PAGE, len(pages) // 16
+    outs = np.empty((2, size), np.uint8)
+    with zswap.ZSwap("zstd:1", page_size=size, max_pool_bytes=2 * pages.nbytes) as engine:
+        engine.store_many(range(count), pages[: 16 * count])
+
+        def load(number: int) -> None:
+            for offset in range(count):
+                engine.load(offset, outs[number])
+
+        pairs = in_pairs(rounds, lambda: 2 * together(1, load), lambda: together(2, load))
+    return statistics.median(one / two for one, two in pairs)
+
+
+def large(setting: Setting) -> Iterator[Figure]:
+    """Measure two Python threads over one where a call takes long: pages of 64 KiB with zstd:1."""
+    setting.progress("large pages")
+    yield _worst(
+        "two Python threads over one, single load of 64 KiB, zstd:1",
+        1.8,
+        {name: _gain_on_large(pages, 3 * setting.rounds) for name, pages in setting.pages.items()},
+        at_most=False,
+    )
 
 
 def against_zram(setting: Setting) -> Iterator[Figure]:
@@ -495,6 +521,7 @@ def start(setting: Setting) -> Iterator[Figure]:
 #: The groups of figures, by name.
 FIGURES: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "calls": calls,
+    "large": large,
     "zram": against_zram,
     "same-filled": same_filled,
     "memory": memory,
