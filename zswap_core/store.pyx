@@ -12,7 +12,7 @@ from libc.stdint cimport int8_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
-from zswap_core.abi cimport ZSW_BACKING_LOG, ZSW_PAGE_SIZE_MIN
+from zswap_core.abi cimport ZSW_BACKING_LOG
 from zswap_core.ahead cimport look_ahead
 from zswap_core.budget cimport budget_allows, budget_look, through_bytes
 from zswap_core.checksum cimport checksum_of
@@ -486,13 +486,6 @@ cdef bint publish_all(together *b) noexcept nogil:
     return True
 
 
-cdef inline void prefetch_page(const uint8_t *page) noexcept nogil:
-    """Prefetches a page, or its beginning, while the one before is compressed."""
-    cdef size_t i
-    for i in range(0, ZSW_PAGE_SIZE_MIN, 64):
-        zsw_prefetch(page + i)
-
-
 cdef void store_next(together *b, zsw_area *area, uint64_t offset, uint32_t at) noexcept nogil:
     """Makes page number `at` of the batch ready, or refuses it."""
     # Made where it stays: copying what was just written field by field would wait until the
@@ -540,9 +533,11 @@ cdef void engine_store_together(zsw_engine *e, zsw_worker *w, uint32_t type,
         memset(took, 0, pages * sizeof(uint64_t))
         b.since = zsw_now_ns()
     for i in range(pages):
-        # Where pages are same-filled, asking would take as long as looking at them.
-        if i + 1 < pages and (i == 0 or status[i - 1] != Status.SAME_FILLED):
-            prefetch_page(page + <size_t> (i + 1) * e.page_size)
+        if i + 1 < pages:
+            # The next page's beginning, while this one is compressed; the processor's own
+            # prefetching goes on from there.
+            zsw_prefetch(page + <size_t> (i + 1) * e.page_size)
+            zsw_prefetch(page + <size_t> (i + 1) * e.page_size + 64)
         offset = offsets[i]                     # once: it is the caller's, who may change it
         magazine_expect(w, min(pages - i, group - b.count) if group > 1 else 0)
         store_next(&b, find_area(e, type, offset), offset, i)
