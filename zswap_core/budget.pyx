@@ -219,7 +219,7 @@ cdef bint budget_follows(const zsw_engine *e) noexcept nogil:
 cdef bint buffers_spare(const zsw_engine *e, uint64_t size) noexcept nogil:
     """Whether there may be one more for a call, beside writeback's."""
     cdef uint64_t taken = zsw_peek_u64(&e.budget.buffers) + size
-    if e.writeback == NULL:
+    if zsw_load_ptr(<void **> &e.writeback) == NULL:
         taken += buffers_share(e) // 2
     return zsw_peek_u64(&e.budget.bytes) == 0 or taken <= buffers_share(e)
 

@@ -248,6 +248,7 @@ cdef struct zsw_engine:
     void *streams                       # what is read ahead, see streams.pyx
     uint64_t spare                      # a buffer that a batch read into, see parking.pyx; 0: none
     void *requests                      # what was submitted, see submit.pyx
+    uint64_t requester                  # the thread that serves it, by itself; 0: none
     # room below the limit, see reclaim.pyx
     uint32_t tickets                    # stores that came to the gate
     uint32_t turn                       # futex word: and those that left it

@@ -20,8 +20,8 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.load cimport engine_load, LOAD_NO_WAIT, LOAD_ZEROS
 from zswap_core.os cimport (
     pthread_t, zsw_add_u32, zsw_fence, zsw_fence_after_rmw, zsw_futex_wait, zsw_futex_wake,
-    zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK, zsw_mutex, zsw_self, zsw_store_ptr,
-    zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_wipe,
+    zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK, zsw_mutex, zsw_peek_u64,
+    zsw_poke_u64, zsw_self, zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_wipe,
 )
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status
@@ -113,6 +113,8 @@ cdef void *serve(void *arg) noexcept nogil:
     cdef zsw_requests *all = <zsw_requests *> arg
     cdef zswap_request *first
     cdef uint32_t seen
+    # In the engine's shell, as whoever closes may ask when another has freed all of this.
+    zsw_poke_u64(&all.e.requester, zsw_self())
     while True:
         seen = zsw_load_u32(&all.work)
         zsw_lock(&all.lock)
@@ -123,6 +125,7 @@ cdef void *serve(void *arg) noexcept nogil:
             while first != NULL:
                 first = serve_group(all.e, all, first)
         elif zsw_load_u32(&all.stop):
+            zsw_poke_u64(&all.e.requester, 0)
             return NULL
         else:
             zsw_store_u32(&all.idle, 1)
@@ -206,8 +209,7 @@ cdef bint has_memory(zsw_engine *e, zsw_requests *all) noexcept nogil:
 
 cdef bint serves_requests(const zsw_engine *e) noexcept nogil:
     """Whether this is the thread, for which closing would wait."""
-    cdef zsw_requests *all = <zsw_requests *> zsw_load_ptr(<void **> &e.requests)
-    return all != NULL and <uint64_t> all.thread == zsw_self()
+    return zsw_peek_u64(&e.requester) == zsw_self()
 
 
 cdef void requests_stop(zsw_engine *e) noexcept nogil:

@@ -6,7 +6,7 @@ from zswap_core.backings.base cimport Backing
 from zswap_core.budget cimport budget_follows
 from zswap_core.index cimport zsw_area
 from zswap_core.lookup cimport area_at
-from zswap_core.os cimport zsw_load_i64, zsw_peek_i64
+from zswap_core.os cimport zsw_load_i64, zsw_peek_i64, zsw_peek_u64
 from zswap_core.params cimport Flag, is_on
 from zswap_core.status cimport Status
 
@@ -65,14 +65,15 @@ cdef object error_for(int status, int rc, uint64_t offset, uint32_t swap_type, H
         return PageCorruptError(f"{where} is damaged in the backing store{of}: its "
                                 "checksum is not that of what was written; it is kept there")
     if status == Status.POOL_LIMIT or status == Status.ACCEPT_THRESHOLD:
-        budget = engine.e.budget.bytes
-        if budget and engine.e.params.max_pages < engine.e.budget.pool_pages:
+        pages = zsw_peek_u64(&engine.e.params.max_pages)
+        budget = zsw_peek_u64(&engine.e.budget.bytes)
+        if budget and pages < zsw_peek_u64(&engine.e.budget.pool_pages):
             of = ("what max_memory_bytes leaves it of the process's memory now"
                   if budget_follows(engine.e) else "its max_memory_bytes")
             return PoolLimitError(f"{where} refused: all that the engine takes is at {of} "
                                   f"({budget} bytes); invalidate pages, give a backing, or raise "
                                   "max_memory_bytes")
-        limit = engine.e.params.max_pages * engine.e.page_size
+        limit = pages * engine.e.page_size
         why = ("the pool is at its limit" if status == Status.POOL_LIMIT
                else "the pool was at its limit and is still above the accept threshold")
         return PoolLimitError(f"{where} refused: {why} ({limit} bytes); invalidate pages or raise "

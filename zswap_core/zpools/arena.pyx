@@ -404,7 +404,7 @@ cdef uint32_t arena_take_lone(zsw_arena *arena, uint32_t *at, uint32_t count) no
         fresh += 1 - span.committed
         at[got] = span.at
         got += 1
-    arena.lone_pages += got
+    zsw_poke_u64(&arena.lone_pages, arena.lone_pages + got)
     if fresh:
         arena_commit(arena, fresh)
     zsw_unlock(&arena.lock)
@@ -421,7 +421,7 @@ cdef bint arena_give_lone(zsw_arena *arena, const uint32_t *at, uint32_t count) 
         flip_lone(arena, at[i])
         span.at = at[i]
         give_span(arena, &span)
-    arena.lone_pages -= count
+    zsw_poke_u64(&arena.lone_pages, arena.lone_pages - count)
     due = release_due(arena)
     zsw_unlock(&arena.lock)
     return due
