@@ -437,6 +437,65 @@ def test_pins_leave_room_though_the_pool_will_fill(memory):
     assert 0 < most_pinned < lasting * 3 // 4
 
 
+@pytest.mark.parametrize("share", [None, 0.05, 0.85])
+def test_whatever_is_pinned_something_may_go(memory, share):
+    """What comes with a pool that fills, buffers above all, once took the room that pins had left:
+    who needed a page waited until the pool happened to shrink."""
+    mem = memory(pool_share=share)
+    a = mem.zeros((4 * ROOM, PAGE), np.uint8)
+    noise = np.frombuffer(np.random.default_rng(5).bytes(256 * PAGE // 2), np.uint8)
+    with contextlib.ExitStack() as pins:
+        with contextlib.suppress(MemoryError):
+            for page in a:
+                pins.enter_context(mem.pin(page))
+        pinned = mem.stats().pinned_bytes // PAGE
+        assert pinned > 100
+        for start in range(0, 4 * ROOM, 256):
+            a[start : start + 256, : PAGE // 2] = noise.reshape(256, -1)
+            stats = mem.stats()
+            assert stats.room_bytes // PAGE > pinned * 5 // 4
+            assert stats.total_bytes < stats.budget + (1 << 20)  # what is on its way counts twice
+    assert stats.backed_bytes
+    assert not stats.refused_pages
+    assert (a[:, : PAGE // 2].reshape(-1, 256, PAGE // 2) == noise.reshape(256, -1)).all()
+
+
+def test_what_may_go_is_found_among_what_is_pinned(memory):
+    mem = memory("64MiB")
+    a = mem.zeros((2000 * 64, 512), np.float32)[: 2000 * 32]  # an extent has 64 pages
+    pages = a.reshape(2000, 64, -1)
+    with contextlib.ExitStack() as pins:
+        for extent in range(0, 2000):
+            pins.enter_context(mem.pin(pages[extent, 0]))
+        mem.advise(pages, "cold")
+        pages[999, 9, 0] = 1
+        assert hook.evict(mem._region, 1) == 1
+        assert hook.evict(mem._region, 1) == 0
+    assert pages[999, 9, 0] == 1
+    assert mem.stats().pinned_bytes == 0
+    assert hook.evict(mem._region, 1) > 1
+
+
+def test_what_is_kept_about_pages_takes_half_of_the_budget_at_most(memory):
+    mem = memory("8MiB")
+    assert mem.stats().limit < 32 * mem.budget
+    with pytest.raises(MemoryError, match="raise the budget"):
+        mem.empty(mem.stats().limit + 1, np.uint8)
+    a = mem.empty((mem.stats().limit // PAGE, PAGE), np.uint8)
+    a[:] = np.arange(len(a))[:, None] % 251
+    a[:, :99] += np.arange(99, dtype=np.uint8)
+    stats = mem.stats()
+    assert stats.metadata_bytes <= stats.budget // 2
+    assert not stats.refused_pages
+    assert (a[:, 98] == (np.arange(len(a)) % 251 + 98) % 256).all()
+    mem.budget = "16MiB"
+    b = mem.empty(PAGE, np.uint8)
+    with pytest.raises(ValueError, match="too small for what is allocated"):
+        mem.budget = "8MiB"
+    del b
+    mem.budget = "8MiB"
+
+
 def test_advice(memory):
     mem = memory()
     a = mem.empty((600, PAGE), np.uint8)
