@@ -630,6 +630,32 @@ def test_a_page_that_cannot_be_had_is_a_signal_and_one_line(spill, mode, site, e
     assert (code, out.split(), err) == (0, [error] * 2, "")
 
 
+NO_ROOM = """
+import errno, sys
+import numpy as np
+import zswap
+from hooks import memory as hook
+from hooks.faults import FOREVER, arm
+mem = zswap.Memory("8MiB", sys.argv[1], mode=sys.argv[2])
+hook.set_patience(mem._region, 100)
+a = mem.empty((10 << 8, 4096), np.uint8)
+noise = np.frombuffer(np.random.default_rng(1).bytes(4096 * 64), np.uint8).reshape(64, -1)
+arm("BACKING_WRITE", 1, FOREVER, errno.ENOSPC)
+for start in range(0, len(a), 64):
+    a[start : start + 64] = noise
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_waits_in_vain_for_room_does_not_wait_for_ever(spill, mode):
+    """What it takes to find that nothing goes, a store of each page, is waiting as well: it once
+    was not counted, and half a minute took hours."""
+    code, out, err = program(NO_ROOM, spill, mode)
+    assert (code, out) == (-signal.SIGBUS, "")
+    assert "there is no room for it" in err
+    assert err.count("\n") == 1
+
+
 # ---- how the budget is divided -------------------------------------------------------------------
 
 SPLIT = {"budget": 1000, "pool": 350, "filled": 345, "stored": 900}  # 9 epochs' pages are stored

@@ -113,6 +113,11 @@ def split(Handle z not None, uint64_t budget, uint64_t pool, uint64_t filled, ui
         free(slot)
 
 
+def set_patience(Region region not None, uint64_t ms):
+    """How long who needs room waits when nothing can be evicted."""
+    region.m.patience = ms * 1000000
+
+
 def evict(Region region not None, uint64_t pages):
     """Evicts about so many pages, as whoever finds no room does; returns how many went."""
     return evict_some(region.m, pages)

@@ -346,6 +346,8 @@ cdef void *numpy_realloc(void *ctx, void *p, size_t size) noexcept nogil:
     if not is_ours(h, p):
         # how long it is nobody knows: it stays where small ones lie
         return realloc(p, max(size, <size_t> 1))
+    if h.m.forked:                              # which has none of it, nor how long it was
+        return NULL
     old = memory_size(h.m, (<uint64_t> p - <uint64_t> h.m.base) >> h.m.page_shift)
     old <<= h.m.page_shift
     if size <= old and size > old // 2:

@@ -41,6 +41,7 @@ cdef enum:
     RANDOM_BYTES = 256
     BROUGHT_SHIFT = 4           # of the room, the most that is fetched when it is allocated
     STACKS = 64 << 10           # what the threads touch of theirs, about
+    PATIENCE_S = 30
 
 
 cdef inline uint64_t mask_of(uint64_t first, uint64_t pages, uint64_t part) noexcept nogil:
@@ -198,6 +199,7 @@ cdef int memory_open(zsw_engine *e, uint64_t pages, uint64_t budget, uint64_t li
     m.bytes = m.pages << m.page_shift
     m.threads = mode != BY_SIGNALS
     m.budget, m.limit = budget, limit
+    m.patience = <uint64_t> PATIENCE_S * 1000000000
     m.watch.in_child = in_child
     slab_init(&m.nodes, sizeof(zsw_extent), ANY_ID)
     rc = map_memory(m, mode)

@@ -34,9 +34,10 @@ cdef enum:
     SLACK_SHIFT = 5             # of the room, what is kept free for those who come
     SLACK_LEAST = 128
     DIRECT = 32                 # pages that somebody who finds no room evicts himself
-    PATIENCE_S = 30             # how long he waits when nothing can be evicted
-    NAP_NS = 50000
-    LONGEST_NAP_NS = 10000000
+    NAP_NS = 50000              # how long he sleeps at first when nothing can be evicted,
+    LONGEST_NAP_NS = 10000000   # and at last
+    NAP_SHARE = 8               # of what he has waited, the next nap
+    LONGEST_ROUND_NS = 100000000    # to look for what can be, and to sleep
 
 
 cdef uint64_t metadata_of(zsw_memory *m) noexcept nogil:
@@ -163,6 +164,7 @@ cdef uint32_t take_room(zsw_memory *m, uint32_t most, uint32_t how) noexcept nog
     cdef uint32_t n = take_free(m, most)
     cdef uint64_t waited = 0, began
     while n == 0:
+        began = zsw_now_ns()
         kick(m)
         if not how & ZSW_FAULT_LITTLE_STACK and evict_some(m, DIRECT) != 0:
             zsw_add_u64(&m.counts.direct, 1)
@@ -170,12 +172,11 @@ cdef uint32_t take_room(zsw_memory *m, uint32_t most, uint32_t how) noexcept nog
             waited = 0
         else:
             zsw_add_u64(&m.counts.waits, 1)
-            if waited > <uint64_t> PATIENCE_S * 1000000000:
+            if waited > zsw_peek_u64(&m.patience):
                 return 0
-            began = zsw_now_ns()
-            zsw_sleep_ns(NAP_NS)
+            zsw_sleep_ns(min(NAP_NS + waited // NAP_SHARE, <uint64_t> LONGEST_NAP_NS))
             # not the time for which the process was stopped, or the machine asleep
-            waited += min(zsw_now_ns() - began, <uint64_t> LONGEST_NAP_NS)
+            waited += min(zsw_now_ns() - began, <uint64_t> LONGEST_ROUND_NS)
         n = take_free(m, 1)
     if zsw_peek_u64(&m.resident) > high_mark(m):
         kick(m)

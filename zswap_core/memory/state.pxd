@@ -199,6 +199,7 @@ cdef struct zsw_memory:
     uint64_t overhead           # bytes that nobody counts elsewhere
     uint64_t beside             # bytes of all but pages and the pool, when that was asked last
     uint64_t room               # pages that may be resident
+    uint64_t patience           # ns that who needs room waits when nothing can be evicted
     uint64_t resident           # pages that are, or soon will be
     uint64_t pinned
     uint64_t pinning            # pages that are about to be
