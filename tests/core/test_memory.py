@@ -583,6 +583,33 @@ def test_pages_that_cannot_leave_stay(memory, site, number):
     at_rest(mem)
 
 
+def test_a_page_that_could_not_be_stored_is_not_known(memory):
+    """The engine has given up the copy before; the same content again must not be taken for it."""
+    mem = memory()
+    page = mem.empty(PAGE, np.uint8)
+    page[:] = 1
+    mem.advise(page, "cold")
+    page[::3] = 2
+    with fault("COMPRESS", 1, FOREVER, errno.EIO), fault("BACKING_WRITE", 1, FOREVER, errno.EIO):
+        mem.advise(page, "cold")
+        assert hits().get("COMPRESS")
+    page[:] = 1
+    mem.advise(page, "cold")
+    assert (page == 1).all()
+
+
+def test_what_could_not_be_pinned_takes_no_room_from_other_pins(memory):
+    mem = memory()
+    a = mem.zeros((ROOM // 4, PAGE), np.uint8)
+    for _ in range(3):
+        starved = fault("MEMORY_COPY", 2, FOREVER, errno.ENOMEM)
+        with starved, pytest.raises(MemoryError), mem.pin(a):
+            pass
+    with mem.pin(a):
+        assert mem.stats().pinned_bytes == a.nbytes
+    mem.budget = "8MiB"
+
+
 LOST = """
 import errno, sys
 import numpy as np
