@@ -986,6 +986,81 @@ MUTATIONS = [
         "",
         tests="departures",
     ),
+    # ---- a memory's pages, pins and budget
+    bug(
+        "pages leave unprotected",
+        "memory/evict.pyx",
+        "        if protect(m, first, chosen, pinned, True) == 0:\n",
+        "        if fault(Site.MEMORY_PROTECT) == 0:\n",
+        tests="tests/core/test_memory.py::test_threads_find_every_page_as_they_left_it",
+    ),
+    bug(
+        "a changed page counts as the one that the engine has",
+        "memory/evict.pyx",
+        "    held = (word & COPY and sum.low == m.sums[page].low and "
+        "sum.high == m.sums[page].high)\n",
+        "    held = word & COPY\n",
+        tests="tests/core/test_memory.py::test_threads_find_every_page_as_they_left_it",
+    ),
+    bug(
+        "a page that could not be stored counts as one that is",
+        "memory/evict.pyx",
+        "        word &= ~<uint32_t> COPY\n        held =",
+        "        held =",
+        tests="tests/core/test_memory.py::test_a_page_that_could_not_be_stored_is_not_known",
+    ),
+    bug(
+        "pinned pages leave",
+        "memory/evict.pyx",
+        "        if word & PINS:\n            pinned[0] |= bit(i)\n        elif",
+        "        if",
+        tests="tests/core/test_memory.py::test_pinned_pages_stay_and_may_be_read_by_the_system",
+    ),
+    bug(
+        "the first of two pins counts alone",
+        "memory/region.pyx",
+        "            if (word - PIN_ONE) & PINS == 0:\n",
+        "            if True:\n",
+        tests="tests/core/test_memory.py::"
+        "test_and_while_others_pin_advise_fork_and_change_the_budget",
+    ),
+    bug(
+        "what could not be pinned stays promised",
+        "memory/region.pyx",
+        "        zsw_add_u64(&m.pinning, i - pages)\n",
+        "",
+        tests="tests/core/test_memory.py::"
+        "test_what_could_not_be_pinned_takes_no_room_from_other_pins",
+    ),
+    bug(
+        "extents are looked at whose pages are all pinned",
+        "memory/evict.pyx",
+        "        if zsw_peek_u32(&m.parts[part].here) > zsw_peek_u32(&m.parts[part].pinned):\n",
+        "        if zsw_peek_u32(&m.parts[part].here):\n",
+        tests="tests/core/test_memory.py::test_what_may_go_is_found_among_what_is_pinned",
+    ),
+    bug(
+        "a memory's engine takes what is left of the pool's limit",
+        "memory/room.pyx",
+        "    if its != zsw_peek_u64(&m.e.budget.bytes):\n",
+        "    if False:\n",
+        tests="tests/core/test_memory.py::test_whatever_is_pinned_something_may_go",
+    ),
+    bug(
+        "a budget may be too small for what is pinned",
+        "memory/region.pyx",
+        "    if budget < before and pins_of(m) > lasting_room(m, budget) // 2:\n",
+        "    if False:\n",
+        tests="tests/core/test_memory.py::test_a_budget_that_is_too_small_for_what_is_pinned",
+    ),
+    bug(
+        "a budget may be too small for what is allocated",
+        "memory/region.pyx",
+        "    if m.allocated > limit:\n        rc = -ENOSPC\n",
+        "    if False:\n        rc = -ENOSPC\n",
+        tests="tests/core/test_memory.py::"
+        "test_what_is_kept_about_pages_takes_half_of_the_budget_at_most",
+    ),
     # ---- a memory's allocations
     bug(
         "zeros are what an array before has left",

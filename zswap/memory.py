@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 LEAST = 8 << 20  # that a budget may be
 _PAGE = mmap.PAGESIZE
 _FIXED = 2 << 20  # about what there is of buffers before there is a page
-_KEPT = 64  # bytes about a page, in the engine and beside it
+_KEPT = 64  # bytes about a page, in the engine and beside it,
+_KEPT_SHARE = 2  # which take one part in so many of the budget, where a file is behind the pool
 _POOL_SHARE = 0.35  # of the budget, to begin with, where a file is behind the pool
 
 Advice = Literal["willneed", "cold", "dontneed", "sequential", "random", "normal"]
@@ -168,8 +169,9 @@ class Memory:
         allowed.  In signal mode the kernel does not wait for a page: calls of libc about files,
         pipes and sockets bring it first; others (ioctl, io_uring, libc by ctypes) need `pin`.
     limit : int or str, optional
-        Most bytes that may be allocated.  By default what the file has room for, or without one the
-        budget less what is kept about pages.  More than that trusts in compression: should it fail,
+        Most bytes that may be allocated.  By default what the file has room for, though no more
+        than 32 times the budget, since what is kept about pages takes a part of that; or without a
+        file the budget less what is kept.  More than that trusts in compression: should it fail,
         the process gets a SIGBUS.
     min_size : int or str, default "64KiB"
         The smallest array that numpy is served with.
@@ -298,11 +300,16 @@ class Memory:
     def _limit(self, budget: int) -> int:
         """Bytes that may be allocated."""
         if self._store is not None:
-            room = int(self._store.nr_pages) * _PAGE
+            room = min(int(self._store.nr_pages) * _PAGE, self._most(budget))
             return room if self._asked is None else min(self._asked, room)
         if self._asked is not None:
             return self._asked
         return int((budget - _FIXED) * _PAGE / (_PAGE + _KEPT))
+
+    @staticmethod
+    def _most(budget: int) -> int:
+        """Bytes of which what is kept about them takes no more than its share."""
+        return (budget - _FIXED) // _KEPT_SHARE // _KEPT * _PAGE
 
     def _open(self, used: Any, pages: int, limit: int, mode: str) -> tuple[Region, str]:
         asked = self._engine, used, pages, self._budget, limit, self._divides
@@ -365,6 +372,8 @@ class Memory:
             f"{format_bytes(size)} more cannot be held: {format_bytes(figures['allocated_bytes'])} "
             f"of {format_bytes(figures['limit'])} are allocated"
         )
+        if self._store is not None and figures["limit"] == self._most(self._budget):
+            return f"{text}; free arrays, or raise the budget, of which that takes half by itself"
         if self._store is not None:
             return f"{text}; free arrays, or give a larger backing file, on a disk that has room"
         return (

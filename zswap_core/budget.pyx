@@ -179,7 +179,8 @@ cdef void budget_renew(zsw_engine *e) noexcept nogil:
 cdef void budget_pool(zsw_engine *e, uint64_t pages, uint64_t accept) noexcept nogil:
     """What the pools may take where the budget leaves so much."""
     zsw_lock(&e.budget.lock)
-    e.budget.pool_pages, e.budget.pool_accept = pages, accept
+    zsw_poke_u64(&e.budget.pool_pages, pages)
+    e.budget.pool_accept = accept
     if e.budget.bytes:
         look(e)
     else:

@@ -437,6 +437,65 @@ def test_pins_leave_room_though_the_pool_will_fill(memory):
     assert 0 < most_pinned < lasting * 3 // 4
 
 
+@pytest.mark.parametrize("share", [None, 0.05, 0.85])
+def test_whatever_is_pinned_something_may_go(memory, share):
+    """What comes with a pool that fills, buffers above all, once took the room that pins had left:
+    who needed a page waited until the pool happened to shrink."""
+    mem = memory(pool_share=share)
+    a = mem.zeros((4 * ROOM, PAGE), np.uint8)
+    noise = np.frombuffer(np.random.default_rng(5).bytes(256 * PAGE // 2), np.uint8)
+    with contextlib.ExitStack() as pins:
+        with contextlib.suppress(MemoryError):
+            for page in a:
+                pins.enter_context(mem.pin(page))
+        pinned = mem.stats().pinned_bytes // PAGE
+        assert pinned > 100
+        for start in range(0, 4 * ROOM, 256):
+            a[start : start + 256, : PAGE // 2] = noise.reshape(256, -1)
+            stats = mem.stats()
+            assert stats.room_bytes // PAGE > pinned * 5 // 4
+            assert stats.total_bytes < stats.budget + (1 << 20)  # what is on its way counts twice
+    assert stats.backed_bytes
+    assert not stats.refused_pages
+    assert (a[:, : PAGE // 2].reshape(-1, 256, PAGE // 2) == noise.reshape(256, -1)).all()
+
+
+def test_what_may_go_is_found_among_what_is_pinned(memory):
+    mem = memory("64MiB")
+    a = mem.zeros((2000 * 64, 512), np.float32)[: 2000 * 32]  # an extent has 64 pages
+    pages = a.reshape(2000, 64, -1)
+    with contextlib.ExitStack() as pins:
+        for extent in range(0, 2000):
+            pins.enter_context(mem.pin(pages[extent, 0]))
+        mem.advise(pages, "cold")
+        pages[999, 9, 0] = 1
+        assert hook.evict(mem._region, 1) == 1
+        assert hook.evict(mem._region, 1) == 0
+    assert pages[999, 9, 0] == 1
+    assert mem.stats().pinned_bytes == 0
+    assert hook.evict(mem._region, 1) > 1
+
+
+def test_what_is_kept_about_pages_takes_half_of_the_budget_at_most(memory):
+    mem = memory("8MiB")
+    assert mem.stats().limit < 32 * mem.budget
+    with pytest.raises(MemoryError, match="raise the budget"):
+        mem.empty(mem.stats().limit + 1, np.uint8)
+    a = mem.empty((mem.stats().limit // PAGE, PAGE), np.uint8)
+    a[:] = np.arange(len(a))[:, None] % 251
+    a[:, :99] += np.arange(99, dtype=np.uint8)
+    stats = mem.stats()
+    assert stats.metadata_bytes <= stats.budget // 2
+    assert not stats.refused_pages
+    assert (a[:, 98] == (np.arange(len(a)) % 251 + 98) % 256).all()
+    mem.budget = "16MiB"
+    b = mem.empty(PAGE, np.uint8)
+    with pytest.raises(ValueError, match="too small for what is allocated"):
+        mem.budget = "8MiB"
+    del b
+    mem.budget = "8MiB"
+
+
 def test_advice(memory):
     mem = memory()
     a = mem.empty((600, PAGE), np.uint8)
@@ -524,6 +583,33 @@ def test_pages_that_cannot_leave_stay(memory, site, number):
     at_rest(mem)
 
 
+def test_a_page_that_could_not_be_stored_is_not_known(memory):
+    """The engine has given up the copy before; the same content again must not be taken for it."""
+    mem = memory()
+    page = mem.empty(PAGE, np.uint8)
+    page[:] = 1
+    mem.advise(page, "cold")
+    page[::3] = 2
+    with fault("COMPRESS", 1, FOREVER, errno.EIO), fault("BACKING_WRITE", 1, FOREVER, errno.EIO):
+        mem.advise(page, "cold")
+        assert hits().get("COMPRESS")
+    page[:] = 1
+    mem.advise(page, "cold")
+    assert (page == 1).all()
+
+
+def test_what_could_not_be_pinned_takes_no_room_from_other_pins(memory):
+    mem = memory()
+    a = mem.zeros((ROOM // 4, PAGE), np.uint8)
+    for _ in range(3):
+        starved = fault("MEMORY_COPY", 2, FOREVER, errno.ENOMEM)
+        with starved, pytest.raises(MemoryError), mem.pin(a):
+            pass
+    with mem.pin(a):
+        assert mem.stats().pinned_bytes == a.nbytes
+    mem.budget = "8MiB"
+
+
 LOST = """
 import errno, sys
 import numpy as np
@@ -569,6 +655,32 @@ def test_a_page_that_cannot_be_had_is_a_signal_and_one_line(spill, mode, site, e
     assert err.count("\n") == 1
     code, out, err = program(LOST, spill, mode, site, "asked")
     assert (code, out.split(), err) == (0, [error] * 2, "")
+
+
+NO_ROOM = """
+import errno, sys
+import numpy as np
+import zswap
+from hooks import memory as hook
+from hooks.faults import FOREVER, arm
+mem = zswap.Memory("8MiB", sys.argv[1], mode=sys.argv[2])
+hook.set_patience(mem._region, 100)
+a = mem.empty((10 << 8, 4096), np.uint8)
+noise = np.frombuffer(np.random.default_rng(1).bytes(4096 * 64), np.uint8).reshape(64, -1)
+arm("BACKING_WRITE", 1, FOREVER, errno.ENOSPC)
+for start in range(0, len(a), 64):
+    a[start : start + 64] = noise
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_waits_in_vain_for_room_does_not_wait_for_ever(spill, mode):
+    """What it takes to find that nothing goes, a store of each page, is waiting as well: it once
+    was not counted, and half a minute took hours."""
+    code, out, err = program(NO_ROOM, spill, mode)
+    assert (code, out) == (-signal.SIGBUS, "")
+    assert "there is no room for it" in err
+    assert err.count("\n") == 1
 
 
 # ---- how the budget is divided -------------------------------------------------------------------

@@ -4,7 +4,9 @@ divided."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
+from zswap_core.binding.memory cimport Region
 from zswap_core.binding.results cimport Handle
+from zswap_core.memory.evict cimport evict_some
 from zswap_core.memory.split cimport split_begin, split_look, split_move, split_note
 from zswap_core.memory.state cimport AWAY, EPOCH_SHIFT, MISSED, zsw_memory, zsw_slot
 
@@ -109,3 +111,13 @@ def split(Handle z not None, uint64_t budget, uint64_t pool, uint64_t filled, ui
     finally:
         free(m)
         free(slot)
+
+
+def set_patience(Region region not None, uint64_t ms):
+    """How long who needs room waits when nothing can be evicted."""
+    region.m.patience = ms * 1000000
+
+
+def evict(Region region not None, uint64_t pages):
+    """Evicts about so many pages, as whoever finds no room does; returns how many went."""
+    return evict_some(region.m, pages)

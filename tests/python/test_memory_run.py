@@ -234,6 +234,19 @@ static void do_small(char **args) {
     free(blocks);
     puts("well");
 }
+static void do_starved(char **args) {
+    int status, well = 0;
+    for (int i = 0; i < 20; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            char *p = malloc(2 * MIB);
+            _exit(p == NULL || memset(p, 1, 2 * MIB) != p);
+        }
+        waitpid(child, &status, 0);
+        well += status == 0;
+    }
+    printf("%d\n", well);
+}
 static void do_end(char **args) {
     char *p = malloc(2 * MIB);
     memset(p, 1, 2 * MIB);
@@ -249,7 +262,7 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(char **); } all[] = {
         {"stamp", do_stamp}, {"enomem", do_enomem}, {"fork", do_fork}, {"calls", do_calls},
         {"kernel", do_kernel}, {"close", do_close}, {"end", do_end},
-        {"small", do_small},
+        {"small", do_small}, {"starved", do_starved},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (argc > 1 && !strcmp(argv[1], all[i].name)) all[i].run(argv + 2);
@@ -707,6 +720,15 @@ def test_a_forked_child_never_sees_zeros(program):
 def test_descriptors_are_kept_from_programs_that_close_all(program, backing):
     code, out, err = run(program, "close", options=backing)
     assert (code, out) == (0, "well\n"), err
+
+
+def test_where_no_region_can_be_made_memory_is_ordinary(program):
+    """It is told once a process, of which none is killed because what it had begun ends again."""
+    script = f"ulimit -v 300000; exec {program} starved"
+    code, out, err = run("sh", "-c", script, options=("--limit", "1G"))
+    assert (code, out) == (0, "20\n"), err
+    assert len(err) == 21
+    assert all("has ordinary memory" in line and "(errno 12)" in line for line in err[:-1])
 
 
 def test_children_come_along_and_may_outlive_the_first(program):

@@ -130,9 +130,10 @@ cdef class Region:
         with nogil:
             rc = memory_pin(self.m, first, pages)
         if rc == -ENOMEM:
+            room = lasting_room(self.m, zsw_peek_u64(&self.m.budget))
             raise MemoryError(f"{pages} pages are too many to pin: half of the room that resident "
-                              f"pages always have, {lasting_room(self.m)}, may be pinned at once: "
-                              "pin less, or raise the budget")
+                              f"pages always have, {room}, may be pinned at once: pin less, or "
+                              "raise the budget")
         if rc == -EBUSY:
             raise ValueError("a page of it is pinned 255 times")
         if rc < 0:
@@ -185,7 +186,7 @@ cdef class Region:
         if rc == -EBUSY:
             return "too small for what is pinned, which may take half of the room: unpin some first"
         if rc != 0:
-            return "without a file less than what is allocated: free arrays first"
+            return "too small for what is allocated: free arrays first"
 
     def contains(self, uint64_t address):
         return address - <uint64_t> self.m.base < self.m.bytes
@@ -345,6 +346,8 @@ cdef void *numpy_realloc(void *ctx, void *p, size_t size) noexcept nogil:
     if not is_ours(h, p):
         # how long it is nobody knows: it stays where small ones lie
         return realloc(p, max(size, <size_t> 1))
+    if h.m.forked:                              # which has none of it, nor how long it was
+        return NULL
     old = memory_size(h.m, (<uint64_t> p - <uint64_t> h.m.base) >> h.m.page_shift)
     old <<= h.m.page_shift
     if size <= old and size > old // 2:

@@ -17,8 +17,8 @@ from zswap_core.calls cimport engine_enter_ready, engine_leave
 from zswap_core.extents cimport extents_give, extents_leave, extents_take
 from zswap_core.invalidate cimport engine_invalidate
 from zswap_core.memory.state cimport (
-    at_page, AWAY, BUSY, COPY, epoch_of, EXTENT_SHIFT, FRESH, HERE, KIND, kind_of, LEAVING, LENGTHS,
-    NOBODYS, PINS, rest, word_of, zsw_memory,
+    at_page, AWAY, BUSY, COPY, count_pinned, epoch_of, EXTENT_SHIFT, FRESH, HERE, KIND, kind_of,
+    LEAVING, LENGTHS, NOBODYS, PINS, rest, word_of, zsw_memory,
 )
 from zswap_core.memory.uffd cimport zsw_release_shared
 from zswap_core.os cimport (
@@ -61,7 +61,7 @@ cdef uint64_t forget(zsw_memory *m, uint64_t first, uint64_t pages, uint32_t wor
         if old & COPY or kind_of(old) == AWAY:
             held += 1
         if old & PINS:
-            zsw_add_u64(&m.pinned, <uint64_t> -1)
+            count_pinned(m, first + i, -1)
     if here or held and m.threads:              # a page that was lost may be poisoned
         if m.programs == NULL:
             zsw_release(at_page(m, first), <size_t> pages << m.page_shift)

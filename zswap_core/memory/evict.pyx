@@ -30,6 +30,8 @@ cdef enum:
     FORCED = 32                 # from this one on whatever is there must go
     REST = 2                    # epochs that an extent is left alone after a page came
 
+cdef uint64_t NONE = <uint64_t> -1
+
 
 cdef inline uint64_t bit(uint32_t i) noexcept nogil:
     return <uint64_t> 1 << i
@@ -189,20 +191,20 @@ cdef uint32_t evict_part(zsw_memory *m, zsw_worker *w, uint64_t part, uint64_t a
 
 
 cdef uint64_t pick(zsw_memory *m) noexcept nogil:
-    """Any extent that has resident pages, or the last that it looked at."""
+    """Any extent that has resident pages which are not pinned, or NONE."""
     cdef uint64_t parts = (zsw_peek_u64(&m.top) + EXTENT - 1) >> EXTENT_SHIFT
     cdef uint64_t seed = zsw_peek_u64(&m.seed), part, looked = 0
     seed ^= seed << 13
     seed ^= seed >> 7
     seed ^= seed << 17
     zsw_poke_u64(&m.seed, seed)             # two that have the same choose the same, once
-    if parts == 0:
-        return 0
-    part = (seed >> 11) % parts
-    while zsw_peek_u32(&m.parts[part].here) == 0 and looked < parts:
+    part = (seed >> 11) % parts if parts else 0
+    while looked < parts:
+        if zsw_peek_u32(&m.parts[part].here) > zsw_peek_u32(&m.parts[part].pinned):
+            return part
         part = part + 1 if part + 1 < parts else 0
         looked += 1
-    return part
+    return NONE
 
 
 cdef uint64_t evict_some(zsw_memory *m, uint64_t wanted) noexcept nogil:
@@ -218,6 +220,8 @@ cdef uint64_t evict_some(zsw_memory *m, uint64_t wanted) noexcept nogil:
         return done
     while done < wanted and tries < TRIES:
         part = pick(m)
+        if part == NONE:
+            break
         if tries >= FORCED or epoch_of(m) - zsw_peek_u32(&m.parts[part].fetched) >= REST:
             done += evict_part(m, w, part, <uint64_t> -1, tries >= FORCED)
         tries += 1

@@ -10,16 +10,16 @@ from zswap_core.forks cimport unwatch_forks, watch_forks, zsw_fork_watch
 from zswap_core.memory.allocations cimport forget, release_stalest
 from zswap_core.memory.evict cimport evict_part
 from zswap_core.memory.fetch cimport fetch_span, memory_fault
-from zswap_core.memory.room cimport kick, lasting_room, promise_pins, set_room
+from zswap_core.memory.room cimport kick, lasting_room, pins_of, promise_pins, set_room
 from zswap_core.memory.server cimport start_threads, stop_threads
 from zswap_core.memory.signals cimport (
     catch_signals, leave_shell, serve_signals, stop_serving, take_shell,
 )
 from zswap_core.memory.split cimport split_begin, split_scale
 from zswap_core.memory.state cimport (
-    AWAY, BUSY, BY_SIGNALS, EXTENT, EXTENT_SHIFT, fd_of, FRESH, HERE, kind_of, LEAVING, OF_PROGRAMS,
-    PIN_ONE, PINS, PROGRAMS, rest, seen_at, SLOTS, THREADS, WINDOW, word_of, zsw_hint, zsw_memory,
-    zsw_mode, zsw_part, zsw_program, zsw_slot, zsw_streams,
+    AWAY, BUSY, BY_SIGNALS, count_pinned, EXTENT, EXTENT_SHIFT, fd_of, FRESH, HERE, kind_of,
+    LEAVING, OF_PROGRAMS, PIN_ONE, PINS, PROGRAMS, rest, seen_at, SLOTS, THREADS, WINDOW, word_of,
+    zsw_hint, zsw_memory, zsw_mode, zsw_part, zsw_program, zsw_slot, zsw_streams,
 )
 from zswap_core.memory.uffd cimport (
     zsw_epoll_open, zsw_keep_from_children, zsw_map_nothing, zsw_pidfd, zsw_sum,
@@ -41,6 +41,7 @@ cdef enum:
     RANDOM_BYTES = 256
     BROUGHT_SHIFT = 4           # of the room, the most that is fetched when it is allocated
     STACKS = 64 << 10           # what the threads touch of theirs, about
+    PATIENCE_S = 30
 
 
 cdef inline uint64_t mask_of(uint64_t first, uint64_t pages, uint64_t part) noexcept nogil:
@@ -198,6 +199,7 @@ cdef int memory_open(zsw_engine *e, uint64_t pages, uint64_t budget, uint64_t li
     m.bytes = m.pages << m.page_shift
     m.threads = mode != BY_SIGNALS
     m.budget, m.limit = budget, limit
+    m.patience = <uint64_t> PATIENCE_S * 1000000000
     m.watch.in_child = in_child
     slab_init(&m.nodes, sizeof(zsw_extent), ANY_ID)
     rc = map_memory(m, mode)
@@ -255,7 +257,7 @@ cdef int pin_page(zsw_memory *m, uint64_t page) noexcept nogil:
                 return -EBUSY
             if zsw_cas_u32(&m.words[page], word, word + PIN_ONE):
                 if word & PINS == 0:
-                    zsw_add_u64(&m.pinned, 1)
+                    count_pinned(m, page, 1)
                 return 0
         elif kind_of(word) == BUSY or kind_of(word) == LEAVING:
             rest(&times)
@@ -317,7 +319,7 @@ cdef void memory_unpin(zsw_memory *m, uint64_t first, uint64_t pages) noexcept n
         word = zsw_load_u32(&m.words[first + i])
         if kind_of(word) == HERE and zsw_cas_u32(&m.words[first + i], word, word - PIN_ONE):
             if (word - PIN_ONE) & PINS == 0:
-                zsw_add_u64(&m.pinned, <uint64_t> -1)
+                count_pinned(m, first + i, -1)
             i += 1
         else:
             rest(&times)
@@ -398,10 +400,8 @@ cdef int memory_set_budget(zsw_memory *m, uint64_t budget, uint64_t limit) noexc
     """-ENOSPC when more is allocated than the new limit, -EBUSY when more is pinned than half of
     what room is left; then nothing changes."""
     cdef uint64_t before = zsw_peek_u64(&m.budget)
-    cdef uint64_t pinned = zsw_peek_u64(&m.pinned) + zsw_peek_u64(&m.pinning)
     cdef int rc = 0
-    if (budget < before and pinned
-            and <double> pinned * <double> before > <double> lasting_room(m) / 2 * <double> budget):
+    if budget < before and pins_of(m) > lasting_room(m, budget) // 2:
         return -EBUSY
     while zsw_peek_u64(&m.allocated) + zsw_peek_u64(&m.kept_pages) > limit and release_stalest(m):
         pass

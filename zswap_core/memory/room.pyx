@@ -3,8 +3,13 @@
 What the budget has to hold is resident pages, the engine's pool and metadata, and our own.  All but
 the first is asked for now and then, and what is left is the room for the first; a page has its
 place there before it is mapped.
+
+Some room there must always be, and half as much again as is pinned, or nobody finds a page that may
+go.  So the engine has a budget of its own, which is what that and ours leave: its pool gives way
+when anything else grows.
 """
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from zswap_core.calls cimport engine_enter_ready, engine_leave
 from zswap_core.figures cimport engine_totals, zsw_totals
@@ -16,19 +21,23 @@ from zswap_core.os cimport (
     zsw_add_u32, zsw_add_u64, zsw_cas_u64, zsw_fence, zsw_futex_wake, zsw_load_u32, zsw_now_ns,
     zsw_peek_u32, zsw_peek_u64, zsw_poke_u64, zsw_sleep_ns,
 )
-from zswap_core.state cimport zsw_worker
+from zswap_core.pool cimport engine_set_budget
+from zswap_core.state cimport CEILINGS, zsw_worker
 from zswap_core.stats cimport Counter
 
 
 cdef enum:
     LEAST_ROOM = 32             # pages
+    LEAST_SHARE_SHIFT = 4       # of the budget, the least room, where a file is behind the pool
+    STEP_SHIFT = 8              # of the budget, by how much the engine's changes
     EPOCH_SHARE_SHIFT = 4       # of the room, the pages that make an epoch
     SLACK_SHIFT = 5             # of the room, what is kept free for those who come
     SLACK_LEAST = 128
     DIRECT = 32                 # pages that somebody who finds no room evicts himself
-    PATIENCE_S = 30             # how long he waits when nothing can be evicted
-    NAP_NS = 50000
-    LONGEST_NAP_NS = 10000000
+    NAP_NS = 50000              # how long he sleeps at first when nothing can be evicted,
+    LONGEST_NAP_NS = 10000000   # and at last
+    NAP_SHARE = 8               # of what he has waited, the next nap
+    LONGEST_ROUND_NS = 100000000    # to look for what can be, and to sleep
 
 
 cdef uint64_t metadata_of(zsw_memory *m) noexcept nogil:
@@ -36,6 +45,30 @@ cdef uint64_t metadata_of(zsw_memory *m) noexcept nogil:
     cdef uint64_t pages = zsw_peek_u64(&m.allocated) + zsw_peek_u64(&m.kept_pages)
     return (pages * (sizeof(uint32_t) + sizeof(zsw_sum))
             + (pages >> EXTENT_SHIFT) * sizeof(zsw_part) + m.overhead)
+
+
+cdef uint64_t least_room(const zsw_memory *m, uint64_t budget) noexcept nogil:
+    """Pages that may be resident however large the pool would be."""
+    if zsw_peek_u32(&m.e.backed_areas) == 0:    # the pool has nowhere to put them either
+        return LEAST_ROOM
+    return budget >> (m.page_shift + LEAST_SHARE_SHIFT)
+
+
+cdef uint64_t pins_of(const zsw_memory *m) noexcept nogil:
+    return zsw_peek_u64(&m.pinned) + zsw_peek_u64(&m.pinning)
+
+
+cdef void share_out(zsw_memory *m) noexcept nogil:
+    """Sets the engine's budget."""
+    cdef uint64_t budget = zsw_peek_u64(&m.budget), step = budget >> STEP_SHIFT
+    cdef uint64_t room = least_room(m, budget) + pins_of(m) + pins_of(m) // 2
+    cdef uint64_t ours = metadata_of(m) + (room << m.page_shift)
+    cdef uint64_t its = budget - ours if ours < budget else 0
+    cdef uint64_t[CEILINGS] none
+    its = max(its - its % step, step)
+    if its != zsw_peek_u64(&m.e.budget.bytes):
+        memset(none, 0, sizeof(none))
+        engine_set_budget(m.e, its, 0, none)
 
 
 cdef void set_room(zsw_memory *m) noexcept nogil:
@@ -46,9 +79,11 @@ cdef void set_room(zsw_memory *m) noexcept nogil:
     cdef zsw_worker *w = engine_enter_ready(m.e, &rc)
     if w == NULL:
         return
+    share_out(m)
     engine_totals(m.e, &totals)
     engine_leave(m.e, w)
-    taken = (totals.pool_pages << m.page_shift) + totals.metadata_bytes + metadata_of(m)
+    zsw_poke_u64(&m.beside, totals.metadata_bytes + metadata_of(m))
+    taken = (totals.pool_pages << m.page_shift) + zsw_peek_u64(&m.beside)
     if taken < budget:
         room = (budget - taken) >> m.page_shift
     taken += zsw_peek_u64(&m.resident) << m.page_shift
@@ -59,14 +94,17 @@ cdef void set_room(zsw_memory *m) noexcept nogil:
     split_look(m, totals.pool_pages, <uint64_t> totals.counters[<int> Counter.stored_pages])
 
 
-cdef uint64_t lasting_room(const zsw_memory *m) noexcept nogil:
-    """What is left of the room when the pool is as large as it may be.  Without a file that is
-    bounded by what is allocated, and all of it fits."""
-    cdef uint64_t room = zsw_peek_u64(&m.room), filled = zsw_peek_u64(&m.split.filled)
-    cdef uint64_t most = zsw_peek_u64(&m.e.params.max_pages)
-    if zsw_peek_u32(&m.e.backed_areas) and most > filled:
-        room -= min(room, most - filled)
-    return room
+cdef uint64_t lasting_room(const zsw_memory *m, uint64_t budget) noexcept nogil:
+    """What such a budget leaves for resident pages when the pool is as large as it was asked to
+    be.  Without a file that is bounded by what is allocated, and all of it fits."""
+    cdef uint64_t beside = zsw_peek_u64(&m.beside), before = zsw_peek_u64(&m.budget)
+    cdef uint64_t left = (budget - min(beside, budget)) >> m.page_shift
+    cdef uint64_t pool = zsw_peek_u64(&m.split.filled)
+    if zsw_peek_u32(&m.e.backed_areas):
+        pool = zsw_peek_u64(&m.e.budget.pool_pages)
+        if budget != before:
+            pool = <uint64_t> (<double> pool * <double> budget / <double> before)
+    return max(left - min(left, pool), least_room(m, budget))
 
 
 cdef bint promise_pins(zsw_memory *m, uint64_t pages) noexcept nogil:
@@ -74,9 +112,11 @@ cdef bint promise_pins(zsw_memory *m, uint64_t pages) noexcept nogil:
     cdef uint64_t promised
     while True:
         promised = zsw_peek_u64(&m.pinning)
-        if zsw_peek_u64(&m.pinned) + promised + pages > lasting_room(m) // 2:
+        if (zsw_peek_u64(&m.pinned) + promised + pages
+                > lasting_room(m, zsw_peek_u64(&m.budget)) // 2):
             return False
         if zsw_cas_u64(&m.pinning, promised, promised + pages):
+            share_out(m)
             return True
 
 
@@ -124,6 +164,7 @@ cdef uint32_t take_room(zsw_memory *m, uint32_t most, uint32_t how) noexcept nog
     cdef uint32_t n = take_free(m, most)
     cdef uint64_t waited = 0, began
     while n == 0:
+        began = zsw_now_ns()
         kick(m)
         if not how & ZSW_FAULT_LITTLE_STACK and evict_some(m, DIRECT) != 0:
             zsw_add_u64(&m.counts.direct, 1)
@@ -131,12 +172,11 @@ cdef uint32_t take_room(zsw_memory *m, uint32_t most, uint32_t how) noexcept nog
             waited = 0
         else:
             zsw_add_u64(&m.counts.waits, 1)
-            if waited > <uint64_t> PATIENCE_S * 1000000000:
+            if waited > zsw_peek_u64(&m.patience):
                 return 0
-            began = zsw_now_ns()
-            zsw_sleep_ns(NAP_NS)
+            zsw_sleep_ns(min(NAP_NS + waited // NAP_SHARE, <uint64_t> LONGEST_NAP_NS))
             # not the time for which the process was stopped, or the machine asleep
-            waited += min(zsw_now_ns() - began, <uint64_t> LONGEST_NAP_NS)
+            waited += min(zsw_now_ns() - began, <uint64_t> LONGEST_ROUND_NS)
         n = take_free(m, 1)
     if zsw_peek_u64(&m.resident) > high_mark(m):
         kick(m)

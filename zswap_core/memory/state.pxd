@@ -32,7 +32,10 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from zswap_core.extents cimport zsw_extents
 from zswap_core.forks cimport zsw_fork_watch
 from zswap_core.memory.uffd cimport zsw_sum
-from zswap_core.os cimport pthread_t, zsw_mutex, zsw_pause, zsw_peek_u32, zsw_sleep_ns, zsw_yield
+from zswap_core.os cimport (
+    pthread_t, zsw_add_u32, zsw_add_u64, zsw_mutex, zsw_pause, zsw_peek_u32, zsw_sleep_ns,
+    zsw_yield,
+)
 from zswap_core.parking cimport zsw_parking
 from zswap_core.slab cimport zsw_slab
 from zswap_core.state cimport zsw_engine
@@ -87,6 +90,7 @@ cdef struct zsw_part:           # an extent of the memory
     uint32_t hint
     uint32_t owner              # the program that has it; 0: none, or there are no programs
     uint32_t live               # its pages that are allocated to that
+    uint32_t pinned             # its pages that are pinned
 
 
 # Allocations of one length that nobody has any more, kept for the next.
@@ -193,7 +197,9 @@ cdef struct zsw_memory:
     # room
     uint64_t budget             # bytes
     uint64_t overhead           # bytes that nobody counts elsewhere
+    uint64_t beside             # bytes of all but pages and the pool, when that was asked last
     uint64_t room               # pages that may be resident
+    uint64_t patience           # ns that who needs room waits when nothing can be evicted
     uint64_t resident           # pages that are, or soon will be
     uint64_t pinned
     uint64_t pinning            # pages that are about to be
@@ -228,6 +234,12 @@ cdef inline uint32_t word_of(const zsw_memory *m, uint64_t page) noexcept nogil:
 
 cdef inline uint8_t *at_page(const zsw_memory *m, uint64_t page) noexcept nogil:
     return m.base + (page << m.page_shift)
+
+
+cdef inline void count_pinned(zsw_memory *m, uint64_t page, int by) noexcept nogil:
+    """One page more is pinned, or less."""
+    zsw_add_u64(&m.pinned, <uint64_t> <int64_t> by)
+    zsw_add_u32(&m.parts[page >> EXTENT_SHIFT].pinned, <uint32_t> by)
 
 
 cdef inline int fd_of(const zsw_memory *m, uint64_t page) noexcept nogil:

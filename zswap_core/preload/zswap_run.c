@@ -275,10 +275,10 @@ static int meet(void) {
 }
 
 static void forget_all(void) {
+    raw_close(&z.life);
     raw_close(&z.socket);
     raw_close(&z.uffd);
     raw_close(&z.file);
-    raw_close(&z.life);
     memset(&z.r, 0, sizeof z.r);
     z.altered = 0;
 }
@@ -290,7 +290,11 @@ static __attribute__((noinline)) int begin(void) {
     enter(&mask);
     if (z.state == ASKED_FOR) {
         rc = meet();
-        if (rc != 0) forget_all();
+        if (rc != 0) {
+            /* when the other end sees the socket closed it closes its end of this */
+            if (z.life >= 0) syscall(SYS_fcntl, z.life, F_SETFL, O_NONBLOCK);
+            forget_all();
+        }
         zsw_store_u32(&z.state, rc == 0 ? THERE : INERT);
     }
     leave(&mask);
