@@ -632,6 +632,25 @@ def test_numpy_sums(backing):
     assert summary(done[2])["processes"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_pythons_own_children(tmp_path, backing, method):
+    """CPython's arenas are of 1 MiB: its forked children need them."""
+    (tmp_path / "pool.py").write_text(
+        "import multiprocessing\n"
+        "def double(n):\n"
+        "    return len(bytearray(n << 20)) >> 19\n"  # of its own, and larger
+        "if __name__ == '__main__':\n"
+        "    mine = bytearray(4 << 20)\n"
+        f"    with multiprocessing.get_context('{method}').Pool(2) as pool:\n"
+        "        print(pool.map_async(double, range(9)).get(60), len(mine))\n"
+    )
+    options = (*backing, "--min-size", "2M", "--json")
+    code, out, err = run(sys.executable, tmp_path / "pool.py", options=options)
+    assert (code, out) == (0, f"{[2 * n for n in range(9)]} {4 << 20}\n"), err
+    assert summary(err)["processes"] >= (1 if method == "forkserver" else 2)
+
+
 # ---- how it ends ---------------------------------------------------------------------------------
 
 
