@@ -193,6 +193,26 @@ static void do_calls(char **args) {
     CHECK(munmap(q, 2 * MIB) == 0 && munmap(p, 8 * MIB) == 0);
     puts("well");
 }
+/* As for huge pages: what lies before and behind each goes back, and may be had again. */
+static void do_aligned(char **args) {
+    enum { N = 20 };
+    char *blocks[N];
+    CHECK(memalign((size_t)1 << 62, MIB) == NULL && errno == ENOMEM);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++) {
+            size_t align = (size_t)MIB << i % 4;
+            CHECK((blocks[i] = memalign(align, MIB + 100)) && (uintptr_t)blocks[i] % align == 0);
+            CHECK(malloc_usable_size(blocks[i]) == MIB + PAGE && zero(blocks[i], MIB + 96));
+            fill(blocks[i], MIB + 96, i);
+        }
+        for (int i = 0; i < N; i++) {
+            CHECK(filled(blocks[i], MIB + 96, i));
+            CHECK((blocks[i] = realloc(blocks[i], 2 * MIB)) && filled(blocks[i], MIB + 96, i));
+            free(blocks[i]);
+        }
+    }
+    puts("well");
+}
 /* The kernel reads and writes what is cold. */
 static void do_kernel(char **args) {
     size_t n = 48 * MIB;
@@ -249,7 +269,7 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(char **); } all[] = {
         {"stamp", do_stamp}, {"enomem", do_enomem}, {"fork", do_fork}, {"calls", do_calls},
         {"kernel", do_kernel}, {"close", do_close}, {"end", do_end},
-        {"small", do_small},
+        {"small", do_small}, {"aligned", do_aligned},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (argc > 1 && !strcmp(argv[1], all[i].name)) all[i].run(argv + 2);
@@ -384,6 +404,12 @@ def test_calls_behave_as_those_of_libc(program, backing):
     code, out, err = run(program, "calls", options=(*backing, "--json"))
     assert (code, out) == (0, "well\n"), err
     assert summary(err)["allocated_bytes"] >= 40 << 20
+
+
+def test_blocks_of_any_alignment_lie_there(program, backing):
+    code, out, err = run(program, "aligned", options=(*backing, "--json"))
+    assert (code, out) == (0, "well\n"), err
+    assert 20 << 20 < summary(err)["allocated_bytes"] < 28 << 20
 
 
 @pytest.mark.slow
