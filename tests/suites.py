@@ -168,9 +168,13 @@ def main() -> int:
     parser.add_argument("--room", default="4GiB", help="the budget that has room for all")
     parser.add_argument("--backing", help="the file; one in a temporary folder")
     parser.add_argument("--faulthandler", action="store_true", help="with pytest's on")
-    options, rest = parser.parse_known_args()
+    ours, rest = sys.argv[1:], []
+    if "--" in ours:  # argparse takes what follows for files
+        at = ours.index("--")
+        ours, rest = ours[:at], ours[at + 1 :]
+    options = parser.parse_args(ours)
     mode = "thread" if options.run else zswap.Memory(LEAST, mode=options.mode).mode
-    options.pytest = [argument for argument in rest if argument != "--"]
+    options.pytest = rest
     package = importlib.import_module(options.package)
     root = options.root = Path(package.__file__).parent
     files = options.files or sorted(root.glob("**/tests/test_*.py"))

@@ -72,7 +72,7 @@ class Oracle:
         self.wrong = []
         self.meddled = 0
 
-    def touch(self, me, threads, count, writes=6):
+    def touch(self, me, threads, count, writes=6, again=0, seed=0):
         found = hook.touch(
             self.block.address,
             self.versions.ctypes.data,
@@ -80,8 +80,9 @@ class Oracle:
             me,
             threads,
             count,
-            me * 7919 + count,
+            me * 7919 + count + seed * 104729,
             writes,
+            again,
         )
         if found >= 0:
             self.wrong.append(found)
@@ -115,11 +116,12 @@ def rss():
 # ---- the oracle ----------------------------------------------------------------------------------
 
 
-def stress(mem, threads, count, also=lambda oracle: None):
+def stress(mem, threads, count, also=lambda oracle: None, **how):
     """Touch six times what the budget holds, from several threads, and check all of it."""
     oracle = Oracle(mem, 6 * ROOM)
     workers = [
-        threading.Thread(target=oracle.touch, args=(me, threads, count)) for me in range(threads)
+        threading.Thread(target=oracle.touch, args=(me, threads, count), kwargs=how)
+        for me in range(threads)
     ]
     for worker in workers:
         worker.start()
@@ -203,8 +205,10 @@ def test_and_while_arrays_of_numpys_come_and_go(memory):
 def test_a_billion_touches(memory):
     mem = memory(limit="256MiB", min_size=PAGE)
     for n in range(8 * int(os.environ["ZSWAP_LONG"])):
-        stress(mem, 8, 125_000, meddle_more)
-        print(f"{n + 1} million touches, {mem.stats().evicted_pages} pages evicted", flush=True)
+        stress(mem, 8, 125_000, meddle_more, again=4096, seed=n)
+        stats = mem.stats()
+        came = f"{stats.faults} faults, {stats.evicted_pages} pages evicted"
+        print(f"{n + 1} million touches, {came}", flush=True)
 
 
 @pytest.mark.parametrize("spec", ["zstd", "lref", "deflate"])

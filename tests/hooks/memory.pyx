@@ -23,52 +23,71 @@ cdef inline uint64_t stamp(uint64_t page, uint64_t version, uint64_t at) noexcep
     return word ^ word >> 32
 
 
-cdef bint is_stamped(const uint64_t *words, uint64_t page, uint64_t version) noexcept nogil:
-    cdef uint64_t at
-    for at in range(0, 512, 37):
-        if words[at] != (stamp(page, version, at) if version else 0):
+cdef inline uint64_t spot(uint64_t page) noexcept nogil:
+    """Which word of a page is counted up alone."""
+    return page * 101 % 512
+
+
+cdef bint is_stamped(const uint64_t *words, uint64_t page, uint64_t known, uint64_t first,
+                     uint64_t step) noexcept nogil:
+    cdef uint64_t at = first, version = <uint32_t> known, alone = spot(page)
+    if words[alone] != (stamp(page, version, alone) if version else 0) + (known >> 32):
+        return False
+    while at < 512:
+        if words[at] != (stamp(page, version, at) if version else 0) and at != alone:
             return False
+        at += step
     return True
 
 
-cdef void write(uint64_t *words, uint64_t page, uint64_t version) noexcept nogil:
+cdef void write(uint64_t *words, uint64_t page, uint64_t known) noexcept nogil:
     cdef uint64_t at
     for at in range(512):
-        words[at] = stamp(page, version, at)
+        words[at] = stamp(page, <uint32_t> known, at)
+    words[spot(page)] += known >> 32
 
 
 def touch(uintptr_t address, uintptr_t versions, uint64_t pages, uint64_t me, uint64_t threads,
-          uint64_t count, uint64_t seed, uint32_t writes):
+          uint64_t count, uint64_t seed, uint32_t writes, uint64_t again=0):
     """Reads and rewrites, `writes` times of 16, pages whose number leaves `me` on division by
-    `threads`: at random, in order, and here and there.  Returns the first page that was not as it
-    was left, or -1."""
+    `threads`: at random, in order, and here and there; at times a word only.  With `again` one
+    stretch of five has that many touches of 32 pages, which are so written while they leave.
+    Returns the first page that was not as it was left, or -1."""
     cdef uint64_t *base = <uint64_t *> address
     cdef uint64_t *known = <uint64_t *> versions
-    cdef uint64_t i, page, mine = pages // threads, at = 0, kind = 0
+    cdef uint64_t i, page, mine = pages // threads, at = 0, first = 0, kind = 0, turn = 0
+    cdef uint32_t lot
     cdef int64_t wrong = -1
     with nogil:
         for i in range(count):
             seed ^= seed << 13
             seed ^= seed >> 7
             seed ^= seed << 17
-            if i % 256 == 0:
-                kind = seed % 4
-                at = (seed >> 8) % mine
+            if i == turn:
+                kind = seed % (5 if again else 4)
+                turn += again if kind == 4 else 256
+                at = first = (seed >> 8) % mine
             elif kind == 0:
                 at = (seed >> 8) % mine
             elif kind == 1:
                 at = (at + 1) % mine
             elif kind == 2:
                 at = (seed >> 8) % (mine // 16 + 1)
-            else:
+            elif kind == 3:
                 at = (at + mine - 3) % mine
+            else:
+                at = (first + (seed >> 8) % 32) % mine
             page = at * threads + me
-            if not is_stamped(base + page * 512, page, known[page]):
+            if not is_stamped(base + page * 512, page, known[page], i % 37, 37):
                 wrong = page
                 break
-            if (seed >> 20) % 16 < writes:
+            lot = (seed >> 20) % 16
+            if lot < writes:
                 known[page] += 1
                 write(base + page * 512, page, known[page])
+            elif lot >= (8 if kind == 4 else 15):
+                known[page] += <uint64_t> 1 << 32
+                base[page * 512 + spot(page)] += 1
     return wrong
 
 
@@ -80,7 +99,7 @@ def check(uintptr_t address, uintptr_t versions, uint64_t pages):
     cdef int64_t wrong = -1
     with nogil:
         for page in range(pages):
-            if not is_stamped(base + page * 512, page, known[page]):
+            if not is_stamped(base + page * 512, page, known[page], 0, 1):
                 wrong = page
                 break
     return wrong

@@ -193,6 +193,26 @@ static void do_calls(char **args) {
     CHECK(munmap(q, 2 * MIB) == 0 && munmap(p, 8 * MIB) == 0);
     puts("well");
 }
+/* As for huge pages: what lies before and behind each goes back, and may be had again. */
+static void do_aligned(char **args) {
+    enum { N = 20 };
+    char *blocks[N];
+    CHECK(memalign((size_t)1 << 62, MIB) == NULL && errno == ENOMEM);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++) {
+            size_t align = (size_t)MIB << i % 4;
+            CHECK((blocks[i] = memalign(align, MIB + 100)) && (uintptr_t)blocks[i] % align == 0);
+            CHECK(malloc_usable_size(blocks[i]) == MIB + PAGE && zero(blocks[i], MIB + 96));
+            fill(blocks[i], MIB + 96, i);
+        }
+        for (int i = 0; i < N; i++) {
+            CHECK(filled(blocks[i], MIB + 96, i));
+            CHECK((blocks[i] = realloc(blocks[i], 2 * MIB)) && filled(blocks[i], MIB + 96, i));
+            free(blocks[i]);
+        }
+    }
+    puts("well");
+}
 /* The kernel reads and writes what is cold. */
 static void do_kernel(char **args) {
     size_t n = 48 * MIB;
@@ -262,7 +282,7 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(char **); } all[] = {
         {"stamp", do_stamp}, {"enomem", do_enomem}, {"fork", do_fork}, {"calls", do_calls},
         {"kernel", do_kernel}, {"close", do_close}, {"end", do_end},
-        {"small", do_small}, {"starved", do_starved},
+        {"small", do_small}, {"starved", do_starved}, {"aligned", do_aligned},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (argc > 1 && !strcmp(argv[1], all[i].name)) all[i].run(argv + 2);
@@ -397,6 +417,12 @@ def test_calls_behave_as_those_of_libc(program, backing):
     code, out, err = run(program, "calls", options=(*backing, "--json"))
     assert (code, out) == (0, "well\n"), err
     assert summary(err)["allocated_bytes"] >= 40 << 20
+
+
+def test_blocks_of_any_alignment_lie_there(program, backing):
+    code, out, err = run(program, "aligned", options=(*backing, "--json"))
+    assert (code, out) == (0, "well\n"), err
+    assert 20 << 20 < summary(err)["allocated_bytes"] < 28 << 20
 
 
 @pytest.mark.slow
@@ -643,6 +669,25 @@ def test_numpy_sums(backing):
     done = run(sys.executable, "-c", code, options=(*backing, "--json"))
     assert done[:2] == (0, plain), done[2]
     assert summary(done[2])["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_pythons_own_children(tmp_path, backing, method):
+    """CPython's arenas are of 1 MiB: its forked children need them."""
+    (tmp_path / "pool.py").write_text(
+        "import multiprocessing\n"
+        "def double(n):\n"
+        "    return len(bytearray(n << 20)) >> 19\n"  # of its own, and larger
+        "if __name__ == '__main__':\n"
+        "    mine = bytearray(4 << 20)\n"
+        f"    with multiprocessing.get_context('{method}').Pool(2) as pool:\n"
+        "        print(pool.map_async(double, range(9)).get(60), len(mine))\n"
+    )
+    options = (*backing, "--min-size", "2M", "--json")
+    code, out, err = run(sys.executable, tmp_path / "pool.py", options=options)
+    assert (code, out) == (0, f"{[2 * n for n in range(9)]} {4 << 20}\n"), err
+    assert summary(err)["processes"] >= (1 if method == "forkserver" else 2)
 
 
 # ---- how it ends ---------------------------------------------------------------------------------

@@ -398,12 +398,21 @@ static void note(uint64_t first, uint64_t pages, uint32_t what) {
     uint64_t part = first / ZSW_PROGRAM_PART, end = (first + pages - 1) / ZSW_PROGRAM_PART;
     for (; part <= end; part++) zsw_store_u32(&z.r.sizes[part], what);
 }
-static void *take_block(size_t size) {
-    void *p = take(size);
-    if (p != NULL) {
-        note(page_of(p), pages_for(size), 0);
-        zsw_store_u32(size_at(&z.r, p), (uint32_t)pages_for(size));
-    }
+/* What is allocated begins with a part; for more than that, what lies before and behind the block
+ * goes back.  The alignment is a power of two. */
+static void *take_block(size_t align, size_t size) {
+    size_t part = z.page * ZSW_PROGRAM_PART, more = align > part ? align - part : 0;
+    uint64_t first, before, behind, pages = pages_for(size);
+    void *p = take(more <= PTRDIFF_MAX && size <= PTRDIFF_MAX - more ? size + more : SIZE_MAX);
+    if (p == NULL) return NULL;
+    before = more ? (-(uintptr_t)p & (align - 1)) >> z.shift : 0;
+    behind = pages_for(size + more) - before - pages;
+    first = page_of(p) + before;
+    if (before) give(first - before, before);
+    if (behind) give(first + pages, behind);
+    note(first, pages, 0);
+    p = at_page(first);
+    zsw_store_u32(size_at(&z.r, p), (uint32_t)pages);
     return p;
 }
 static void *take_mapping(size_t size) {
@@ -425,7 +434,7 @@ static int is_theirs(const struct region *r, const void *p) {
 }
 
 EXPORT void *malloc(size_t size) {
-    if (is_served(size)) return take_block(size);
+    if (is_served(size)) return take_block(1, size);
     if (!has_next()) return take_early(size, 16);
     return next.malloc(size);
 }
@@ -437,7 +446,7 @@ EXPORT void *calloc(size_t n, size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    if (is_served(bytes)) return take_block(bytes); /* which is zeros */
+    if (is_served(bytes)) return take_block(1, bytes); /* which is zeros */
     if (has_next()) return next.calloc(n, size);
     p = take_early(bytes, 16); /* and so is this */
     return p;
@@ -508,7 +517,7 @@ EXPORT void *reallocarray(void *p, size_t n, size_t size) {
 }
 
 EXPORT void *memalign(size_t align, size_t size) {
-    if (align <= z.page * ZSW_PROGRAM_PART && is_served(size)) return take_block(size);
+    if ((align & (align - 1)) == 0 && is_served(size)) return take_block(align, size);
     if (!has_next()) return take_early(size, align < 16 ? 16 : align);
     return next.memalign(align, size);
 }
