@@ -20,8 +20,9 @@ from zswap_core.fault cimport fault, Site
 from zswap_core.load cimport engine_load, LOAD_NO_WAIT, LOAD_ZEROS
 from zswap_core.os cimport (
     pthread_t, zsw_add_u32, zsw_fence, zsw_fence_after_rmw, zsw_futex_wait, zsw_futex_wake,
-    zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK, zsw_mutex, zsw_peek_u64,
-    zsw_poke_u64, zsw_self, zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely, zsw_unlock, zsw_wipe,
+    zsw_load_ptr, zsw_load_u32, zsw_lock, ZSW_MAP_NO_FORK, zsw_mutex, zsw_peek_u64, zsw_poke_u64,
+    zsw_self, zsw_store_ptr, zsw_store_u32, zsw_thread_join, zsw_thread_start, zsw_unlikely,
+    zsw_unlock, zsw_wipe,
 )
 from zswap_core.state cimport zsw_engine, zsw_worker
 from zswap_core.status cimport Status

@@ -278,8 +278,9 @@ cdef int log_codec(zsw_log *log, const zsw_compressor *compressor, uint32_t flag
             empty = empty or i
         elif (codec.compressor.ops == compressor.ops and codec.flags == flags
                 and codec.compressor.state == compressor.state):
-            empty = i
-            break
+            # Not written again: whoever reads by it does so without a lock.
+            zsw_add_u32(&codec.holds, 1)
+            return <int> i
     if empty == 0:
         return -ENOSPC
     codec = &log.codecs[empty]
