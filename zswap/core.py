@@ -659,6 +659,8 @@ class ZSwap(Engine, MutableMapping[int, bytes]):
             When the backing store cannot be opened, or another engine uses it.
         """
         self._swapon(swap_type, nr_pages, backing, encrypt, _quota(quota_bytes), variable)
+        if variable:
+            self.parameters._values["trim_zeros"] = True
 
     def set_quota(self, swap_type: SupportsIndex, quota_bytes: int | str | None) -> None:
         """Limit what the pages of one area take of the pool, or no longer.

@@ -202,7 +202,8 @@ PARAMETERS: dict[str, Parameter] = {
         SWITCH,
         False,
         "fixed",
-        "Compress a page only up to the zeros that it ends in.  Chosen when the engine is made.",
+        "Compress a page only up to the zeros that it ends in.  Chosen when the engine is made; an "
+        "area of values (`swapon` with ``variable``) chooses it, too.",
     ),
     "shrinker_enabled": Parameter(
         SWITCH,

@@ -12,7 +12,8 @@ from zswap_core.entry cimport state_new, word_handle, word_length, word_pack, wo
 from zswap_core.fault cimport fault, Site
 from zswap_core.magazine cimport magazine_take
 from zswap_core.os cimport (
-    zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_poke_u64, zsw_store_u32, zsw_unlikely,
+    zsw_copy_page, zsw_likely, zsw_load_ptr, zsw_peek_u32, zsw_poke_u64, zsw_store_u32,
+    zsw_unlikely,
 )
 from zswap_core.params cimport Flag, is_on
 from zswap_core.state cimport zsw_engine, zsw_pool, zsw_worker
@@ -50,7 +51,7 @@ cdef int64_t compress_page(zsw_engine *e, zsw_worker *w, zsw_pool *pool,
         return Status.ALLOC_FAIL
     if pool.compressor.ops.flags & ZSW_COMPRESSOR_GIVES_UP:
         cap = min(cap, pool.max_saving)
-    if (zsw_unlikely(e.params.trim_zeros)
+    if (zsw_unlikely(zsw_peek_u32(&e.params.trim_zeros))
             and not pool.compressor.ops.flags & ZSW_COMPRESSOR_WHOLE_PAGES):
         size = up_to_zeros(page, w.padded_from if page == w.padded else size)
     length = fault(Site.COMPRESS)
@@ -143,7 +144,7 @@ cdef void name_object(zsw_engine *e, uint64_t word, zsw_object *out) noexcept no
     out.data = pool.ops.map(pool.zpool, word_handle(word))
     out.compressor = &pool.compressor
     out.length = word_length(word)
-    out.flags = ZSW_OBJECT_TRIMMED if e.params.trim_zeros else 0
+    out.flags = ZSW_OBJECT_TRIMMED if zsw_peek_u32(&e.params.trim_zeros) else 0
 
 
 cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
@@ -169,7 +170,7 @@ cdef int read_object(zsw_engine *e, zsw_worker *w, uint64_t word, uint32_t sum,
         size = pool.compressor.ops.decompress(pool.compressor.state, context, object, length, page,
                                               e.page_size)
     if zsw_unlikely(size != <int64_t> e.page_size):
-        if size <= 0 or not e.params.trim_zeros:
+        if size <= 0 or not zsw_peek_u32(&e.params.trim_zeros):
             count(w.counters, Counter.decompress_fail, 1)
             return Status.CORRUPT
         fill = w.padded_from if page == w.padded else e.page_size

@@ -181,6 +181,13 @@ def test_a_value_takes_what_it_is_compressed_to(z):
     assert len(object_of(z, 0, swap_type=AREA)) < 40
 
 
+def test_the_parameters_say_that_zeros_are_trimmed_now():
+    with zswap.ZSwap() as z:
+        assert not z.parameters["trim_zeros"]
+        z.swapon(AREA, 10, variable=True)
+        assert z.parameters["trim_zeros"]
+
+
 def test_values_of_nothing_or_too_much(z):
     put(z, 0, b"before")
     for value in (b"", bytes(PAGE + 1), bytearray(), np.zeros(0)):
