@@ -35,7 +35,7 @@ cdef zsw_worker *outer_call(zsw_engine *e, const zsw_worker *own) noexcept nogil
     """The call of this thread that is telling, if it is inside one."""
     cdef zsw_worker *w = first_worker(e)
     while w != NULL:
-        if w != own and w.telling and zsw_peek_u64(&w.owner) == zsw_self():
+        if w != own and zsw_peek_u64(&w.owner) == zsw_self() and w.telling:
             return w
         w = w.next
     return NULL

@@ -333,7 +333,11 @@ typedef void *(*zsw_thread_main)(void *);
 /* Of a thread's stack.  The system's 8 MiB would be locked whole in a process that locks all it
  * maps; this is what Python, which compressors and backing stores may be written in, asks for
  * where stacks are small. */
+#ifdef __SANITIZE_THREAD__
+#define ZSW_STACK_BYTES ((size_t)8 << 20) /* it has thread-local variables and frames of its own */
+#else
 #define ZSW_STACK_BYTES ((size_t)1 << 20)
+#endif
 
 /* A thread that takes no signals: those belong to the program. */
 static inline int zsw_thread_start(pthread_t *thread, zsw_thread_main body, void *arg) {
