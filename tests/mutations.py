@@ -399,7 +399,7 @@ MUTATIONS = [
     bug(
         "the length of a decompressed page is not looked at",
         "objects.pyx",
-        "        if size <= 0 or not e.params.trim_zeros:",
+        "        if size <= 0 or not zsw_peek_u32(&e.params.trim_zeros):",
         "        if size <= 0:",
         tests="engine api compressors damage",
     ),
