@@ -65,7 +65,7 @@ class Engine:
     """A reference to a ZSwap, and what was submitted to it."""
 
     def __init__(self, z):
-        self.z, self.reference, self.order = z, OPEN(z), []
+        self.z, self.reference, self.order, self.calls = z, OPEN(z), [], []
         self.completed = threading.Semaphore(0)
         self.done = DONE(self._done)
 
@@ -98,6 +98,7 @@ class Call:
     def __init__(self, engine, what, offset, page, area, flags, then):
         self.room = ctypes.create_string_buffer(page or b"?", engine.z.page_size)
         self.completions, self.then = 0, then
+        engine.calls.append(self)  # a request has to be there until it is complete
         self.request = Request(
             done=engine.done,
             data=self,
