@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 import click
@@ -27,7 +28,7 @@ REWRITES = 0.3
 TIMES, SHARE = 4096, 64
 
 
-class Pool:
+class Pool(ABC):
     """Pages in slots; those that are freed are taken again, the last one first."""
 
     def __init__(self, size: int) -> None:
@@ -59,14 +60,17 @@ class Pool:
         self.page[at] = -1
         self.free.append(at)
 
+    @abstractmethod
     def loaded(self, at: int) -> None:
-        raise NotImplementedError
+        """Note that a page was read."""
 
+    @abstractmethod
     def stored(self, at: int) -> None:
-        raise NotImplementedError
+        """Note that a page came, or was written anew."""
 
+    @abstractmethod
     def victim(self) -> int:
-        raise NotImplementedError
+        """Choose the page that goes."""
 
 
 class List(Pool):
