@@ -237,7 +237,6 @@ import os, sys
 import numpy as np
 import zswap
 from hooks import memory as hook
-from hooks import program
 pages = 6 * 32 * 256
 mem = zswap.Memory("32MiB", sys.argv[1], mode=sys.argv[2])
 block = mem.buffer(pages * 4096)

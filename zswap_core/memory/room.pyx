@@ -61,7 +61,7 @@ cdef uint64_t pins_of(const zsw_memory *m) noexcept nogil:
 cdef void share_out(zsw_memory *m) noexcept nogil:
     """Sets the engine's budget."""
     cdef uint64_t budget = zsw_peek_u64(&m.budget), step = budget >> STEP_SHIFT
-    cdef uint64_t room = least_room(m, budget) + pins_of(m) + pins_of(m) // 2
+    cdef uint64_t pins = pins_of(m), room = least_room(m, budget) + pins + pins // 2
     cdef uint64_t ours = metadata_of(m) + (room << m.page_shift)
     cdef uint64_t its = budget - ours if ours < budget else 0
     cdef uint64_t[CEILINGS] none
